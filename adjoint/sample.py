@@ -1,0 +1,135 @@
+"""`sample`: from noise to sample, with gradients that reach everything that went in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..solvers import Call, GivenNoise, Model, Noise, Plan, execute, predict, prepare
+from .cond import at_step, check, leaves
+from .gradient import Auto, Gradient, Truncated
+
+Callback = Callable[[int, Any, Tensor], None]
+
+
+def sample(denoiser: Model, plan: Plan, x: Tensor, *, cond: Any = None, noise: Noise | Tensor | None = None,
+           controls: Tensor | None = None, gradient: Gradient | None = Auto(), callback: Callback | None = None,  # noqa: B008
+           progress: bool = False) -> Tensor:
+    """Run `plan` from state x and return the sample; `loss(sample).backward()` reaches every tensor that went in.
+
+    Args:
+        denoiser: network + process + prediction; its process must be the plan's.
+        plan: from `method.plan(denoiser.process, grid)`.
+        x: (B, ...) state at the plan's first time. Half precision is carried as float32.
+        cond: what the network takes as third argument: nested dicts, lists and tuples of tensors; `PerStep(values)` gives
+            step k values[k].
+        noise: for stochastic plans: `Addressed(seed)`, or a tensor (slots, B, ...) that receives its gradient.
+        controls: (N, B, ...) added to the state at the start of each step: x_k <- x_k + controls[k].
+        gradient: a strategy; by default `Checkpoint()` where something requires grad; None samples under no_grad.
+        callback: called with (k, t_k, x_k detached) for k = 0 .. N.
+        progress: show a progress bar over the steps.
+
+    Returns:
+        (B, ...) in x's dtype, float32 at least.
+
+    Raises:
+        ValueError: anything that does not fit, before the first network call: process, batch, noise, controls, cond, or a
+            strategy where nothing requires grad. FloatingPointError: a sample that is not finite; the step is named.
+
+    Cost: plan.nfe network calls, and the strategy's for the backward pass.
+    """
+    _check_state(x)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
+    _check_noise(plan, source, x)
+    scheduled = check(cond, plan.steps)
+    if controls is not None and controls.shape != (plan.steps, *x.shape):
+        raise ValueError(f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step")
+    visible = [x, *leaves(cond), *([controls] if controls is not None else []), *denoiser.parameters(),
+               *([source.values] if isinstance(source, GivenNoise) else [])]
+    explicit = gradient is not None and not isinstance(gradient, Auto)
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in visible)
+    # a bare callable may capture tensors that nobody declared: only its first output tells
+    opaque = torch.is_grad_enabled() and not isinstance(getattr(denoiser, "network", None), torch.nn.Module)
+    if explicit and not wanted and not opaque:
+        raise ValueError(_nothing(gradient))
+    if isinstance(gradient, Truncated) and gradient.last < plan.steps and wanted:
+        _check_truncated(gradient, [t for t in visible[1:] if t.requires_grad], plan, opaque)
+    program = prepare(plan, denoiser, x)
+    bar = tqdm(total=plan.steps, disable=not progress)
+
+    def evaluate(call: Call, state: Tensor) -> Tensor:
+        return predict(denoiser, call, state, at_step(cond, call.step) if scheduled else cond)
+
+    def before(step: int, registers: dict[str, Tensor]) -> None:
+        if controls is not None:
+            registers["x"] = registers["x"] + controls[step]
+        if callback is not None:
+            callback(step, plan.times[step], registers["x"].detach())
+        if step:
+            bar.update()
+
+    with bar:
+        if gradient is None or not (wanted or opaque):
+            with torch.no_grad():
+                out = execute(program, {"x": x}, evaluate, source, before)["x"]
+        else:
+            out = gradient.run(program, {"x": x}, evaluate, source, before)["x"]
+        bar.update()
+    if callback is not None:
+        callback(plan.steps, plan.times[-1], out.detach())
+    if explicit and not out.requires_grad:
+        raise ValueError(_nothing(gradient))
+    if not bool(torch.isfinite(out.detach()).all()):
+        _name_the_step(program, x, evaluate, source, controls)
+    return out
+
+
+def _nothing(gradient: Gradient | None) -> str:
+    return (f"gradient={gradient}: got inputs and parameters none of which requires grad, expected at least one; call "
+            "requires_grad_() on what you optimise, or pass gradient=None to sample only")
+
+
+def _check_state(x: Tensor) -> None:
+    if x.ndim < 2 or not x.is_floating_point():
+        raise ValueError(f"x: got shape {tuple(x.shape)} of {x.dtype}, expected a floating point (B, ...) state with a batch axis")
+
+
+def _check_noise(plan: Plan, noise: Noise | None, x: Tensor) -> None:
+    if not plan.slots:
+        return
+    if noise is None:
+        raise ValueError(f"noise: got None, expected a source with {plan.slots} slots for {plan.name}; pass "
+                         "noise=Addressed(seed), or a tensor (slots, B, ...)")
+    noise.check(plan.slots, x)
+
+
+def _check_truncated(gradient: Truncated, others: list[Tensor], plan: Plan, opaque: bool) -> None:
+    if not others and not opaque:
+        raise ValueError(f"{gradient}: got only x that requires grad, expected something that enters the last {gradient.last} of "
+                         f"{plan.steps} steps; truncation cuts x off: use Checkpoint() for it")
+
+
+def _name_the_step(program: Any, x: Tensor, evaluate: Callable[[Call, Tensor], Tensor], noise: Noise | None,
+                   controls: Tensor | None) -> None:
+    """Replay the run to say where it went wrong: the loop itself reads no flag from the device."""
+
+    def watched(call: Call, state: Tensor) -> Tensor:
+        out = evaluate(call, state)
+        for what, tensor in (("state before", state), ("network output at", out)):
+            if not bool(torch.isfinite(tensor).all()):
+                raise FloatingPointError(f"NaN or infinity in the {what} step {call.step} (call {call.index}, t="
+                                         f"{call.t.flatten()[0].item():.6g}), expected finite values; check the network there, "
+                                         "its dtype, and the ends of the grid")
+        return out
+
+    def before(step: int, registers: dict[str, Tensor]) -> None:
+        if controls is not None:
+            registers["x"] = registers["x"] + controls[step]
+
+    with torch.no_grad():
+        execute(program, {"x": x}, watched, noise, before)
+    raise FloatingPointError("the sample is not finite but a replay was: the network is not deterministic; fix its seeds")

@@ -1,0 +1,39 @@
+"""From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
+
+from .compiler import Builder, Method
+from .ddim import DDIM, DDPM
+from .deis import DEIS
+from .dpm import DPMSolverPP, DPMSolverPPSingle
+from .edm import EDMHeun
+from .expand import expand
+from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
+from .grid import (
+    GivenTimes,
+    Grid,
+    Karras,
+    Leading,
+    Linspace,
+    Quadratic,
+    Shifted,
+    Trailing,
+    UniformLambda,
+    UniformT,
+)
+from .model import ClassifierFree, Denoiser, Model
+from .moments import moments, response
+from .noise import Addressed, GivenNoise, Noise, RecordedNoise
+from .plan import Apply, Combine, Evaluate, Plan, stack
+from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, V, Prediction, conversion, convert
+from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
+from .run import Call, Program, combine, execute, predict, prepare, run
+from .toy import Gaussian, Mixture
+
+__all__ = [
+    "DATA", "DDIM", "DDPM", "DEIS", "EDM", "FLOW", "NOISE", "PREDICTIONS", "SCORE", "V", "VE", "VP",
+    "Addressed", "Apply", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "DPMSolverPP", "DPMSolverPPSingle",
+    "Denoiser", "DiscreteVP", "EDMHeun", "Evaluate", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "Gaussian",
+    "GivenNoise", "GivenTimes", "Grid", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan",
+    "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Shifted", "SubVP", "Trailing",
+    "UniformLambda", "UniformT", "UserPair", "combine", "conversion", "convert", "execute", "expand", "moments", "predict",
+    "prepare", "response", "run", "stack",
+]  # fmt: skip

@@ -1,0 +1,113 @@
+"""Method and Builder: from a method's formula and a grid's float64 nodes to a Plan."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .grid import Grid, checked_times
+from .plan import Combine, Evaluate, Instruction, Plan, stack
+from .prediction import DATA, NOISE, Prediction
+from .process import Process
+
+
+class Builder:
+    """Collects instructions; holds t, alpha, sigma, lambda and rho = sigma/alpha of every node as Python floats."""
+
+    def __init__(self, process: Process, times: Tensor) -> None:
+        self.process = process
+        self.t: list[float] = times.tolist()
+        self.alpha: list[float] = process.alpha(times).tolist()
+        self.sigma: list[float] = process.sigma(times).tolist()
+        self.lam: list[float] = process.lam(times).tolist()
+        self.steps = len(self.t) - 1
+        self.ops: list[Instruction] = []
+        self.starts: list[int] = []
+        self.slots = 0
+
+    def begin(self) -> None:
+        """The next instruction opens a step."""
+        self.starts.append(len(self.ops))
+
+    def evaluate(self, out: str, t: float, want: Prediction, src: str = "x") -> str:
+        """out <- want(src, t)."""
+        self.ops.append(Evaluate((out,), src, t, want))
+        return out
+
+    def combine(self, out: str, *terms: tuple[float, str], noise: float = 0.0) -> None:
+        """out <- sum of terms (+ noise times a fresh slot)."""
+        drawn = ()
+        if noise:
+            drawn = ((noise, self.slots),)
+            self.slots += 1
+        self.ops.append(Combine(out, tuple((float(c), r) for c, r in terms if c != 0.0), drawn))
+
+    def at(self, lam: float) -> tuple[float, float, float]:
+        """(t, alpha, sigma) at a stage's lambda."""
+        t = self.process.time(lam)
+        return float(t), float(self.process.alpha(t)), float(self.process.sigma(t))
+
+    def finite(self, i: int) -> bool:
+        """Whether node i has a finite lambda."""
+        return math.isfinite(self.lam[i])
+
+    def rho(self, i: int) -> float:
+        """sigma/alpha, 0 where sigma = 0, inf where alpha = 0."""
+        return self.sigma[i] / self.alpha[i] if self.alpha[i] else math.inf
+
+    def times_of(self, lam: np.ndarray) -> np.ndarray:
+        """Vectorised inverse of lambda."""
+        return self.process.time(torch.as_tensor(lam)).numpy()
+
+    def first_order(self, i: int) -> None:
+        """DDIM from node i to i + 1, legal at alpha = 0 and sigma = 0: x_t = (sigma_t/sigma_s) x + (...) D or its noise form."""
+        s, t = i, i + 1
+        if self.sigma[s] > 0:
+            ratio = self.sigma[t] / self.sigma[s]
+            # alpha_t (1 - e^{-h}) by expm1 where h is finite, alpha_t - alpha_s sigma_t / sigma_s where it is not
+            gain = (-self.alpha[t] * math.expm1(self.lam[s] - self.lam[t]) if self.finite(s) and self.finite(t)
+                    else self.alpha[t] - self.alpha[s] * ratio)
+            self.combine("x", (ratio, "x"), (gain, self.evaluate(f"D{i}", self.t[s], DATA)))
+        else:
+            ratio = self.alpha[t] / self.alpha[s]
+            self.combine("x", (ratio, "x"), (self.sigma[t], self.evaluate(f"E{i}", self.t[s], NOISE)))
+
+
+class Method(ABC):
+    """A sampler's formula. A subclass is a frozen dataclass that emits one step at a time."""
+
+    order: int
+    stochastic: bool = False
+
+    @abstractmethod
+    def step(self, b: Builder, i: int) -> None:
+        """Emit the instructions that take "x" from node i to node i + 1."""
+
+    def plan(self, process: Process, grid: Grid | Tensor | Sequence[float]) -> Plan:
+        """Compile to a Plan.
+
+        Args:
+            process: alpha and sigma.
+            grid: a Grid, or times: (N+1,), or (N+1, B) for one grid per sample.
+
+        Raises:
+            ValueError: unsorted or duplicate times, times outside the process, a rising grid for a stochastic method.
+        """
+        times = checked_times(grid, process)
+        if self.stochastic and bool((times[1] > times[0]).any()):
+            raise ValueError(f"{self}: got a rising grid, expected one that falls from noise to data; noise is only added "
+                             "while denoising: use a deterministic method to encode")
+        if times.ndim == 2:
+            return stack([self._compile(process, column) for column in times.T])
+        return self._compile(process, times)
+
+    def _compile(self, process: Process, times: Tensor) -> Plan:
+        builder = Builder(process, times)
+        for i in range(builder.steps):
+            builder.begin()
+            self.step(builder, i)
+        return Plan(str(self), process, tuple(builder.t), tuple(builder.ops), tuple(builder.starts), self.order,
+                    self.stochastic)

@@ -1,0 +1,168 @@
+"""Grids: where the steps are. A grid is a pure function from a process to a float64 vector of times."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .process import Process, as_time
+
+
+class Grid(ABC):
+    """`times(process)` gives n + 1 float64 times, monotone in either direction (noise to data is the usual one)."""
+
+    @abstractmethod
+    def times(self, process: Process) -> Tensor:
+        """The nodes, first to last."""
+
+
+@dataclass(frozen=True)
+class _Spaced(Grid):
+    """n steps from time `start` to time `end` (defaults: the process's t_max and t_min)."""
+
+    n: int
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"{type(self).__name__}: got n={self.n}, expected at least one step")
+
+    def ends(self, process: Process) -> tuple[float, float]:
+        return (process.t_max if self.start is None else self.start, process.t_min if self.end is None else self.end)
+
+    def finite(self, process: Process) -> tuple[Tensor, Tensor]:
+        """lambda at both ends, refused where infinite."""
+        start, end = self.ends(process)
+        lams = process.lam(start), process.lam(end)
+        if not all(bool(lam.isfinite()) for lam in lams):
+            raise ValueError(
+                f"{type(self).__name__}: got lambda {float(lams[0]):.4g} to {float(lams[1]):.4g}, expected finite ends; "
+                "pass start= and end= inside the process, or use UniformT"
+            )
+        return lams
+
+    def pinned(self, process: Process, times: Tensor) -> Tensor:
+        """The ends exactly as asked for, free of the rounding of an inverse."""
+        times = times.clone()
+        times[0], times[-1] = self.ends(process)
+        return times
+
+
+class UniformT(_Spaced):
+    """t_i = start + (end - start) i/n."""
+
+    def times(self, process: Process) -> Tensor:
+        start, end = self.ends(process)
+        return torch.linspace(start, end, self.n + 1, dtype=torch.float64)
+
+
+class UniformLambda(_Spaced):
+    """lambda_i equally spaced: equal ratios of signal to noise."""
+
+    def times(self, process: Process) -> Tensor:
+        first, last = self.finite(process)
+        lam = torch.linspace(float(first), float(last), self.n + 1, dtype=torch.float64)
+        return self.pinned(process, process.time(lam))
+
+
+@dataclass(frozen=True)
+class Karras(_Spaced):
+    """(sigma/alpha)^(1/rho) equally spaced. Source: arXiv 2206.00364, eq. 5."""
+
+    rho: float = 7.0
+
+    def times(self, process: Process) -> Tensor:
+        first, last = (torch.exp(-lam / self.rho) for lam in self.finite(process))
+        level = torch.linspace(float(first), float(last), self.n + 1, dtype=torch.float64)
+        return self.pinned(process, process.time(-self.rho * level.log()))
+
+
+class Quadratic(_Spaced):
+    """sqrt(t) equally spaced, t counted from the process's clean end."""
+
+    def times(self, process: Process) -> Tensor:
+        first, last = (max(t - process.t_min, 0.0) ** 0.5 for t in self.ends(process))
+        root = torch.linspace(first, last, self.n + 1, dtype=torch.float64)
+        return self.pinned(process, process.t_min + root**2)
+
+
+@dataclass(frozen=True)
+class Shifted(_Spaced):
+    """t' = shift t / (1 + (shift - 1) t) of a uniform grid in t. Source: Esser et al. 2024, arXiv 2403.03206, eq. 23."""
+
+    shift: float = 3.0
+
+    def times(self, process: Process) -> Tensor:
+        start, end = self.ends(process)
+        t = torch.linspace(start, end, self.n + 1, dtype=torch.float64)
+        width = process.t_max - process.t_min
+        u = (t - process.t_min) / width
+        return process.t_min + width * self.shift * u / (1 + (self.shift - 1) * u)
+
+
+@dataclass(frozen=True)
+class _Labels(Grid):
+    """Integer labels of a discrete process, then its clean end t_min."""
+
+    n: int
+
+    def labels(self, count: int) -> Tensor:
+        raise NotImplementedError
+
+    def times(self, process: Process) -> Tensor:
+        count = int(process.t_max) + 1
+        if process.t_min != -1.0 or not 1 <= self.n <= count:
+            raise ValueError(f"{type(self).__name__}: got n={self.n} on {process}, expected 1 to T steps on a DiscreteVP")
+        return torch.cat([self.labels(count).to(torch.float64), torch.tensor([-1.0], dtype=torch.float64)])
+
+
+class Linspace(_Labels):
+    """n labels from T-1 to 0, rounded."""
+
+    def labels(self, count: int) -> Tensor:
+        return torch.linspace(count - 1, 0, self.n, dtype=torch.float64).round()
+
+
+class Leading(_Labels):
+    """Multiples of floor(T/n), plus 1 as Stable Diffusion has it (Lin et al. 2023, arXiv 2305.08891, table 2)."""
+
+    def labels(self, count: int) -> Tensor:
+        offset = 1 if self.n < count else 0
+        return torch.arange(self.n, dtype=torch.float64).flip(0) * (count // self.n) + offset
+
+
+class Trailing(_Labels):
+    """T, T - T/n, ... rounded, minus 1: the last label T-1 is always used (arXiv 2305.08891, table 2)."""
+
+    def labels(self, count: int) -> Tensor:
+        return (count - torch.arange(self.n, dtype=torch.float64) * count / self.n).round() - 1
+
+
+class GivenTimes(Grid):
+    """The times as given: (N+1,) for all samples, or (N+1, B), one column per sample."""
+
+    def __init__(self, values: Tensor | Sequence[float]) -> None:
+        self.values = as_time(values).detach().cpu().clone()
+
+    def times(self, process: Process) -> Tensor:
+        return self.values.clone()
+
+
+def checked_times(grid: Grid | Tensor | Sequence[float], process: Process) -> Tensor:
+    """The nodes of `grid`, refused unless finite, strictly monotone and inside the process."""
+    t = (grid if isinstance(grid, Grid) else GivenTimes(grid)).times(process)
+    if t.ndim not in (1, 2) or len(t) < 2:
+        raise ValueError(f"grid: got shape {tuple(t.shape)}, expected (N+1,) or (N+1, B) with N >= 1")
+    steps = t.diff(dim=0)
+    if not bool(t.isfinite().all()) or not (bool((steps < 0).all()) or bool((steps > 0).all())):
+        at = int(((steps * steps[:1]) <= 0).reshape(len(steps), -1).any(1).int().argmax())
+        raise ValueError(f"grid: got times {t[at].tolist()} then {t[at + 1].tolist()} at step {at}, expected strictly "
+                         "falling (or strictly rising) finite times; sort them and drop duplicates")
+    slack = 1e-9 * (process.t_max - process.t_min)
+    if float(t.min()) < process.t_min - slack or float(t.max()) > process.t_max + slack:
+        raise ValueError(f"grid: got times in [{float(t.min()):.6g}, {float(t.max()):.6g}], expected inside [{process.t_min:.6g}, "
+                         f"{process.t_max:.6g}] of {process}; move the grid or widen the process")
+    return t

@@ -1,0 +1,83 @@
+"""Denoisers: a network, the process it was trained on and what it predicts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .prediction import Prediction
+from .process import Process
+
+
+class Model(ABC):
+    """What a plan evaluates: `model(x, t, cond)` returns its `prediction` for x (B, ...) at times t (B,)."""
+
+    process: Process
+    prediction: Prediction
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """The prediction, in x's shape and dtype."""
+
+    @abstractmethod
+    def parameters(self) -> Iterator[Tensor]:
+        """The tensors a gradient can be asked for."""
+
+
+class Denoiser(Model):
+    """Wraps any `nn.Module` or callable `network(x, t)` or, where cond is given, `network(x, t, cond)`.
+
+    Args:
+        network: returns a tensor of x's shape. Its output is cast to the state's dtype.
+        process: whose time t the network expects, as a (B,) tensor in the state's dtype.
+        prediction: NOISE, DATA, V, FLOW or SCORE.
+        dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], process: Process, prediction: Prediction,
+                 dtype: torch.dtype | None = None) -> None:
+        if not isinstance(prediction, Prediction):
+            raise TypeError(f"prediction: got {prediction!r}, expected one of NOISE, DATA, V, FLOW, SCORE; import it "
+                            "from pullback.solvers")
+        if not isinstance(process, Process):
+            raise TypeError(f"process: got {process!r}, expected a Process such as VP() or RectifiedFlow()")
+        self.network, self.process, self.prediction, self.dtype = network, process, prediction, dtype
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        inner = x if self.dtype is None else x.to(self.dtype)
+        out = self.network(inner, t) if cond is None else self.network(inner, t, cond)
+        if out.shape != x.shape:
+            raise ValueError(f"network output: got shape {tuple(out.shape)}, expected the state's {tuple(x.shape)}; "
+                             "slice off learned variances or wrap the network")
+        return out.to(x.dtype)
+
+    def parameters(self) -> Iterator[Tensor]:
+        if isinstance(self.network, nn.Module):
+            yield from self.network.parameters()
+
+
+class ClassifierFree(Model):
+    """out = null + scale (cond - null). Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with scale = w + 1.
+
+    Args:
+        denoiser: called twice, with `cond` and with `null`.
+        scale: guidance scale; 1 is conditional sampling, 0 unconditional; a tensor receives its gradient.
+        null: the unconditional conditioning.
+
+    Cost: two network calls per evaluation.
+    """
+
+    def __init__(self, denoiser: Model, scale: float | Tensor, null: Any = None) -> None:
+        self.denoiser, self.scale, self.null = denoiser, scale, null
+        self.process, self.prediction = denoiser.process, denoiser.prediction
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        null = self.denoiser(x, t, self.null)
+        return null + self.scale * (self.denoiser(x, t, cond) - null)
+
+    def parameters(self) -> Iterator[Tensor]:
+        yield from self.denoiser.parameters()
+        if isinstance(self.scale, Tensor):
+            yield self.scale

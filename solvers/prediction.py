@@ -1,0 +1,76 @@
+"""What a network predicts, and one table of linear maps between all predictions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .process import Process, as_time
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A linear combination A x_0 + B eps of data and noise; `row(process, t)` gives (A, B)."""
+
+    name: str
+    row: Callable[[Process, Tensor], tuple[Tensor, Tensor]] = field(repr=False, compare=False)
+
+    def __reduce__(self):
+        return (_named, (self.name,))
+
+
+def _one(t: Tensor) -> Tensor:
+    return torch.ones_like(t)
+
+
+NOISE = Prediction("NOISE", lambda p, t: (0 * _one(t), _one(t)))
+"""eps."""
+DATA = Prediction("DATA", lambda p, t: (_one(t), 0 * _one(t)))
+"""x_0."""
+V = Prediction("V", lambda p, t: (-p.sigma(t), p.alpha(t)))
+"""v = alpha eps - sigma x_0 (Salimans and Ho 2022, arXiv 2202.00512)."""
+FLOW = Prediction("FLOW", lambda p, t: (p.d_alpha(t), p.d_sigma(t)))
+"""u = alpha' x_0 + sigma' eps, the velocity dx/dt."""
+SCORE = Prediction("SCORE", lambda p, t: (0 * _one(t), -1 / p.sigma(t)))
+"""grad log p_t = -eps / sigma."""
+PREDICTIONS = (NOISE, DATA, V, FLOW, SCORE)
+
+
+def _named(name: str) -> Prediction:
+    return next(p for p in PREDICTIONS if p.name == name)
+
+
+def conversion(have: Prediction, want: Prediction, process: Process, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Coefficients (a, b) with want = a x_t + b have, from x_t = alpha x_0 + sigma eps.
+
+    With have = A x_0 + B eps and want = A' x_0 + B' eps:  det = alpha B - sigma A,
+    a = (A' B - B' A) / det,  b = (alpha B' - sigma A') / det.
+
+    Raises:
+        ValueError: where `have` does not determine `want` (NOISE at alpha = 0, DATA at sigma = 0, SCORE at sigma = 0).
+    """
+    t = as_time(t)
+    if have == want:
+        return torch.zeros_like(t), torch.ones_like(t)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    (a_have, b_have), (a_want, b_want) = have.row(process, t), want.row(process, t)
+    det = alpha * b_have - sigma * a_have
+    a, b = (a_want * b_have - b_want * a_have) / det, (alpha * b_want - sigma * a_want) / det
+    bad = ~(torch.isfinite(a) & torch.isfinite(b))
+    if bool(bad.any()):
+        where = float(t[bad].flatten()[0])
+        raise ValueError(
+            f"a {have.name} prediction does not determine {want.name} at t={where:.6g}: got alpha="
+            f"{float(process.alpha(where)):.3g}, sigma={float(process.sigma(where)):.3g}; expected both positive; "
+            "end the grid inside the process, or use a network that predicts V, FLOW or "
+            f"{'DATA' if have in (NOISE, SCORE) else 'NOISE'}"
+        )
+    return a, b
+
+
+def convert(value: Tensor, x: Tensor, have: Prediction, want: Prediction, process: Process, t: Tensor | float) -> Tensor:
+    """`value`, a prediction of kind `have` at state `x` (B, ...) and time `t` (scalar or (B,)), as kind `want`."""
+    a, b = (c.to(x).reshape(c.shape + (1,) * (x.ndim - c.ndim) if c.ndim else ()) for c in
+            conversion(have, want, process, t))
+    return a * x + b * value
