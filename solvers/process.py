@@ -6,14 +6,14 @@ legal end points; lambda is then -inf or +inf.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def as_time(t: Tensor | float) -> Tensor:
+def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
     """`t` as a float64 tensor: time arithmetic is never done in less."""
     return torch.as_tensor(t, dtype=torch.float64)
 

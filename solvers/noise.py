@@ -1,0 +1,126 @@
+"""Noise is addressed, not drawn: the same (seed, sample, slot) gives the same numbers in any batch, order or replay."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INITIAL = 2**64 - 1  # the slot of the starting noise, out of the reach of any plan
+
+
+class Noise(ABC):
+    """A source of standard normal draws for the slots of a plan."""
+
+    @abstractmethod
+    def __call__(self, slot: int, like: Tensor) -> Tensor:
+        """The draw of `slot`, in the shape (B, ...), dtype and device of `like`."""
+
+    @abstractmethod
+    def check(self, slots: int, like: Tensor) -> None:
+        """Raise ValueError if the source cannot serve `slots` slots for states like `like`."""
+
+
+@dataclass(frozen=True)
+class Addressed(Noise):
+    """Counter-based normal noise: Philox-4x64 with key `seed` and counter (block, slot, sample, stream).
+
+    Addresses are distinct by construction, nothing is hashed. Values are drawn in float32 and cast, so float32 and
+    float64 runs see the same noise. On a CUDA state each (sample, slot) is drawn there by its own generator (other values
+    than the CPU's) unless `on_cpu`.
+
+    Args:
+        seed: 0 <= seed < 2^128.
+        samples: global ids of the batch's samples, default 0 .. B-1.
+        stream: an independent family under one seed.
+
+    Cost: no storage. Source: Salmon et al. 2011 (Philox), through numpy.
+    """
+
+    seed: int
+    samples: tuple[int, ...] | None = None
+    stream: int = 0
+    on_cpu: bool = False
+
+    def __init__(self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False) -> None:
+        if not 0 <= seed < 2**128:
+            raise ValueError(f"Addressed: got seed={seed}, expected 0 <= seed < 2^128")
+        if not 0 <= stream < 2**64:
+            raise ValueError(f"Addressed: got stream={stream}, expected 0 <= stream < 2^64")
+        ids = None if samples is None else tuple(int(s) for s in samples)
+        if ids is not None and (len(set(ids)) != len(ids) or min(ids, default=0) < 0 or max(ids, default=0) >= 2**64):
+            raise ValueError(f"Addressed: got samples={ids}, expected distinct ids in [0, 2^64); equal ids would share noise")
+        for name, value in (("seed", seed), ("samples", ids), ("stream", stream), ("on_cpu", on_cpu)):
+            object.__setattr__(self, name, value)
+
+    def check(self, slots: int, like: Tensor) -> None:
+        if self.samples is not None and len(self.samples) != len(like):
+            raise ValueError(f"noise: got {len(self.samples)} sample ids, expected {len(like)}, one for each sample of the batch")
+
+    def __call__(self, slot: int, like: Tensor) -> Tensor:
+        self.check(slot + 1, like)
+        ids = self.samples if self.samples is not None else range(len(like))
+        if like.is_cuda and not self.on_cpu:
+            return self._on_device(slot, like, ids)
+        out = np.empty((len(like), int(np.prod(like.shape[1:]))), dtype=np.float32)
+        for row, sample in zip(out, ids, strict=True):
+            self._generator(sample, slot).standard_normal(out=row, dtype=np.float32)
+        return torch.from_numpy(out).reshape(like.shape).to(like)
+
+    def at(self, sample: int, slot: int, shape: Sequence[int]) -> Tensor:
+        """The float32 draw of one address."""
+        return torch.from_numpy(self._generator(sample, slot).standard_normal(tuple(shape), dtype=np.float32))
+
+    def initial(self, like: Tensor) -> Tensor:
+        """Starting noise, from a slot of its own."""
+        return self(INITIAL, like)
+
+    def _generator(self, sample: int, slot: int) -> np.random.Generator:
+        counter = slot << 64 | sample << 128 | self.stream << 192
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=counter))
+
+    def _on_device(self, slot: int, like: Tensor, ids: Sequence[int]) -> Tensor:
+        draws = []
+        for sample in ids:
+            word = self._generator(sample, slot).bit_generator.random_raw()
+            generator = torch.Generator(like.device).manual_seed(int(word) >> 1)
+            draws.append(torch.randn(like.shape[1:], generator=generator, device=like.device))
+        return torch.stack(draws).to(like.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenNoise(Noise):
+    """Noise given as a tensor (slots, B, ...), one unit-variance draw a slot; it receives its gradient."""
+
+    values: Tensor
+
+    def check(self, slots: int, like: Tensor) -> None:
+        if self.values.ndim != like.ndim + 1 or len(self.values) < slots or self.values.shape[1:] != like.shape:
+            raise ValueError(f"noise: got a tensor of shape {tuple(self.values.shape)}, expected {(slots, *like.shape)}: (slots, B, ...)")
+
+    def __call__(self, slot: int, like: Tensor) -> Tensor:
+        return self.values[slot].to(like)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedNoise(Noise):
+    """Passes draws of `source` through and keeps them."""
+
+    source: Noise
+    draws: dict[int, Tensor] = field(default_factory=dict)
+
+    def check(self, slots: int, like: Tensor) -> None:
+        self.source.check(slots, like)
+
+    def __call__(self, slot: int, like: Tensor) -> Tensor:
+        value = self.source(slot, like)
+        self.draws[slot] = value.detach()
+        return value
+
+    def given(self) -> GivenNoise:
+        """The recorded draws, slots 0 .. S-1."""
+        if sorted(self.draws) != list(range(len(self.draws))):
+            raise ValueError(f"recorded noise: got slots {sorted(self.draws)}, expected 0 .. S-1; record a whole run first")
+        return GivenNoise(torch.stack([self.draws[slot] for slot in range(len(self.draws))]))

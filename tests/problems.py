@@ -1,0 +1,53 @@
+"""Problems and enrolment shared by the laws."""
+
+import math
+
+import torch
+from pullback import solvers
+from pullback.solvers import (
+    DDIM,
+    DEIS,
+    VP,
+    DPMSolverPP,
+    DPMSolverPPSingle,
+    FlowAdams,
+    Method,
+    Mixture,
+)
+
+# Test A: three Gaussians in the plane
+MIXTURE = Mixture.isotropic(
+    torch.tensor([0.3, 0.45, 0.25], dtype=torch.float64),
+    torch.tensor([[1.0, 0.3], [-0.8, 0.9], [0.2, -1.1]], dtype=torch.float64),
+    torch.tensor([0.35, 0.45, 0.3], dtype=torch.float64),
+)
+
+VARIANTS: dict[type[Method], list[Method]] = {
+    DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
+    DEIS: [DEIS(k, starter=True) for k in (1, 2, 3, 4)] + [DEIS(3)],
+    DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)] + [DPMSolverPP(3)],
+    DPMSolverPPSingle: [DPMSolverPPSingle(2), DPMSolverPPSingle(2, exact=True), DPMSolverPPSingle(3)],
+    FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
+}
+
+
+def every_method() -> list[Method]:
+    """Every public method in every variant: a new one is enrolled by standing in `solvers.__all__`."""
+    classes = [getattr(solvers, name) for name in solvers.__all__]
+    concrete = [c for c in classes if isinstance(c, type) and issubclass(c, Method) and c is not Method]
+    return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
+
+
+def same_order(method: Method) -> bool:
+    """Whether the method reaches its order from the first step on."""
+    return getattr(method, "starter", True)
+
+
+def warped(n: int, low: float = -2.0, high: float = 2.5) -> torch.Tensor:
+    """n + 1 smoothly warped lambdas."""
+    u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    u = u + 0.15 * torch.sin(math.pi * u) * u
+    return low + (high - low) * u
+
+
+PROCESS = VP()
