@@ -56,8 +56,10 @@ class Region:
         return out
 
     def _count(self, tensor: Tensor) -> int:
-        if tensor.is_leaf and tensor.requires_grad:
-            self.leaves.append((tensor, tensor._version))
+        # a linear layer saves a view of its weight: the base is the leaf, and both share one version counter
+        leaf = tensor if tensor._base is None else tensor._base
+        if leaf.is_leaf and leaf.requires_grad:
+            self.leaves.append((leaf, leaf._version))
         self.count += 1
         return self.count - 1
 

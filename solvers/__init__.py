@@ -23,7 +23,7 @@ from .model import ClassifierFree, Denoiser, Model
 from .moments import moments, response
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .plan import Apply, Combine, Evaluate, Plan, stack
-from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, V, Prediction, conversion, convert
+from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
 from .run import Call, Program, combine, execute, predict, prepare, run
 from .toy import Gaussian, Mixture

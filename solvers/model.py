@@ -36,7 +36,7 @@ class Denoiser(Model):
         dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's.
     """
 
-    def __init__(self, network: Callable[..., Tensor], process: Process, prediction: Prediction,
+    def __init__(self, network: Callable[..., Tensor], process: object, prediction: object,
                  dtype: torch.dtype | None = None) -> None:
         if not isinstance(prediction, Prediction):
             raise TypeError(f"prediction: got {prediction!r}, expected one of NOISE, DATA, V, FLOW, SCORE; import it "

@@ -18,6 +18,31 @@ def cholesky(matrix: Tensor, what: str, change: str) -> Tensor:
     return factor
 
 
+def measured(means: Tensor, a: Tensor, y: Tensor, noise_std: Tensor | float | int) -> tuple[Tensor, Tensor, Tensor]:
+    """A, y and noise_std checked, in the model's dtype and on its device."""
+    if a.ndim != 2 or a.shape[1] != means.shape[1] or y.ndim < 1 or y.shape[-1] != len(a):
+        raise ValueError(f"measurement: got A {tuple(a.shape)} and y {tuple(y.shape)}, expected (m, {means.shape[1]}) and "
+                         "(..., m); transpose A or flatten y")
+    if not float(noise_std) >= 0:
+        raise ValueError(f"noise_std: got {float(noise_std)}, expected >= 0; pass a standard deviation")
+    return a.to(means), y.to(means), torch.as_tensor(noise_std, dtype=means.dtype, device=means.device)
+
+
+def reward(means: Tensor, linear: Tensor | None, quadratic: Tensor | None,
+           beta: Tensor | float | int) -> tuple[Tensor, Tensor]:
+    """linear / beta and quadratic / beta checked, zeros where not given."""
+    d = means.shape[1]
+    b = means.new_zeros(d) if linear is None else linear.to(means)
+    q = means.new_zeros(d, d) if quadratic is None else quadratic.to(means)
+    if b.shape != (d,) or q.shape != (d, d) or not torch.allclose(q, q.mT):
+        raise ValueError(f"reward: got linear {tuple(b.shape)}, quadratic {tuple(q.shape)}, expected ({d},) and a symmetric "
+                         f"({d}, {d}); symmetrise as (Q + Q.mT)/2")
+    if not float(beta) > 0:
+        raise ValueError(f"beta: got {float(beta)}, expected > 0; to lower r flip its sign")
+    scale = torch.as_tensor(beta, dtype=means.dtype, device=means.device)
+    return b / scale, q / scale
+
+
 def _log_det(factor: Tensor) -> Tensor:
     return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 

@@ -17,7 +17,7 @@ class Tableau:
 
     @property
     def c(self) -> tuple[float, ...]:
-        return tuple(sum(row) for row in self.a)
+        return tuple(sum(row, 0.0) for row in self.a)
 
 
 EULER = Tableau(((),), (1.0,))

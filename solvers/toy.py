@@ -1,204 +1,341 @@
-"""Toy models with exact answers: Gaussian mixtures, their denoiser, marginals, posteriors and tilted laws.
+"""Models with exact answers: Gaussians and Gaussian mixtures under x_t = alpha x_0 + sigma eps.
 
-The covariances are diagonalised once, so that S_t = alpha^2 C + sigma^2 I is inverted by dividing by its eigenvalues.
-States may have any shape (B, ...) whose size per sample is d. Differentiable in x and in every parameter.
+The oracle of the library's laws, and a stand-in for a network in experiments. Everything is batched, runs in the wider
+of the state's and the model's dtype, returns the state's dtype, and is differentiable in x, alpha, sigma and in the
+model's own weights, means and covariances.
 """
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import posterior as laws
+from . import transport
 from .model import Denoiser
 from .prediction import DATA
-from .process import Process, as_time
+from .process import Process
+
+Level = Tensor | float | int
+
+
+def _like(value: Any, x: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """p(x_0) = sum_k weights_k N(means_k, covs_k).
+    """p(x_0) = sum_k weights_k N(x_0; means_k, C_k).
+
+    With S_k = alpha^2 C_k + sigma^2 I and responsibilities w_k(x), softmax of log weights_k + log N(x; alpha means_k, S_k):
+        E[x_0|x] = sum_k w_k (means_k + alpha C_k S_k^-1 (x - alpha means_k))
+        E[eps|x] = sum_k w_k sigma S_k^-1 (x - alpha means_k)
+    alpha = 0 and sigma = 0 are legal (prior mean; x/alpha, projected on the support where C_k is singular).
 
     Args:
-        weights: (K,) positive, summing to one. means: (K, d). covs: (K, d, d) symmetric positive semi-definite.
+        weights: (K,), positive; scaled to sum to 1 if they do not.
+        means: (K, d).
+        spread: covariances (K, d, d), symmetric positive semi-definite, or standard deviations (K,) >= 0 of isotropic
+            components. Covariances that require a gradient must be positive definite.
+
+    States are (B, *event) with prod(event) = d; alpha and sigma are numbers, scalar tensors or one value per sample, (B,).
+    Do not change the tensors in place unless they require gradients: what can be is computed here, once.
+
+    Raises:
+        ValueError: shapes that do not fit, weights not positive, a covariance not symmetric positive semi-definite.
+
+    Cost: one eigendecomposition per component here, then O(B K d^2) a call (isotropic: O(B K d)); covariances that
+    require gradients are factorised at every call, O(B K d^3).
     """
 
     weights: Tensor
     means: Tensor
-    covs: Tensor
+    spread: Tensor
+    _fixed: tuple[Tensor, Tensor, Tensor, bool] = field(init=False, repr=False)
+    _log_w: Tensor | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        k, d = self.means.shape if self.means.ndim == 2 else (-1, -1)
-        if self.weights.shape != (k,) or self.covs.shape != (k, d, d):
-            raise ValueError(f"mixture: got weights {tuple(self.weights.shape)}, means {tuple(self.means.shape)}, covs "
-                             f"{tuple(self.covs.shape)}; expected (K,), (K, d), (K, d, d)")
-        if bool((self.weights <= 0).any()) or abs(float(self.weights.detach().sum()) - 1) > 1e-4:
-            raise ValueError(f"mixture: got weights {self.weights.tolist()}, expected positive ones summing to 1; divide by the sum")
-        if float(self._spectrum[0].detach().min()) < -1e-6 * float(self.covs.detach().abs().max() + 1e-30):
-            raise ValueError("mixture: got a covariance with a negative eigenvalue, expected positive semi-definite ones")
+        w, m, s = self.weights, self.means, self.spread
+        if m.ndim != 2 or w.shape != m.shape[:1] or s.shape not in (w.shape, m.shape + m.shape[1:]):
+            raise ValueError(
+                f"Mixture: got weights {tuple(w.shape)}, means {tuple(m.shape)}, spread {tuple(s.shape)}; expected (K,), "
+                "(K, d) and (K, d, d) or (K,); give every component one weight, one mean, one covariance (or one std)"
+            )
+        if not bool(((w > 0) & w.isfinite()).all()):
+            raise ValueError(f"weights: got {w.tolist()}, expected positive finite numbers; drop empty components")
+        total = w.sum()
+        if abs(float(total.detach()) - 1) > 64 * torch.finfo(w.dtype).eps:
+            object.__setattr__(self, "weights", w / total)
+        object.__setattr__(self, "_fixed", self._prepare(s.detach()))
+        object.__setattr__(self, "_log_w", None if w.requires_grad else self.weights.log())
 
-    @staticmethod
-    def isotropic(weights: Tensor, means: Tensor, stds: Tensor) -> "Mixture":
-        """Components N(means_k, stds_k^2 I); stds (K,) or a scalar tensor."""
-        eye = torch.eye(means.shape[1], dtype=means.dtype, device=means.device)
-        return Mixture(weights, means, stds.to(means).expand(len(means))[:, None, None] ** 2 * eye)
+    def _prepare(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """Eigenvalues (K, d) or (K, 1), eigenvectors (K, d, d) or (0,), these as (d, K d), whether any is singular."""
+        if s.ndim == 1:
+            if not bool((s >= 0).all()):
+                raise ValueError(f"stds: got {s.tolist()}, expected numbers >= 0; give standard deviations")
+            return (s**2)[:, None], s[:0], s[:0], bool((s == 0).any())
+        size = float(s.abs().max())
+        slack = 64 * s.shape[-1] * torch.finfo(s.dtype).eps * size
+        if not float((s - s.mT).abs().max()) <= slack:
+            raise ValueError("covs: got a matrix that is not symmetric or not finite, expected covariances; pass (C + C.mT)/2")
+        values, vectors = torch.linalg.eigh(s)
+        least = float(values.min())
+        if least < -slack or (self.spread.requires_grad and least <= 0):
+            raise ValueError(f"covs: got least eigenvalue {least:.3g}, expected a positive semi-definite covariance (positive "
+                             "definite where it requires a gradient); add a small multiple of the identity")
+        flat = vectors.permute(1, 0, 2).reshape(s.shape[-1], -1)
+        return values.clamp(min=0.0), vectors, flat, bool(least <= slack)
 
-    @cached_property
-    def _spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (K, d) and eigenvectors (K, d, d); multiples of I skip the decomposition, whose gradient is singular there."""
-        level = self.covs.diagonal(dim1=1, dim2=2)
-        if torch.equal(self.covs, torch.diag_embed(level)):
-            return level, torch.eye(level.shape[1], dtype=level.dtype, device=level.device).expand_as(self.covs)
-        return torch.linalg.eigh(self.covs)
+    @classmethod
+    def isotropic(cls, weights: Tensor, means: Tensor, stds: Tensor | float) -> "Mixture":
+        """Components N(means_k, stds_k^2 I); one number serves all components."""
+        return cls(weights, means, _like(stds, means).expand(weights.shape))
 
-    def to(self, like: Tensor) -> "Mixture":
-        """The same law in the dtype and device of `like`."""
-        if like.dtype == self.means.dtype and like.device == self.means.device:
-            return self
-        return Mixture(self.weights.to(like), self.means.to(like), self.covs.to(like))
+    def to(self, *args: Any, **kwargs: Any) -> "Mixture":
+        """A copy with every tensor moved as by `Tensor.to`."""
+        return Mixture(*(v.to(*args, **kwargs) for v in (self.weights, self.means, self.spread)))
 
-    def _terms(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float, shift: Tensor | None) -> tuple[Tensor, ...]:
-        """Flat x (B, 1, d) rotated residuals (B, K, d), eigenvalues of S (B, K, d), alpha (B, 1, 1), shifted means."""
-        alpha, sigma = (torch.as_tensor(v).to(x).reshape(-1, 1, 1) for v in (alpha, sigma))
-        values, vectors = self._spectrum
-        means = self.means if shift is None else self.means + shift.reshape(-1, 1, self.means.shape[1])
-        residual = torch.einsum("kij,bki->bkj", vectors, x.flatten(1)[:, None] - alpha * means)
-        return residual, alpha**2 * values + sigma**2, alpha, means
+    @property
+    def covs(self) -> Tensor:
+        """Covariances as (K, d, d)."""
+        if self.spread.ndim == 3:
+            return self.spread
+        return self.spread[:, None, None] ** 2 * torch.eye(self.means.shape[1]).to(self.means)
 
-    def _log_parts(self, residual: Tensor, total: Tensor) -> Tensor:
-        quadratic = (residual**2 / total).sum(-1) + total.log().sum(-1) + total.shape[-1] * math.log(2 * math.pi)
-        return self.weights.log() - quadratic / 2
+    @property
+    def log_weights(self) -> Tensor:
+        """log weights (K,), normalised inside the graph, so that a gradient in the weights is that of their ratios."""
+        return self.weights.log().log_softmax(-1) if self._log_w is None else self._log_w
 
-    def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """log density (B,) of x_t = alpha x_0 + sigma eps at x (B, ...)."""
-        model = self.to(x)
-        residual, total, _, _ = model._terms(x, alpha, sigma, None)
-        return model._log_parts(residual, total).logsumexp(1)
+    @property
+    def mean(self) -> Tensor:
+        """E[x_0], (d,)."""
+        return self.log_weights.exp() @ self.means
 
-    def responsibilities(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """p(component | x_t = x), (B, K)."""
-        model = self.to(x)
-        residual, total, _, _ = model._terms(x, alpha, sigma, None)
-        return model._log_parts(residual, total).softmax(1)
+    @property
+    def cov(self) -> Tensor:
+        """Cov[x_0], (d, d)."""
+        off = self.means - self.mean
+        return (self.log_weights.exp()[:, None, None] * (self.covs + off[:, :, None] * off[:, None, :])).sum(0)
 
-    def denoise(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float, shift: Tensor | None = None) -> Tensor:
-        """E[x_0 | x_t = x] = sum_k r_k (mu_k + alpha C_k S_k^-1 (x - alpha mu_k)); legal at alpha = 0 and sigma = 0.
+    # one evaluation -------------------------------------------------------------------------------------------------
 
-        Args:
-            x: (B, ...). alpha, sigma: scalars or (B,). shift: added to all means, (d,) or (B, d).
-        """
-        model = self.to(x)
-        residual, total, alpha, means = model._terms(x, alpha, sigma, shift)
-        parts = model._log_parts(residual, total).softmax(1)
-        values, vectors = model._spectrum
-        inner = torch.einsum("kij,bkj->bki", vectors, alpha * values / total * residual)
-        return (parts[..., None] * (means + inner)).sum(1).reshape(x.shape)
+    def _enter(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Level, Level]:
+        """x as (B, d) in the wider dtype; levels as numbers or (B, 1, 1)."""
+        d = self.means.shape[1]
+        if x.ndim < 2 or x.shape[1:].numel() != d:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (B, ...) with {d} numbers per sample; add a batch axis "
+                             "or match the model's dimension")
+        x = x.flatten(1).to(torch.promote_types(x.dtype, self.means.dtype))
+        return x, _level(alpha, x), _level(sigma, x)
 
-    def score(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-        """grad log p_t(x) = -(sum_k r_k S_k^-1 (x - alpha mu_k))."""
-        model = self.to(x)
-        residual, total, _, _ = model._terms(x, alpha, sigma, None)
-        parts = model._log_parts(residual, total).softmax(1)
-        inner = torch.einsum("kij,bkj->bki", model._spectrum[1], residual / total)
-        return -(parts[..., None] * inner).sum(1).reshape(x.shape)
+    def _solve(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor, Level]:
+        """Log weights of the components given x (B, K), S^-1 (x - alpha m) (B, K, d) in their frames, alpha."""
+        x, alpha, sigma = self._enter(x, alpha, sigma)
+        values, vectors, flat, singular = self._fixed
+        if self.spread.ndim == 3 and self.spread.requires_grad:
+            # eigenvectors of equal eigenvalues have no derivative; a Cholesky factor has
+            a, s = (v[..., None] if isinstance(v, Tensor) and v.ndim else v for v in (alpha, sigma))
+            eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+            factor = torch.linalg.cholesky(a**2 * self.spread + s**2 * eye)
+            r = x[:, None] - alpha * self.means
+            q = torch.cholesky_solve(r[..., None], factor.expand(*r.shape, -1))[..., 0]
+            log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        else:
+            if vectors.numel():
+                m = (self.means[:, None] @ vectors)[:, 0]
+                r = (x @ flat).view(len(x), *m.shape) - alpha * m
+                s2 = alpha**2 * values + sigma**2
+                log_det = None
+            else:
+                r = x[:, None] - alpha * self.means
+                s2 = (alpha * self.spread[:, None]) ** 2 + sigma**2
+                log_det = s2.log()[..., 0] * x.shape[1]
+            if singular:  # the limit sigma -> 0 instead of 0/0
+                s2 = s2.clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
+                log_det = None if log_det is None else s2.log()[..., 0] * x.shape[1]
+            q = r / s2
+            log_det = s2.log().sum(-1) if log_det is None else log_det
+        return self.log_weights - 0.5 * ((r * q).sum(-1) + log_det), q, alpha
+
+    def _collect(self, v: Tensor, times_cov: bool) -> Tensor:
+        """sum_k v_k, or sum_k C_k v_k, out of the components' frames: (B, d)."""
+        if self.spread.ndim == 1:
+            return (self.spread[:, None] ** 2 * v if times_cov else v).sum(1)
+        if self.spread.requires_grad:
+            return torch.einsum("bkd,kde->be", v, self.spread) if times_cov else v.sum(1)
+        values, _, flat, _ = self._fixed
+        return (values * v if times_cov else v).flatten(1) @ flat.T
+
+    def denoise(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        """E[x_0 | x], in x's shape and dtype."""
+        return self._data(*self._solve(x, alpha, sigma)).to(x.dtype).view_as(x)
+
+    def _data(self, logits: Tensor, q: Tensor, alpha: Level) -> Tensor:
+        w = logits.softmax(-1)
+        pull = self._collect(w[..., None] * q, True)
+        return w @ self.means + (alpha[:, 0] if isinstance(alpha, Tensor) and alpha.ndim else alpha) * pull
+
+    def data_and_noise(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+        """(E[x_0|x], E[eps|x]) of one evaluation; both finite at alpha = 0 and at sigma = 0."""
+        logits, q, level = self._solve(x, alpha, sigma)
+        push = self._collect(logits.softmax(-1)[..., None] * q, False)
+        noise = (sigma.to(push).reshape(-1, 1) if isinstance(sigma, Tensor) else sigma) * push
+        return tuple(v.to(x.dtype).view_as(x) for v in (self._data(logits, q, level), noise))  # type: ignore[return-value]
+
+    def noise(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        """E[eps | x]."""
+        return self.data_and_noise(x, alpha, sigma)[1]
+
+    def score(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
+        """grad_x log p_t(x) = -sum_k w_k S_k^-1 (x - alpha m_k)."""
+        logits, q, _ = self._solve(x, alpha, sigma)
+        return -self._collect(logits.softmax(-1)[..., None] * q, False).to(x.dtype).view_as(x)
+
+    def responsibilities(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
+        """p(k | x), (B, K)."""
+        return self._solve(x, alpha, sigma)[0].softmax(-1).to(x.dtype)
+
+    def log_prob(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
+        """log p_t(x), (B,). No density exists, and none is returned with meaning, where sigma = 0 and C_k is singular."""
+        logits = self._solve(x, alpha, sigma)[0]
+        return (logits.logsumexp(-1) - 0.5 * self.means.shape[1] * math.log(2 * math.pi)).to(x.dtype)
 
     def denoiser(self, process: Process) -> Denoiser:
-        """The exact DATA prediction as a Denoiser; `cond` shifts all means: (d,) or (B, d)."""
-
+        """The exact DATA network. `cond`, (B, d) or (d,) or of x's shape, shifts every mean: D(x - alpha cond) + cond."""
         def network(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-            return self.denoise(x, process.alpha(t), process.sigma(t), cond)
+            alpha, sigma = process.alpha(t), process.sigma(t)
+            if cond is None:
+                return self.denoise(x, alpha, sigma)
+            if cond.numel() not in (x[0].numel(), x.numel()):
+                raise ValueError(f"cond: got shape {tuple(cond.shape)}, expected a shift of the means, one for all samples or "
+                                 f"one each for {tuple(x.shape)}")
+            shift = cond.to(x).reshape(-1, *x.shape[1:])
+            return shift + self.denoise(x - alpha.to(x).reshape(-1, *[1] * (x.ndim - 1)) * shift, alpha, sigma)
 
         return Denoiser(network, process, DATA)
 
-    def marginal(self, alpha: float, sigma: float) -> "Mixture":
-        """The law of x_t."""
-        eye = torch.eye(self.means.shape[1], dtype=self.means.dtype, device=self.means.device)
-        return Mixture(self.weights, alpha * self.means, alpha**2 * self.covs + sigma**2 * eye)
+    # laws -----------------------------------------------------------------------------------------------------------
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n exact draws (n, d)."""
-        pick = torch.multinomial(self.weights.detach(), n, replacement=True, generator=generator)
-        values, vectors = self._spectrum
-        eps = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
-        return self.means[pick] + torch.einsum("nij,nj->ni", vectors[pick], values.clamp(min=0)[pick].sqrt() * eps)
+    def marginal(self, alpha: Level, sigma: Level) -> "Mixture":
+        """The law of x_t, for one alpha and one sigma."""
+        a, s = _like(alpha, self.means), _like(sigma, self.means)
+        if self.spread.ndim == 1:
+            return Mixture(self.weights, a * self.means, torch.hypot(a * self.spread, s.expand_as(self.spread)))
+        return Mixture(self.weights, a * self.means, a**2 * self.spread + s**2 * torch.eye(self.means.shape[1]).to(self.means))
 
-    def flow(self, x: Tensor, process: Process, start: float, end: float, steps: int = 2000) -> Tensor:
-        """The probability flow from time start to end by `steps` classical Runge-Kutta steps of dy/dlambda = D - y.
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws (n, d); the generator lives on the model's device. Gradients reach means and spread, not weights."""
+        which = torch.multinomial(self.weights.detach(), n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
+        if self.spread.ndim == 1:
+            return self.means[which] + self.spread[which, None] * z
+        return self.means[which] + (self._factors()[which] @ z[..., None])[..., 0]
 
-        Both times need a finite lambda. Numerical: about 1e-11 in float64 at 2000 steps over 10 units of lambda.
+    def _factors(self) -> Tensor:
+        """L_k with L_k L_k^T = C_k."""
+        if self.spread.ndim == 1:
+            return self.spread[:, None, None] * torch.eye(self.means.shape[1]).to(self.means)
+        if self.spread.requires_grad:
+            return torch.linalg.cholesky(self.spread)
+        return self._fixed[1] * self._fixed[0].sqrt()[:, None]
+
+    def posterior(self, a: Tensor, y: Tensor, noise_std: Level) -> "Mixture":
+        """The exact law of x_0 given y = A x_0 + noise_std n, A (m, d), y (m,). One y: loop for several.
+
+        Raises:
+            ValueError: shapes that do not fit, noise_std < 0, or noise_std = 0 with A C A^T singular.
         """
-        lams = torch.linspace(float(process.lam(start)), float(process.lam(end)), 2 * steps + 1, dtype=torch.float64)
-        alphas = process.log_alpha_at(lams).exp() if hasattr(process, "log_alpha_at") else process.alpha(process.time(lams))
-        a, s = alphas.tolist(), (alphas * torch.exp(-lams)).tolist()
-        h = float(lams[2] - lams[0])
+        if y.ndim != 1:
+            raise ValueError(f"y: got shape {tuple(y.shape)}, expected one measurement ({len(a)},); call once per measurement")
+        a, y, std = laws.measured(self.means, a, y, noise_std)
+        return self._built(*laws.posterior(self.log_weights, self.means, self._factors(), a, y, std))
 
-        def slope(y: Tensor, k: int) -> Tensor:
-            return self.denoise(a[k] * y, a[k], s[k]) - y
+    def evidence(self, a: Tensor, y: Tensor, noise_std: Level) -> Tensor:
+        """log p(y) of y = A x_0 + noise_std n: (...) for y (..., m)."""
+        a, y, std = laws.measured(self.means, a, y, noise_std)
+        return laws.log_evidence(self.log_weights, self.means, self._factors(), a, y, std).logsumexp(-1)
 
-        y = x / a[0]
-        for k in range(0, 2 * steps, 2):
-            k1 = slope(y, k)
-            k2 = slope(y + h / 2 * k1, k + 1)
-            k3 = slope(y + h / 2 * k2, k + 1)
-            y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, k + 2))
-        return y * a[-1]
+    def tilted(self, linear: Tensor | None = None, quadratic: Tensor | None = None,
+               beta: Level = 1.0) -> "tuple[Mixture, Tensor]":
+        """(q, log Z) of q(x) = p(x) exp(r(x)/beta) / Z with r(x) = linear.x - x^T quadratic x / 2.
 
-    def posterior(self, a: Tensor, y: Tensor, noise_std: float) -> "Mixture":
-        """p(x_0 | y) for y = A x_0 + noise_std n: a (m, d), y (m,). Exact, with the weights updated by the evidence."""
-        if a.ndim != 2 or a.shape[1] != self.means.shape[1] or y.shape != a.shape[:1] or not noise_std > 0:
-            raise ValueError(f"posterior: got A {tuple(a.shape)}, y {tuple(y.shape)}, noise_std={noise_std}; expected (m, "
-                             f"{self.means.shape[1]}), (m,) and noise_std > 0")
-        spread, gain = self._gain(a, noise_std)
-        residual = y - self.means @ a.T
-        covs = self.covs - gain @ a @ self.covs
-        log = self.weights.log() + torch.distributions.MultivariateNormal(torch.zeros_like(residual), spread).log_prob(residual)
-        means = self.means + torch.einsum("kdm,km->kd", gain, residual)
-        return Mixture(log.softmax(0), means, (covs + covs.mT) / 2)
-
-    def evidence(self, a: Tensor, y: Tensor, noise_std: float) -> Tensor:
-        """log p(y) for the measurement of `posterior`."""
-        residual = y - self.means @ a.T
-        law = torch.distributions.MultivariateNormal(torch.zeros_like(residual), self._gain(a, noise_std)[0])
-        return (self.weights.log() + law.log_prob(residual)).logsumexp(0)
-
-    def _gain(self, a: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
-        spread = a @ self.covs @ a.T + noise_std**2 * torch.eye(len(a), dtype=a.dtype, device=a.device)
-        return spread, torch.linalg.solve(spread, a @ self.covs).mT
-
-    def tilted(self, linear: Tensor, quadratic: Tensor | None = None, beta: float = 1.0) -> tuple["Mixture", Tensor]:
-        """p(x) exp(r(x)/beta) / Z for r(x) = linear.x - x.quadratic.x / 2, exact: the law and log Z.
-
-        Args:
-            linear: (d,). quadratic: (d, d) symmetric, such that I + C quadratic/beta stays positive. Covariances > 0.
+        Raises:
+            ValueError: shapes that do not fit, beta <= 0, or an indefinite `quadratic` that outweighs a component.
         """
-        d = self.means.shape[1]
-        if linear.shape != (d,) or not beta > 0 or (quadratic is not None and quadratic.shape != (d, d)):
-            raise ValueError(f"tilted: got linear {tuple(linear.shape)}, beta={beta}; expected ({d},), quadratic ({d}, {d}), beta > 0")
-        precision = torch.linalg.inv(self.covs)
-        raised = precision + (0 if quadratic is None else quadratic / beta)
-        if float(torch.linalg.eigvalsh(raised.detach()).min()) <= 0:
-            raise ValueError("tilted: got a reward that grows faster than the density falls, expected a normalisable law; "
-                             "raise beta or make quadratic positive")
-        pull = torch.einsum("kij,kj->ki", precision, self.means) + linear / beta
-        covs = torch.linalg.inv(raised)
-        means = torch.einsum("kij,kj->ki", covs, pull)
-        log = self.weights.log() + 0.5 * (torch.logdet(covs) - torch.logdet(self.covs) + (means * pull).sum(1)
-                                          - torch.einsum("ki,kij,kj->k", self.means, precision, self.means))
-        return Mixture(log.softmax(0), means, (covs + covs.mT) / 2), log.logsumexp(0)
+        b, q = laws.reward(self.means, linear, quadratic, beta)
+        log_w, means, covs = laws.tilted(self.log_weights, self.means, self._factors(), b, q)
+        return self._built(log_w, means, covs), log_w.logsumexp(-1)
+
+    @staticmethod
+    def _built(log_w: Tensor, means: Tensor, covs: Tensor) -> "Mixture":
+        # a component may become too unlikely for its weight to be written down
+        return Mixture(log_w.softmax(-1).clamp(min=torch.finfo(means.dtype).tiny), means, covs)
+
+    # probability flow -----------------------------------------------------------------------------------------------
+
+    def flow(self, x: Tensor, process: Process, t_start: Level, t_end: Level, steps: int = 64) -> Tensor:
+        """x at t_end on the probability flow through x at t_start; times are scalars or (B,), both ends included.
+
+        Exact (`transport`) for one component. Otherwise numerical, order 8 in `steps`: near 1e-10 in float64 by default
+        where the components' scales lie within a factor 100. Autograd runs through it. Cost: 11 evaluations a step.
+        """
+        levels = [(process.alpha(t), process.sigma(t)) for t in (t_start, t_end)]
+        if len(self.weights) == 1:
+            return self.transport(x, levels[0], levels[1])
+        flat = self._enter(x, 1.0, 0.0)[0]
+        start, end = ((_like(a, flat), _like(s, flat)) for a, s in levels)
+        if self._fixed[3] and not all(bool((s > 0).all()) for _, s in (start, end)):
+            raise ValueError("flow: got sigma = 0 with a singular covariance, expected sigma > 0 there: the flow contracts onto "
+                             "the support without bound; stop at a small sigma, or add a small multiple of the identity")
+        scales = self._fixed[0].sqrt()
+        large = 2 * max(float(scales.max()), float((self.means - self.mean).detach().norm(dim=-1).max()))
+        small = max(0.5 * float(scales.min()), 1e-6 * large)
+        return transport.flow(self.data_and_noise, flat, start, end, small, large, steps).to(x.dtype).view_as(x)
+
+    def transport_matrix(self, start: tuple[Level, Level], end: tuple[Level, Level]) -> Tensor:
+        """J = S_end^(1/2) S_start^(-1/2), the flow's Jacobian, (n, d, d), between (alpha, sigma) pairs; n = 1 for scalars.
+
+        Only one component has it in closed form. Carries first, not second, derivatives in a full covariance.
+        """
+        matrix = self._map(start, end, self.means)
+        return matrix if self.spread.ndim == 3 else matrix * torch.eye(self.means.shape[1]).to(matrix)
+
+    def transport(self, x: Tensor, start: tuple[Level, Level], end: tuple[Level, Level]) -> Tensor:
+        """x_end = alpha_end m + J (x_start - alpha_start m), for one component."""
+        flat = self._enter(x, 1.0, 0.0)[0]
+        a0, a1 = (_like(a, flat).reshape(-1, 1) for a in (start[0], end[0]))
+        matrix, r = self._map(start, end, flat), flat - a0 * self.means
+        moved = (matrix @ r[..., None])[..., 0] if self.spread.ndim == 3 else matrix[:, 0] * r
+        return (a1 * self.means + moved).to(x.dtype).view_as(x)
+
+    def _map(self, start: tuple[Level, Level], end: tuple[Level, Level], like: Tensor) -> Tensor:
+        if len(self.weights) != 1:
+            raise ValueError(f"transport: got {len(self.weights)} components, expected one; use flow, which integrates")
+        a0, s0, a1, s1 = torch.broadcast_tensors(*(_like(v, like).reshape(-1) for v in (*start, *end)))
+        values, vectors, _, _ = self._fixed
+        if self.spread.ndim == 1:
+            return transport.gaussian_map(self.spread[:, None] ** 2, None, None, (a0, s0), (a1, s1))
+        return transport.gaussian_map(values, vectors, self.spread if self.spread.requires_grad else None, (a0, s0), (a1, s1))
 
 
-class Gaussian(Mixture):
-    """One component N(mean, cov), with the closed forms only a Gaussian has."""
+def _level(value: Level, x: Tensor) -> Level:
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() == 1:
+        return value.to(x).reshape(())
+    if value.shape != x.shape[:1]:
+        raise ValueError(f"alpha or sigma: got shape {tuple(value.shape)}, expected a scalar or ({len(x)},), one per sample")
+    return value.to(x).view(-1, 1, 1)
 
-    def __init__(self, mean: Tensor, cov: Tensor) -> None:
-        super().__init__(torch.ones(1, dtype=mean.dtype, device=mean.device), mean[None], cov[None])
 
-    def exact_flow(self, x: Tensor, process: Process, start: float, end: float) -> Tensor:
-        """x_t = alpha_t m + S_t^(1/2) S_s^(-1/2) (x_s - alpha_s m), S = alpha^2 C + sigma^2 I; the ends may be infinite in lambda."""
-        values, vectors = self._spectrum
-        t = as_time([start, end])
-        (a0, a1), (s0, s1) = process.alpha(t).tolist(), process.sigma(t).tolist()
-        ratio = ((a1**2 * values[0] + s1**2) / (a0**2 * values[0] + s0**2)).sqrt()
-        moved = ((x.flatten(1) - a0 * self.means[0]) @ vectors[0] * ratio) @ vectors[0].T
-        return (a1 * self.means[0] + moved).reshape(x.shape)
+def Gaussian(mean: Tensor, cov: Tensor | float) -> Mixture:
+    """N(mean, cov) as a mixture of one: mean (d,), cov (d, d), or a number, the variance of every coordinate.
+
+    With one component `flow`, `transport` and `transport_matrix` are exact.
+    """
+    spread = cov if isinstance(cov, Tensor) else _like(cov, mean)
+    return Mixture(mean.new_ones(1).detach(), mean[None], spread[None] if spread.ndim else spread.sqrt()[None])

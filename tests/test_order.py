@@ -34,11 +34,12 @@ def test_observed_order_is_the_declared_one(method):
         assert slope == pytest.approx(method.order, abs=0.15 if method.order < 4 else 0.3)
 
 
-@pytest.mark.parametrize("method", [DPMSolverPP(3), DEIS(3), FlowAdams(3)], ids=str)
-def test_the_usual_warm_up_costs_the_third_order(method):
-    truth = solved(DEIS(4, starter=True), 768)[0]
-    errors = [float((solved(method, n)[0] - truth).norm()) for n in (192, 384)]
-    assert math.log2(errors[0] / errors[1]) < 2.6
+@pytest.mark.parametrize("method, n", [(DPMSolverPP(3), 512), (FlowAdams(3), 512), (DEIS(3), 1024)], ids=str)
+def test_the_usual_warm_up_leaves_second_order(method, n):
+    """One first-order step costs h^2 once, whatever follows it."""
+    truth = solved(DEIS(4, starter=True), 2000)[0]
+    errors = [float((solved(method, m)[0] - truth).norm()) for m in (n, 2 * n)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.15)
 
 
 @pytest.mark.parametrize("method", SDE, ids=str)
@@ -57,7 +58,7 @@ def test_weak_order_by_moment_recursion(method):
 
 @pytest.mark.parametrize("method", SDE, ids=str)
 def test_noise_response_sums_to_the_variance(method):
-    plan = method.plan(PROCESS, UniformLambda(40, start=0.9, end=0.05))
-    assert plan.slots == 40 and response(plan, 0.0, 1.0).shape == (42,)
+    plan = method.plan(PROCESS, UniformLambda(400, start=0.9, end=0.05))
+    assert plan.slots == 400 and response(plan, 0.0, 1.0).shape == (402,)
     mean, variance = moments(plan, 0.0, 1.0, 0.0, 1.0)
     assert mean == 0 and variance == pytest.approx(1.0, abs=0.05)

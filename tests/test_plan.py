@@ -22,7 +22,7 @@ from pullback.solvers import (
     Evaluate,
     FlowAdams,
     FlowEuler,
-    Mixture,
+    GivenNoise,
     Plan,
     RectifiedFlow,
     UniformLambda,
@@ -70,23 +70,23 @@ def test_flow_euler_and_first_adams_are_ddim_on_the_rectified_path():
     assert close(expand(FlowAdams(1).plan(RectifiedFlow(), FLOW_GRID)), ddim)
     # including both ends, alpha = 0 and sigma = 0
     whole = UniformT(9)
-    assert close(expand(FlowEuler().plan(RectifiedFlow(), UniformT(9, start=1.0, end=0.1)))[1:],
-                 expand(DDIM().plan(RectifiedFlow(), UniformT(9, start=1.0, end=0.1)))[1:]) or True
-    model = Mixture.isotropic(MIXTURE.weights, MIXTURE.means, torch.tensor([0.35, 0.45, 0.3])).denoiser(RectifiedFlow())
-    x = torch.randn(5, 2)
-    assert torch.allclose(run(model, DDIM().plan(RectifiedFlow(), whole), x)[0], run(
-        Denoiser(_velocity(model), RectifiedFlow(), FLOW), FlowEuler().plan(RectifiedFlow(), whole), x)[0], atol=1e-12)
+    model, x = MIXTURE.denoiser(RectifiedFlow()), torch.randn(5, 2)
+    velocity = Denoiser(_velocity(model), RectifiedFlow(), FLOW)
+    left, right = run(model, DDIM().plan(RectifiedFlow(), whole), x), run(velocity, FlowEuler().plan(RectifiedFlow(), whole), x)
+    assert torch.allclose(left, right, atol=1e-12)
 
 
 def _velocity(model):
     def u(x, t):
-        return torch.where(t[:, None] == 1, x - model(x, t), (x - model(x, t)) / t[:, None])
+        t = t[:, None]
+        # at t = 0 the expected eps is zero, so u = -x
+        return torch.where(t == 0, -x, (x - model(x, t[:, 0])) / t.clamp(min=1e-300))
 
     return u
 
 
 def test_edm_euler_is_ddim():
-    """Heun's tableau with the second stage unread is Euler in rho; one-step comparison through DEIS(1)."""
+    """DEIS(1) is Euler in rho, on EDM's own process."""
     assert close(expand(DEIS(1).plan(EDM(), EDM().time(warped(6)))), expand(DDIM().plan(EDM(), EDM().time(warped(6)))))
 
 
@@ -165,8 +165,6 @@ def test_infinite_ends_are_legal(method, process, n):
     x = torch.randn(4, 2)
     model = Denoiser(_velocity(MIXTURE.denoiser(process)), process, FLOW) if "Flow" in str(method) else MIXTURE.denoiser(process)
     noise = torch.randn(max(plan.slots, 1), 4, 2)
-    from pullback.solvers import GivenNoise
-
     assert bool(run(model, plan, x, noise=GivenNoise(noise)).isfinite().all())
 
 
@@ -176,7 +174,7 @@ def test_printed_pickled_compared_and_costed(method):
     again = pickle.loads(pickle.dumps(plan))
     assert again == plan and hash(plan) == hash(again) and method.plan(PROCESS, UniformLambda(6, start=0.9, end=0.05)) != plan
     assert f"{plan.nfe} network calls" in str(plan) and str(plan).count("\n") == len(plan.instructions)
-    assert plan.steps == 5 and plan.held <= method.order + 3
+    assert plan.steps == 5 and plan.held <= method.order + 4
 
 
 @pytest.mark.parametrize("method", every_method(), ids=str)
@@ -184,8 +182,6 @@ def test_per_sample_grids_equal_separate_plans(method):
     grids = torch.stack([PROCESS.time(torch.linspace(-2.0 - 0.3 * b, 2.5 + 0.2 * b, 9)) for b in range(3)], dim=1)
     plan = method.plan(PROCESS, grids)
     x, noise = torch.randn(3, 2), torch.randn(max(plan.slots, 1), 3, 2)
-    from pullback.solvers import GivenNoise
-
     model = MIXTURE.denoiser(PROCESS)
     together = run(model, plan, x, noise=GivenNoise(noise))
     for b in range(3):

@@ -1,0 +1,32 @@
+"""The bundled models by name: `load("faces")`, `load("digits")`, `load("embedder0")`, `load("classifier0")`."""
+
+import pathlib
+
+from networks import Embedder
+from pullback.solvers import VP, Denoiser, V
+from safetensors.torch import load_file
+from torch import nn
+from train import CLASSIFIER_WIDTHS, EMBEDDER_WIDTHS, MODELS
+
+WEIGHTS = pathlib.Path(__file__).parent / "weights"
+NAMES = ("faces", "digits", *(f"embedder{k}" for k in range(3)), *(f"classifier{k}" for k in range(2)))
+
+
+def load(name: str) -> nn.Module:
+    """The network `name`, frozen, in float32, from safetensors (nothing is ever unpickled)."""
+    if name not in NAMES:
+        raise ValueError(f"bundled model: got {name!r}, expected one of {', '.join(NAMES)}")
+    if name in MODELS:
+        network = MODELS[name]()
+    elif name.startswith("embedder"):
+        network = Embedder(25, EMBEDDER_WIDTHS[int(name[-1])])
+    else:
+        network = Embedder(8, CLASSIFIER_WIDTHS[int(name[-1])], outputs=10, unit=False)
+    network = network.float()
+    network.load_state_dict(load_file(WEIGHTS / f"{name}.safetensors"))
+    return network.eval().requires_grad_(False)
+
+
+def denoiser(name: str) -> Denoiser:
+    """`faces` or `digits` as a Denoiser: v-prediction under VP(). Digits take labels (B,) or class vectors (B, 11) as cond."""
+    return Denoiser(load(name), VP(), V)

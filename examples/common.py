@@ -1,0 +1,29 @@
+"""What every example shares: its options, its output folder, and how it writes what it found."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+import torch
+
+
+def options(doc: str | None, **extra: Any) -> argparse.Namespace:
+    """--device, --seed, --out and the example's own options (name=default)."""
+    parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=best, help=f"default: the best there is, {best}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
+    for name, default in extra.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+    found = parser.parse_args()
+    found.out.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def write(out: pathlib.Path, name: str, figure: Any, facts: dict[str, Any]) -> None:
+    """out/name.png and out/name.json."""
+    figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight", facecolor="white")
+    (out / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"wrote {out / name}.png and .json")

@@ -1,0 +1,219 @@
+"""Every strategy against plain autograd, over every method and every kind of input."""
+
+import pytest
+import torch
+from problems import MIXTURE, PROCESS, every_method
+from pullback.adjoint import Checkpoint, Direct, PerStep, Truncated, sample
+from pullback.solvers import (
+    DATA,
+    DDIM,
+    DDPM,
+    EDM,
+    NOISE,
+    VP,
+    Addressed,
+    ClassifierFree,
+    Denoiser,
+    DPMSolverPP,
+    GivenNoise,
+    Karras,
+    UniformLambda,
+    UniformT,
+    V,
+)
+from torch import nn
+
+GRID = Karras(6, end=0.02)
+EXACT = [Checkpoint(), Checkpoint(offload=True), Truncated(6), Truncated(9, inner=Direct())]
+
+
+class Network(nn.Module):
+    """A small net with parameters, dropout, nested conditioning and a captured tensor that has a graph of its own."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Dropout(dropout), nn.Linear(16, 3))
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.captured = torch.randn(3, requires_grad=True)
+
+    def forward(self, x, t, cond):
+        out = self.body(torch.cat([x, t[:, None]], 1)) + cond["scale"] * self.captured.exp()
+        return self.frozen(torch.tanh(out)) + cond["shifts"][0] * x
+
+
+def everything(method, gradient, dropout=0.0, order=1):
+    """The sample and gradients for x, conditioning (per step, nested), noise, controls, parameters, a captured leaf."""
+    torch.manual_seed(0)
+    network = Network(dropout)
+    plan = method.plan(PROCESS, GRID)
+    x, scale, shift = torch.randn(5, 3), torch.randn(6, 5, 3), torch.randn(3)
+    noise, controls = torch.randn(max(plan.slots, 1), 5, 3), torch.randn(6, 5, 3)
+    inputs = [v.requires_grad_() for v in (x, scale, shift, controls, *([noise] if plan.slots else []))]
+    inputs += [p for p in network.parameters() if p.requires_grad] + [network.captured]
+    out = sample(Denoiser(network, PROCESS, V), plan, x, cond={"scale": PerStep(scale), "shifts": (shift,)},
+                 noise=noise, controls=controls, gradient=gradient)
+    grads = torch.autograd.grad(out.square().sum(), inputs, create_graph=order == 2)
+    if order == 2:
+        grads += torch.autograd.grad(sum(g.square().sum() for g in grads), inputs)
+    return [out, *grads]
+
+
+def assert_same(left, right, tolerance=1e-12):
+    for a, b in zip(left, right, strict=True):
+        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.detach().abs().max()))
+
+
+@pytest.mark.parametrize("gradient", EXACT, ids=str)
+@pytest.mark.parametrize("method", every_method(), ids=str)
+def test_exact_strategies_equal_direct(method, gradient):
+    assert_same(everything(method, gradient), everything(method, Direct()))
+
+
+@pytest.mark.parametrize("gradient", EXACT[:2], ids=str)
+def test_dropout_is_replayed_and_double_backward_is_right(gradient):
+    assert_same(everything(DPMSolverPP(3), gradient, dropout=0.3, order=2),
+                everything(DPMSolverPP(3), Direct(), dropout=0.3, order=2))
+
+
+@pytest.mark.parametrize("method", every_method(), ids=str)
+def test_gradcheck(method):
+    plan = method.plan(PROCESS, UniformLambda(3, start=0.8, end=0.1))
+    model = MIXTURE.denoiser(PROCESS)
+    noise = torch.randn(max(plan.slots, 1), 2, 2, requires_grad=bool(plan.slots))
+    x, cond = torch.randn(2, 2, requires_grad=True), torch.randn(2, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, c, n: sample(model, plan, x, cond=c, noise=n), (x, cond, noise))
+
+
+def test_truncated_is_the_gradient_of_the_last_steps():
+    plan = DPMSolverPP(2).plan(PROCESS, GRID)
+    cond = torch.randn(2, requires_grad=True)
+    model, x = MIXTURE.denoiser(PROCESS), torch.randn(4, 2)
+    steps = PerStep(cond.expand(6, 2))
+    out = sample(model, plan, x, cond=steps, gradient=Truncated(2))
+    (got,) = torch.autograd.grad(out.sum(), cond)
+    pieces = cond.detach().expand(6, 2).clone().requires_grad_()
+    (each,) = torch.autograd.grad(sample(model, plan, x, cond=PerStep(pieces), gradient=Direct()).sum(), pieces)
+    # the late steps' direct effect; what they did to the state before is cut, which the last two pieces do not need
+    assert torch.allclose(got, each[-2:].sum(0), atol=1e-12)
+
+
+def test_partial_gradients_and_a_second_backward():
+    """Asking for x alone leaves some saved tensors unread; asking again replays again."""
+    x = torch.randn(3, 3, requires_grad=True)
+    network = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3))
+    model = Denoiser(lambda x, t: network(x), PROCESS, DATA)
+    plan = DDIM().plan(PROCESS, GRID)
+    out, plain = (sample(model, plan, x, gradient=g).square().sum() for g in (Checkpoint(), Direct()))
+    for _ in range(2):
+        assert_same(torch.autograd.grad(out, x, retain_graph=True), torch.autograd.grad(plain, x, retain_graph=True))
+
+
+def test_an_optimiser_step_before_backward_is_an_error():
+    network = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3))
+    model = Denoiser(_Time(network), PROCESS, DATA)
+    out = sample(model, DDIM().plan(PROCESS, GRID), torch.randn(3, 3))
+    with torch.no_grad():
+        network[0].weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="changed in place between forward and backward"):
+        out.sum().backward()
+
+
+class _Time(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, t):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_network_with_float32_state(dtype):
+    network = _Time(nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3)).to(dtype))
+    model = Denoiser(network, PROCESS, DATA, dtype=dtype)
+    x = torch.randn(4, 3, dtype=torch.float32, requires_grad=True)
+    outs = [sample(model, DPMSolverPP(2).plan(PROCESS, GRID), x, gradient=g) for g in (Checkpoint(), Direct())]
+    assert outs[0].dtype == torch.float32
+    grads = [torch.autograd.grad(out.square().sum(), [x, *network.parameters()]) for out in outs]
+    assert_same(*grads)
+    assert sample(model, DDIM().plan(PROCESS, GRID), x.detach().to(dtype), gradient=None).dtype == torch.float32
+
+
+def test_autocast_is_restored_in_the_replay():
+    network = _Time(nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3)).float())
+    x = torch.randn(4, 3, dtype=torch.float32, requires_grad=True)
+    grads = []
+    for strategy in (Checkpoint(), Direct()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = sample(Denoiser(network, PROCESS, DATA), DDIM().plan(PROCESS, GRID), x, gradient=strategy)
+        grads.append(torch.autograd.grad(out.square().sum(), [x, *network.parameters()]))
+    assert_same(*grads)
+
+
+@pytest.mark.parametrize("method", every_method(), ids=str)
+def test_batch_of_eight_is_eight_batches_of_one(method):
+    plan, model = method.plan(PROCESS, GRID), MIXTURE.denoiser(PROCESS)
+    x = torch.randn(8, 2)
+    whole = sample(model, plan, x, noise=Addressed(5), gradient=None)
+    for b in range(8):
+        one = sample(model, plan, x[b : b + 1], noise=Addressed(5, samples=[b]), gradient=None)
+        assert torch.allclose(whole[b : b + 1], one, rtol=1e-10, atol=1e-10)
+
+
+def test_sampling_needs_no_strategy_and_keeps_no_graph():
+    out = sample(MIXTURE.denoiser(PROCESS), DDIM().plan(PROCESS, GRID), torch.randn(2, 2))
+    assert not out.requires_grad
+    x = torch.randn(2, 2, requires_grad=True)
+    assert not sample(MIXTURE.denoiser(PROCESS), DDIM().plan(PROCESS, GRID), x, gradient=None).requires_grad
+    assert sample(MIXTURE.denoiser(PROCESS), DDIM().plan(PROCESS, GRID), x).requires_grad
+
+
+def test_guidance_scale_and_callback():
+    scale = torch.tensor(2.0, requires_grad=True)
+    model = ClassifierFree(MIXTURE.denoiser(PROCESS), scale, null=None)
+    seen, plan, x = [], DPMSolverPP(2).plan(PROCESS, GRID), torch.randn(3, 2)
+    cond = torch.ones(2)
+    out = sample(model, plan, x, cond=cond, callback=lambda k, t, state: seen.append((k, t, state.requires_grad)))
+    assert [k for k, _, _ in seen] == list(range(7)) and [t for _, t, _ in seen] == list(plan.times)
+    assert not any(tracked for _, _, tracked in seen)
+    (got,) = torch.autograd.grad(out.sum(), scale)
+    h = 1e-6
+    plus, minus = (sample(ClassifierFree(MIXTURE.denoiser(PROCESS), 2.0 + d, None), plan, x, cond=cond).sum() for d in (h, -h))
+    assert float(got) == pytest.approx(float(plus - minus) / (2 * h), rel=1e-6)
+
+
+PLAN = DDIM().plan(PROCESS, GRID)
+GOOD = MIXTURE.denoiser(PROCESS)
+X = torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: Denoiser(lambda x, t: x, PROCESS, "eps"), TypeError, "expected one of NOISE"),
+    (lambda: DDIM().plan(PROCESS, [0.1, 0.5, 0.3]), ValueError, "strictly"),
+    (lambda: DDIM().plan(PROCESS, [0.5, 0.5]), ValueError, "step 0"),
+    (lambda: DDIM().plan(PROCESS, [1.5, 0.5]), ValueError, "expected inside"),
+    (lambda: DDPM().plan(PROCESS, [0.1, 0.5]), ValueError, "rising grid"),
+    (lambda: Karras(5).times(PROCESS), ValueError, "expected finite ends"),
+    (lambda: UniformT(0), ValueError, "at least one step"),
+    (lambda: sample(Denoiser(lambda x, t: x * float("nan"), PROCESS, DATA), PLAN, X), FloatingPointError, "step 0"),
+    (lambda: sample(Denoiser(lambda x, t: torch.where(t[:, None] < 0.3, x / 0, x), PROCESS, DATA), PLAN, X), FloatingPointError, "step 5"),
+    (lambda: sample(Denoiser(lambda x, t: x[:, :1], PROCESS, DATA), PLAN, X), ValueError, "network output"),
+    (lambda: sample(GOOD, PLAN, X, gradient=Checkpoint()), ValueError, "none of which requires grad"),
+    (lambda: sample(GOOD, DDPM().plan(PROCESS, GRID), X), ValueError, "expected a source with 6 slots"),
+    (lambda: sample(GOOD, DDPM().plan(PROCESS, GRID), X, noise=torch.randn(5, 2, 2)), ValueError, r"expected \(6, 2, 2\)"),
+    (lambda: sample(GOOD, DDPM().plan(PROCESS, GRID), X, noise=Addressed(0, samples=[1])), ValueError, "1 sample ids"),
+    (lambda: sample(GOOD, DDIM().plan(EDM(), Karras(4, end=0.1)), X), ValueError, "compile the plan"),
+    (lambda: sample(GOOD, DDIM().plan(PROCESS, torch.rand(3, 5).sort(0, descending=True)[0]), X), ValueError, "expected 5"),
+    (lambda: sample(Denoiser(lambda x, t: x, VP(), NOISE), DDIM().plan(PROCESS, GRID), X[0]), ValueError, "batch axis"),
+    (lambda: sample(GOOD, PLAN, X, cond=PerStep(torch.zeros(5, 2))), ValueError, "expected 6"),
+    (lambda: sample(GOOD, PLAN, X, controls=torch.zeros(6, 2)), ValueError, "controls"),
+    (lambda: sample(GOOD, PLAN, X.clone().requires_grad_(), gradient=Truncated(2)), ValueError, "none of which|only x"),
+    (lambda: Truncated(0), ValueError, "at least 1 step"),
+    (lambda: DPMSolverPP(4), ValueError, "1, 2 or 3"),
+    (lambda: Addressed(-1), ValueError, "2\\^128"),
+    (lambda: Addressed(1, samples=[3, 3]), ValueError, "distinct"),
+    (lambda: GivenNoise(torch.zeros(1, 2)).check(1, X), ValueError, "slots"),
+])  # fmt: skip
+def test_bad_input_says_what_to_change(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
