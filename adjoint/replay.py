@@ -94,8 +94,8 @@ class Region:
             with saved_tensors_hooks(keep, lambda tensor: tensor):
                 self.fn(state)
         if len(saved) != self.count:
-            raise RuntimeError(f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network took another "
-                               "path than in the forward pass; make it deterministic or use Direct()")
+            raise RuntimeError(f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
+                               "took another path than in the forward pass; make it deterministic or use Direct()")
         self.live.enter(self)
         self.saved, self.fetched = list(saved), set()
 

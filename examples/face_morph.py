@@ -35,7 +35,7 @@ def similarity(embedder: torch.nn.Module, image: Tensor, faces: Tensor) -> Tenso
 
 
 def main() -> None:
-    run = options(__doc__, pairs=1, steps=40, first=3, second=9)
+    run = options(__doc__, pairs=1, steps=30, first=3, second=9)
     torch.manual_seed(run.seed)
     model, began = denoiser("faces"), time.time()
     model.network.to(run.device)  # type: ignore[attr-defined]
@@ -53,11 +53,16 @@ def main() -> None:
     latents = torch.stack([sample(model, encode, face, gradient=None) for face in faces])
     start = slerp(latents[0], latents[1])
 
-    def loss(image: Tensor) -> Tensor:
-        near = similarity(loss_embedder, image, faces)
-        return -near.sum(0) + 2 * (near[0] - near[1]).square()
+    # a handful of fixed shifts and grains: the loss must not win by pixels that only its own embedder sees
+    generator = torch.Generator().manual_seed(run.seed)
+    grains = [((dy, dx), 0.15 * torch.randn(1, 1, 25, 25, generator=generator).to(run.device))
+              for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
-    result = optimise(model, decode, loss, start, steps=run.steps, optimiser=adam(0.03), prior=ChiPrior(0.01))
+    def loss(image: Tensor) -> Tensor:
+        near = torch.stack([similarity(loss_embedder, image.roll(shift, (2, 3)) + grain, faces) for shift, grain in grains]).mean(0)
+        return -near.sum(0) - 2 * near.min(0).values
+
+    result = optimise(model, decode, loss, start, steps=run.steps, optimiser=adam(0.03), prior=ChiPrior(0.02))
     naive = sample(model, decode, start, gradient=None)
     rebuilt = [sample(model, decode, latent, gradient=None) for latent in latents]
     before = torch.stack([similarity(judge, naive, faces) for judge in judges]).mean(0)
@@ -84,7 +89,7 @@ def draw(faces, naive, result, before, after):
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(11, 5.2))
-    grid = figure.add_gridspec(2, 4, height_ratios=(1.35, 1), hspace=0.35, wspace=0.25)
+    grid = figure.add_gridspec(2, 4, height_ratios=(1.35, 1), hspace=0.3, wspace=0.35)
     columns = (("face A", faces[0]), ("interpolated latent", naive), ("optimised latent", result.sample), ("face B", faces[1]))
     for k, (title, image) in enumerate(columns):
         axis = figure.add_subplot(grid[0, k])
@@ -100,7 +105,7 @@ def draw(faces, naive, result, before, after):
         bars = axis.bar([x + 0.36 * k for x in (0, 1)], values[:, 0].cpu(), 0.34, label=name, color=colour)
         axis.bar_label(bars, fmt="%.2f", fontsize=9)
     axis.set_xticks([0.18, 1.18], ["to face A", "to face B"])
-    axis.set(ylabel="cosine, held-out embedders")
+    axis.set(ylabel="held-out cosine")
     axis.set_ylim(0, 1)
     axis.legend(frameon=False, loc="upper center", ncols=2)
     axis.spines[["top", "right"]].set_visible(False)

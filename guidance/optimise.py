@@ -130,8 +130,8 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
     shared = [*(_tensors(cond) if over.cond else []), *weights]
     variables = [value for value, _ in batched] + shared
     if not variables:
-        raise ValueError(f"optimise: got {over} and nothing to change, expected at least one variable; turn one on in over=Over(...) "
-                         "and pass what it names")
+        raise ValueError(f"optimise: got {over} and nothing to change, expected at least one variable; turn one on in "
+                         "over=Over(...) and pass what it names")
     best, maker = _Best(separate=not shared), optimiser(variables)
     rows: list[Tensor] = []
     stop, step, stale, least = Stop.STEPS, 0, 0, float("inf")
@@ -154,7 +154,7 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
 
     bar = tqdm(range(steps), disable=not progress)
     try:
-        for step in bar:
+        for step in bar:  # noqa: B007  (the closure and the messages read it)
             maker.step(closure)
             if project is not None and over.x:
                 with torch.no_grad():

@@ -98,7 +98,8 @@ class GivenNoise(Noise):
 
     def check(self, slots: int, like: Tensor) -> None:
         if self.values.ndim != like.ndim + 1 or len(self.values) < slots or self.values.shape[1:] != like.shape:
-            raise ValueError(f"noise: got a tensor of shape {tuple(self.values.shape)}, expected {(slots, *like.shape)}: (slots, B, ...)")
+            raise ValueError(f"noise: got a tensor of shape {tuple(self.values.shape)}, expected {(slots, *like.shape)}: "
+                             "(slots, B, ...)")
 
     def __call__(self, slot: int, like: Tensor) -> Tensor:
         return self.values[slot].to(like)
