@@ -22,7 +22,8 @@ def main() -> None:
                       optimiser=adam(0.1), prior=ChiPrior(0.05))
     before = sample(model, plan, start, gradient=None)
     read = [int((judge(x).argmax(1) == wanted).sum()) for x in (before, result.sample)]
-    print(f"the held-out classifier reads {run.digit} on {read[0]} of {run.count} samples before, {read[1]} after; {result.nfe} NFE")
+    print(f"the held-out classifier reads {run.digit} on {read[0]} of {run.count} samples before, {read[1]} after; "
+          f"{result.nfe} NFE")
     facts = {"digit": run.digit, "before": read[0], "after": read[1], "count": run.count, "nfe": result.nfe, "vjps": result.vjps}
     write(run.out, "digit_guidance", draw(before, result), facts)
 

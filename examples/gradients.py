@@ -49,8 +49,8 @@ def main() -> None:
         rows[name] = {"relative_error_last_5_steps": float((late[0] - late[1]).norm() / late[1].norm()),
                       "norm_per_step": grad.flatten(1).norm(dim=1).tolist(), "saved_MiB": sum(live.seen.values()) / 2**20,
                       "seconds": seconds}
-        print(f"{name:20s} error {rows[name]['relative_error_last_5_steps']:.1e}  activations kept {rows[name]['saved_MiB']:7.1f} MiB"
-              f"  {seconds:.2f} s")
+        print(f"{name:20s} error {rows[name]['relative_error_last_5_steps']:.1e}"
+              f"  activations kept {rows[name]['saved_MiB']:7.1f} MiB  {seconds:.2f} s")
     write(run.out, "gradients", draw(rows), rows)
 
 

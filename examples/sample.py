@@ -57,7 +57,8 @@ def draw(table):
 
     figure, axis = plt.subplots(figsize=(7.5, 5))
     for k, (name, points) in enumerate(table.items()):
-        axis.loglog(*zip(*points, strict=True), marker="os^D"[k // 10], color=plt.get_cmap("tab10")(k % 10), label=name, lw=1.4, ms=4)
+        colour = plt.get_cmap("tab10")(k % 10)
+        axis.loglog(*zip(*points, strict=True), marker="os^D"[k // 10], color=colour, label=name, lw=1.4, ms=4)
     axis.set(xlabel="network calls", ylabel="RMS error of the sample", title="Every method on one mixture, uniform in lambda")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")

@@ -74,7 +74,9 @@ class Process(ABC):
 def _slope(fn: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
     with torch.enable_grad():
         t = as_time(t).detach().requires_grad_()
-        return torch.autograd.grad(fn(t).sum(), t)[0]
+        value = fn(t)
+        # a constant alpha (EDM, VE) has no graph
+        return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(value)
 
 
 class _VariancePreserving(Process):
