@@ -8,6 +8,7 @@ are put back for the replay, and leaves changed in between are refused: hooks by
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,6 +124,6 @@ class _random(AbstractContextManager[None]):
             if self.device_rng is not None:
                 torch.cuda.set_rng_state(self.device_rng, self.device)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self.active:
             self.fork.__exit__(*error)

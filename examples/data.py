@@ -1,5 +1,7 @@
 """The real images the bundled models are trained on; both ship inside packages."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ def digit_images() -> tuple[Tensor, Tensor]:
     """scikit-learn's digits: images (1797, 1, 8, 8) in [-1, 1] and labels (1797,)."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     return torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1, torch.tensor(data.target)
 
 

@@ -34,6 +34,7 @@ class UNet(nn.Module):
         super().__init__()
         self.classes, emb = classes, 4 * width
         self.pad = -size % 2 ** (len(mults) - 1)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(200.0), width // 2)))
         self.time = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU())
         self.label = nn.Linear(classes + 1, emb, bias=False) if classes else None

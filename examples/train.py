@@ -53,7 +53,7 @@ def train_diffusion(name: str, out: pathlib.Path, steps: int) -> dict[str, float
     train, test = held_out(len(images), 0.1)
     adam = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 2e-3, total_steps=steps, pct_start=0.05)
-    batch, began = 32, time.time()
+    batch, began, losses = 32, time.time(), [0.0, 0.0]
     for step in range(steps):
         pick = train[torch.randint(len(train), (batch,), generator=generator)]
         x, y = images[pick], None

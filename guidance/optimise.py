@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from tqdm.auto import tqdm
 
 from ..adjoint import Checkpoint, Gradient, PerStep, sample
-from ..solvers import Addressed, GivenNoise, Model, Noise, Plan
+from ..solvers import Addressed, Model, Noise, Plan
 from .priors import Prior
 
 Loss = Callable[[Tensor], Tensor]
@@ -136,7 +136,7 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
     rows: list[Tensor] = []
     stop, step, stale, least = Stop.STEPS, 0, 0, float("inf")
 
-    def closure() -> Tensor:
+    def closure() -> float:
         maker.zero_grad()
         value = loss(sample(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient))
         if value.shape != (len(x),):
@@ -150,7 +150,7 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
         grads = torch.autograd.grad(value.sum(), variables, allow_unused=True)
         for variable, grad in zip(variables, grads, strict=True):
             variable.grad = grad
-        return value.sum().detach()
+        return float(value.detach().sum())
 
     bar = tqdm(range(steps), disable=not progress)
     try:
@@ -183,8 +183,8 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
             variable.grad = None
     final = sample(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=None)
     replays = 2 if isinstance(gradient, Checkpoint) else 1
-    freed = _detached((x, noise, cond, controls))
-    return Result(final, *freed, best.loss, torch.stack(rows), plan.nfe * (replays * len(rows) + 1), plan.nfe * len(rows), seed,
+    free = _detached
+    return Result(final, free(x), free(noise), free(cond), free(controls), best.loss, torch.stack(rows), plan.nfe * (replays * len(rows) + 1), plan.nfe * len(rows), seed,
                   stop, step)
 
 
@@ -197,7 +197,7 @@ def _variable(leaf: Any) -> Any:
 
 
 def _tensors(cond: Any) -> Iterable[Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(cond)
+    leaves = tree_leaves(cond, is_leaf=lambda leaf: isinstance(leaf, PerStep))
     found = (leaf.values if isinstance(leaf, PerStep) else leaf for leaf in leaves)
     return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.requires_grad]
 
@@ -212,12 +212,10 @@ def _as_tensor(noise: Noise | Tensor | None, plan: Plan, x: Tensor) -> Tensor:
     return torch.stack([noise(slot, x.detach()) for slot in range(plan.slots)])
 
 
-def _detached(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _detached(value: Any) -> Any:
     def free(leaf: Any) -> Any:
         if isinstance(leaf, PerStep):
             return PerStep(leaf.values.detach())
-        if isinstance(leaf, GivenNoise):
-            return leaf
         return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
-    return tuple(tree_map(free, value, is_leaf=lambda leaf: isinstance(leaf, PerStep)) for value in values)
+    return tree_map(free, value, is_leaf=lambda leaf: isinstance(leaf, PerStep))

@@ -23,7 +23,7 @@ class DDIM(Method):
             raise ValueError(f"DDIM: got eta={self.eta}, expected 0 <= eta <= 1")
 
     @property
-    def stochastic(self) -> bool:
+    def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.eta > 0
 
     def step(self, b: Builder, i: int) -> None:

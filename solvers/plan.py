@@ -127,7 +127,7 @@ class Plan:
 
 
 def _number(c: Coefficient) -> str:
-    return f"{c:+.6g}" if isinstance(c, float) else f"({c[0]:+.4g}, ... {len(c)})"
+    return f"({c[0]:+.4g}, ... {len(c)})" if isinstance(c, tuple) else f"{c:+.6g}"
 
 
 def _line(op: Instruction) -> str:

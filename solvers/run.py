@@ -99,10 +99,10 @@ def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
     for c, value in terms:
         if total is None:
             total = value * c
-        elif isinstance(c, float):
-            total.add_(value, alpha=c)
-        else:
+        elif isinstance(c, Tensor):
             total.addcmul_(value, c)
+        else:
+            total.add_(value, alpha=c)
     assert total is not None
     return total
 
@@ -134,7 +134,7 @@ def execute(program: Program, registers: dict[str, Tensor], evaluate: Evaluator,
             for c, slot in item.noise:
                 assert noise is not None
                 draw = noise(slot, value)
-                value = value.add_(draw, alpha=c) if isinstance(c, float) else value.addcmul_(draw, c)
+                value = value.addcmul_(draw, c) if isinstance(c, Tensor) else value.add_(draw, alpha=c)
             registers[item.out] = value
         elif isinstance(item, Apply):
             results = item.fn(*(registers[name] for name in item.srcs))

@@ -1,6 +1,7 @@
 """Problems and enrolment shared by the laws."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pullback import solvers
@@ -22,7 +23,7 @@ MIXTURE = Mixture.isotropic(
     torch.tensor([0.35, 0.45, 0.3], dtype=torch.float64),
 )
 
-VARIANTS: dict[type[Method], list[Method]] = {
+VARIANTS: dict[type[Method], Sequence[Method]] = {
     DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
     DEIS: [DEIS(k, starter=True) for k in (1, 2, 3, 4)] + [DEIS(3)],
     DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)] + [DPMSolverPP(3)],
@@ -32,8 +33,8 @@ VARIANTS: dict[type[Method], list[Method]] = {
 
 
 def every_method() -> list[Method]:
-    """Every public method in every variant: a new one is enrolled by standing in `solvers.__all__`."""
-    classes = [getattr(solvers, name) for name in solvers.__all__]
+    """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`."""
+    classes = list(vars(solvers).values())
     concrete = [c for c in classes if isinstance(c, type) and issubclass(c, Method) and c is not Method]
     return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
 

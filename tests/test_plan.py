@@ -159,7 +159,7 @@ def test_constant_predictions_are_integrated_exactly(method):
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_infinite_ends_are_legal(method, process, n):
     """From t_max to t_min: alpha = 0 and sigma = 0 where the process has them, no NaN, few steps."""
-    if "Flow" in str(method) and process is not None and type(process) is not RectifiedFlow:
+    if "Flow" in str(method) and type(process).__name__ != "RectifiedFlow":
         pytest.skip("the velocity of a VP process is infinite at t = 0")
     plan = method.plan(process, UniformT(n))
     x = torch.randn(4, 2)
