@@ -184,8 +184,9 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
     final = sample(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=None)
     replays = 2 if isinstance(gradient, Checkpoint) else 1
     free = _detached
-    return Result(final, free(x), free(noise), free(cond), free(controls), best.loss, torch.stack(rows), plan.nfe * (replays * len(rows) + 1), plan.nfe * len(rows), seed,
-                  stop, step)
+    calls = plan.nfe * len(rows)
+    return Result(final, free(x), free(noise), free(cond), free(controls), best.loss, torch.stack(rows),
+                  replays * calls + plan.nfe, calls, seed, stop, step)
 
 
 def _variable(leaf: Any) -> Any:
