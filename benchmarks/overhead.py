@@ -64,10 +64,10 @@ def main() -> None:
             calls = median_us(lambda m=model: [m(x, x) for _ in range(plan.nfe)])  # noqa: B023
             result[label] = (total - calls) / plan.nfe
         rows[str(method)] = result
-        print(f"{str(method):70s} {result['native']:6.1f} us, with conversion {result['converted']:6.1f}")
+        print(f"{str(method):60s} {result['native']:6.1f} us, converted {result['converted']:6.1f}")
     source = Addressed(2**100)
-    ratios = [median_us(lambda: [source(k, x) for k in range(50)], 5) / median_us(lambda: [torch.randn(1, 4, 64, 64) for _ in range(50)], 5)
-              for _ in range(9)]
+    ratios = [median_us(lambda: [source(k, x) for k in range(50)], 5)
+              / median_us(lambda: [torch.randn(1, 4, 64, 64) for _ in range(50)], 5) for _ in range(9)]
     facts = {"us_per_call": rows, "noise_over_randn": statistics.median(ratios), "machine": platform.processor() or platform.machine(),
              "torch": torch.__version__, "diffusers_us_per_step": diffusers_rows(x, fixed)}
     print(f"addressed noise / torch.randn: {facts['noise_over_randn']:.2f};  diffusers: {facts['diffusers_us_per_step']}")
