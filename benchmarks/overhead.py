@@ -68,7 +68,8 @@ def main() -> None:
     source = Addressed(2**100)
     ratios = [median_us(lambda: [source(k, x) for k in range(50)], 5)
               / median_us(lambda: [torch.randn(1, 4, 64, 64) for _ in range(50)], 5) for _ in range(9)]
-    facts = {"us_per_call": rows, "noise_over_randn": statistics.median(ratios), "machine": platform.processor() or platform.machine(),
+    facts = {"us_per_call": rows, "noise_over_randn": statistics.median(ratios),
+             "machine": platform.processor() or platform.machine(),
              "torch": torch.__version__, "diffusers_us_per_step": diffusers_rows(x, fixed)}
     print(f"addressed noise / torch.randn: {facts['noise_over_randn']:.2f};  diffusers: {facts['diffusers_us_per_step']}")
     out = pathlib.Path(__file__).parent / "results"
