@@ -6,6 +6,7 @@ so captured tensors, frozen layers, adapters and double backward behave as in th
 are put back for the replay, and leaves changed in between are refused: hooks bypass autograd's own version check.
 """
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,12 +23,14 @@ class Live:
     """
 
     def __init__(self) -> None:
-        self.region: Region | None = None
+        # weak: a cycle with the region would keep an activation until the garbage collector comes by, and it counts objects
+        self.region: weakref.ref[Region] | None = None
 
     def enter(self, region: "Region") -> None:
-        if self.region is not None and self.region is not region:
-            self.region.saved = []
-        self.region = region
+        before = None if self.region is None else self.region()
+        if before is not None and before is not region:
+            before.saved = []
+        self.region = weakref.ref(region)
 
 
 class Region:
@@ -35,8 +38,8 @@ class Region:
 
     def __init__(self, fn: Callable[[Tensor], Tensor], name: str, live: Live, offload: bool = False) -> None:
         self.fn, self.name, self.live, self.offload = fn, name, live, offload
-        self.count = 0
-        self.saved: list[Tensor | None] = []
+        self.count = -1  # unknown until the call has returned
+        self.saved: list[Tensor] = []
         self.fetched: set[int] = set()
         self.leaves: list[tuple[Tensor, int]] = []
 
@@ -51,6 +54,7 @@ class Region:
         device_before = torch.cuda.get_rng_state(state.device) if state.is_cuda else None
         with saved_tensors_hooks(self._count, self._fetch):
             out = self.fn(state)
+        self.count, self.saved, self.fetched = len(self.saved), [], set()
         # random numbers are drawn again only if some were drawn: putting them back costs more than the comparison
         self.rng = None if torch.equal(before, torch.get_rng_state()) else before
         self.device_rng = device_before
@@ -61,14 +65,15 @@ class Region:
         leaf = tensor if tensor._base is None else tensor._base
         if leaf.is_leaf and leaf.requires_grad:
             self.leaves.append((leaf, leaf._version))
-        self.count += 1
-        return self.count - 1
+        # held until the call returns: a network may differentiate inside (an energy's score, a classifier's gradient).
+        # Detached: a node that holds its own output never dies
+        self.saved.append(tensor.detach())
+        return len(self.saved) - 1
 
     def _fetch(self, index: int) -> Tensor:
         if not self.saved:
             self._replay()
         tensor = self.saved[index]
-        assert tensor is not None
         self.fetched.add(index)
         if len(self.fetched) == self.count:
             self.saved = []
@@ -86,19 +91,19 @@ class Region:
                     "step, or use Direct()")
         saved: list[Tensor] = []
 
-        def keep(tensor: Tensor) -> Tensor:
+        def keep(tensor: Tensor) -> int:
             saved.append(tensor.detach())
-            return tensor
+            return len(saved) - 1
 
         state = self.kept.to(self.device).detach().requires_grad_(self.requires_grad)
         with torch.enable_grad(), self.contexts(), _random(self.rng, self.device_rng, self.device):
-            with saved_tensors_hooks(keep, lambda tensor: tensor):
+            with saved_tensors_hooks(keep, saved.__getitem__):
                 self.fn(state)
         if len(saved) != self.count:
             raise RuntimeError(f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
                                "took another path than in the forward pass; make it deterministic or use Direct()")
         self.live.enter(self)
-        self.saved, self.fetched = list(saved), set()
+        self.saved, self.fetched = saved, set()
 
 
 def _autocast(kind: str) -> Callable[[], AbstractContextManager[object]]:

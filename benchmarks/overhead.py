@@ -79,7 +79,7 @@ def main() -> None:
 
 def diffusers_rows(x: torch.Tensor, fixed: torch.Tensor) -> dict[str, float]:
     try:
-        import diffusers
+        import diffusers  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
     rows = {}

@@ -1,5 +1,7 @@
 """Every strategy against plain autograd, over every method and every kind of input."""
 
+import gc
+
 import pytest
 import torch
 from problems import MIXTURE, PROCESS, every_method
@@ -218,3 +220,47 @@ X = torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_se
 def test_bad_input_says_what_to_change(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+class _Energy(nn.Module):
+    """A score that is itself a gradient: the network differentiates inside its own forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x, t):
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.requires_grad_()
+            return torch.autograd.grad(self.body(x).sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("gradient", EXACT, ids=str)
+def test_a_network_that_differentiates_inside(gradient):
+    network = _Energy()
+    x = torch.randn(4, 3, requires_grad=True)
+    outs = [sample(Denoiser(network, PROCESS, DATA), DPMSolverPP(2).plan(PROCESS, GRID), x, gradient=g) for g in (gradient, Direct())]
+    left, right = (torch.autograd.grad(out.square().sum(), [x, *network.parameters()], allow_unused=True) for out in outs)
+    assert_same([g for g in left if g is not None], [g for g in right if g is not None])
+
+
+@pytest.mark.parametrize("gradient", EXACT[:2], ids=str)
+def test_nothing_outlives_the_gradient(gradient):
+    """Without the garbage collector: a cycle would keep an activation for each backward pass."""
+
+    def alive() -> int:
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    network, counts = _Time(nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3), nn.Sigmoid())), []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            x = torch.randn(4, 3, requires_grad=True)
+            out = sample(Denoiser(network, PROCESS, DATA), DDIM().plan(PROCESS, GRID), x, gradient=gradient)
+            torch.autograd.grad(out.sum(), x)
+            del out
+            counts.append(alive())
+    finally:
+        gc.enable()
+    assert counts[0] == counts[-1], counts
