@@ -1,7 +1,7 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
 from .cond import PerStep
-from .gradient import Auto, Checkpoint, Direct, Gradient, Truncated
+from .gradient import Auto, Checkpoint, Direct, Gradient, Mechanism, Truncated
 from .sample import sample
 
-__all__ = ["Auto", "Checkpoint", "Direct", "Gradient", "PerStep", "Truncated", "sample"]
+__all__ = ["Auto", "Checkpoint", "Direct", "Gradient", "Mechanism", "PerStep", "Truncated", "sample"]

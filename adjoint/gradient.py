@@ -1,25 +1,27 @@
 """Gradient strategies: what is kept between a run and its backward pass."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Noise, Program, execute
-from .replay import Live, Region
+from ..solvers import Apply, Program
+from .region import regions
+from .rollout import Rollout, parameters
+from .trajectory import Captured, Recorded, differentiable
 
-Evaluator = Callable[[Call, Tensor], Tensor]
-Before = Callable[[int, dict[str, Tensor]], None]
+Registers = dict[str, Tensor]
+log = logging.getLogger(__name__)
 
 
 class Gradient(ABC):
-    """Runs a program so that the result can be called back by autograd."""
+    """Runs a rollout so that its result can be called back by autograd."""
 
     @abstractmethod
-    def run(self, program: Program, registers: dict[str, Tensor], evaluate: Evaluator, noise: Noise | None,
-            before: Before) -> dict[str, Tensor]:
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
         """The registers after the run."""
 
 
@@ -27,32 +29,74 @@ class Gradient(ABC):
 class Direct(Gradient):
     """Plain autograd through the loop. Cost: 3 N F; memory N activations. Exact."""
 
-    def run(self, program: Program, registers: dict[str, Tensor], evaluate: Evaluator, noise: Noise | None,
-            before: Before) -> dict[str, Tensor]:
-        return execute(program, registers, evaluate, noise, before)
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        return rollout.execute(registers)
+
+
+class Mechanism(Enum):
+    """How a checkpointed run is shown to autograd.
+
+    TRAJECTORY is one node around the run: a few KiB a step. REGION keeps the graph's nodes of every call, and is right
+    where the other cannot be: captured tensors with a graph of their own, FSDP, Apply instructions. AUTO chooses the
+    first that is right and logs the choice.
+    """
+
+    AUTO = "auto"
+    TRAJECTORY = "trajectory"
+    REGION = "region"
 
 
 @dataclass(frozen=True)
 class Checkpoint(Gradient):
     """Keeps the state at every network call and replays the call in the backward pass. Exact: equal to `Direct`.
 
-    Cost: 4 N F (N forwards, N replays, N VJPs); memory N states, the graph's nodes, and one activation.
+    Cost: 4 N F (N forwards, N replays, N VJPs); memory N states and one activation. A gradient of the gradient costs one
+    more run, by regions.
 
     Args:
         offload: keep the states on the CPU.
+        mechanism: see `Mechanism`.
     """
 
     offload: bool = False
+    mechanism: Mechanism = Mechanism.AUTO
 
-    def run(self, program: Program, registers: dict[str, Tensor], evaluate: Evaluator, noise: Noise | None,
-            before: Before) -> dict[str, Tensor]:
-        live = Live()
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        reason = obstacle(rollout)
+        if self.mechanism is Mechanism.TRAJECTORY and reason:
+            raise ValueError(f"{self}: got {reason}, expected none; use Mechanism.AUTO")
+        if self.mechanism is Mechanism.REGION or reason:
+            return self._by_regions(rollout, registers, reason or "asked for")
+        try:
+            return {"x": differentiable(Recorded(rollout, registers, self.offload))}
+        except Captured as captured:
+            if self.mechanism is Mechanism.TRAJECTORY:
+                raise ValueError(f"{self}: got {captured}, expected none; pass it in cond or use Mechanism.AUTO") from None
+            return self._by_regions(_seen(rollout), registers, str(captured))
 
-        def replayed(call: Call, state: Tensor) -> Tensor:
-            name = f"network call {call.index} of step {call.step}"
-            return Region(lambda x: evaluate(call, x), name, live, self.offload)(state)
+    def _by_regions(self, rollout: Rollout, registers: Registers, reason: str) -> Registers:
+        log.info("Checkpoint by regions: %s", reason)
+        return rollout.execute(registers, regions(rollout, self.offload))
 
-        return execute(program, registers, replayed, noise, before)
+
+def obstacle(rollout: Rollout) -> str:
+    """Why one node around the run would be wrong, as far as is known before the first call; "" if nothing is."""
+    if any(isinstance(item, Apply) for item, _, _ in rollout.program.ops):
+        return "a plan with Apply instructions"
+    if any(hasattr(value, "device_mesh") for value in parameters(rollout.model).values()):
+        return "sharded parameters (FSDP)"
+    return ""
+
+
+def _seen(rollout: Rollout) -> Rollout:
+    """The rollout for a second start: the watcher has seen the first state."""
+    fresh = iter((False,))
+
+    def watch(step: int, x: Tensor) -> None:
+        if next(fresh, True):
+            rollout.watch(step, x)
+
+    return replace(rollout, watch=watch)
 
 
 @dataclass(frozen=True)
@@ -70,20 +114,19 @@ class Truncated(Gradient):
         if self.last < 1:
             raise ValueError(f"Truncated: got last={self.last}, expected at least 1 step; gradient=None samples without gradients")
 
-    def run(self, program: Program, registers: dict[str, Tensor], evaluate: Evaluator, noise: Noise | None,
-            before: Before) -> dict[str, Tensor]:
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        program = rollout.program
         cut = max(0, program.plan.steps - self.last)
         head = Program(program.plan, tuple(op for op in program.ops if op[2] < cut))
         tail = Program(program.plan, tuple(op for op in program.ops if op[2] >= cut))
         with torch.no_grad():
-            registers = execute(head, registers, evaluate, noise, before)
-        return self.inner.run(tail, registers, evaluate, noise, before)
+            registers = replace(rollout, program=head).execute(registers)
+        return self.inner.run(replace(rollout, program=tail), registers)
 
 
 @dataclass(frozen=True)
 class Auto(Gradient):
     """`Checkpoint()` where something requires grad, plain sampling where nothing does: the default of `sample`."""
 
-    def run(self, program: Program, registers: dict[str, Tensor], evaluate: Evaluator, noise: Noise | None,
-            before: Before) -> dict[str, Tensor]:
-        return Checkpoint().run(program, registers, evaluate, noise, before)
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        return Checkpoint().run(rollout, registers)

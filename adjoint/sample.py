@@ -1,15 +1,17 @@
 """`sample`: from noise to sample, with gradients that reach everything that went in."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..solvers import Call, GivenNoise, Model, Noise, Plan, execute, predict, prepare
-from .cond import at_step, check, leaves
+from ..solvers import Call, GivenNoise, Model, Noise, Plan, prepare
+from .cond import check, leaves
 from .gradient import Auto, Gradient, Truncated
+from .rollout import Rollout
 
 Callback = Callable[[int, Any, Tensor], None]
 
@@ -61,30 +63,26 @@ def sample(denoiser: Model, plan: Plan, x: Tensor, *, cond: Any = None, noise: N
     program = prepare(plan, denoiser, x)
     bar = tqdm(total=plan.steps, disable=not progress)
 
-    def evaluate(call: Call, state: Tensor) -> Tensor:
-        return predict(denoiser, call, state, at_step(cond, call.step) if scheduled else cond)
-
-    def before(step: int, registers: dict[str, Tensor]) -> None:
-        if controls is not None:
-            registers["x"] = registers["x"] + controls[step]
+    def watch(step: int, state: Tensor) -> None:
         if callback is not None:
-            callback(step, plan.times[step], registers["x"].detach())
+            callback(step, plan.times[step], state.detach())
         if step:
             bar.update()
 
+    rollout = Rollout(program, denoiser, cond, scheduled, source, controls, watch)
     with bar:
         if gradient is None or not (wanted or opaque):
             with torch.no_grad():
-                out = execute(program, {"x": x}, evaluate, source, before)["x"]
+                out = rollout.execute({"x": x})["x"]
         else:
-            out = gradient.run(program, {"x": x}, evaluate, source, before)["x"]
+            out = gradient.run(rollout, {"x": x})["x"]
         bar.update()
     if callback is not None:
         callback(plan.steps, plan.times[-1], out.detach())
     if explicit and not out.requires_grad:
         raise ValueError(_nothing(gradient))
     if not bool(torch.isfinite(out.detach()).all()):
-        _name_the_step(program, x, evaluate, source, controls)
+        _name_the_step(rollout, x)
     return out
 
 
@@ -113,12 +111,12 @@ def _check_truncated(gradient: Truncated, others: list[Tensor], plan: Plan, opaq
                          f"{plan.steps} steps; truncation cuts x off: use Checkpoint() for it")
 
 
-def _name_the_step(program: Any, x: Tensor, evaluate: Callable[[Call, Tensor], Tensor], noise: Noise | None,
-                   controls: Tensor | None) -> None:
+def _name_the_step(rollout: Rollout, x: Tensor) -> None:
     """Replay the run to say where it went wrong: the loop itself reads no flag from the device."""
+    quiet = replace(rollout, watch=lambda step, state: None)
 
     def watched(call: Call, state: Tensor) -> Tensor:
-        out = evaluate(call, state)
+        out = quiet.evaluate(call, state)
         for what, tensor in (("state before", state), ("network output at", out)):
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(f"NaN or infinity in the {what} step {call.step} (call {call.index}, t="
@@ -126,10 +124,6 @@ def _name_the_step(program: Any, x: Tensor, evaluate: Callable[[Call, Tensor], T
                                          "its dtype, and the ends of the grid")
         return out
 
-    def before(step: int, registers: dict[str, Tensor]) -> None:
-        if controls is not None:
-            registers["x"] = registers["x"] + controls[step]
-
     with torch.no_grad():
-        execute(program, {"x": x}, watched, noise, before)
+        quiet.execute({"x": x}, watched)
     raise FloatingPointError("the sample is not finite but a replay was: the network is not deterministic; fix its seeds")

@@ -25,6 +25,10 @@ class Model(ABC):
     def parameters(self) -> Iterator[Tensor]:
         """The tensors a gradient can be asked for."""
 
+    def networks(self) -> Iterator[nn.Module]:
+        """The modules behind the model."""
+        yield from ()
+
 
 class Denoiser(Model):
     """Wraps any `nn.Module` or callable `network(x, t)` or, where cond is given, `network(x, t, cond)`.
@@ -57,6 +61,10 @@ class Denoiser(Model):
         if isinstance(self.network, nn.Module):
             yield from self.network.parameters()
 
+    def networks(self) -> Iterator[nn.Module]:
+        if isinstance(self.network, nn.Module):
+            yield self.network
+
 
 class ClassifierFree(Model):
     """out = null + scale (cond - null). Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with scale = w + 1.
@@ -81,3 +89,6 @@ class ClassifierFree(Model):
         yield from self.denoiser.parameters()
         if isinstance(self.scale, Tensor):
             yield self.scale
+
+    def networks(self) -> Iterator[nn.Module]:
+        yield from self.denoiser.networks()

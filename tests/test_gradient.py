@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from problems import MIXTURE, PROCESS, every_method
-from pullback.adjoint import Checkpoint, Direct, PerStep, Truncated, sample
+from pullback.adjoint import Checkpoint, Direct, Mechanism, PerStep, Truncated, sample
 from pullback.solvers import (
     DATA,
     DDIM,
@@ -26,7 +26,8 @@ from pullback.solvers import (
 from torch import nn
 
 GRID = Karras(6, end=0.02)
-EXACT = [Checkpoint(), Checkpoint(offload=True), Truncated(6), Truncated(9, inner=Direct())]
+EXACT = [Checkpoint(), Checkpoint(mechanism=Mechanism.REGION), Checkpoint(offload=True),
+         Checkpoint(offload=True, mechanism=Mechanism.REGION), Truncated(6), Truncated(9, inner=Direct())]
 
 
 class Network(nn.Module):
@@ -71,7 +72,7 @@ def test_exact_strategies_equal_direct(method, gradient):
     assert_same(everything(method, gradient), everything(method, Direct()))
 
 
-@pytest.mark.parametrize("gradient", EXACT[:2], ids=str)
+@pytest.mark.parametrize("gradient", EXACT[:4], ids=str)
 def test_dropout_is_replayed_and_double_backward_is_right(gradient):
     assert_same(everything(DPMSolverPP(3), gradient, dropout=0.3, order=2),
                 everything(DPMSolverPP(3), Direct(), dropout=0.3, order=2))
@@ -146,7 +147,8 @@ def test_autocast_is_restored_in_the_replay():
     x = torch.randn(4, 3, dtype=torch.float32, requires_grad=True)
     grads = []
     for strategy in (Checkpoint(), Direct()):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        # the cache would add a weight's gradients of all steps up in bf16; replays add them up in float32
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
             out = sample(Denoiser(network, PROCESS, DATA), DDIM().plan(PROCESS, GRID), x, gradient=strategy)
         grads.append(torch.autograd.grad(out.square().sum(), [x, *network.parameters()]))
     assert_same(grads[0], grads[1])
@@ -239,12 +241,13 @@ class _Energy(nn.Module):
 def test_a_network_that_differentiates_inside(gradient):
     network = _Energy()
     x = torch.randn(4, 3, requires_grad=True)
-    outs = [sample(Denoiser(network, PROCESS, DATA), DPMSolverPP(2).plan(PROCESS, GRID), x, gradient=g) for g in (gradient, Direct())]
+    model, plan = Denoiser(network, PROCESS, DATA), DPMSolverPP(2).plan(PROCESS, GRID)
+    outs = [sample(model, plan, x, gradient=g) for g in (gradient, Direct())]
     left, right = (torch.autograd.grad(out.square().sum(), [x, *network.parameters()], allow_unused=True) for out in outs)
     assert_same([g for g in left if g is not None], [g for g in right if g is not None])
 
 
-@pytest.mark.parametrize("gradient", EXACT[:2], ids=str)
+@pytest.mark.parametrize("gradient", EXACT[:4], ids=str)
 def test_nothing_outlives_the_gradient(gradient):
     """Without the garbage collector: a cycle would keep an activation for each backward pass."""
 
@@ -264,3 +267,66 @@ def test_nothing_outlives_the_gradient(gradient):
     finally:
         gc.enable()
     assert counts[0] == counts[-1], counts
+
+
+@pytest.mark.parametrize("gradient", EXACT[:4], ids=str)
+def test_a_captured_tensor_with_a_graph_of_its_own(gradient):
+    """Seen in the graph of the first call, and handed to regions; the watcher sees each state once."""
+    root, seen = torch.randn(3, requires_grad=True), []
+    captured = root.exp()
+    model = Denoiser(lambda x, t: torch.tanh(x * captured), PROCESS, DATA)
+    x = torch.randn(4, 3, requires_grad=True)
+    plan = DPMSolverPP(2).plan(PROCESS, GRID)
+    out = sample(model, plan, x, gradient=gradient, callback=lambda k, t, state: seen.append(k))
+    assert seen == list(range(7))
+    got = torch.autograd.grad(out.square().sum(), [x, root], retain_graph=True)
+    assert_same(got, torch.autograd.grad(sample(model, plan, x, gradient=Direct()).square().sum(), [x, root]))
+
+
+def test_trajectory_by_force_and_a_late_leaf_are_errors():
+    captured = torch.randn(3, requires_grad=True).exp()
+    model, x = Denoiser(lambda x, t: x * captured, PROCESS, DATA), torch.randn(4, 3, requires_grad=True)
+    plan = DDIM().plan(PROCESS, GRID)
+    with pytest.raises(ValueError, match="graph of its own"):
+        sample(model, plan, x, gradient=Checkpoint(mechanism=Mechanism.TRAJECTORY))
+    late = torch.randn(3, requires_grad=True)
+    switching = Denoiser(lambda x, t: x * (late if t[0] < 0.3 else 1.0), PROCESS, DATA)
+    with pytest.raises(RuntimeError, match="reaches a leaf of shape .3,. the first call did not"):
+        sample(switching, plan, x).sum().backward()
+    sample(switching, plan, x, gradient=Checkpoint(mechanism=Mechanism.REGION)).sum().backward()
+    assert late.grad is not None
+
+
+@pytest.mark.parametrize("mechanism", [Mechanism.TRAJECTORY, Mechanism.REGION])
+def test_what_changes_before_the_backward_pass_is_named(mechanism):
+    def run(change, network):
+        x = torch.randn(4, 3, requires_grad=True)
+        cond = torch.randn(3, requires_grad=True)
+        with_cond = Denoiser(_Conditioned(network), PROCESS, DATA)
+        out = sample(with_cond, DDIM().plan(PROCESS, GRID), x, cond=cond, gradient=Checkpoint(mechanism=mechanism))
+        with torch.no_grad():
+            change(network, x, cond)
+        out.sum().backward()
+
+    def net():
+        return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.1), nn.Linear(8, 3))
+
+    with pytest.raises(RuntimeError, match=r"inner\.2\.bias.*changed in place"):
+        run(lambda network, x, cond: network[2].bias.add_(1), net())
+    with pytest.raises(RuntimeError, match=r"cond\[0\].*changed in place"):
+        run(lambda network, x, cond: cond.add_(1), net())
+    with pytest.raises(RuntimeError, match="modified by an inplace|changed in place"):
+        run(lambda network, x, cond: x.add_(1), net())
+    with pytest.raises(RuntimeError, match="'inner.1' had"):
+        run(lambda network, x, cond: network[1].eval(), net())
+    with pytest.raises(RuntimeError, match="batch normalisation in train mode"):
+        run(lambda network, x, cond: None, nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+
+
+class _Conditioned(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, t, cond):
+        return self.inner(x) * cond

@@ -1,0 +1,127 @@
+"""Rollout: everything one run of a plan needs, bound together once; and what must not change until its backward pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..solvers import Call, Evaluator, GivenNoise, Model, Noise, Program, execute, predict
+from .cond import at_step, leaves
+
+Watch = Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """A program with its model, conditioning (`scheduled`: some of it PerStep), noise, controls and watcher."""
+
+    program: Program
+    model: Model
+    cond: Any
+    scheduled: bool
+    noise: Noise | None
+    controls: Tensor | None
+    watch: Watch
+
+    def evaluate(self, call: Call, state: Tensor) -> Tensor:
+        """The prediction that `call` asks for at `state`."""
+        return predict(self.model, call, state, at_step(self.cond, call.step) if self.scheduled else self.cond)
+
+    def before(self, step: int, registers: dict[str, Tensor]) -> None:
+        """What happens when a step opens: its control is added, the watcher looks on."""
+        if self.controls is not None:
+            registers["x"] = registers["x"] + self.controls[step]
+        self.watch(step, registers["x"])
+
+    def execute(self, registers: dict[str, Tensor], evaluate: Evaluator | None = None) -> dict[str, Tensor]:
+        """Run the program; `evaluate` stands in for the model call."""
+        return execute(self.program, registers, evaluate or self.evaluate, self.noise, self.before)
+
+    def declared(self) -> dict[str, Tensor]:
+        """Every floating-point tensor that is known to enter, by name."""
+        found = {f"cond[{k}]": leaf for k, leaf in enumerate(leaves(self.cond))}
+        if self.controls is not None:
+            found["controls"] = self.controls
+        if isinstance(self.noise, GivenNoise):
+            found["noise"] = self.noise.values
+        found.update(parameters(self.model))
+        return {name: value for name, value in found.items() if value.is_floating_point()}
+
+
+def parameters(model: Model) -> dict[str, Tensor]:
+    """The model's tensors by name, each once."""
+    names = {id(value): name for network in model.networks() for name, value in network.named_parameters()}
+    unique = {id(value): value for value in model.parameters()}
+    return {f"parameter {names.get(key, k)}": value for k, (key, value) in enumerate(unique.items())}
+
+
+class Snapshot:
+    """Versions of all that enters a run and modes of its modules: a replay after any change would be silently wrong."""
+
+    def __init__(self, rollout: Rollout, extra: dict[str, Tensor]) -> None:
+        self.rollout = rollout
+        self.tensors = {**rollout.declared(), **extra}
+        self.versions = {name: value._version for name, value in self.tensors.items()}
+        self.buffers = {name: (value, value._version) for network in rollout.model.networks()
+                        for name, value in network.named_buffers()}
+        self.modes = self._modes()
+
+    def check(self) -> None:
+        """Raise RuntimeError naming what changed since."""
+        for name, value in self.tensors.items():
+            if value._version != self.versions[name]:
+                raise RuntimeError(f"{name} {tuple(value.shape)} was changed in place between forward and backward (version "
+                                   f"{self.versions[name]} then, {value._version} now); call backward before the optimiser's "
+                                   "step, clone before writing, or use Direct()")
+        self.check_buffers("between forward and backward")
+        for name, now in self._modes().items():
+            if self.modes.get(name) != now:
+                raise RuntimeError(f"module {name!r} had (train, adapters) {self.modes.get(name)} in the forward pass, {now} now; "
+                                   "expected the same in backward; switch modes and adapters after it")
+
+    def check_buffers(self, when: str) -> None:
+        """Raise RuntimeError naming a buffer written to since."""
+        for name, (value, version) in self.buffers.items():
+            if value._version != version:
+                raise RuntimeError(f"buffer {name} of the network was changed {when}; a replay would use another value and change "
+                                   "it once more (batch normalisation in train mode?); call eval(), or use Direct()")
+
+    def _modes(self) -> dict[str, tuple[Any, ...]]:
+        return {name: (module.training, *(_plain(getattr(module, flag, None)) for flag in ADAPTER_FLAGS))
+                for network in self.rollout.model.networks() for name, module in network.named_modules()}
+
+
+ADAPTER_FLAGS = ("_active_adapter", "_disable_adapters", "merged_adapters")  # as peft's layers name them
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def undeclared(out: Tensor, known: list[Tensor], start: int) -> tuple[list[Tensor], bool]:
+    """Leaves under `out` not in `known`, and whether it reaches a node older than sequence number `start` past `known`."""
+    ids, borders = {id(value) for value in known}, {value.grad_fn for value in known if value.grad_fn is not None}
+    seen: set[Any] = set(borders)
+    stack, found, captured = [out.grad_fn], [], False
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            if id(leaf) not in ids:
+                found.append(leaf)
+        elif node._sequence_nr() < start:
+            captured = True
+        else:
+            stack.extend(edge for edge, _ in node.next_functions)
+    return found, captured
+
+
+def now() -> int:
+    """The sequence number that the next node of the autograd graph will carry at least."""
+    with torch.enable_grad():
+        return torch.zeros((), requires_grad=True).view(()).grad_fn._sequence_nr()  # type: ignore[union-attr]

@@ -1,0 +1,154 @@
+"""Trajectory: one autograd node around the whole run; its backward pass walks the transposed plan.
+
+Of the graph only this node stays between the passes: the states at the network calls, and nothing else, grow with the
+steps. The first call runs with a graph, which is walked to find every leaf that the network reaches by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..solvers import Call, Evaluator
+from .region import regions
+from .rollout import Rollout, Snapshot, parameters
+from .sensitivity import Sensitivity
+from .surroundings import Surroundings
+from .transpose import transpose
+
+
+class Captured(Exception):
+    """The network reaches a tensor with a graph of its own, which a node around the run cannot have as its input."""
+
+
+class Tape:
+    """One run between its forward and its backward pass; strategies differ in `record` and `pull`.
+
+    Args:
+        rollout: the run.
+        registers: the registers on entry.
+    """
+
+    def __init__(self, rollout: Rollout, registers: dict[str, Tensor]) -> None:
+        self.rollout, self.registers = rollout, dict(registers)
+        shared = {name: value for name, value in parameters(rollout.model).items() if value.requires_grad}
+        self.sensitivity = Sensitivity(rollout, shared)
+        self.snapshot = Snapshot(rollout, {})
+        self.around: list[Surroundings] = []
+        calls = (item[1] for item, _, _ in rollout.program.ops if isinstance(item, tuple))
+        self.first = next((call.index for call in calls), 0)  # a truncated program starts later
+
+    def forward(self) -> Tensor:
+        """The sample, under no_grad but for the first call."""
+        with torch.no_grad():
+            detached = {name: value.detach() for name, value in self.registers.items()}
+            out = self.rollout.execute(detached, self._evaluate)["x"]
+        self.snapshot.check_buffers("by the forward pass")
+        return out
+
+    def _evaluate(self, call: Call, state: Tensor) -> Tensor:
+        around = Surroundings(state.device)
+        if self.around:
+            out = self.rollout.evaluate(call, state)
+        else:
+            with around.graph():
+                out = self._first(call, state)
+            self.snapshot.check_buffers("by the forward pass")
+        around.seal()
+        self.around.append(around)
+        self.record(call, state)
+        return out
+
+    def _first(self, call: Call, state: Tensor) -> Tensor:
+        replay, start = self.sensitivity.call(call, state)
+        found, captured = self.sensitivity.strangers(replay, start)
+        if captured:
+            raise Captured("a tensor that the network captures with a graph of its own")
+        self.sensitivity.shared.update({f"captured tensor {k}": leaf for k, leaf in enumerate(found)})
+        self.snapshot = Snapshot(self.rollout, self.sensitivity.shared)
+        return replay.out.detach()
+
+    def record(self, call: Call, state: Tensor) -> None:
+        """Keep what the backward pass will need of this call."""
+
+    def kept(self) -> list[Tensor]:
+        """Hand the recorded tensors over: autograd holds them, and frees them after a backward pass."""
+        return []
+
+    def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> dict[str, Tensor]:
+        """Cotangents of the registers on entry; those of everything else are added `into`."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Every tensor that wants a gradient, by name."""
+        found = {f"register {name}": value for name, value in self.registers.items()}
+        found.update(self.rollout.declared() | self.sensitivity.shared)
+        return {name: value for name, value in found.items() if value.requires_grad}
+
+    def backward(self, saved: Sequence[Tensor], end: Tensor) -> list[Tensor | None]:
+        """Gradients of `inputs()`."""
+        self.snapshot.check()
+        if torch.is_grad_enabled():
+            return self._again(end)
+        into = Sensitivity(self.rollout, self.sensitivity.shared)
+        entry = self.pull(saved, end, into)
+        into.sums.update({f"register {name}": value for name, value in entry.items()})
+        return [into.sums.get(name) for name in self.inputs()]
+
+    def _again(self, end: Tensor) -> list[Tensor | None]:
+        """A gradient that will itself be differentiated: the run once more, by regions, which autograd sees through."""
+
+        def replayed(call: Call, state: Tensor) -> Tensor:
+            with self.around[call.index - self.first].restored():
+                return inner(call, state)
+
+        quiet = replace(self.rollout, watch=lambda step, x: None)
+        inner: Evaluator = regions(quiet, offload=False)
+        out = quiet.execute(dict(self.registers), replayed)["x"]
+        return list(torch.autograd.grad(out, list(self.inputs().values()), end, create_graph=True, allow_unused=True))
+
+
+class Recorded(Tape):
+    """Keeps the state at every network call."""
+
+    def __init__(self, rollout: Rollout, registers: dict[str, Tensor], offload: bool) -> None:
+        super().__init__(rollout, registers)
+        self.offload, self.states = offload, []
+
+    def record(self, call: Call, state: Tensor) -> None:
+        self.states.append(state.to("cpu") if self.offload else state)
+
+    def kept(self) -> list[Tensor]:
+        kept, self.states = self.states, []
+        return kept
+
+    def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> dict[str, Tensor]:
+        def pull(call: Call, _: str, cotangent: Tensor) -> Tensor | None:
+            place = call.index - self.first
+            with self.around[place].restored():
+                return into.pull(call, saved[place].to(end.device), cotangent)
+
+        return transpose(self.rollout.program, end, pull, into)
+
+
+class _Node(torch.autograd.Function):
+    """The run as seen by autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, tape: Tape, out: list[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.tape = tape
+        ctx.save_for_backward(*tape.kept())
+        return out.pop()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        return None, None, *ctx.tape.backward(ctx.saved_tensors, grads[0])
+
+
+def differentiable(tape: Tape) -> Tensor:
+    """Run the tape forwards; the sample's backward pass is the tape's."""
+    out = [tape.forward()]
+    inputs = tape.inputs().values()
+    return _Node.apply(tape, out, *inputs) if inputs else out[0]  # type: ignore[return-value]

@@ -1,0 +1,68 @@
+"""The exact discrete adjoint of a plan: the same instructions backwards, with transposed coefficients.
+
+For `out <- sum c_r reg_r + sum k_j noise_j` the cotangents move as `a_r += c_r a_out`, `a_noise_j += k_j a_out`; for an
+Evaluate as `a_src += VJP(a_out)`. What the VJP needs is the caller's business.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..solvers import Call, Program, Sum, Value
+from .sensitivity import Sensitivity
+
+Pull = Callable[[Call, str, Tensor], Tensor | None]
+
+
+class Cotangents:
+    """Adjoint registers; a missing one is zero."""
+
+    def __init__(self, **start: Tensor) -> None:
+        self.values = dict(start)
+
+    def take(self, name: str) -> Tensor | None:
+        """The cotangent of a register at the point where it was written, removed."""
+        return self.values.pop(name, None)
+
+    def add(self, name: str, value: Tensor, c: Value = 1.0) -> None:
+        """a_name += c value, into a tensor of our own."""
+        held = self.values.get(name)
+        if held is None:
+            self.values[name] = value * c
+        elif isinstance(c, Tensor):
+            held.addcmul_(value, c)
+        else:
+            held.add_(value, alpha=c)
+
+
+def transpose(program: Program, end: Tensor, pull: Pull, into: Sensitivity, undo: Callable[[Any], None] | None = None
+              ) -> dict[str, Tensor]:
+    """Walk `program` backwards from the cotangent `end` of "x"; returns the cotangents of the registers on entry.
+
+    Args:
+        pull: (call, source register, cotangent of the prediction) -> cotangent of the source; None where nothing flows.
+        into: receives the cotangents of noise and controls.
+        undo: shown each instruction before its cotangents move: a reversible plan restores a register there.
+    """
+    cotangents, ops = Cotangents(x=end), program.ops
+    for k in range(len(ops) - 1, -1, -1):
+        item, _, step = ops[k]
+        if undo is not None:
+            undo(item)
+        if isinstance(item, Sum):
+            a = cotangents.take(item.out)
+            if a is not None:
+                for c, name in item.terms:
+                    cotangents.add(name, a, c)
+                for c, slot in item.noise:
+                    into.noise(slot, a, c)
+        else:
+            op, call = item
+            a = cotangents.take(op.outs[0])
+            a = None if a is None else pull(call, op.src, a)
+            if a is not None:
+                cotangents.add(op.src, a)
+        if (k == 0 or ops[k - 1][2] != step) and "x" in cotangents.values:
+            into.opened(step, cotangents.values["x"])
+    return cotangents.values
