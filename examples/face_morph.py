@@ -35,7 +35,7 @@ def similarity(embedder: torch.nn.Module, image: Tensor, faces: Tensor) -> Tenso
 
 
 def main() -> None:
-    run = options(__doc__, pairs=1, steps=30, first=3, second=9)
+    run = options(__doc__, pairs=1, steps=60, first=41, second=42)
     torch.manual_seed(run.seed)
     model, began = denoiser("faces"), time.time()
     model.network.to(run.device)  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def main() -> None:
         near = torch.stack([similarity(loss_embedder, image.roll(shift, (2, 3)) + grain, faces) for shift, grain in grains]).mean(0)
         return -near.sum(0) - 2 * near.min(0).values
 
-    result = optimise(model, decode, loss, start, steps=run.steps, optimiser=adam(0.03), prior=ChiPrior(0.02))
+    result = optimise(model, decode, loss, start, steps=run.steps, optimiser=adam(0.02), prior=ChiPrior(0.02))
     naive = sample(model, decode, start, gradient=None)
     rebuilt = [sample(model, decode, latent, gradient=None) for latent in latents]
     before = torch.stack([similarity(judge, naive, faces) for judge in judges]).mean(0)
@@ -89,7 +89,7 @@ def draw(faces, naive, result, before, after):
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(11, 5.2))
-    grid = figure.add_gridspec(2, 4, height_ratios=(1.35, 1), hspace=0.3, wspace=0.35)
+    grid = figure.add_gridspec(2, 4, height_ratios=(1.35, 1), hspace=0.12, wspace=0.35)
     columns = (("face A", faces[0]), ("interpolated latent", naive), ("optimised latent", result.sample), ("face B", faces[1]))
     for k, (title, image) in enumerate(columns):
         axis = figure.add_subplot(grid[0, k])
@@ -106,7 +106,8 @@ def draw(faces, naive, result, before, after):
         axis.bar_label(bars, fmt="%.2f", fontsize=9)
     axis.set_xticks([0.18, 1.18], ["to face A", "to face B"])
     axis.set(ylabel="held-out cosine")
-    axis.set_ylim(0, 1)
+    axis.set_ylim(0, 1.25)
+    axis.set_yticks([0, 0.5, 1])
     axis.legend(frameon=False, loc="upper center", ncols=2)
     axis.spines[["top", "right"]].set_visible(False)
     return figure

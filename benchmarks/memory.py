@@ -1,0 +1,90 @@
+"""Peak memory of a value and its gradient against the number of steps, one fresh process per point.
+
+    python benchmarks/memory.py      writes benchmarks/results/memory.json and memory.png
+
+Each process warms up at N = 2, then runs N steps on a UNet of about 1 M parameters: the resident set's high-water mark over
+the warm-up's, and the bytes of distinct live tensors between forward and backward over those before.
+"""
+
+import gc
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+
+import torch
+from pullback.adjoint import Checkpoint, Direct, Gradient, Mechanism, sample
+from pullback.solvers import VP, Denoiser, DPMSolverPP, UniformLambda, V
+
+STRATEGIES: dict[str, Gradient] = {"Direct": Direct(), "Checkpoint": Checkpoint(),
+              "Checkpoint by regions": Checkpoint(mechanism=Mechanism.REGION), "Checkpoint, offload": Checkpoint(offload=True)}
+STEPS = (10, 100, 1000)
+HERE = pathlib.Path(__file__).parent
+
+
+def tensor_bytes() -> int:
+    """Bytes of all distinct storages that Python can see."""
+    seen = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter):
+            storage = thing.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+    return sum(seen.values())
+
+
+def peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def point(name: str, steps: int) -> None:
+    sys.path.insert(0, str(HERE.parent / "examples"))
+    from networks import UNet
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = Denoiser(UNet(32, 40, (1, 2, 3)), VP(), V)
+    x = torch.randn(1, 1, 32, 32, requires_grad=True)
+
+    def run(n: int) -> int:
+        before = tensor_bytes()
+        out = sample(model, DPMSolverPP(2).plan(model.process, UniformLambda(n, start=1.0, end=0.03)), x, gradient=STRATEGIES[name])
+        live = tensor_bytes() - before
+        out.square().sum().backward()
+        return live
+
+    run(2)
+    base = peak_kib()
+    live = run(steps)
+    print(json.dumps({"peak_MiB": (peak_kib() - base) / 1024, "live_bytes": live, "state_bytes": x.nbytes,
+                      "parameters": sum(p.numel() for p in model.parameters())}))
+
+
+def main() -> None:
+    rows: dict[str, dict[int, dict[str, float]]] = {}
+    for name in STRATEGIES:
+        for n in STEPS if name != "Direct" else (10, 50):
+            out = subprocess.run([sys.executable, __file__, name, str(n)], capture_output=True, text=True, check=True)
+            rows.setdefault(name, {})[n] = json.loads(out.stdout)
+            print(name, n, rows[name][n], flush=True)
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "memory.json").write_text(json.dumps(rows, indent=1) + "\n")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.5, 4))
+    for name, points in rows.items():
+        axis.loglog(list(points), [max(p["peak_MiB"], 0.1) for p in points.values()], marker="o", label=name)
+    axis.set(xlabel="steps N", ylabel="peak memory over the warm-up, MiB")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.savefig(HERE / "results" / "memory.png", dpi=150, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        point(sys.argv[1], int(sys.argv[2]))
+    else:
+        main()
