@@ -60,7 +60,7 @@ def draw(rows):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), gridspec_kw={"wspace": 0.4})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), gridspec_kw={"wspace": 0.65})
     for (name, row), style in zip(rows.items(), ("-", "--", ":", "-"), strict=True):
         left.plot(row["norm_per_step"], style, label=name, lw=2)
     left.set(xlabel="step (noise to data)", ylabel="norm of the gradient at the step's control")
