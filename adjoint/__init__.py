@@ -2,6 +2,7 @@
 
 from .cond import PerStep
 from .gradient import Auto, Checkpoint, Direct, Gradient, Mechanism, Truncated
+from .reversible import Reversible
 from .sample import sample
 
-__all__ = ["Auto", "Checkpoint", "Direct", "Gradient", "Mechanism", "PerStep", "Truncated", "sample"]
+__all__ = ["Auto", "Checkpoint", "Direct", "Gradient", "Mechanism", "PerStep", "Reversible", "Truncated", "sample"]

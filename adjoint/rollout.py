@@ -11,6 +11,7 @@ from ..solvers import Call, Evaluator, GivenNoise, Model, Noise, Program, execut
 from .cond import at_step, leaves
 
 Watch = Callable[[int, Tensor], None]
+Before = Callable[[int, dict[str, Tensor]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,10 @@ class Rollout:
             registers["x"] = registers["x"] + self.controls[step]
         self.watch(step, registers["x"])
 
-    def execute(self, registers: dict[str, Tensor], evaluate: Evaluator | None = None) -> dict[str, Tensor]:
-        """Run the program; `evaluate` stands in for the model call."""
-        return execute(self.program, registers, evaluate or self.evaluate, self.noise, self.before)
+    def execute(self, registers: dict[str, Tensor], evaluate: Evaluator | None = None, program: Program | None = None,
+                before: Before | None = None) -> dict[str, Tensor]:
+        """Run the program; `evaluate` stands in for the model call, `before` for what happens when a step opens."""
+        return execute(program or self.program, registers, evaluate or self.evaluate, self.noise, before or self.before)
 
     def declared(self) -> dict[str, Tensor]:
         """Every floating-point tensor that is known to enter, by name."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..solvers import Call, GivenNoise, Model, Noise, Plan, prepare
+from ..solvers import Call, GivenNoise, Model, Noise, Plan, entry, prepare
 from .cond import check, leaves
 from .gradient import Auto, Gradient, Truncated
 from .rollout import Rollout
@@ -16,7 +16,7 @@ from .rollout import Rollout
 Callback = Callable[[int, Any, Tensor], None]
 
 
-def sample(denoiser: Model, plan: Plan, x: Tensor, *, cond: Any = None, noise: Noise | Tensor | None = None,
+def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: Any = None, noise: Noise | Tensor | None = None,
            controls: Tensor | None = None, gradient: Gradient | None = Auto(), callback: Callback | None = None,  # noqa: B008
            progress: bool = False) -> Tensor:
     """Run `plan` from state x and return the sample; `loss(sample).backward()` reaches every tensor that went in.
@@ -24,7 +24,8 @@ def sample(denoiser: Model, plan: Plan, x: Tensor, *, cond: Any = None, noise: N
     Args:
         denoiser: network + process + prediction; its process must be the plan's.
         plan: from `method.plan(denoiser.process, grid)`.
-        x: (B, ...) state at the plan's first time. Half precision is carried as float32.
+        x: (B, ...) state at the plan's first time, or the registers that `plan.inverse()` starts from. Half precision is
+            carried as float32.
         cond: what the network takes as third argument: nested dicts, lists and tuples of tensors; `PerStep(values)` gives
             step k values[k].
         noise: for stochastic plans: `Addressed(seed)`, or a tensor (slots, B, ...) that receives its gradient.
@@ -42,15 +43,18 @@ def sample(denoiser: Model, plan: Plan, x: Tensor, *, cond: Any = None, noise: N
 
     Cost: plan.nfe network calls, and the strategy's for the backward pass.
     """
-    _check_state(x)
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
+    registers = entry(plan, x)
+    for name, value in registers.items():
+        _check_state(value)
+        if value.dtype in (torch.float16, torch.bfloat16):
+            registers[name] = value.float()
+    x = registers["x"]
     source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     _check_noise(plan, source, x)
     scheduled = check(cond, plan.steps)
     if controls is not None and controls.shape != (plan.steps, *x.shape):
         raise ValueError(f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step")
-    visible = [x, *leaves(cond), *([controls] if controls is not None else []), *denoiser.parameters(),
+    visible = [*registers.values(), *leaves(cond), *([controls] if controls is not None else []), *denoiser.parameters(),
                *([source.values] if isinstance(source, GivenNoise) else [])]
     explicit = gradient is not None and not isinstance(gradient, Auto)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in visible)
@@ -59,7 +63,7 @@ def sample(denoiser: Model, plan: Plan, x: Tensor, *, cond: Any = None, noise: N
     if explicit and not wanted and not opaque:
         raise ValueError(_nothing(gradient))
     if isinstance(gradient, Truncated) and gradient.last < plan.steps and wanted:
-        _check_truncated(gradient, [t for t in visible[1:] if t.requires_grad], plan, opaque)
+        _check_truncated(gradient, [t for t in visible[len(registers) :] if t.requires_grad], plan, opaque)
     program = prepare(plan, denoiser, x)
     bar = tqdm(total=plan.steps, disable=not progress)
 
@@ -73,16 +77,16 @@ def sample(denoiser: Model, plan: Plan, x: Tensor, *, cond: Any = None, noise: N
     with bar:
         if gradient is None or not (wanted or opaque):
             with torch.no_grad():
-                out = rollout.execute({"x": x})["x"]
+                out = rollout.execute(dict(registers))["x"]
         else:
-            out = gradient.run(rollout, {"x": x})["x"]
+            out = gradient.run(rollout, dict(registers))["x"]
         bar.update()
     if callback is not None:
         callback(plan.steps, plan.times[-1], out.detach())
     if explicit and not out.requires_grad:
         raise ValueError(_nothing(gradient))
     if not bool(torch.isfinite(out.detach()).all()):
-        _name_the_step(rollout, x)
+        _name_the_step(rollout, registers)
     return out
 
 
@@ -111,7 +115,7 @@ def _check_truncated(gradient: Truncated, others: list[Tensor], plan: Plan, opaq
                          f"{plan.steps} steps; truncation cuts x off: use Checkpoint() for it")
 
 
-def _name_the_step(rollout: Rollout, x: Tensor) -> None:
+def _name_the_step(rollout: Rollout, registers: dict[str, Tensor]) -> None:
     """Replay the run to say where it went wrong: the loop itself reads no flag from the device."""
     quiet = replace(rollout, watch=lambda step, state: None)
 
@@ -125,5 +129,5 @@ def _name_the_step(rollout: Rollout, x: Tensor) -> None:
         return out
 
     with torch.no_grad():
-        quiet.execute({"x": x}, watched)
+        quiet.execute(dict(registers), watched)
     raise FloatingPointError("the sample is not finite but a replay was: the network is not deterministic; fix its seeds")

@@ -23,6 +23,11 @@ class Surroundings:
         if self.cuda is not None and torch.equal(self.cuda, torch.cuda.get_rng_state(self.device)):
             self.cuda = None
 
+    def __eq__(self, other: object) -> bool:
+        """Whether putting either back does the same; never where random numbers were drawn."""
+        return (isinstance(other, Surroundings) and self.device == other.device and self.autocast == other.autocast
+                and self.cpu is self.cuda is other.cpu is other.cuda is None)
+
     @contextmanager
     def graph(self) -> Iterator[None]:
         """Grad mode on, autocast as it was."""

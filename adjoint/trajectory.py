@@ -44,9 +44,13 @@ class Tape:
         """The sample, under no_grad but for the first call."""
         with torch.no_grad():
             detached = {name: value.detach() for name, value in self.registers.items()}
-            out = self.rollout.execute(detached, self._evaluate)["x"]
+            out = self.execute(detached)["x"]
         self.snapshot.check_buffers("by the forward pass")
         return out
+
+    def execute(self, registers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Run the program."""
+        return self.rollout.execute(registers, self._evaluate)
 
     def _evaluate(self, call: Call, state: Tensor) -> Tensor:
         around = Surroundings(state.device)
@@ -57,6 +61,8 @@ class Tape:
                 out = self._first(call, state)
             self.snapshot.check_buffers("by the forward pass")
         around.seal()
+        if self.around and around == self.around[-1]:
+            around = self.around[-1]  # one object for a thousand calls
         self.around.append(around)
         self.record(call, state)
         return out

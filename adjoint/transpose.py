@@ -5,7 +5,6 @@ Evaluate as `a_src += VJP(a_out)`. What the VJP needs is the caller's business.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -36,20 +35,21 @@ class Cotangents:
             held.add_(value, alpha=c)
 
 
-def transpose(program: Program, end: Tensor, pull: Pull, into: Sensitivity, undo: Callable[[Any], None] | None = None
-              ) -> dict[str, Tensor]:
+def transpose(program: Program, end: Tensor, pull: Pull, into: Sensitivity, undo: Callable[[int], None] | None = None,
+              opened: Callable[[int], None] | None = None) -> dict[str, Tensor]:
     """Walk `program` backwards from the cotangent `end` of "x"; returns the cotangents of the registers on entry.
 
     Args:
         pull: (call, source register, cotangent of the prediction) -> cotangent of the source; None where nothing flows.
         into: receives the cotangents of noise and controls.
-        undo: shown each instruction before its cotangents move: a reversible plan restores a register there.
+        undo: given each instruction's index before its cotangents move: a reversible plan restores a register there.
+        opened: given each step when its first instruction is undone.
     """
     cotangents, ops = Cotangents(x=end), program.ops
     for k in range(len(ops) - 1, -1, -1):
         item, _, step = ops[k]
         if undo is not None:
-            undo(item)
+            undo(k)
         if isinstance(item, Sum):
             a = cotangents.take(item.out)
             if a is not None:
@@ -63,6 +63,9 @@ def transpose(program: Program, end: Tensor, pull: Pull, into: Sensitivity, undo
             a = None if a is None else pull(call, op.src, a)
             if a is not None:
                 cotangents.add(op.src, a)
-        if (k == 0 or ops[k - 1][2] != step) and "x" in cotangents.values:
-            into.opened(step, cotangents.values["x"])
+        if k == 0 or ops[k - 1][2] != step:
+            if opened is not None:
+                opened(step)
+            if "x" in cotangents.values:
+                into.opened(step, cotangents.values["x"])
     return cotangents.values

@@ -1,6 +1,8 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
+from .adaptive import accepted_times
 from .compiler import Builder, Method
+from .coupled import Coupled, Rex, Stages
 from .ddim import DDIM, DDPM
 from .deis import DEIS
 from .dpm import DPMSolverPP, DPMSolverPPSingle
@@ -19,21 +21,24 @@ from .grid import (
     UniformLambda,
     UniformT,
 )
+from .inverse import Inversion, decode, encode, inversion, narrowed, solve, widened
 from .model import ClassifierFree, Denoiser, Model
 from .moments import moments, response
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .plan import Apply, Combine, Evaluate, Plan, stack
 from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
-from .run import Call, Evaluator, Program, Sum, Value, combine, execute, predict, prepare, run
+from .reversible import BDIA, EDICT, OBELM, ReversibleHeun
+from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, predict, prepare, run, total
 from .toy import Gaussian, Mixture
 
 __all__ = [
-    "DATA", "DDIM", "DDPM", "DEIS", "EDM", "FLOW", "NOISE", "PREDICTIONS", "SCORE", "V", "VE", "VP",
-    "Addressed", "Apply", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "DPMSolverPP", "DPMSolverPPSingle",
-    "Denoiser", "DiscreteVP", "EDMHeun", "Evaluate", "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "Gaussian",
-    "GivenNoise", "GivenTimes", "Grid", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan",
-    "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Shifted", "SubVP", "Sum", "Trailing",
-    "UniformLambda", "UniformT", "UserPair", "Value", "combine", "conversion", "convert", "execute", "expand", "moments", "predict",
-    "prepare", "response", "run", "stack",
+    "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE", "V", "VE", "VP",
+    "Addressed", "Apply", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled", "DPMSolverPP",
+    "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "Evaluate", "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun",
+    "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method",
+    "Mixture", "Model", "Noise", "Plan", "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow",
+    "ReversibleHeun", "Rex", "Shifted", "Stages", "SubVP", "Sum", "Trailing", "UniformLambda", "UniformT", "UserPair", "Value",
+    "accepted_times", "combine", "conversion", "convert", "decode", "encode", "entry", "execute", "expand", "inversion",
+    "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
 ]  # fmt: skip

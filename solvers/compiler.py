@@ -62,18 +62,25 @@ class Builder:
         """Vectorised inverse of lambda."""
         return self.process.time(torch.as_tensor(lam)).numpy()
 
-    def first_order(self, i: int) -> None:
-        """DDIM from node i to i + 1, legal at alpha = 0 and sigma = 0: x_t = (sigma_t/sigma_s) x + (...) D or its noise form."""
-        s, t = i, i + 1
-        if self.sigma[s] > 0:
-            ratio = self.sigma[t] / self.sigma[s]
-            # alpha_t (1 - e^{-h}) by expm1 where h is finite, alpha_t - alpha_s sigma_t / sigma_s where it is not
-            gain = (-self.alpha[t] * math.expm1(self.lam[s] - self.lam[t]) if self.finite(s) and self.finite(t)
-                    else self.alpha[t] - self.alpha[s] * ratio)
-            self.combine("x", (ratio, "x"), (gain, self.evaluate(f"D{i}", self.t[s], DATA)))
+    def ddim(self, s: int, t: int) -> tuple[float, float]:
+        """(ratio, gain) of DDIM from node s, sigma_s > 0, to node t: ratio x + gain D."""
+        ratio = self.sigma[t] / self.sigma[s]
+        # alpha_t (1 - e^{-h}) by expm1 where h is finite, alpha_t - alpha_s sigma_t / sigma_s where it is not
+        gain = (-self.alpha[t] * math.expm1(self.lam[s] - self.lam[t]) if self.finite(s) and self.finite(t)
+                else self.alpha[t] - self.alpha[s] * ratio)
+        return ratio, gain
+
+    def first_order(self, i: int, src: str = "x", out: str = "x") -> None:
+        """DDIM from node i to i + 1, legal at alpha = 0 and sigma = 0: x_t = (sigma_t/sigma_s) x + (...) D or its noise form.
+
+        The prediction is taken at `src`, which holds what `out` is stepped from.
+        """
+        if self.sigma[i] > 0:
+            ratio, gain = self.ddim(i, i + 1)
+            self.combine(out, (ratio, out), (gain, self.evaluate(f"D{i}", self.t[i], DATA, src)))
         else:
-            ratio = self.alpha[t] / self.alpha[s]
-            self.combine("x", (ratio, "x"), (self.sigma[t], self.evaluate(f"E{i}", self.t[s], NOISE)))
+            ratio = self.alpha[i + 1] / self.alpha[i]
+            self.combine(out, (ratio, out), (self.sigma[i + 1], self.evaluate(f"E{i}", self.t[i], NOISE, src)))
 
 
 class Method(ABC):

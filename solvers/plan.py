@@ -69,6 +69,7 @@ class Plan:
         starts: for each of the N steps the index of its first instruction.
         order: nominal order of convergence.
         stochastic: whether it draws noise.
+        entry, exit: registers that hold tensors before and after; more than "x" in the inverse of a plan.
     """
 
     name: str
@@ -78,6 +79,8 @@ class Plan:
     starts: tuple[int, ...]
     order: int
     stochastic: bool
+    entry: tuple[str, ...] = ("x",)
+    exit: tuple[str, ...] = ("x",)
 
     @property
     def steps(self) -> int:
@@ -102,8 +105,8 @@ class Plan:
     @property
     def held(self) -> int:
         """Most registers alive at one time."""
-        alive, most = {"x"}, 1
-        for op, dead in zip(self.instructions, last_uses(self.instructions), strict=True):
+        alive, most = set(self.entry), len(self.entry)
+        for op, dead in zip(self.instructions, last_uses(self.instructions, self.exit), strict=True):
             alive |= set(writes(op))
             most = max(most, len(alive))
             alive -= set(dead)
@@ -116,6 +119,18 @@ class Plan:
         tail = replace(self, instructions=self.instructions[cut:], starts=tuple(s - cut for s in self.starts[step:]),
                        times=self.times[step:])
         return head, tail
+
+    def inverse(self) -> "Plan":
+        """The plan that undoes this one exactly (to round-off): from what `encode` returns back to "x".
+
+        Step k of the inverse is step N - 1 - k here, so PerStep conditioning is flipped. Cost: the same network calls.
+
+        Raises:
+            ValueError: a plan that cannot be inverted, as DDIM's; the instruction is named.
+        """
+        from .inverse import inverted  # which needs Plan
+
+        return inverted(self)
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.steps} steps, {self.nfe} network calls, order {self.order}, {self.slots} noise slots, "
@@ -139,9 +154,9 @@ def _line(op: Instruction) -> str:
     return f"{op.out} <- {' '.join(parts)}"
 
 
-def last_uses(instructions: Iterable[Instruction]) -> list[tuple[str, ...]]:
-    """For each instruction the registers nobody reads after it ("x" is read by the caller)."""
-    ops, seen, result = tuple(instructions), {"x"}, []
+def last_uses(instructions: Iterable[Instruction], exit: Iterable[str] = ("x",)) -> list[tuple[str, ...]]:
+    """For each instruction the registers nobody reads after it; those of `exit` are read by the caller."""
+    ops, seen, result = tuple(instructions), set(exit), []
     for op in reversed(ops):
         touched = set(reads(op)) | set(writes(op))
         result.append(tuple(sorted(touched - seen)))

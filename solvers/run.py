@@ -69,7 +69,7 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     maps = _maps(plan, model, calls, times)
     steps = iter(sorted(plan.starts))
     opening, step, count, ops = next(steps, None), -1, 0, []
-    for k, (op, dead) in enumerate(zip(plan.instructions, last_uses(plan.instructions), strict=True)):
+    for k, (op, dead) in enumerate(zip(plan.instructions, last_uses(plan.instructions, plan.exit), strict=True)):
         if k == opening:
             step, opening = step + 1, next(steps, None)
         item: Any = op
@@ -107,6 +107,16 @@ def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
     return total
 
 
+def total(item: Sum, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
+    """What a Combine writes."""
+    value = combine([(c, registers[name]) for c, name in item.terms])
+    for c, slot in item.noise:
+        assert noise is not None
+        draw = noise(slot, value)
+        value = value.addcmul_(draw, c) if isinstance(c, Tensor) else value.add_(draw, alpha=c)
+    return value
+
+
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
     """The prediction a plan asked for: a x + b model(x, t)."""
     out = model(x, call.t, cond)
@@ -130,12 +140,7 @@ def execute(program: Program, registers: dict[str, Tensor], evaluate: Evaluator,
             if before is not None:
                 before(step, registers)
         if isinstance(item, Sum):
-            value = combine([(c, registers[name]) for c, name in item.terms])
-            for c, slot in item.noise:
-                assert noise is not None
-                draw = noise(slot, value)
-                value = value.addcmul_(draw, c) if isinstance(c, Tensor) else value.add_(draw, alpha=c)
-            registers[item.out] = value
+            registers[item.out] = total(item, registers, noise)
         elif isinstance(item, Apply):
             results = item.fn(*(registers[name] for name in item.srcs))
             registers.update(zip(item.outs, results if len(item.outs) > 1 else (results,), strict=True))
@@ -148,10 +153,20 @@ def execute(program: Program, registers: dict[str, Tensor], evaluate: Evaluator,
     return registers
 
 
-def run(model: Model, plan: Plan, x: Tensor, cond: Any = None, noise: Noise | None = None) -> Tensor:
-    """Run `plan` from state x (B, ...): the plain loop, differentiable by ordinary autograd.
+def entry(plan: Plan, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The registers `plan` starts from; raises ValueError where `x` does not give them."""
+    registers = {"x": x} if isinstance(x, Tensor) else dict(x)
+    if set(registers) != set(plan.entry):
+        raise ValueError(f"x: got registers {sorted(registers)}, expected {sorted(plan.entry)} for {plan.name}; an inverse starts "
+                         "from what `encode` returns")
+    return registers
+
+
+def run(model: Model, plan: Plan, x: Tensor | dict[str, Tensor], cond: Any = None, noise: Noise | None = None) -> Tensor:
+    """Run `plan` from state x (B, ...): the plain loop, differentiable by ordinary autograd. An inverse takes registers.
 
     `adjoint.sample` is the entry point with checks, memory strategies, callbacks and progress.
     """
-    program = prepare(plan, model, x)
-    return execute(program, {"x": x}, lambda call, state: predict(model, call, state, cond), noise)["x"]
+    registers = entry(plan, x)
+    program = prepare(plan, model, registers["x"])
+    return execute(program, registers, lambda call, state: predict(model, call, state, cond), noise)["x"]
