@@ -104,7 +104,6 @@ class _Retrace:
         self.replays: dict[int, Replay] = {}
         self.ops: Program = tape.wide
 
-    @torch.no_grad()
     def undo(self, k: int) -> None:
         """Put the registers back to where they stood before instruction k."""
         undo = self.tape.undos[k]
@@ -133,7 +132,6 @@ class _Retrace:
         self.replays.pop(call.index, None)
         return self.into.back(call, replay, cotangent)
 
-    @torch.no_grad()
     def opened(self, step: int) -> None:
         """Before step `step` opened its control was not there."""
         controls = self.tape.rollout.controls

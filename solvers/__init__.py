@@ -7,6 +7,7 @@ from .ddim import DDIM, DDPM
 from .deis import DEIS
 from .dpm import DPMSolverPP, DPMSolverPPSingle
 from .edm import EDMHeun
+from .edm_pec import EDMPEC
 from .expand import expand
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .grid import (
@@ -33,8 +34,8 @@ from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, 
 from .toy import Gaussian, Mixture
 
 __all__ = [
-    "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE", "V", "VE", "VP",
-    "Addressed", "Apply", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled", "DPMSolverPP",
+    "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "EDMPEC", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE", "V",
+    "VE", "VP", "Addressed", "Apply", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled", "DPMSolverPP",
     "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "Evaluate", "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun",
     "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method",
     "Mixture", "Model", "Noise", "Plan", "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow",

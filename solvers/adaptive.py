@@ -10,7 +10,6 @@ from .model import Model
 from .prediction import DATA, conversion
 
 
-@torch.no_grad()
 def accepted_times(model: Model, x: Tensor, start: float, end: float, *, rtol: float = 1e-2, atol: float = 1e-2, cond: Any = None,
                    first: float = 0.1, most: int = 1000) -> Tensor:
     """(N+1,) float64 times that an adaptive exponential Heun 2(1) accepts from `start` to `end`.
@@ -27,6 +26,12 @@ def accepted_times(model: Model, x: Tensor, start: float, end: float, *, rtol: f
         ValueError: an infinite end. RuntimeError: more than `most` attempts.
     Cost: 2 network calls an attempt.
     """
+    with torch.no_grad():
+        return _search(model, x, start, end, rtol, atol, cond, first, most)
+
+
+def _search(model: Model, x: Tensor, start: float, end: float, rtol: float, atol: float, cond: Any, first: float, most: int
+            ) -> Tensor:
     process = model.process
     ends = [float(process.lam(torch.tensor(t, dtype=torch.float64))) for t in (start, end)]
     if not all(map(math.isfinite, ends)) or ends[0] == ends[1]:

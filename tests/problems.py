@@ -35,7 +35,10 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)] + [DPMSolverPP(3)],
     DPMSolverPPSingle: [DPMSolverPPSingle(2), DPMSolverPPSingle(2, exact=True), DPMSolverPPSingle(3)],
     Coupled: [Coupled(zeta=0.5), Coupled(zeta=1.0), Coupled(DPMSolverPPSingle(2), zeta=0.99), Coupled(FlowMidpoint())],
-    Rex: [Rex(zeta=0.5), Rex(zeta=1.0), Rex(Stages.MIDPOINT), Rex(Stages.SHARK), *(Rex(s, sde=True, zeta=0.5 if s is Stages.EULER else 0.999) for s in Stages)],
+    Rex: [
+        Rex(zeta=0.5), Rex(zeta=1.0), Rex(Stages.MIDPOINT), Rex(Stages.SHARK),
+        *(Rex(s, sde=True, zeta=0.5 if s is Stages.EULER else 0.999) for s in Stages),
+    ],
     BDIA: [BDIA(), BDIA(0.5)],
     ReversibleHeun: [ReversibleHeun(), ReversibleHeun(noise_side=True)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
