@@ -1,8 +1,14 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
+from .adjoint_deis import AdjointDEIS
 from .cond import PerStep
+from .continuous import Continuous
 from .gradient import Auto, Checkpoint, Direct, Gradient, Mechanism, Truncated
+from .path import States
 from .reversible import Reversible
 from .sample import sample
 
-__all__ = ["Auto", "Checkpoint", "Direct", "Gradient", "Mechanism", "PerStep", "Reversible", "Truncated", "sample"]
+__all__ = [
+    "AdjointDEIS", "Auto", "Checkpoint", "Continuous", "Direct", "Gradient", "Mechanism", "PerStep", "Reversible", "States",
+    "Truncated", "sample",
+]  # fmt: skip

@@ -87,6 +87,10 @@ class Tape:
         """Cotangents of the registers on entry; those of everything else are added `into`."""
         raise NotImplementedError
 
+    def fresh(self) -> Sensitivity:
+        """Sums for one backward pass."""
+        return Sensitivity(self.rollout, self.sensitivity.shared)
+
     def inputs(self) -> dict[str, Tensor]:
         """Every tensor that wants a gradient, by name."""
         found = {f"register {name}": value for name, value in self.registers.items()}
@@ -98,7 +102,7 @@ class Tape:
         self.snapshot.check()
         if torch.is_grad_enabled():
             return self._again(end)
-        into = Sensitivity(self.rollout, self.sensitivity.shared)
+        into = self.fresh()
         entry = self.pull(saved, end, into)
         into.sums.update({f"register {name}": value for name, value in entry.items()})
         return [into.sums.get(name) for name in self.inputs()]

@@ -32,6 +32,7 @@ from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, 
 from .reversible import BDIA, EDICT, OBELM, ReversibleHeun
 from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, predict, prepare, run, total
 from .toy import Gaussian, Mixture
+from .weights import data_weights
 
 __all__ = [
     "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "EDMPEC", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE", "V",
@@ -40,6 +41,6 @@ __all__ = [
     "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method",
     "Mixture", "Model", "Noise", "Plan", "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow",
     "ReversibleHeun", "Rex", "Shifted", "Stages", "SubVP", "Sum", "Trailing", "UniformLambda", "UniformT", "UserPair", "Value",
-    "accepted_times", "combine", "conversion", "convert", "decode", "encode", "entry", "execute", "expand", "inversion",
-    "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
+    "accepted_times", "combine", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute", "expand",
+    "inversion", "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
 ]  # fmt: skip

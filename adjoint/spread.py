@@ -1,0 +1,65 @@
+"""Sums of gradients over a grid that is not the run's."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..solvers import Call, Process, Value
+from .sensitivity import Sensitivity
+
+
+def spread(process: Process, times: Sequence[float], nodes: Sequence[float]) -> list[list[tuple[int, float]]]:
+    """For each interval between `nodes` the steps of the run it covers and their shares, by length in atan(sigma/alpha).
+
+    A gradient at one row of PerStep conditioning belongs to all the steps that its interval stands for.
+    """
+
+    def clock(values: Sequence[float]) -> list[float]:
+        t = torch.tensor(values, dtype=torch.float64)
+        return torch.atan2(process.sigma(t), process.alpha(t)).tolist()  # bounded where sigma/alpha is not
+
+    own, ends, shares = clock(times), clock(nodes), []
+    for high, low in zip(ends, ends[1:], strict=False):
+        over = [(k, min(high, own[k]) - max(low, own[k + 1])) for k in range(len(own) - 1)]
+        shares.append([(k, length / (high - low)) for k, length in over if length > 0])
+    return shares
+
+
+class Spread(Sensitivity):
+    """Sums in which one interval of a coarser or finer grid stands for several steps of the run, or for a part of one."""
+
+    shares: list[list[tuple[int, float]]]
+    weights: list[tuple[int, float]]
+    begin = 0
+
+    def pull_at(self, call: Call, weights: list[tuple[int, float]], state: Tensor, cotangent: Tensor
+                ) -> tuple[Tensor, Tensor | None]:
+        """Evaluate `call` at `state` and pull the cotangent back: (prediction, cotangent of the state).
+
+        Args:
+            weights: (interval, factor) of what the gradients of conditioning and parameters enter; the first one's
+                conditioning is seen.
+        """
+        most, _ = max(self.shares[weights[0][0]], key=lambda share: share[1])
+        call = replace(call, step=self.begin + most)
+        replay, start = self.call(call, state)
+        self.check(call, replay, start)
+        self.weights = weights
+        return replay.out.detach(), self.back(call, replay, cotangent)
+
+    def opened(self, step: int, cotangent: Tensor) -> None:
+        super().opened(self.begin + step, cotangent)
+
+    def noise(self, slot: int, cotangent: Tensor, c: Value) -> None:
+        super().noise(self.begin + slot, cotangent, c)
+
+    def add(self, name: str, grad: Tensor | None, row: int | None = None) -> None:
+        if grad is None or name in ("noise", "controls"):
+            return super().add(name, grad, row)
+        if row is None:
+            return super().add(name, grad * sum(w for _, w in self.weights))
+        for interval, w in self.weights:
+            for k, share in self.shares[interval]:
+                super().add(name, grad * (w * share), self.begin + k)
