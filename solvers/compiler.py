@@ -26,6 +26,7 @@ class Builder:
         self.steps = len(self.t) - 1
         self.ops: list[Instruction] = []
         self.starts: list[int] = []
+        self.evaluated: set[str] = set()
         self.slots = 0
 
     def begin(self) -> None:
@@ -35,6 +36,7 @@ class Builder:
     def evaluate(self, out: str, t: float, want: Prediction, src: str = "x") -> str:
         """out <- want(src, t)."""
         self.ops.append(Evaluate((out,), src, t, want))
+        self.evaluated.add(out)
         return out
 
     def combine(self, out: str, *terms: tuple[float, str], noise: float = 0.0) -> None:
@@ -62,6 +64,23 @@ class Builder:
         """Vectorised inverse of lambda."""
         return self.process.time(torch.as_tensor(lam)).numpy()
 
+    def data(self, i: int) -> str:
+        """The data prediction of node i: as a corrector left it, or else evaluated at "x"."""
+        return f"D{i}" if f"D{i}" in self.evaluated else self.evaluate(f"D{i}", self.t[i], DATA)
+
+    def reach(self, i: int, order: int, cap: float) -> int:
+        """How many past nodes step i can use: history available, finite, and no step `cap` times the mean of those behind."""
+        if not (self.finite(i) and self.finite(i + 1)):
+            return 1
+        usable = 1
+        while usable < min(order, i + 1) and self.finite(i - usable):
+            usable += 1
+        if usable > 1:
+            past = (self.lam[i] - self.lam[i - usable + 1]) / (usable - 1)
+            if (self.lam[i + 1] - self.lam[i]) / past > cap:
+                return 1
+        return usable
+
     def first_order(self, i: int) -> None:
         """DDIM from node i to i + 1, legal at alpha = 0 and sigma = 0: x_t = (sigma_t/sigma_s) x + (...) D or its noise form."""
         s, t = i, i + 1
@@ -70,7 +89,7 @@ class Builder:
             # alpha_t (1 - e^{-h}) by expm1 where h is finite, alpha_t - alpha_s sigma_t / sigma_s where it is not
             gain = (-self.alpha[t] * math.expm1(self.lam[s] - self.lam[t]) if self.finite(s) and self.finite(t)
                     else self.alpha[t] - self.alpha[s] * ratio)
-            self.combine("x", (ratio, "x"), (gain, self.evaluate(f"D{i}", self.t[s], DATA)))
+            self.combine("x", (ratio, "x"), (gain, self.data(i)))
         else:
             ratio = self.alpha[t] / self.alpha[s]
             self.combine("x", (ratio, "x"), (self.sigma[t], self.evaluate(f"E{i}", self.t[s], NOISE)))

@@ -9,11 +9,15 @@ from pullback.solvers import (
     DDIM,
     DEIS,
     VP,
+    BVariant,
     DPMSolverPP,
     DPMSolverPPSingle,
+    Evaluation,
     FlowAdams,
     Method,
     Mixture,
+    SASolver,
+    UniPC,
 )
 
 # Test A: three Gaussians in the plane
@@ -29,6 +33,10 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)] + [DPMSolverPP(3)],
     DPMSolverPPSingle: [DPMSolverPPSingle(2), DPMSolverPPSingle(2, exact=True), DPMSolverPPSingle(3)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
+    SASolver: [SASolver(p, c, tau=0.0, starter=True) for p, c in ((1, 0), (1, 2), (2, 0), (2, 3), (3, 4), (4, 0))]
+    + [SASolver(p, c) for p, c in ((1, 0), (2, 0), (3, 0), (2, 3), (3, 4))]
+    + [SASolver(2, 3, evaluation=Evaluation.PECE), SASolver(2, 2, tau=0.0, evaluation=Evaluation.PECE, starter=True)],
+    UniPC: [UniPC(p, v, c, starter=True) for p in (1, 2, 3) for v in BVariant for c in (False, True)] + [UniPC()],
 }
 
 
