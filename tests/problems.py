@@ -8,15 +8,19 @@ from pullback import solvers
 from pullback.solvers import (
     DDIM,
     DEIS,
+    ERSDE,
     VP,
     BVariant,
     DPMSolverPP,
     DPMSolverPPSingle,
+    EDMHeun,
     Evaluation,
     FlowAdams,
     Method,
     Mixture,
+    Restart,
     SASolver,
+    SDEDPMSolverPP,
     UniPC,
 )
 
@@ -33,6 +37,10 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)] + [DPMSolverPP(3)],
     DPMSolverPPSingle: [DPMSolverPPSingle(2), DPMSolverPPSingle(2, exact=True), DPMSolverPPSingle(3)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
+    EDMHeun: [EDMHeun(), EDMHeun(10.0)],
+    SDEDPMSolverPP: [SDEDPMSolverPP(1), SDEDPMSolverPP(2), SDEDPMSolverPP(2, exact=True), SDEDPMSolverPP(3)],
+    ERSDE: [ERSDE(k, phi=1.0, starter=True) for k in (1, 2, 3)] + [ERSDE(k, phi=2.0) for k in (1, 2, 3)] + [ERSDE(2)],
+    Restart: [Restart(EDMHeun()), Restart(DPMSolverPPSingle(3), times=2), Restart(DDIM())],
     SASolver: [SASolver(p, c, tau=0.0, starter=True) for p, c in ((1, 0), (1, 2), (2, 0), (2, 3), (3, 4), (4, 0))]
     + [SASolver(p, c) for p, c in ((1, 0), (2, 0), (3, 0), (2, 3), (3, 4))]
     + [SASolver(2, 3, evaluation=Evaluation.PECE), SASolver(2, 2, tau=0.0, evaluation=Evaluation.PECE, starter=True)],
@@ -50,6 +58,11 @@ def every_method() -> list[Method]:
 def same_order(method: Method) -> bool:
     """Whether the method reaches its order from the first step on."""
     return getattr(method, "starter", True)
+
+
+def slots_of(method: Method, steps: int) -> int:
+    """Noise slots of a stochastic method on a grid through every level: one a step, or one a restart."""
+    return method.times if isinstance(method, Restart) else steps
 
 
 def warped(n: int, low: float = -2.0, high: float = 2.5) -> torch.Tensor:
