@@ -28,7 +28,7 @@ class ERSDE(Method):
     lambda uses one node. `starter` (phi = 1 only) begins with single steps of the same order.
 
     Order: `nodes` for phi = 1, else weak min(nodes, 2). Published third-order code leaves out Newton's correction of D'
-    and is second order. Source: Cui et al. 2023, arXiv 2309.06169, algorithms 1 to 3. Cost: 1 network call a step.
+    and is second order. Source: Cui et al. 2023, arXiv 2309.06169, ER-SDE-Solver-1 to 3. Cost: 1 network call a step.
     """
 
     nodes: int = 3
@@ -39,7 +39,7 @@ class ERSDE(Method):
     def __post_init__(self) -> None:
         if self.nodes not in (1, 2, 3):
             raise ValueError(f"ERSDE: got nodes={self.nodes}, expected 1, 2 or 3")
-        if isinstance(self.phi, float) and not 1 <= self.phi < math.inf:
+        if isinstance(self.phi, int | float) and not 1 <= self.phi < math.inf:
             raise ValueError(f"ERSDE: got phi={self.phi}, expected a power >= 1; 1 is the probability flow")
         if self.starter and self.stochastic:
             raise ValueError("ERSDE: got starter=True with noise, expected phi=1; weak order 2 needs no starter")

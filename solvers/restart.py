@@ -19,7 +19,7 @@ class Restart(Method):
     on `steps` steps equally spaced in rho^(1/7), or without `steps` on the grid's own nodes inside. `base` is a
     deterministic single-step method. A grid that does not pass from above `low` to below it is not restarted.
 
-    Order: weak order of `base` if `steps` is None and s_noise = 1. Source: Xu et al. 2023, arXiv 2306.14878, algorithm 1.
+    Order: weak order of `base` if `steps` is None and s_noise = 1. Source: Xu et al. 2023, arXiv 2306.14878, section 3.
     Cost: `base`'s, and `times` more runs through the band.
     """
 

@@ -49,7 +49,7 @@ class SASolver(Method):
     past node. `starter` (tau = 0 only) begins with single steps of the same order.
 
     Order with tau = 0: `predictor`, or min(predictor + 1, corrector); otherwise weak order, at most 2, and strong order 1.
-    Source: Xue et al. 2023, arXiv 2309.05019, eq. 14 and 17. Cost: 1 network call a step with PEC, 2 with PECE.
+    Source: Xue et al. 2023, arXiv 2309.05019, section 4. Cost: 1 network call a step with PEC, 2 with PECE.
     """
 
     predictor: int = 3

@@ -19,7 +19,7 @@ class SDEDPMSolverPP(Method):
     over the last `nodes` data predictions: SASolver's predictor with tau = 1. Two nodes use the published weight
     w_0(2h)/2 in place of w_1(2h) unless `exact`. Steps that touch alpha = 0 or sigma = 0 are deterministic and first order.
 
-    Order: weak 1, 2, 2 for `nodes` = 1, 2, 3; strong 1. Source: Lu et al. 2022, arXiv 2211.01095, eq. 18 and appendix.
+    Order: weak 1, 2, 2 for `nodes` = 1, 2, 3; strong 1. Source: Lu et al. 2022, arXiv 2211.01095, SDE-DPM-Solver++(1) and (2M).
     Cost: 1 network call a step, nodes + 1 states, 1 noise.
     """
 
@@ -50,7 +50,7 @@ class SDEDPMSolverPP(Method):
 class SDEDPMSolver(Method):
     """x_t = (alpha_t/alpha_s) x - 2 sigma_t (e^h - 1) E + sigma_t sqrt(e^{2h} - 1) xi: the reverse SDE with E held.
 
-    Steps that touch alpha = 0 or sigma = 0 are DDIM. Source: arXiv 2211.01095, appendix on SDE-DPM-Solver-1.
+    Steps that touch alpha = 0 or sigma = 0 are DDIM. Source: arXiv 2211.01095, SDE-DPM-Solver-1.
     Cost: 1 network call a step, 2 states, 1 noise.
     """
 
