@@ -8,6 +8,7 @@ from .deis import DEIS
 from .dpm import DPMSolverPP, DPMSolverPPSingle
 from .edm import EDMHeun
 from .edm_pec import EDMPEC
+from .er_sde import ERSDE
 from .expand import expand
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .grid import (
@@ -28,19 +29,25 @@ from .moments import moments, response
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .plan import Apply, Combine, Evaluate, Plan, stack
 from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
+from .predictor_corrector import Evaluation
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
+from .restart import Restart
 from .reversible import BDIA, EDICT, OBELM, ReversibleHeun
 from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, predict, prepare, run, total
+from .sa import SASolver, Tau
+from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .toy import Gaussian, Mixture
+from .unipc import BVariant, UniPC
 from .weights import data_weights
 
 __all__ = [
-    "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "EDMPEC", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE", "V",
-    "VE", "VP", "Addressed", "Apply", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled", "DPMSolverPP",
-    "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "Evaluate", "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun",
-    "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method",
-    "Mixture", "Model", "Noise", "Plan", "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow",
-    "ReversibleHeun", "Rex", "Shifted", "Stages", "SubVP", "Sum", "Trailing", "UniformLambda", "UniformT", "UserPair", "Value",
-    "accepted_times", "combine", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute", "expand",
-    "inversion", "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
+    "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "EDMPEC", "ERSDE", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE",
+    "V", "VE", "VP", "Addressed", "Apply", "BVariant", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled",
+    "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "EulerMaruyama", "Evaluate", "Evaluation",
+    "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid",
+    "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan", "Prediction", "Process",
+    "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver",
+    "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair",
+    "Value", "accepted_times", "combine", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute",
+    "expand", "inversion", "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ class Builder:
         self.steps = len(self.t) - 1
         self.ops: list[Instruction] = []
         self.starts: list[int] = []
+        self.evaluated: set[str] = set()
         self.slots = 0
 
     def begin(self) -> None:
@@ -35,6 +36,7 @@ class Builder:
     def evaluate(self, out: str, t: float, want: Prediction, src: str = "x") -> str:
         """out <- want(src, t)."""
         self.ops.append(Evaluate((out,), src, t, want))
+        self.evaluated.add(out)
         return out
 
     def combine(self, out: str, *terms: tuple[float, str], noise: float = 0.0) -> None:
@@ -62,6 +64,23 @@ class Builder:
         """Vectorised inverse of lambda."""
         return self.process.time(torch.as_tensor(lam)).numpy()
 
+    def data(self, i: int) -> str:
+        """The data prediction of node i: as a corrector left it, or else evaluated at "x"."""
+        return f"D{i}" if f"D{i}" in self.evaluated else self.evaluate(f"D{i}", self.t[i], DATA)
+
+    def reach(self, i: int, order: int, cap: float) -> int:
+        """How many past nodes step i can use: history available, finite, and no step `cap` times the mean of those behind."""
+        if not (self.finite(i) and self.finite(i + 1)):
+            return 1
+        usable = 1
+        while usable < min(order, i + 1) and self.finite(i - usable):
+            usable += 1
+        if usable > 1:
+            past = (self.lam[i] - self.lam[i - usable + 1]) / (usable - 1)
+            if (self.lam[i + 1] - self.lam[i]) / past > cap:
+                return 1
+        return usable
+
     def ddim(self, s: int, t: int) -> tuple[float, float]:
         """(ratio, gain) of DDIM from node s, sigma_s > 0, to node t: ratio x + gain D."""
         ratio = self.sigma[t] / self.sigma[s]
@@ -77,7 +96,8 @@ class Builder:
         """
         if self.sigma[i] > 0:
             ratio, gain = self.ddim(i, i + 1)
-            self.combine(out, (ratio, out), (gain, self.evaluate(f"D{i}", self.t[i], DATA, src)))
+            data = self.data(i) if src == "x" else self.evaluate(f"D{i}", self.t[i], DATA, src)
+            self.combine(out, (ratio, out), (gain, data))
         else:
             ratio = self.alpha[i + 1] / self.alpha[i]
             self.combine(out, (ratio, out), (self.sigma[i + 1], self.evaluate(f"E{i}", self.t[i], NOISE, src)))

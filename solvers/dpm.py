@@ -7,20 +7,6 @@ from .prediction import DATA
 from .weights import data_weights, phi
 
 
-def _order_at(b: Builder, i: int, order: int, cap: float) -> int:
-    """The order step i can carry: history available, finite nodes, and no step far longer than those behind it."""
-    if not (b.finite(i) and b.finite(i + 1)):
-        return 1
-    usable = 1
-    while usable < min(order, i + 1) and b.finite(i - usable):
-        usable += 1
-    if usable > 1:
-        past = (b.lam[i] - b.lam[i - usable + 1]) / (usable - 1)
-        if (b.lam[i + 1] - b.lam[i]) / past > cap:
-            return 1
-    return usable
-
-
 @dataclass(frozen=True)
 class DPMSolverPP(Method):
     """x_t = (sigma_t/sigma_s) x + alpha_t sum_j b_j D_{-j},  b_j = INT_0^1 h e^{-h(1-th)} L_j(th) dth.
@@ -44,7 +30,7 @@ class DPMSolverPP(Method):
             raise ValueError(f"DPMSolverPP: got order={self.order}, expected 1, 2 or 3")
 
     def step(self, b: Builder, i: int) -> None:
-        order = _order_at(b, i, self.order, self.cap)
+        order = b.reach(i, self.order, self.cap)
         if self.starter and order < self.order and i < self.order - 1 and b.finite(i) and b.finite(i + 1):
             return DPMSolverPPSingle(self.order).step(b, i)
         if order == 1:

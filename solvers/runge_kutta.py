@@ -28,13 +28,20 @@ RK4 = Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1
 BY_ORDER = {1: EULER, 2: HEUN, 3: KUTTA3, 4: RK4}
 
 
-def rho_step(b: Builder, i: int, tableau: Tableau, first: str | None = None) -> None:
-    """One step of dy/drho = E with y = x/alpha: the clock of EDM and of DEIS' rhoRK."""
-    low, high = b.rho(i), b.rho(i + 1)
+def rho_step(b: Builder, i: int, tableau: Tableau, first: str | None = None,
+             start: tuple[float, float, float] | None = None) -> None:
+    """One step of dy/drho = E with y = x/alpha: the clock of EDM and of DEIS' rhoRK.
+
+    `start` is the (t, alpha, rho) of "x" where that is not node i.
+    """
+    at, scale, low = start or (b.t[i], b.alpha[i], b.rho(i))
+    high = b.rho(i + 1)
 
     def node(c: float) -> tuple[float, float]:
-        if c in (0.0, 1.0):
-            return b.t[i + int(c)], b.alpha[i + int(c)]
+        if c == 0.0:
+            return at, scale
+        if c == 1.0:
+            return b.t[i + 1], b.alpha[i + 1]
         level = low + c * (high - low)
         t = b.process.time(-math.log(level))
         return float(t), float(b.process.alpha(t))

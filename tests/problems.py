@@ -9,17 +9,25 @@ from pullback.solvers import (
     BDIA,
     DDIM,
     DEIS,
+    ERSDE,
     VP,
+    BVariant,
     Coupled,
     DPMSolverPP,
     DPMSolverPPSingle,
+    EDMHeun,
+    Evaluation,
     FlowAdams,
     FlowMidpoint,
     Method,
     Mixture,
+    Restart,
     ReversibleHeun,
     Rex,
+    SASolver,
+    SDEDPMSolverPP,
     Stages,
+    UniPC,
 )
 
 # Test A: three Gaussians in the plane
@@ -42,6 +50,14 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     BDIA: [BDIA(), BDIA(0.5)],
     ReversibleHeun: [ReversibleHeun(), ReversibleHeun(noise_side=True)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
+    EDMHeun: [EDMHeun(), EDMHeun(10.0)],
+    SDEDPMSolverPP: [SDEDPMSolverPP(1), SDEDPMSolverPP(2), SDEDPMSolverPP(2, exact=True), SDEDPMSolverPP(3)],
+    ERSDE: [ERSDE(k, phi=1.0, starter=True) for k in (1, 2, 3)] + [ERSDE(k, phi=2.0) for k in (1, 2, 3)] + [ERSDE(2)],
+    Restart: [Restart(EDMHeun()), Restart(DPMSolverPPSingle(3), times=2), Restart(DDIM())],
+    SASolver: [SASolver(p, c, tau=0.0, starter=True) for p, c in ((1, 0), (1, 2), (2, 0), (2, 3), (3, 4), (4, 0))]
+    + [SASolver(p, c) for p, c in ((1, 0), (2, 0), (3, 0), (2, 3), (3, 4))]
+    + [SASolver(2, 3, evaluation=Evaluation.PECE), SASolver(2, 2, tau=0.0, evaluation=Evaluation.PECE, starter=True)],
+    UniPC: [UniPC(p, v, c, starter=True) for p in (1, 2, 3) for v in BVariant for c in (False, True)] + [UniPC()],
 }
 
 
@@ -55,6 +71,13 @@ def every_method() -> list[Method]:
 def same_order(method: Method) -> bool:
     """Whether the method reaches its order from the first step on."""
     return getattr(method, "starter", True)
+
+
+def slots_of(method: Method, steps: int) -> int:
+    """Noise slots of a stochastic method on a grid through every level: one a step (ShARK two), or one a restart."""
+    if isinstance(method, Restart):
+        return method.times
+    return 2 * steps if isinstance(method, Rex) and method.stages is Stages.SHARK else steps
 
 
 def warped(n: int, low: float = -2.0, high: float = 2.5) -> torch.Tensor:

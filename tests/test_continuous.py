@@ -17,6 +17,7 @@ from pullback.solvers import (
     Denoiser,
     DPMSolverPP,
     Gaussian,
+    Method,
     Mixture,
     RectifiedFlow,
     UniformLambda,
@@ -38,7 +39,7 @@ def normal(process=PROCESS):
     return Denoiser(eps, process, NOISE)
 
 
-def factor(strategy, steps, start=1.0, end=1e-3, method=DDIM()):  # noqa: B008
+def factor(strategy, steps, start=1.0, end=1e-3, method: Method = DDIM()):  # noqa: B008
     plan = method.plan(PROCESS, UniformT(steps, start=start, end=end))
     x = torch.tensor([[0.3]], requires_grad=True)
     return float(torch.autograd.grad(sample(normal(), plan, x, gradient=strategy, noise=Addressed(0)).sum(), x)[0])
@@ -101,7 +102,8 @@ def test_adjoint_deis_is_its_formula(method, order):
     t = torch.tensor(plan.times)
     alpha, sigma, lam = PROCESS.alpha(t), PROCESS.sigma(t), PROCESS.lam(t)
     double = 2 if plan.stochastic else 1
-    a_x, a_z, rest, older = 2 * out.detach(), torch.zeros_like(z), None, None
+    a_x, a_z, older = 2 * out.detach(), torch.zeros_like(z), None
+    rest = [torch.zeros_like(v) for v in (w, *net.parameters())]
     for i in range(7, 0, -1):
         v_x, v_z, *others = vjps(net, states[i], t[i], z[i - 1], w, a_x)
         now = [alpha[i] ** 2 * v_x, alpha[i] * v_z, *(alpha[i] * v for v in others)]
@@ -113,7 +115,7 @@ def test_adjoint_deis_is_its_formula(method, order):
         a_x = alpha[i] / alpha[i - 1] * a_x + c / alpha[i - 1] ** 2 * mixed[0]
         steps = [c / alpha[i - 1] * v for v in mixed[1:]]
         a_z[i - 1] = steps[0]
-        rest = steps[1:] if rest is None else [a + b for a, b in zip(rest, steps[1:], strict=True)]
+        rest = [a + b for a, b in zip(rest, steps[1:], strict=True)]
         older = now
     for ours, theirs in zip(got, [a_x, a_z, *rest], strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-10 * float(theirs.abs().max()))
