@@ -1,6 +1,7 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
 from .adjoint_deis import AdjointDEIS
+from .audit import Audit, Row, audit
 from .cond import PerStep
 from .continuous import Continuous
 from .gradient import Auto, Checkpoint, Direct, Gradient, Mechanism, Truncated
@@ -9,6 +10,6 @@ from .reversible import Reversible
 from .sample import sample
 
 __all__ = [
-    "AdjointDEIS", "Auto", "Checkpoint", "Continuous", "Direct", "Gradient", "Mechanism", "PerStep", "Reversible", "States",
-    "Truncated", "sample",
+    "AdjointDEIS", "Audit", "Auto", "Checkpoint", "Continuous", "Direct", "Gradient", "Mechanism", "PerStep", "Reversible",
+    "Row", "States", "Truncated", "audit", "sample",
 ]  # fmt: skip

@@ -58,6 +58,10 @@ class AdjointDEIS(Gradient):
         except Captured as captured:
             raise ValueError(f"{self}: got {captured}; pass it in cond, or use Checkpoint()") from None
 
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        m = self.steps or plan.steps
+        return plan.nfe + m, m
+
 
 class _Adjoint(Nodes):
     def __init__(self, rollout: Rollout, registers: Registers, strategy: AdjointDEIS) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, prepare
+from ..solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, Plan, prepare
 from .gradient import Gradient, Registers
 from .nodes import Nodes
 from .path import States
@@ -49,6 +49,10 @@ class Continuous(Gradient):
             return {"x": differentiable(_Second(rollout, registers, self))}
         except Captured as captured:
             raise ValueError(f"{self}: got {captured}; pass it in cond, or use Checkpoint()") from None
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        m = self.steps or plan.steps
+        return plan.nfe + m + (self.states is States.RESOLVED), m
 
 
 class _Second(Nodes):

@@ -8,7 +8,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ..solvers import Apply, Program
+from ..solvers import Apply, Plan, Program
 from .region import regions
 from .rollout import Rollout, parameters
 from .trajectory import Captured, Recorded, differentiable
@@ -24,6 +24,10 @@ class Gradient(ABC):
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         """The registers after the run."""
 
+    @abstractmethod
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        """Network calls forward, replays included, and VJPs of one value and gradient."""
+
 
 @dataclass(frozen=True)
 class Direct(Gradient):
@@ -31,6 +35,9 @@ class Direct(Gradient):
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         return rollout.execute(registers)
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        return plan.nfe, plan.nfe
 
 
 class Mechanism(Enum):
@@ -73,6 +80,9 @@ class Checkpoint(Gradient):
             if self.mechanism is Mechanism.TRAJECTORY:
                 raise ValueError(f"{self}: got {captured}, expected none; pass it in cond or use Mechanism.AUTO") from None
             return self._by_regions(_seen(rollout), registers, str(captured))
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        return 2 * plan.nfe, plan.nfe
 
     def _by_regions(self, rollout: Rollout, registers: Registers, reason: str) -> Registers:
         log.info("Checkpoint by regions: %s", reason)
@@ -123,6 +133,11 @@ class Truncated(Gradient):
             registers = replace(rollout, program=head).execute(registers)
         return self.inner.run(replace(rollout, program=tail), registers)
 
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        head, tail = plan.split(max(0, plan.steps - self.last))
+        calls, vjps = self.inner.cost(tail)
+        return head.nfe + calls, vjps
+
 
 @dataclass(frozen=True)
 class Auto(Gradient):
@@ -130,3 +145,6 @@ class Auto(Gradient):
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         return Checkpoint().run(rollout, registers)
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        return Checkpoint().cost(plan)

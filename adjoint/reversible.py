@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Program, Sum, inversion, solve, total, widened
+from ..solvers import Call, Plan, Program, Sum, inversion, solve, total, widened
 from .gradient import Gradient, Registers, obstacle
 from .rollout import Rollout
 from .sensitivity import Replay, Sensitivity
@@ -47,6 +47,9 @@ class Reversible(Gradient):
             return {"x": differentiable(_Backwards(rollout, registers, self))}
         except Captured as captured:
             raise ValueError(f"{self}: got {captured}; pass it in cond, or use Checkpoint()") from None
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        return 2 * plan.nfe, plan.nfe
 
 
 class _Backwards(Tape):

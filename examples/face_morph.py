@@ -14,12 +14,17 @@ import torch.nn.functional as F
 from bundled import denoiser, load
 from common import options, write
 from data import face_images
-from pullback.adjoint import sample
+from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Reversible, sample
 from pullback.guidance import ChiPrior, adam, optimise
-from pullback.solvers import DPMSolverPP, UniformLambda
+from pullback.solvers import DPMSolverPP, ReversibleHeun, UniformLambda
 from torch import Tensor
 
 ENDS = {"start": 1.0, "end": 0.03}
+# each with the method and the steps that make 20 network calls
+GRADIENTS = {
+    "checkpoint": (Checkpoint(), DPMSolverPP(2), 20), "reversible": (Reversible(), ReversibleHeun(), 19),
+    "continuous": (Continuous(), DPMSolverPP(2), 20), "adjointdeis": (AdjointDEIS(), DPMSolverPP(2), 20),
+}
 
 
 def slerp(a: Tensor, b: Tensor, part: float = 0.5) -> Tensor:
@@ -35,7 +40,10 @@ def similarity(embedder: torch.nn.Module, image: Tensor, faces: Tensor) -> Tenso
 
 
 def main() -> None:
-    run = options(__doc__, pairs=1, steps=60, first=41, second=42)
+    run = options(__doc__, pairs=1, steps=60, first=41, second=42, gradient="checkpoint")
+    if run.gradient not in GRADIENTS:
+        raise SystemExit(f"--gradient: got {run.gradient!r}, expected one of {', '.join(GRADIENTS)}")
+    strategy, method, steps = GRADIENTS[run.gradient]
     torch.manual_seed(run.seed)
     model, began = denoiser("faces"), time.time()
     model.network.to(run.device)  # type: ignore[attr-defined]
@@ -49,7 +57,7 @@ def main() -> None:
     faces = images[pairs]
 
     encode = DPMSolverPP(2).plan(model.process, UniformLambda(40, start=ENDS["end"], end=ENDS["start"]))
-    decode = DPMSolverPP(2).plan(model.process, UniformLambda(20, **ENDS))
+    decode = method.plan(model.process, UniformLambda(steps, **ENDS))
     latents = torch.stack([sample(model, encode, face, gradient=None) for face in faces])
     start = slerp(latents[0], latents[1])
 
@@ -62,14 +70,15 @@ def main() -> None:
         near = torch.stack([similarity(loss_embedder, image.roll(shift, (2, 3)) + grain, faces) for shift, grain in grains]).mean(0)
         return -near.sum(0) - 2 * near.min(0).values
 
-    result = optimise(model, decode, loss, start, steps=run.steps, optimiser=adam(0.02), prior=ChiPrior(0.02))
+    result = optimise(model, decode, loss, start, steps=run.steps, optimiser=adam(0.02), prior=ChiPrior(0.02), gradient=strategy)
     naive = sample(model, decode, start, gradient=None)
     rebuilt = [sample(model, decode, latent, gradient=None) for latent in latents]
     before = torch.stack([similarity(judge, naive, faces) for judge in judges]).mean(0)
     after = torch.stack([similarity(judge, result.sample, faces) for judge in judges]).mean(0)
     wins = int((after.min(0).values > before.min(0).values).sum())
     facts = {
-        "pairs": run.pairs, "wins": wins, "held_out_before": before.T.tolist(), "held_out_after": after.T.tolist(),
+        "gradient": run.gradient, "pairs": run.pairs, "wins": wins, "held_out_before": before.T.tolist(),
+        "held_out_after": after.T.tolist(),
         "loss_embedder_after": similarity(loss_embedder, result.sample, faces).T.tolist(),
         "round_trip_rmse": float((torch.stack(rebuilt) - faces).square().mean().sqrt()),
         "nfe": result.nfe, "vjps": result.vjps, "seconds": round(time.time() - began, 1), "device": run.device,

@@ -182,11 +182,9 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
             variable.copy_(value)
             variable.grad = None
     final = sample(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=None)
-    replays = 2 if isinstance(gradient, Checkpoint) else 1
-    free = _detached
-    calls = plan.nfe * len(rows)
+    free, (calls, vjps) = _detached, gradient.cost(plan)
     return Result(final, free(x), free(noise), free(cond), free(controls), best.loss, torch.stack(rows),
-                  replays * calls + plan.nfe, calls, seed, stop, step)
+                  calls * len(rows) + plan.nfe, vjps * len(rows), seed, stop, step)
 
 
 def _variable(leaf: Any) -> Any:
