@@ -8,7 +8,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ..solvers import Apply, Plan, Program
+from ..solvers import Apply, Plan, Program, Sum
 from .region import regions
 from .rollout import Rollout, parameters
 from .trajectory import Captured, Recorded, differentiable
@@ -93,6 +93,9 @@ def obstacle(rollout: Rollout) -> str:
     """Why one node around the run would be wrong, as far as is known before the first call; "" if nothing is."""
     if any(isinstance(item, Apply) for item, _, _ in rollout.program.ops):
         return "a plan with Apply instructions"
+    if any(isinstance(c, Tensor) and c.requires_grad for item, _, _ in rollout.program.ops if isinstance(item, Sum)
+           for c, _ in item.terms):
+        return "coefficients that require grad"
     if any(hasattr(value, "device_mesh") for value in parameters(rollout.model).values()):
         return "sharded parameters (FSDP)"
     return ""

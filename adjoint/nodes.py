@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..solvers import DATA, NOISE, Call, Evaluate, GivenNoise, Plan, Program, Sum, conversion, prepare
-from .gradient import Gradient
+from .gradient import Gradient, obstacle
 from .path import States, between, chosen, reintegrated
 from .resolve import Flow, Path
 from .rollout import Rollout
@@ -19,7 +19,9 @@ class Nodes(Tape):
 
     def __init__(self, rollout: Rollout, registers: dict[str, Tensor], states: States, steps: int | None) -> None:
         super().__init__(rollout, registers)
-        self.states, plan = states, rollout.program.plan
+        self.states, plan, reason = states, rollout.program.plan, obstacle(rollout)
+        if reason:
+            raise ValueError(f"a continuous adjoint: got {reason}, expected none; use Checkpoint()")
         self.begin = rollout.program.ops[0][2] if rollout.program.ops else 0  # a truncated program starts later
         self.times = [float(t) for t in plan.times[self.begin :] if not isinstance(t, tuple)]
         if len(self.times) != plan.steps - self.begin + 1:

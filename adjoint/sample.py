@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..solvers import Call, GivenNoise, Model, Noise, Plan, entry, prepare
+from ..solvers import Call, GivenNoise, Model, Noise, Plan, bound, entry, prepare
+from ..solvers import coefficients as numbers_of
 from .cond import check, leaves
 from .gradient import Auto, Gradient, Truncated
 from .rollout import Rollout
@@ -17,8 +18,8 @@ Callback = Callable[[int, Any, Tensor], None]
 
 
 def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: Any = None, noise: Noise | Tensor | None = None,
-           controls: Tensor | None = None, gradient: Gradient | None = Auto(), callback: Callback | None = None,  # noqa: B008
-           progress: bool = False) -> Tensor:
+           controls: Tensor | None = None, coefficients: Tensor | None = None, gradient: Gradient | None = Auto(),  # noqa: B008
+           callback: Callback | None = None, progress: bool = False) -> Tensor:
     """Run `plan` from state x and return the sample; `loss(sample).backward()` reaches every tensor that went in.
 
     Args:
@@ -30,6 +31,8 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
             step k values[k].
         noise: for stochastic plans: `Addressed(seed)`, or a tensor (slots, B, ...) that receives its gradient.
         controls: (N, B, ...) added to the state at the start of each step: x_k <- x_k + controls[k].
+        coefficients: (K,) the plan's numbers as `solvers.coefficients` lists them, in place of its own: they receive their
+            gradient (by regions under `Checkpoint`); `solvers.compiled` makes them functions of times or parameters.
         gradient: a strategy; by default `Checkpoint()` where something requires grad; None samples under no_grad.
         callback: called with (k, t_k, x_k detached) for k = 0 .. N.
         progress: show a progress bar over the steps.
@@ -54,7 +57,8 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
     scheduled = check(cond, plan.steps)
     if controls is not None and controls.shape != (plan.steps, *x.shape):
         raise ValueError(f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step")
-    visible = [*registers.values(), *leaves(cond), *([controls] if controls is not None else []), *denoiser.parameters(),
+    numbers = _check_coefficients(plan, denoiser, coefficients)
+    visible = [*numbers, *registers.values(), *leaves(cond), *([controls] if controls is not None else []), *denoiser.parameters(),
                *([source.values] if isinstance(source, GivenNoise) else [])]
     explicit = gradient is not None and not isinstance(gradient, Auto)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in visible)
@@ -63,8 +67,10 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
     if explicit and not wanted and not opaque:
         raise ValueError(_nothing(gradient))
     if isinstance(gradient, Truncated) and gradient.last < plan.steps and wanted:
-        _check_truncated(gradient, [t for t in visible[len(registers) :] if t.requires_grad], plan, opaque)
+        _check_truncated(gradient, [t for t in visible[len(registers) + len(numbers) :] if t.requires_grad], plan, opaque)
     program = prepare(plan, denoiser, x)
+    if coefficients is not None:
+        program = bound(program, coefficients, x)
     bar = tqdm(total=plan.steps, disable=not progress)
 
     def watch(step: int, state: Tensor) -> None:
@@ -107,6 +113,17 @@ def _check_noise(plan: Plan, noise: Noise | None, x: Tensor) -> None:
         raise ValueError(f"noise: got None, expected a source with {plan.slots} slots for {plan.name}; pass "
                          "noise=Addressed(seed), or a tensor (slots, B, ...)")
     noise.check(plan.slots, x)
+
+
+def _check_coefficients(plan: Plan, denoiser: Model, values: Tensor | None) -> list[Tensor]:
+    if values is None:
+        return []
+    own = numbers_of(plan, denoiser)
+    if values.shape != own.shape:
+        raise ValueError(f"coefficients: got shape {tuple(values.shape)}, expected {tuple(own.shape)}: what coefficients(plan, "
+                         "denoiser) "
+                         "lists")
+    return [values]
 
 
 def _check_truncated(gradient: Truncated, others: list[Tensor], plan: Plan, opaque: bool) -> None:

@@ -1,6 +1,7 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
 from .adaptive import accepted_times
+from .coefficients import bound, coefficients, compiled
 from .compiler import Builder, Method
 from .coupled import Coupled, Rex, Stages
 from .ddim import DDIM, DDPM
@@ -48,6 +49,7 @@ __all__ = [
     "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan", "Prediction", "Process",
     "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver",
     "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair",
-    "Value", "accepted_times", "combine", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute",
-    "expand", "inversion", "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
+    "Value", "accepted_times", "bound", "coefficients", "combine", "compiled", "conversion", "convert", "data_weights",
+    "decode", "encode", "entry", "execute", "expand", "inversion", "moments", "narrowed", "predict", "prepare", "response",
+    "run", "solve", "stack", "total", "widened",
 ]  # fmt: skip
