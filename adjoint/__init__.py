@@ -5,11 +5,12 @@ from .audit import Audit, Row, audit
 from .cond import PerStep
 from .continuous import Continuous
 from .gradient import Auto, Checkpoint, Direct, Gradient, Mechanism, Truncated
+from .keep import Keep
 from .path import States
 from .reversible import Reversible
-from .sample import sample
+from .sample import sample, trajectory
 
 __all__ = [
-    "AdjointDEIS", "Audit", "Auto", "Checkpoint", "Continuous", "Direct", "Gradient", "Mechanism", "PerStep", "Reversible",
-    "Row", "States", "Truncated", "audit", "sample",
+    "AdjointDEIS", "Audit", "Auto", "Checkpoint", "Continuous", "Direct", "Gradient", "Keep", "Mechanism", "PerStep",
+    "Reversible", "Row", "States", "Truncated", "audit", "sample", "trajectory",
 ]  # fmt: skip

@@ -99,6 +99,8 @@ class _Adjoint(Nodes):
                 x = resolver.back(i, x, eps)
             if own:
                 into.opened(i - 1, a)
+            jump = into.jump(i - 1)
+            a = a if jump is None else a + jump
         return {"x": a}
 
     def _weights(self, alpha: list[float], sigma: list[float], lam: list[float], factor: float) -> list[tuple[float, float]]:

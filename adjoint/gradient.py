@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..solvers import Apply, Plan, Program, Sum
+from .keep import Keep, chosen
 from .region import regions
 from .rollout import Rollout, parameters
-from .trajectory import Captured, Recorded, differentiable
+from .segmented import Segmented
+from .trajectory import Captured, Recorded, Tape, differentiable
 
 Registers = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -63,10 +66,22 @@ class Checkpoint(Gradient):
     Args:
         offload: keep the states on the CPU.
         mechanism: see `Mechanism`.
+        memory_budget: bytes for states and activations. Where all states fit, the activations of the last calls are kept
+            too and not replayed, towards 3 N F; where not, every k-th state is, for one run more.
+        recursive: binomial recursion, O(log N) states without a budget, or as many as the budget holds; O(log N) runs.
+        observe: told the choice (`Keep`) after the first network call; it is logged too.
     """
 
     offload: bool = False
     mechanism: Mechanism = Mechanism.AUTO
+    memory_budget: int | None = None
+    recursive: bool = False
+    observe: Callable[[Keep], None] | None = None
+
+    def __post_init__(self) -> None:
+        chooses = self.memory_budget is not None or self.recursive
+        if chooses and self.mechanism is Mechanism.REGION:
+            raise ValueError(f"{self}: got a memory choice for regions, expected Mechanism.AUTO or TRAJECTORY")
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         reason = obstacle(rollout)
@@ -75,14 +90,26 @@ class Checkpoint(Gradient):
         if self.mechanism is Mechanism.REGION or reason:
             return self._by_regions(rollout, registers, reason or "asked for")
         try:
-            return {"x": differentiable(Recorded(rollout, registers, self.offload))}
+            return {"x": differentiable(self._tape(rollout, registers))}
         except Captured as captured:
             if self.mechanism is Mechanism.TRAJECTORY:
                 raise ValueError(f"{self}: got {captured}, expected none; pass it in cond or use Mechanism.AUTO") from None
             return self._by_regions(_seen(rollout), registers, str(captured))
 
     def cost(self, plan: Plan) -> tuple[int, int]:
+        if self.recursive and self.memory_budget is None:
+            return chosen(plan.nfe, plan.steps, 1, 1, 1, None, True).forwards, plan.nfe
         return 2 * plan.nfe, plan.nfe
+
+    def _tape(self, rollout: Rollout, registers: Registers) -> Tape:
+        if self.memory_budget is None and not self.recursive:
+            return Recorded(rollout, registers, self.offload)
+        return Segmented(rollout, registers, self.memory_budget, self.recursive, self.offload, self._say)
+
+    def _say(self, keep: Keep) -> None:
+        log.info("Checkpoint %s", keep)
+        if self.observe is not None:
+            self.observe(keep)
 
     def _by_regions(self, rollout: Rollout, registers: Registers, reason: str) -> Registers:
         log.info("Checkpoint by regions: %s", reason)

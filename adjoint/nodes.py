@@ -67,7 +67,7 @@ class Nodes(Tape):
 
     def fresh(self) -> Spread:
         into = Spread(self.rollout, self.sensitivity.shared)
-        into.shares, into.begin = self.shares, self.begin
+        into.shares, into.begin, into.index = self.shares, self.begin, self.index
         return into
 
     def path(self, saved: Sequence[Tensor]) -> list[Tensor]:
@@ -89,6 +89,11 @@ class Nodes(Tape):
         n, rollout = len(self.times) - 1, self.rollout
         if steps is None or steps == n:
             return
+        lost = set(rollout.at) - {self.begin + k for k in self.index or ()}
+        if lost:
+            raise ValueError(f"{strategy}: got losses at the states of steps {sorted(lost)}, expected steps that the {steps} "
+                             "intervals of "
+                             "the adjoint meet; use steps=None")
         if rollout.controls is not None and rollout.controls.requires_grad:
             raise ValueError(f"{strategy}: got controls that require grad, one for each of {n} steps, expected steps={n} or None")
         if isinstance(rollout.noise, GivenNoise) and rollout.noise.values.requires_grad:
@@ -122,7 +127,7 @@ class Nodes(Tape):
                 for c, slot in item.noise:
                     into.noise(slot - self.begin, cotangent, c)
 
-    def _again(self, end: Tensor) -> list[Tensor | None]:
+    def _again(self, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         raise RuntimeError("a continuous adjoint cannot be differentiated once more: got create_graph=True; use Direct(), "
                            "Checkpoint() "
                            "or Reversible()")

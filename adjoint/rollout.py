@@ -1,7 +1,7 @@
 """Rollout: everything one run of a plan needs, bound together once; and what must not change until its backward pass."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,10 @@ Before = Callable[[int, dict[str, Tensor]], None]
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """A program with its model, conditioning (`scheduled`: some of it PerStep), noise, controls and watcher."""
+    """A program with its model, conditioning (`scheduled`: some of it PerStep), noise, controls and watcher.
+
+    `caught` receives the state at the opening of the steps in `at`, before the control.
+    """
 
     program: Program
     model: Model
@@ -25,13 +28,17 @@ class Rollout:
     noise: Noise | None
     controls: Tensor | None
     watch: Watch
+    at: tuple[int, ...] = ()
+    caught: dict[int, Tensor] = field(default_factory=dict)
 
     def evaluate(self, call: Call, state: Tensor) -> Tensor:
         """The prediction that `call` asks for at `state`."""
         return predict(self.model, call, state, at_step(self.cond, call.step) if self.scheduled else self.cond)
 
     def before(self, step: int, registers: dict[str, Tensor]) -> None:
-        """What happens when a step opens: its control is added, the watcher looks on."""
+        """What happens when a step opens: its state is caught, its control added, the watcher looks on."""
+        if step in self.at:
+            self.caught[step] = registers["x"]
         if self.controls is not None:
             registers["x"] = registers["x"] + self.controls[step]
         self.watch(step, registers["x"])

@@ -1,6 +1,6 @@
 """`sample`: from noise to sample, with gradients that reach everything that went in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,30 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
 
     Cost: plan.nfe network calls, and the strategy's for the backward pass.
     """
+    return _run(denoiser, plan, x, (), cond, noise, controls, coefficients, gradient, callback, progress)[0]
+
+
+def trajectory(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], at: Sequence[int], *, cond: Any = None,
+               noise: Noise | Tensor | None = None, controls: Tensor | None = None, coefficients: Tensor | None = None,
+               gradient: Gradient | None = Auto(), callback: Callback | None = None, progress: bool = False  # noqa: B008
+               ) -> list[Tensor]:
+    """As `sample`, for losses on states along the way: the states at nodes `at`, 0 (x itself) to N (the sample).
+
+    Each is the state before the control of its step, with gradients under every strategy; a continuous adjoint jumps there.
+
+    Raises:
+        ValueError: as `sample`; a node that the plan does not have.
+    """
+    if not at or not all(0 <= k <= plan.steps for k in at):
+        raise ValueError(f"at: got {list(at)}, expected nodes between 0 and {plan.steps}")
+    inner = tuple(sorted({k for k in at if k < plan.steps}))
+    out, caught = _run(denoiser, plan, x, inner, cond, noise, controls, coefficients, gradient, callback, progress)
+    return [caught[k] if k < plan.steps else out for k in at]
+
+
+def _run(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], at: tuple[int, ...], cond: Any, noise: Noise | Tensor | None,
+         controls: Tensor | None, coefficients: Tensor | None, gradient: Gradient | None, callback: Callback | None, progress: bool
+         ) -> tuple[Tensor, dict[int, Tensor]]:
     registers = entry(plan, x)
     for name, value in registers.items():
         _check_state(value)
@@ -79,7 +103,7 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
         if step:
             bar.update()
 
-    rollout = Rollout(program, denoiser, cond, scheduled, source, controls, watch)
+    rollout = Rollout(program, denoiser, cond, scheduled, source, controls, watch, at)
     with bar:
         if gradient is None or not (wanted or opaque):
             with torch.no_grad():
@@ -93,7 +117,7 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
         raise ValueError(_nothing(gradient))
     if not bool(torch.isfinite(out.detach()).all()):
         _name_the_step(rollout, registers)
-    return out
+    return out, rollout.caught
 
 
 def _nothing(gradient: Gradient | None) -> str:
@@ -134,7 +158,7 @@ def _check_truncated(gradient: Truncated, others: list[Tensor], plan: Plan, opaq
 
 def _name_the_step(rollout: Rollout, registers: dict[str, Tensor]) -> None:
     """Replay the run to say where it went wrong: the loop itself reads no flag from the device."""
-    quiet = replace(rollout, watch=lambda step, state: None)
+    quiet = replace(rollout, watch=lambda step, state: None, caught={})
 
     def watched(call: Call, state: Tensor) -> Tensor:
         out = quiet.evaluate(call, state)

@@ -30,6 +30,7 @@ class Sensitivity:
     def __init__(self, rollout: Rollout, shared: dict[str, Tensor]) -> None:
         self.rollout, self.shared = rollout, shared
         self.sums: dict[str, Tensor] = {}
+        self.jumps: dict[int, Tensor] = {}
 
     def call(self, call: Call, state: Tensor) -> tuple[Replay, int]:
         """The network call with a graph from detached inputs, and the sequence number it starts at. Needs grad mode."""
@@ -81,6 +82,10 @@ class Sensitivity:
         """The control of `step` was added to the state."""
         if self.rollout.controls is not None and self.rollout.controls.requires_grad:
             self.add("controls", cotangent, step)
+
+    def jump(self, step: int) -> Tensor | None:
+        """The loss's own gradient at the state that `step` opens with."""
+        return self.jumps.get(step)
 
     def add(self, name: str, grad: Tensor | None, row: int | None = None) -> None:
         """sums[name] (or one row of it) += grad."""

@@ -33,6 +33,7 @@ class Spread(Sensitivity):
     shares: list[list[tuple[int, float]]]
     weights: list[tuple[int, float]]
     begin = 0
+    index: list[int] | None = None
 
     def pull_at(self, call: Call, weights: list[tuple[int, float]], state: Tensor, cotangent: Tensor
                 ) -> tuple[Tensor, Tensor | None]:
@@ -51,6 +52,9 @@ class Spread(Sensitivity):
 
     def opened(self, step: int, cotangent: Tensor) -> None:
         super().opened(self.begin + step, cotangent)
+
+    def jump(self, step: int) -> Tensor | None:
+        return None if self.index is None else super().jump(self.begin + self.index[step])
 
     def noise(self, slot: int, cotangent: Tensor, c: Value) -> None:
         super().noise(self.begin + slot, cotangent, c)

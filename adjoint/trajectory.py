@@ -60,12 +60,15 @@ class Tape:
             with around.graph():
                 out = self._first(call, state)
             self.snapshot.check_buffers("by the forward pass")
-        around.seal()
-        if self.around and around == self.around[-1]:
-            around = self.around[-1]  # one object for a thousand calls
-        self.around.append(around)
+        self.sealed(around)
         self.record(call, state)
         return out
+
+    def sealed(self, around: Surroundings) -> None:
+        """Note how the call just made can be repeated."""
+        around.seal()
+        # one object for a thousand calls
+        self.around.append(self.around[-1] if self.around and around == self.around[-1] else around)
 
     def _first(self, call: Call, state: Tensor) -> Tensor:
         replay, start = self.sensitivity.call(call, state)
@@ -97,27 +100,31 @@ class Tape:
         found.update(self.rollout.declared() | self.sensitivity.shared)
         return {name: value for name, value in found.items() if value.requires_grad}
 
-    def backward(self, saved: Sequence[Tensor], end: Tensor) -> list[Tensor | None]:
-        """Gradients of `inputs()`."""
+    def backward(self, saved: Sequence[Tensor], end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
+        """Gradients of `inputs()` from those of the sample and of caught states."""
         self.snapshot.check()
         if torch.is_grad_enabled():
-            return self._again(end)
+            return self._again(end, jumps)
         into = self.fresh()
+        into.jumps = jumps
         entry = self.pull(saved, end, into)
         into.sums.update({f"register {name}": value for name, value in entry.items()})
         return [into.sums.get(name) for name in self.inputs()]
 
-    def _again(self, end: Tensor) -> list[Tensor | None]:
+    def _again(self, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         """A gradient that will itself be differentiated: the run once more, by regions, which autograd sees through."""
 
         def replayed(call: Call, state: Tensor) -> Tensor:
             with self.around[call.index - self.first].restored():
                 return inner(call, state)
 
-        quiet = replace(self.rollout, watch=lambda step, x: None)
+        quiet = replace(self.rollout, watch=lambda step, x: None, caught={})
         inner: Evaluator = regions(quiet, offload=False)
         out = quiet.execute(dict(self.registers), replayed)["x"]
-        return list(torch.autograd.grad(out, list(self.inputs().values()), end, create_graph=True, allow_unused=True))
+        outs, ends = [out, *(quiet.caught[step] for step in jumps)], [end, *jumps.values()]
+        pairs = [(o, e) for o, e in zip(outs, ends, strict=True) if o.requires_grad]
+        outs, ends = [o for o, _ in pairs], [e for _, e in pairs]
+        return list(torch.autograd.grad(outs, list(self.inputs().values()), ends, create_graph=True, allow_unused=True))
 
 
 class Recorded(Tape):
@@ -147,18 +154,29 @@ class _Node(torch.autograd.Function):
     """The run as seen by autograd."""
 
     @staticmethod
-    def forward(ctx: Any, tape: Tape, out: list[Tensor], *inputs: Tensor) -> Tensor:
-        ctx.tape = tape
+    def forward(ctx: Any, tape: Tape, outs: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.tape, ctx.steps, ctx.like = tape, list(tape.rollout.caught), outs[0].new_zeros(()).expand(outs[0].shape)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tape.kept())
-        return out.pop()
+        found = tuple(outs)
+        outs.clear()
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        return None, None, *ctx.tape.backward(ctx.saved_tensors, grads[0])
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        end = grads[0] if grads[0] is not None else ctx.like
+        jumps = {step: grad for step, grad in zip(ctx.steps, grads[1:], strict=True) if grad is not None}
+        return None, None, *ctx.tape.backward(ctx.saved_tensors, end, jumps)
 
 
 def differentiable(tape: Tape) -> Tensor:
     """Run the tape forwards; the sample's backward pass is the tape's."""
-    out = [tape.forward()]
+    out, caught = tape.forward(), tape.rollout.caught
     inputs = tape.inputs().values()
-    return _Node.apply(tape, out, *inputs) if inputs else out[0]  # type: ignore[return-value]
+    if not inputs:
+        return out
+    # a state caught at the entry is an input, and an output must be a tensor of its own
+    outs = [out, *(state.to(out.dtype).clone() for state in caught.values())]
+    out, *states = _Node.apply(tape, outs, *inputs)  # type: ignore[misc]
+    caught.update(zip(list(caught), states, strict=True))
+    return out

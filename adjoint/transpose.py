@@ -35,9 +35,12 @@ class Cotangents:
             held.add_(value, alpha=c)
 
 
-def transpose(program: Program, end: Tensor, pull: Pull, into: Sensitivity, undo: Callable[[int], None] | None = None,
+def transpose(program: Program, end: Tensor | dict[str, Tensor], pull: Pull, into: Sensitivity,
+              undo: Callable[[int], None] | None = None,
               opened: Callable[[int], None] | None = None) -> dict[str, Tensor]:
-    """Walk `program` backwards from the cotangent `end` of "x"; returns the cotangents of the registers on entry.
+    """Walk `program` backwards from the cotangent `end` of "x" (or of several registers).
+
+    Returns the cotangents of the registers on entry.
 
     Args:
         pull: (call, source register, cotangent of the prediction) -> cotangent of the source; None where nothing flows.
@@ -45,7 +48,7 @@ def transpose(program: Program, end: Tensor, pull: Pull, into: Sensitivity, undo
         undo: given each instruction's index before its cotangents move: a reversible plan restores a register there.
         opened: given each step when its first instruction is undone.
     """
-    cotangents, ops = Cotangents(x=end), program.ops
+    cotangents, ops = Cotangents(**({"x": end} if isinstance(end, Tensor) else end)), program.ops
     for k in range(len(ops) - 1, -1, -1):
         item, _, step = ops[k]
         if undo is not None:
@@ -68,4 +71,7 @@ def transpose(program: Program, end: Tensor, pull: Pull, into: Sensitivity, undo
                 opened(step)
             if "x" in cotangents.values:
                 into.opened(step, cotangents.values["x"])
+            jump = into.jump(step)
+            if jump is not None:
+                cotangents.add("x", jump)
     return cotangents.values
