@@ -17,6 +17,7 @@ from .spread import Spread
 from .trajectory import Captured, differentiable
 from .transpose import transpose
 
+FIRST = 16
 
 @dataclass(frozen=True)
 class Continuous(Gradient):
@@ -64,25 +65,29 @@ class _Second(Nodes):
         if strategy.method.stochastic and not plan.stochastic:
             raise ValueError(f"{strategy}: got the deterministic {plan.name}, expected a deterministic method")
         super().__init__(rollout, registers, strategy.states, strategy.steps)
+        self.strategy = strategy
         self.refuse_decoupled(strategy, strategy.steps)
         self.resolver()  # which refuses what it cannot do
-        second = strategy.method.plan(plan.process, torch.tensor(self.at, dtype=torch.float64))
-        self.second = prepare(second, rollout.model, registers["x"])
+        head = self.at[:FIRST]  # where methods differ; the whole is made when it is needed, and costs memory
+        second = strategy.method.plan(plan.process, torch.tensor(head, dtype=torch.float64))
+        prepare(second, rollout.model, registers["x"])
         asked = [op for op in second.instructions if isinstance(op, Evaluate)]
-        if [op.t for op in asked] != self.at[:-1]:
-            raise ValueError(f"{strategy}: got {strategy.method} with {len(asked)} predictions on {len(self.at) - 1} steps, "
+        if [op.t for op in asked] != head[:-1]:
+            raise ValueError(f"{strategy}: got {strategy.method} with {len(asked)} predictions on {len(head) - 1} steps, "
                              "expected one "
                              "at each node but the last: a multistep method without starter")
         noise, lone = self.rollout.noise, plan.slots == plan.steps and second.slots == second.steps
         if isinstance(noise, GivenNoise) and noise.values.requires_grad and not lone:
             raise ValueError(f"{strategy}: got noise that requires grad and {plan.slots} slots for {plan.steps} steps, expected "
                              "one slot a step in the run and in the second plan")
-        self.kinds = [op.want for op in asked]
 
     def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> Registers:
         assert isinstance(into, Spread)
         path, resolver, process = self.path(saved), self.resolver(), self.rollout.program.plan.process
         x, eps = path[-1], self._at_the_end(path[-1]) if resolver is not None else None
+
+        second = self.strategy.method.plan(process, torch.tensor(self.at, dtype=torch.float64))
+        kinds = [op.want for op in second.instructions if isinstance(op, Evaluate)]
 
         def pull(call: Call, _: str, cotangent: Tensor) -> Tensor | None:
             nonlocal x, eps
@@ -94,10 +99,10 @@ class _Second(Nodes):
             with self.around[0].restored():
                 out, back = into.pull_at(call, [(call.step, 1.0)], x, cotangent)
             if resolver is not None:
-                eps = as_noise(process, self.at[call.step], x, out, self.kinds[call.step])
+                eps = as_noise(process, self.at[call.step], x, out, kinds[call.step])
             return back
 
-        return transpose(self.second, end, pull, into)
+        return transpose(prepare(second, self.rollout.model, end), end, pull, into)
 
     def _at_the_end(self, x: Tensor) -> Tensor:
         """The noise prediction at the sample: one more network call."""

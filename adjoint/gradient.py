@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ..solvers import Apply, Plan, Program, Sum
+from ..solvers import Apply, Plan
 from .keep import Keep, chosen
 from .region import regions
 from .rollout import Rollout, parameters
@@ -118,10 +118,9 @@ class Checkpoint(Gradient):
 
 def obstacle(rollout: Rollout) -> str:
     """Why one node around the run would be wrong, as far as is known before the first call; "" if nothing is."""
-    if any(isinstance(item, Apply) for item, _, _ in rollout.program.ops):
+    if any(isinstance(op, Apply) for op in rollout.program.plan.instructions):
         return "a plan with Apply instructions"
-    if any(isinstance(c, Tensor) and c.requires_grad for item, _, _ in rollout.program.ops if isinstance(item, Sum)
-           for c, _ in item.terms):
+    if rollout.program.learned:
         return "coefficients that require grad"
     if any(hasattr(value, "device_mesh") for value in parameters(rollout.model).values()):
         return "sharded parameters (FSDP)"
@@ -157,8 +156,7 @@ class Truncated(Gradient):
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         program = rollout.program
         cut = max(0, program.plan.steps - self.last)
-        head = Program(program.plan, tuple(op for op in program.ops if op[2] < cut))
-        tail = Program(program.plan, tuple(op for op in program.ops if op[2] >= cut))
+        head, tail = program.steps(0, cut), program.steps(cut, program.plan.steps)
         with torch.no_grad():
             registers = replace(rollout, program=head).execute(registers)
         return self.inner.run(replace(rollout, program=tail), registers)

@@ -57,8 +57,7 @@ class _Backwards(Tape):
         super().__init__(rollout, registers)
         self.strategy, self.dtype = strategy, registers["x"].dtype
         how = inversion(rollout.program.plan)
-        self.carried, self.undos = how.carried, how.undos[-len(rollout.program.ops) :]
-        self.offset = len(how.undos) - len(self.undos)  # a truncated program is the end of its plan
+        self.carried, self.undos = how.carried, how.undos[-len(rollout.program.ops) :]  # a truncated program is the end of its plan
         self.anchors: dict[int, Registers] = {}
         self.end: Registers = {}
 
@@ -110,8 +109,8 @@ class _Retrace:
     def undo(self, k: int) -> None:
         """Put the registers back to where they stood before instruction k."""
         undo = self.tape.undos[k]
-        for index in undo.again:
-            item = self.ops.ops[index - self.tape.offset][0]
+        for back in undo.again:
+            item = self.ops.ops[k - back][0]
             if isinstance(item, Sum):
                 self.live[item.out] = total(item, self.live, self.tape.rollout.noise)
             else:

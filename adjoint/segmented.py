@@ -1,11 +1,13 @@
 """Segmented: a run that keeps snapshots of some steps, and comes back to the states between them by running again."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Program
+from ..solvers import Call, Ops, Program
 from .keep import Keep, chosen, split
 from .rollout import Rollout
 from .sensitivity import Replay, Sensitivity
@@ -23,12 +25,11 @@ class Segmented(Tape):
                  say: Callable[[Keep], None]) -> None:
         super().__init__(rollout, registers)
         self.budget, self.recursive, self.offload, self.say = budget, recursive, offload, say
-        ops = rollout.program.ops
+        program = rollout.program
+        ops, self.whole = program.ops, replace(program, ops=cast(Ops, program.ops).whole())
         self.begin = ops[0][2]
         self.steps = ops[-1][2] - self.begin + 1
         self.calls = sum(isinstance(item, tuple) for item, _, _ in ops)
-        bounds = [next(k for k, op in enumerate(ops) if op[2] == self.begin + step) for step in range(self.steps)] + [len(ops)]
-        self.parts = [ops[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
         self.keep: Keep | None = None
         self.snapshots: dict[int, Registers] = {}
         self.states: dict[int, Tensor] = {}
@@ -113,8 +114,7 @@ class _Backward:
         self.cotangents: Registers = {"x": end}
 
     def program(self, low: int, high: int) -> Program:
-        plan = self.tape.rollout.program.plan
-        return Program(plan, tuple(op for part in self.tape.parts[low:high] for op in part))
+        return self.tape.whole.steps(self.tape.begin + low, self.tape.begin + high)
 
     def reverse(self, low: int, high: int, live: Registers, slots: int) -> None:
         """Carry the cotangents from step `high` to step `low`, whose registers are `live`."""

@@ -14,12 +14,21 @@ import subprocess
 import sys
 
 import torch
-from pullback.adjoint import Checkpoint, Direct, Gradient, Mechanism, sample
-from pullback.solvers import VP, Denoiser, DPMSolverPP, UniformLambda, V
+from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, Gradient, Mechanism, Reversible, States, sample
+from pullback.solvers import DDPM, VP, Addressed, Denoiser, DPMSolverPP, Method, ReversibleHeun, UniformLambda, V
 
-STRATEGIES: dict[str, Gradient] = {"Direct": Direct(), "Checkpoint": Checkpoint(),
-              "Checkpoint by regions": Checkpoint(mechanism=Mechanism.REGION), "Checkpoint, offload": Checkpoint(offload=True)}
-STEPS = (10, 100, 1000)
+STRATEGIES: dict[str, tuple[Gradient, Method]] = {
+    "Direct": (Direct(), DPMSolverPP(2)), "Checkpoint": (Checkpoint(), DPMSolverPP(2)),
+    "Checkpoint by regions": (Checkpoint(mechanism=Mechanism.REGION), DPMSolverPP(2)),
+    "Checkpoint, offload": (Checkpoint(offload=True), DPMSolverPP(2)),
+    "Checkpoint, recursive": (Checkpoint(recursive=True), DPMSolverPP(2)),
+    "Reversible": (Reversible(), ReversibleHeun()),
+    "Continuous, re-solved": (Continuous(states=States.RESOLVED), DPMSolverPP(2)),
+    "Continuous, re-solved, SDE": (Continuous(None, DDPM(), States.RESOLVED), DDPM()),
+    "AdjointDEIS, re-solved": (AdjointDEIS(states=States.RESOLVED), DPMSolverPP(2)),
+    "AdjointDEIS, re-solved, SDE": (AdjointDEIS(states=States.RESOLVED), DDPM()),
+}
+STEPS = (10, 50, 200, 1000)
 HERE = pathlib.Path(__file__).parent
 
 
@@ -48,7 +57,9 @@ def point(name: str, steps: int) -> None:
 
     def run(n: int) -> int:
         before = tensor_bytes()
-        out = sample(model, DPMSolverPP(2).plan(model.process, UniformLambda(n, start=1.0, end=0.03)), x, gradient=STRATEGIES[name])
+        strategy, method = STRATEGIES[name]
+        plan = method.plan(model.process, UniformLambda(n, start=1.0, end=0.03))
+        out = sample(model, plan, x, noise=Addressed(0), gradient=strategy)
         live = tensor_bytes() - before
         out.square().sum().backward()
         return live
@@ -76,10 +87,11 @@ def main() -> None:
 
     figure, axis = plt.subplots(figsize=(6.5, 4))
     for name, points in rows.items():
-        axis.loglog(list(points), [max(p["peak_MiB"], 0.1) for p in points.values()], marker="o", label=name)
+        style = "--" if "SDE" in name else "-"
+        axis.loglog(list(points), [max(p["peak_MiB"], 0.1) for p in points.values()], style, marker="o", label=name)
     axis.set(xlabel="steps N", ylabel="peak memory over the warm-up, MiB")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(HERE / "results" / "memory.png", dpi=150, bbox_inches="tight")
 
 

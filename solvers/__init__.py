@@ -32,9 +32,10 @@ from .plan import Apply, Combine, Evaluate, Plan, stack
 from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
 from .predictor_corrector import Evaluation
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
+from .program import Call, Evaluator, Op, Ops, Program, Sum, Value, prepare
 from .restart import Restart
 from .reversible import BDIA, EDICT, OBELM, ReversibleHeun
-from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, predict, prepare, run, total
+from .run import combine, entry, execute, predict, run, total
 from .sa import SASolver, Tau
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .toy import Gaussian, Mixture
@@ -46,10 +47,10 @@ __all__ = [
     "V", "VE", "VP", "Addressed", "Apply", "BVariant", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled",
     "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "EulerMaruyama", "Evaluate", "Evaluation",
     "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid",
-    "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan", "Prediction", "Process",
-    "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver",
-    "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair",
-    "Value", "accepted_times", "bound", "coefficients", "combine", "compiled", "conversion", "convert", "data_weights",
-    "decode", "encode", "entry", "execute", "expand", "inversion", "moments", "narrowed", "predict", "prepare", "response",
-    "run", "solve", "stack", "total", "widened",
+    "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Op", "Ops", "Plan", "Prediction",
+    "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver",
+    "SDEDPMSolver", "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "UniPC", "UniformLambda",
+    "UniformT", "UserPair", "Value", "accepted_times", "bound", "coefficients", "combine", "compiled", "conversion", "convert",
+    "data_weights", "decode", "encode", "entry", "execute", "expand", "inversion", "moments", "narrowed", "predict", "prepare",
+    "response", "run", "solve", "stack", "total", "widened",
 ]  # fmt: skip

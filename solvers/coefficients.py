@@ -10,7 +10,7 @@ from torch import Tensor
 from .model import Model
 from .plan import Combine, Evaluate, Plan, reads, writes
 from .prediction import conversion
-from .run import Program, Sum
+from .program import Program, Sum
 
 # (offsets in units of the step, weights) of fourth-order first derivatives: central, and to either side at an end
 STENCILS = (((-2, -1, 1, 2), (1 / 12, -2 / 3, 2 / 3, -1 / 12)),
@@ -49,7 +49,7 @@ def bound(program: Program, values: Tensor, like: Tensor) -> Program:
             op, call = item
             item = (op, replace(call, t=next(rest).expand(len(like)), a=next(rest), b=next(rest)))
         ops.append((item, dead, step))
-    return replace(program, ops=tuple(ops))
+    return replace(program, ops=ops, learned=values.requires_grad)
 
 
 def compiled(make: Callable[[Tensor], Plan], theta: Tensor, model: Model) -> tuple[Plan, Tensor]:

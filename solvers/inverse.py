@@ -15,14 +15,18 @@ from torch import Tensor
 from .model import Model
 from .noise import Noise
 from .plan import Apply, Coefficient, Combine, Evaluate, Plan, reads, writes
-from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, predict, prepare
+from .program import Call, Evaluator, Ops, Program, Sum, Value, prepare
+from .run import combine, entry, execute, predict
 
 MOST = 4  # two coupled states, and the start of a step at either infinite end
 
 
 @dataclass(frozen=True)
 class Undo:
-    """How to step back over one instruction: run `again` (indices) for values that are gone, then solve for `target`."""
+    """How to step back over one instruction: run `again` for values that are gone, then solve for `target`.
+
+    `again` counts instructions back from this one, so that equal steps share one object.
+    """
 
     again: tuple[int, ...]
     target: str | None
@@ -42,18 +46,22 @@ class _Walk:
     def __init__(self, plan: Plan) -> None:
         self.plan, ops, starts = plan, plan.instructions, set(plan.starts)
         held: dict[str, int] = {name: -1 for name in plan.entry}
-        self.read: list[dict[str, int]] = []
+        self.read: list[tuple[int, ...]] = []  # of each instruction, the values in the order of `reads`
         self.opened: dict[int, int] = {}
         for k, op in enumerate(ops):
             if k in starts and "x" in held:
                 self.opened[k], held["x"] = held["x"], -2 - k
-            self.read.append({name: held[name] for name in reads(op)})
+            self.read.append(tuple(held[name] for name in reads(op)))
             held.update(dict.fromkeys(writes(op), k))
         # states that stand at the end and can be carried, if they cannot be had again
         self.pool = {name: k for name, k in held.items() if k < 0 or isinstance(ops[k], Combine)}
         self.have = {"x": self.pool.pop("x")}
         self.carried = {"x"}
         self.again: list[int] = []
+
+    def sources(self, k: int) -> list[tuple[str, int]]:
+        """(register, value) that instruction k reads."""
+        return list(zip(reads(self.plan.instructions[k]), self.read[k], strict=True))
 
     def claim(self, name: str) -> None:
         self.have[name] = self.pool.pop(name)
@@ -67,7 +75,7 @@ class _Walk:
             return False
         if value >= 0 and name not in reads(self.plan.instructions[value]):
             before = dict(self.have), dict(self.pool), set(self.carried), list(self.again)
-            if all(self.obtain(n, v) for n, v in self.read[value].items()):
+            if all(self.obtain(n, v) for n, v in self.sources(value)):
                 self.have[name] = value
                 self.again.append(value)
                 return True
@@ -82,17 +90,17 @@ class _Walk:
         if isinstance(op, Apply):
             raise ValueError(f"{self.plan.name}: got an Apply at instruction {k}, expected Combine and Evaluate only to invert")
         if isinstance(op, Evaluate):
-            self._restored(k, [name for name, value in self.read[k].items() if not self.obtain(name, value)], 0)
+            self._restored(k, [name for name, value in self.sources(k) if not self.obtain(name, value)], 0)
             self.have.pop(op.outs[0], None)
         elif k in (self.have.get(op.out), self.pool.get(op.out)):
             target = self._solve(k, op)
         if self.have.get("x") == -2 - k:
             self.have["x"] = self.opened[k]
-        return Undo(tuple(self.again), target)
+        return Undo(tuple(k - index for index in self.again), target)
 
     def _solve(self, k: int, op: Combine) -> str | None:
         """Find what `op` is solved for; its result is gone after that."""
-        missing = [name for name, value in self.read[k].items() if not self.obtain(name, value)]
+        missing = [name for name, value in self.sources(k) if not self.obtain(name, value)]
         self._restored(k, missing, 1)
         if missing and op.out not in self.have:
             self.claim(op.out)
@@ -100,7 +108,7 @@ class _Walk:
         self.pool.pop(op.out, None)
         if not missing:
             return None
-        self.have[missing[0]] = self.read[k][missing[0]]
+        self.have[missing[0]] = dict(self.sources(k))[missing[0]]
         return missing[0]
 
     def _restored(self, k: int, missing: list[str], most: int) -> None:
@@ -117,7 +125,11 @@ def inversion(plan: Plan) -> Inversion:
         ValueError: naming the first instruction, from the end, that cannot be undone.
     """
     walk = _Walk(plan)
-    undos = [walk.undo(k) for k in range(len(plan.instructions) - 1, -1, -1)]
+    same: dict[Undo, Undo] = {}
+    undos = []
+    for k in range(len(plan.instructions) - 1, -1, -1):
+        undo = walk.undo(k)
+        undos.append(same.setdefault(undo, undo))
     lost = [name for name in plan.entry if walk.have.get(name) != -1]
     if lost:
         raise ValueError(f"{plan.name}: going backwards, got no value for the entry registers {lost}; expected each to be "
@@ -135,7 +147,7 @@ def inverted(plan: Plan) -> Plan:
     for k in range(len(plan.instructions) - 1, -1, -1):
         if k + 1 in bounds or k + 1 == len(plan.instructions):
             starts.append(len(ops))
-        ops += [plan.instructions[j] for j in how.undos[k].again]
+        ops += [plan.instructions[k - back] for back in how.undos[k].again]
         op, target = plan.instructions[k], how.undos[k].target
         if target is not None:
             assert isinstance(op, Combine)
@@ -172,19 +184,8 @@ def solve(item: Sum, target: str, registers: dict[str, Tensor], noise: Noise | N
 
 def widened(program: Program, carried: tuple[str, ...]) -> Program:
     """`program` for float64 registers, keeping the `carried` ones to the end."""
-
-    def wide(item: Any) -> Any:
-        if not isinstance(item, Sum):
-            return item
-        return replace(item, terms=tuple((_double(c), r) for c, r in item.terms),
-                       noise=tuple((_double(c), s) for c, s in item.noise))
-
-    ops = tuple((wide(item), tuple(name for name in dead if name not in carried), step) for item, dead, step in program.ops)
-    return replace(program, ops=ops)
-
-
-def _double(c: Value) -> Value:
-    return c.double() if isinstance(c, Tensor) else c
+    assert isinstance(program.ops, Ops)
+    return replace(program, ops=program.ops.keeping(carried))
 
 
 def narrowed(evaluate: Callable[[Call, Tensor], Tensor], dtype: torch.dtype) -> Evaluator:

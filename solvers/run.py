@@ -1,96 +1,14 @@
 """The one loop: run a plan over registers. Knows nothing of gradients; whoever calls it chooses the grad mode."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .model import Model
 from .noise import Noise
-from .plan import Apply, Coefficient, Combine, Evaluate, Plan, last_uses
-from .prediction import conversion
-from .process import as_time
-
-Value = float | Tensor  # a coefficient ready for use: a number, or one per sample shaped to broadcast
-Evaluator = Callable[["Call", Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x)."""
-
-    index: int
-    step: int
-    t: Tensor
-    a: Value
-    b: Value
-
-
-@dataclass(frozen=True)
-class Program:
-    """A plan made ready for one model, batch, dtype and device. `ops` pairs each instruction with its prepared form."""
-
-    plan: Plan
-    ops: tuple[tuple[Any, tuple[str, ...], int], ...]
-
-
-@dataclass(frozen=True)
-class Sum:
-    """A Combine with coefficients ready for use."""
-
-    out: str
-    terms: tuple[tuple[Value, str], ...]
-    noise: tuple[tuple[Value, int], ...]
-
-
-def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
-    """Check model and batch against the plan and bind coefficients, before any network call.
-
-    Raises:
-        ValueError: another process than the model's, a batch that a stacked plan does not fit, a prediction that does
-            not determine what the plan asks for.
-    """
-    if model.process != plan.process:
-        raise ValueError(f"process: got a plan for {plan.process}, expected the denoiser's {model.process}; compile the plan "
-                         "with denoiser.process")
-    if plan.batch is not None and plan.batch != len(like):
-        raise ValueError(f"per-sample plan: got a batch of {len(like)}, expected {plan.batch}, one column of the grid each")
-
-    def ready(c: Coefficient | Tensor) -> Value:
-        if isinstance(c, float):
-            return c
-        return torch.as_tensor(c).to(like).reshape(-1, *(1,) * (like.ndim - 1))
-
-    calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
-    times = torch.tensor([op.t for op in calls], dtype=torch.float64)
-    labels = times.to(like).reshape(len(calls), -1).expand(-1, len(like)).unbind(0)
-    maps = _maps(plan, model, calls, times)
-    steps = iter(sorted(plan.starts))
-    opening, step, count, ops = next(steps, None), -1, 0, []
-    for k, (op, dead) in enumerate(zip(plan.instructions, last_uses(plan.instructions, plan.exit), strict=True)):
-        if k == opening:
-            step, opening = step + 1, next(steps, None)
-        item: Any = op
-        if isinstance(op, Evaluate):
-            item = (op, Call(count, step, labels[count], *(ready(c) for c in maps[count])))
-            count += 1
-        elif isinstance(op, Combine):
-            item = Sum(op.out, tuple((ready(c), r) for c, r in op.terms), tuple((ready(c), s) for c, s in op.noise))
-        ops.append((item, dead, step))
-    return Program(plan, tuple(ops))
-
-
-def _maps(plan: Plan, model: Model, calls: Sequence[Evaluate], times: Tensor) -> list[tuple[Any, Any]]:
-    """(a, b) of every call, computed in one float64 sweep per kind of prediction asked for."""
-    result: list[tuple[Any, Any]] = [(0.0, 1.0)] * len(calls)
-    for want in {op.want for op in calls}:
-        index = [k for k, op in enumerate(calls) if op.want == want]
-        a, b = conversion(model.prediction, want, plan.process, as_time(times[index]))
-        for k, pair in zip(index, zip(a.tolist(), b.tolist(), strict=True), strict=True):
-            result[k] = tuple(tuple(c) if isinstance(c, list) else c for c in pair)  # type: ignore[assignment]
-    return result
+from .plan import Apply, Plan
+from .program import Call, Evaluator, Program, Sum, Value, prepare
 
 
 def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:

@@ -9,6 +9,7 @@ from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, PerSte
 from pullback.solvers import (
     DDPM,
     NOISE,
+    Combine,
     Denoiser,
     DPMSolverPP,
     Gaussian,
@@ -35,7 +36,7 @@ def gaussian(m, s):
     return Denoiser(eps, PROCESS, NOISE), {"m": m, "s": s}
 
 
-def at(t, s=S):
+def at(t, s: float | torch.Tensor = S):
     t = torch.as_tensor(t)
     a, sd = PROCESS.alpha(t), PROCESS.sigma(t)
     return a, a * a * s * s + sd * sd
@@ -90,7 +91,8 @@ def test_stochastic_runs():
         assert float(to_rows[600:1200].sum()) / 2 == pytest.approx(float(want), rel=tolerance)
         for k in (200, 1000, 1900):
             a, v = at(plan.times[k + 1])
-            scale = next(op.noise[0][0] for op in plan.instructions[plan.starts[k] :] if getattr(op, "noise", ()))
+            scale = next(op.noise[0][0] for op in plan.instructions[plan.starts[k] :] if isinstance(op, Combine) and op.noise)
+            assert isinstance(scale, float)
             assert to_noise[k].flatten().tolist() == pytest.approx([float(scale * v_0 / v * a / a_0)] * 2, rel=tolerance)
 
 
@@ -102,7 +104,8 @@ def test_likelihood_by_change_of_variables():
     data = Gaussian(mean, covariance)
     model, plan = data.denoiser(PROCESS), DPMSolverPP(3, exact=True, starter=True).plan(PROCESS, UniformLambda(300, **ENDS))
     x = torch.randn(1, 3)
-    jacobian = torch.autograd.functional.jacobian(lambda v: sample(model, plan, v, gradient=Direct())[0], x)[:, 0]
+    (jacobian,) = torch.autograd.functional.jacobian(lambda v: (sample(model, plan, v, gradient=Direct())[0],), x)
+    jacobian = torch.as_tensor(jacobian)[:, 0]
     ends = []
     for t, point in ((ENDS["start"], x), (ENDS["end"], run(model, plan, x))):
         a, sd = PROCESS.alpha(torch.tensor(t)), PROCESS.sigma(torch.tensor(t))
