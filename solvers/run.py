@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .model import Model
 from .noise import Noise
@@ -99,12 +100,17 @@ def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
     for c, value in terms:
         if total is None:
             total = value * c
-        elif isinstance(c, Tensor):
-            total.addcmul_(value, c)
         else:
-            total.add_(value, alpha=c)
+            total = _added(total, value, c)
     assert total is not None
     return total
+
+
+def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
+    """total + c value, in place unless torch.func wraps `value`: it may have a batch that `total` has no room for."""
+    if is_functorch_wrapped_tensor(value):
+        return total + c * value
+    return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
 
 
 def total(item: Sum, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
@@ -112,8 +118,7 @@ def total(item: Sum, registers: dict[str, Tensor], noise: Noise | None) -> Tenso
     value = combine([(c, registers[name]) for c, name in item.terms])
     for c, slot in item.noise:
         assert noise is not None
-        draw = noise(slot, value)
-        value = value.addcmul_(draw, c) if isinstance(c, Tensor) else value.add_(draw, alpha=c)
+        value = _added(value, noise(slot, value), c)
     return value
 
 
