@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Combine, Plan
-from .gradient import Gradient, Registers
+from .gradient import Gradient, Registers, refuse
 from .nodes import Nodes
 from .path import States
 from .rollout import Rollout
@@ -53,6 +53,7 @@ class AdjointDEIS(Gradient):
             raise ValueError(f"AdjointDEIS: got steps={self.steps}, expected at least 1, or None for the run's own")
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        refuse(self, rollout)
         try:
             return {"x": differentiable(_Adjoint(rollout, registers, self))}
         except Captured as captured:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, prepare
-from .gradient import Gradient, Registers
+from .gradient import Gradient, Registers, refuse
 from .nodes import Nodes
 from .path import States
 from .resolve import as_noise
@@ -45,6 +45,7 @@ class Continuous(Gradient):
             raise ValueError(f"Continuous: got steps={self.steps}, expected at least 1, or None for the run's own")
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        refuse(self, rollout)
         try:
             return {"x": differentiable(_Second(rollout, registers, self))}
         except Captured as captured:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..solvers import Apply, Program
 from .region import regions
-from .rollout import Rollout, parameters
+from .rollout import Rollout, sharded
 from .trajectory import Captured, Recorded, differentiable
 
 Registers = dict[str, Tensor]
@@ -83,9 +83,16 @@ def obstacle(rollout: Rollout) -> str:
     """Why one node around the run would be wrong, as far as is known before the first call; "" if nothing is."""
     if any(isinstance(item, Apply) for item, _, _ in rollout.program.ops):
         return "a plan with Apply instructions"
-    if any(hasattr(value, "device_mesh") for value in parameters(rollout.model).values()):
+    if sharded(rollout.model):
         return "sharded parameters (FSDP)"
     return ""
+
+
+def refuse(strategy: Gradient, rollout: Rollout) -> None:
+    """Raise ValueError where one node around the run would be wrong and there is nothing to fall back to."""
+    reason = obstacle(rollout)
+    if reason:
+        raise ValueError(f"{strategy}: got {reason}, expected none; use Checkpoint()")
 
 
 def _seen(rollout: Rollout) -> Rollout:
@@ -119,8 +126,9 @@ class Truncated(Gradient):
         cut = max(0, program.plan.steps - self.last)
         head = Program(program.plan, tuple(op for op in program.ops if op[2] < cut))
         tail = Program(program.plan, tuple(op for op in program.ops if op[2] >= cut))
-        with torch.no_grad():
-            registers = replace(rollout, program=head).execute(registers)
+        if cut:
+            with torch.no_grad():
+                registers = replace(rollout, program=head).execute({name: value.detach() for name, value in registers.items()})
         return self.inner.run(replace(rollout, program=tail), registers)
 
 

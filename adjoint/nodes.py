@@ -34,6 +34,7 @@ class Nodes(Tape):
             raise ValueError(f"States.INTEGRATED: got {plan.name}, which does not predict at every node; use States.RECORDED")
         self.at, self.index = chosen(plan.process, self.times, steps)
         self.shares = spread(plan.process, self.times, self.at)
+        self.strict = len(self.at) < len(self.times) or plan.nfe > plan.steps
         self.nodes: list[Tensor] = []
         self.predictions: list[Tensor] = []
 

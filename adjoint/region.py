@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..solvers import Call, Evaluator
+from .mark import changed, drift, mark
 from .rollout import Rollout, Snapshot
 from .surroundings import Surroundings
 
@@ -51,6 +52,7 @@ class Region:
         with saved_tensors_hooks(self._count, self._fetch):
             out = self.fn(state)
         self.around.seal()
+        self.mark = mark(out)
         self.count, self.saved, self.fetched = len(self.saved), [], set()
         return out
 
@@ -90,10 +92,12 @@ class Region:
 
         state = self.kept.to(self.device).detach().requires_grad_(self.requires_grad)
         with self.around.restored(), saved_tensors_hooks(keep, saved.__getitem__):
-            self.fn(state)
+            out = self.fn(state)
         if len(saved) != self.count:
             raise RuntimeError(f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
                                "took another path than in the forward pass; make it deterministic or use Direct()")
+        if not drift(self.mark, out) <= 1:
+            raise changed(self.name)
         self.live.enter(self)
         self.saved, self.fetched = saved, set()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from ..solvers import Call, GivenNoise, Model, Noise, Plan, entry, prepare
@@ -52,6 +53,7 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
     x = registers["x"]
     source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     _check_noise(plan, source, x)
+    cond = tree_map(lambda leaf: leaf, cond)  # the caller may fill his dict anew before the backward pass
     scheduled = check(cond, plan.steps)
     if controls is not None and controls.shape != (plan.steps, *x.shape):
         raise ValueError(f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step")

@@ -1,8 +1,8 @@
 """torch.func and forward-mode AD: what they see through, and what they must not meet."""
 
 import torch
+import torch._C._functorch as functorch
 from torch import Tensor
-from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
 

@@ -2,6 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
+from inspect import getclosurevars
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -62,8 +65,30 @@ class Denoiser(Model):
             yield from self.network.parameters()
 
     def networks(self) -> Iterator[nn.Module]:
-        if isinstance(self.network, nn.Module):
-            yield self.network
+        yield from {id(module): module for module in _behind(self.network)}.values()
+
+
+def _behind(thing: Any, depth: int = 4) -> Iterator[nn.Module]:
+    """The modules a callable can reach: itself, or through its closure, the globals it names, its object or arguments."""
+    if isinstance(thing, nn.Module):
+        yield thing
+        return
+    held: list[Any] = []
+    if isinstance(thing, FunctionType):
+        found = getclosurevars(thing)
+        held = [*found.nonlocals.values(), *found.globals.values()]
+    elif isinstance(thing, MethodType):
+        held = [thing.__func__, *getattr(thing.__self__, "__dict__", {}).values(), thing.__self__]
+    elif isinstance(thing, partial):
+        held = [thing.func, *thing.args, *thing.keywords.values()]
+    elif isinstance(thing, (list, tuple)):
+        held = list(thing)
+    elif isinstance(thing, dict):
+        held = list(thing.values())
+    elif depth == 4:  # a callable object of the caller's
+        held = list(getattr(thing, "__dict__", {}).values())
+    for value in held if depth else []:
+        yield from _behind(value, depth - 1)
 
 
 class ClassifierFree(Model):

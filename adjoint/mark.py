@@ -1,0 +1,30 @@
+"""A mark: a few numbers of each sample of a network's output, kept to see that the replay says the same.
+
+What nobody declared leaves no version behind: Python attributes, captured constants, generators of the network's own.
+"""
+
+import torch
+from torch import Tensor
+
+PROBES = 8
+
+
+def mark(out: Tensor) -> Tensor:
+    """(B, at most 2 PROBES - 1) entries of `out`, evenly spread over each sample."""
+    rows = out.detach().reshape(len(out), -1)
+    return rows[:, :: max(1, rows.shape[1] // PROBES)].clone()
+
+
+def drift(then: Tensor, out: Tensor) -> Tensor:
+    """The largest difference between a mark and `out`, relative to the mark, over what rounding explains; no sync."""
+    # half-precision networks and non-deterministic kernels differ by percents, under float64 states by nothing like it
+    allowed = 1e-6 if out.dtype == torch.float64 else 0.05
+    scale = then.abs().amax().clamp_min(torch.finfo(then.dtype).tiny)
+    return (mark(out) - then).abs().amax() / (allowed * scale)
+
+
+def changed(name: str) -> RuntimeError:
+    """What to raise where a drift exceeds 1."""
+    return RuntimeError(f"{name} gave another output in the backward pass than in the forward pass, expected the same: it is "
+                        "random by a generator of its own, or uses something that changed since; fix its seed, pass what changes "
+                        "in cond, call backward before changing it, or use Direct()")
