@@ -39,7 +39,8 @@ class AdjointDEIS(Gradient):
         steps: M, by default as many as the run's; a coarser grid takes nodes of the run.
         states: RECORDED, as in the paper's results, or RESOLVED (memory flat in N).
 
-    Cost: M replays and VJPs. Source: Blasingame and Liu 2024, arXiv 2405.15020, prop. 2.1, app. G; misprints corrected.
+    Cost: M replays and VJPs, and one call to see that the network is as it was.
+    Source: Blasingame and Liu 2024, arXiv 2405.15020, prop. 2.1, app. G; misprints corrected.
     """
 
     order: int = 1

@@ -33,7 +33,8 @@ class Continuous(Gradient):
             For a stochastic run a stochastic one with the same marginals, as `DDIM(1.0)` for `DDPM()`.
         states: INTEGRATED by default, RECORDED for a stochastic run, RESOLVED for memory that is flat in N.
 
-    Cost: M replays and VJPs. Source: ours; states in the spirit of Kim et al. 2021, arXiv 2109.06098.
+    Cost: M replays and VJPs, and one call to see that the network is as it was.
+    Source: ours; states in the spirit of Kim et al. 2021, arXiv 2109.06098.
     """
 
     steps: int | None = None

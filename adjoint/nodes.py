@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..solvers import DATA, NOISE, Call, Evaluate, GivenNoise, Plan, Program, Sum, conversion, prepare
 from .gradient import Gradient
+from .mark import changed, drift, mark
 from .path import States, between, chosen, reintegrated
 from .resolve import Flow, Path
 from .rollout import Rollout
@@ -50,6 +52,8 @@ class Nodes(Tape):
 
     def _evaluate(self, call: Call, state: Tensor) -> Tensor:
         out = super()._evaluate(call, state)
+        if len(self.around) == 1:
+            self.sign = mark(out)
         if call.index in self.first_calls:
             a, b = self.first_calls[call.index]
             self.predictions.append(a * state + b * out)
@@ -58,6 +62,19 @@ class Nodes(Tape):
                              "random "
                              "numbers, expected a deterministic one; call eval(), or use Checkpoint()")
         return out
+
+    def record(self, call: Call, state: Tensor) -> None:
+        if len(self.around) == 1:
+            self.opening = call, state
+
+    def backward(self, saved: Sequence[Tensor], end: Tensor) -> list[Tensor | None]:
+        self.snapshot.check()
+        call, state = self.opening
+        # the states of the backward pass are not the run's: only this call, once more, tells whether the network is as it was
+        with self.around[0].restored(), torch.no_grad():
+            if not drift(self.sign, self.rollout.evaluate(call, state)) <= 1:
+                raise changed(f"network call {call.index} of step {call.step}")
+        return super().backward(saved, end)
 
     def kept(self) -> list[Tensor]:
         kept = [*self.nodes, *self.predictions]

@@ -3,8 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from inspect import getclosurevars
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -68,27 +67,25 @@ class Denoiser(Model):
         yield from {id(module): module for module in _behind(self.network)}.values()
 
 
-def _behind(thing: Any, depth: int = 4) -> Iterator[nn.Module]:
-    """The modules a callable can reach: itself, or through its closure, the globals it names, its object or arguments."""
+def _behind(thing: Any, depth: int = 3) -> Iterator[nn.Module]:
+    """The modules that a callable holds: itself, or what its closure, defaults, globals, object or arguments lead to."""
     if isinstance(thing, nn.Module):
         yield thing
-        return
-    held: list[Any] = []
+    elif depth:
+        for value in _held(thing):
+            yield from _behind(value, depth - 1)
+
+
+def _held(thing: Any) -> list[Any]:
     if isinstance(thing, FunctionType):
-        found = getclosurevars(thing)
-        held = [*found.nonlocals.values(), *found.globals.values()]
-    elif isinstance(thing, MethodType):
-        held = [thing.__func__, *getattr(thing.__self__, "__dict__", {}).values(), thing.__self__]
-    elif isinstance(thing, partial):
-        held = [thing.func, *thing.args, *thing.keywords.values()]
-    elif isinstance(thing, (list, tuple)):
-        held = list(thing)
-    elif isinstance(thing, dict):
-        held = list(thing.values())
-    elif depth == 4:  # a callable object of the caller's
-        held = list(getattr(thing, "__dict__", {}).values())
-    for value in held if depth else []:
-        yield from _behind(value, depth - 1)
+        names = thing.__globals__
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
+        return [*cells, *(thing.__defaults__ or ()), *(names[name] for name in thing.__code__.co_names if name in names)]
+    if isinstance(thing, MethodType):
+        return [thing.__self__, *getattr(thing.__self__, "__dict__", {}).values()]
+    if isinstance(thing, partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    return list(getattr(thing, "__dict__", {}).values()) if callable(thing) and not isinstance(thing, type) else []
 
 
 class ClassifierFree(Model):

@@ -7,8 +7,8 @@ import pathlib
 import socket
 import subprocess
 import sys
+from typing import Any
 
-import pytest
 import torch
 from problems import PROCESS
 from pullback.adjoint import AdjointDEIS, Continuous, Gradient, Reversible, sample
@@ -25,13 +25,23 @@ def whole(strategy: Gradient) -> bool:
     return isinstance(getattr(strategy, "inner", strategy), (Reversible, Continuous, AdjointDEIS))
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def test_two_ranks_average_to_the_whole_batch_or_refuse(tmp_path):
+    """Gradients returned for sharded parameters vanish: what would return them must say so. One test: one pair of ranks."""
+    for rank in _results(tmp_path):
+        for strategy in map(str, STRATEGIES):
+            assert rank["ddp"][strategy] < 1e-12, strategy
+        for wrap in WRAPS[1:]:
+            for strategy in STRATEGIES:
+                got, inner = rank[wrap][str(strategy)], getattr(strategy, "inner", strategy)
+                refused = f"ValueError {inner}: got sharded parameters (FSDP), expected none; use Checkpoint()"
+                assert got == refused if whole(strategy) else got < 1e-12, (wrap, strategy, got)
+
+
+def _results(folder: pathlib.Path) -> list[dict[str, dict[str, Any]]]:
     """{wrap: {strategy: relative error of the gradients, or what was raised}} of two ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("ranks")
     # tests' conftest makes the package importable from a bare checkout
     code = "import conftest, sys, test_distributed as d; d.work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
@@ -44,25 +54,6 @@ def results(tmp_path_factory):
             rank.kill()
     assert all(rank.returncode == 0 for rank in ranks), "\n".join(said)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_ddp_averages_to_the_whole_batch(results, strategy):
-    for rank in results:
-        assert rank["ddp"][str(strategy)] < 1e-12
-
-
-@pytest.mark.parametrize("wrap", WRAPS[1:])
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_fsdp_averages_to_the_whole_batch_or_refuses(results, strategy, wrap):
-    """Gradients returned for sharded parameters vanish: what would return them must say so."""
-    for rank in results:
-        got = rank[wrap][str(strategy)]
-        if whole(strategy):
-            assert got == f"ValueError {getattr(strategy, 'inner', strategy)}: got sharded parameters (FSDP), expected none; " \
-                          "use Checkpoint()"
-        else:
-            assert got < 1e-12
 
 
 def work(rank: int, port: int, folder: str) -> None:
