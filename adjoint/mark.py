@@ -15,12 +15,12 @@ def mark(out: Tensor) -> Tensor:
     return rows[:, :: max(1, rows.shape[1] // PROBES)].clone()
 
 
-def drift(then: Tensor, out: Tensor) -> Tensor:
-    """The largest difference between a mark and `out`, relative to the mark, over what rounding explains; no sync."""
+def drift(then: Tensor, now: Tensor) -> Tensor:
+    """The largest difference between two marks (..., B, K), relative to the first and to what rounding explains; no sync."""
     # half-precision networks and non-deterministic kernels differ by percents, under float64 states by nothing like it
-    allowed = 1e-6 if out.dtype == torch.float64 else 0.05
-    scale = then.abs().amax().clamp_min(torch.finfo(then.dtype).tiny)
-    return (mark(out) - then).abs().amax() / (allowed * scale)
+    allowed = 1e-6 if then.dtype == torch.float64 else 0.05
+    scale = then.abs().amax((-2, -1)).clamp_min(torch.finfo(then.dtype).tiny)
+    return (now - then).abs().amax((-2, -1)) / (allowed * scale)
 
 
 def changed(name: str) -> RuntimeError:

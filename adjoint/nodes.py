@@ -72,7 +72,7 @@ class Nodes(Tape):
         call, state = self.opening
         # the states of the backward pass are not the run's: only this call, once more, tells whether the network is as it was
         with self.around[0].restored(), torch.no_grad():
-            if not drift(self.sign, self.rollout.evaluate(call, state)) <= 1:
+            if not drift(self.sign, mark(self.rollout.evaluate(call, state))) <= 1:
                 raise changed(f"network call {call.index} of step {call.step}")
         return super().backward(saved, end)
 

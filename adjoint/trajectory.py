@@ -140,7 +140,7 @@ class Tape:
         quiet = replace(self.rollout, watch=lambda step, x: None)
         inner: Evaluator = regions(quiet, offload=False)
         out = quiet.execute(dict(self.registers), replayed)["x"]
-        if not drift(self.mark, out) <= 1:
+        if not drift(self.mark, mark(out)) <= 1:
             raise changed("the run")
         return list(torch.autograd.grad(out, list(self.inputs().values()), end, create_graph=True, allow_unused=True))
 
@@ -165,20 +165,22 @@ class Recorded(Tape):
         return kept
 
     def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> dict[str, Tensor]:
-        drifts: list[tuple[Call, Tensor]] = []
+        seen: dict[int, tuple[Call, Tensor]] = {}
 
         def pull(call: Call, _: str, cotangent: Tensor) -> Tensor | None:
             place = call.index - self.first
             with self.around[place].restored():
                 replay = into.replay(call, saved[place].to(end.device))
-                drifts.append((call, drift(self.marks[place], replay.out)))
+                seen[place] = call, mark(replay.out)
                 return into.back(call, replay, cotangent)
 
         entry = transpose(self.rollout.program, end, pull, into)
-        worst = torch.stack([value for _, value in drifts]).tolist() if drifts else []  # one look at the device, at the end
-        for (call, _), value in zip(drifts, worst, strict=True):
-            if not value <= 1:
-                raise changed(f"network call {call.index} of step {call.step}")
+        if seen:  # one look at the device, at the end
+            then = torch.stack([self.marks[place] for place in seen])
+            found = drift(then, torch.stack([value for _, value in seen.values()])).tolist()
+            for (call, _), value in zip(seen.values(), found, strict=True):
+                if not value <= 1:
+                    raise changed(f"network call {call.index} of step {call.step}")
         return entry
 
 
