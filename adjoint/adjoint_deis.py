@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Combine, Plan
-from .gradient import Gradient, Registers
+from .gradient import Gradient, Registers, refuse
 from .nodes import Nodes
 from .path import States
 from .rollout import Rollout
@@ -39,7 +39,8 @@ class AdjointDEIS(Gradient):
         steps: M, by default as many as the run's; a coarser grid takes nodes of the run.
         states: RECORDED, as in the paper's results, or RESOLVED (memory flat in N).
 
-    Cost: M replays and VJPs. Source: Blasingame and Liu 2024, arXiv 2405.15020, prop. 2.1, app. G; misprints corrected.
+    Cost: M replays and VJPs, and one call to see that the network is as it was.
+    Source: Blasingame and Liu 2024, arXiv 2405.15020, prop. 2.1, app. G; misprints corrected.
     """
 
     order: int = 1
@@ -53,6 +54,7 @@ class AdjointDEIS(Gradient):
             raise ValueError(f"AdjointDEIS: got steps={self.steps}, expected at least 1, or None for the run's own")
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        refuse(self, rollout)
         try:
             return {"x": differentiable(_Adjoint(rollout, registers, self))}
         except Captured as captured:
@@ -60,7 +62,7 @@ class AdjointDEIS(Gradient):
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         m = self.steps or plan.steps
-        return plan.nfe + m, m
+        return plan.nfe + m + 1, m
 
 
 class _Adjoint(Nodes):

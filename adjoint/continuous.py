@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, Plan, prepare
-from .gradient import Gradient, Registers
+from .gradient import Gradient, Registers, refuse
 from .nodes import Nodes
 from .path import States
 from .resolve import as_noise
@@ -34,7 +34,8 @@ class Continuous(Gradient):
             For a stochastic run a stochastic one with the same marginals, as `DDIM(1.0)` for `DDPM()`.
         states: INTEGRATED by default, RECORDED for a stochastic run, RESOLVED for memory that is flat in N.
 
-    Cost: M replays and VJPs. Source: ours; states in the spirit of Kim et al. 2021, arXiv 2109.06098.
+    Cost: M replays and VJPs, and one call to see that the network is as it was.
+    Source: ours; states in the spirit of Kim et al. 2021, arXiv 2109.06098.
     """
 
     steps: int | None = None
@@ -46,6 +47,7 @@ class Continuous(Gradient):
             raise ValueError(f"Continuous: got steps={self.steps}, expected at least 1, or None for the run's own")
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        refuse(self, rollout)
         try:
             return {"x": differentiable(_Second(rollout, registers, self))}
         except Captured as captured:
@@ -53,7 +55,7 @@ class Continuous(Gradient):
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         m = self.steps or plan.steps
-        return plan.nfe + m + (self.states is States.RESOLVED), m
+        return plan.nfe + m + 1 + (self.states is States.RESOLVED), m
 
 
 class _Second(Nodes):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..solvers import Apply, Plan
 from .keep import Keep, chosen
 from .region import regions
-from .rollout import Rollout, parameters
+from .rollout import Rollout, sharded
 from .segmented import Segmented
 from .trajectory import Captured, Recorded, Tape, differentiable
 
@@ -122,9 +122,16 @@ def obstacle(rollout: Rollout) -> str:
         return "a plan with Apply instructions"
     if rollout.program.learned:
         return "coefficients that require grad"
-    if any(hasattr(value, "device_mesh") for value in parameters(rollout.model).values()):
+    if sharded(rollout.model):
         return "sharded parameters (FSDP)"
     return ""
+
+
+def refuse(strategy: Gradient, rollout: Rollout) -> None:
+    """Raise ValueError where one node around the run would be wrong and there is nothing to fall back to."""
+    reason = obstacle(rollout)
+    if reason:
+        raise ValueError(f"{strategy}: got {reason}, expected none; use Checkpoint()")
 
 
 def _seen(rollout: Rollout) -> Rollout:
@@ -157,8 +164,9 @@ class Truncated(Gradient):
         program = rollout.program
         cut = max(0, program.plan.steps - self.last)
         head, tail = program.steps(0, cut), program.steps(cut, program.plan.steps)
-        with torch.no_grad():
-            registers = replace(rollout, program=head).execute(registers)
+        if cut:
+            with torch.no_grad():
+                registers = replace(rollout, program=head).execute({name: value.detach() for name, value in registers.items()})
         return self.inner.run(replace(rollout, program=tail), registers)
 
     def cost(self, plan: Plan) -> tuple[int, int]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..solvers import DATA, NOISE, Call, Evaluate, GivenNoise, Plan, Program, Sum, conversion, prepare
-from .gradient import Gradient, obstacle
+from .gradient import Gradient
+from .mark import changed, drift, mark
 from .path import States, between, chosen, reintegrated
 from .resolve import Flow, Path
 from .rollout import Rollout
@@ -19,9 +21,7 @@ class Nodes(Tape):
 
     def __init__(self, rollout: Rollout, registers: dict[str, Tensor], states: States, steps: int | None) -> None:
         super().__init__(rollout, registers)
-        self.states, plan, reason = states, rollout.program.plan, obstacle(rollout)
-        if reason:
-            raise ValueError(f"a continuous adjoint: got {reason}, expected none; use Checkpoint()")
+        self.states, plan = states, rollout.program.plan
         self.begin = rollout.program.ops[0][2] if rollout.program.ops else 0  # a truncated program starts later
         self.times = [float(t) for t in plan.times[self.begin :] if not isinstance(t, tuple)]
         if len(self.times) != plan.steps - self.begin + 1:
@@ -36,6 +36,7 @@ class Nodes(Tape):
             raise ValueError(f"States.INTEGRATED: got {plan.name}, which does not predict at every node; use States.RECORDED")
         self.at, self.index = chosen(plan.process, self.times, steps)
         self.shares = spread(plan.process, self.times, self.at)
+        self.strict = len(self.at) < len(self.times) or plan.nfe > plan.steps
         self.nodes: list[Tensor] = []
         self.predictions: list[Tensor] = []
 
@@ -51,6 +52,8 @@ class Nodes(Tape):
 
     def _evaluate(self, call: Call, state: Tensor) -> Tensor:
         out = super()._evaluate(call, state)
+        if len(self.around) == 1:
+            self.sign = mark(out)
         if call.index in self.first_calls:
             a, b = self.first_calls[call.index]
             self.predictions.append(a * state + b * out)
@@ -59,6 +62,19 @@ class Nodes(Tape):
                              "random "
                              "numbers, expected a deterministic one; call eval(), or use Checkpoint()")
         return out
+
+    def record(self, call: Call, state: Tensor) -> None:
+        if len(self.around) == 1:
+            self.opening = call, state
+
+    def backward(self, saved: Sequence[Tensor], end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
+        self.snapshot.check()
+        call, state = self.opening
+        # the states of the backward pass are not the run's: only this call, once more, tells whether the network is as it was
+        with self.around[0].restored(), torch.no_grad():
+            if not drift(self.sign, mark(self.rollout.evaluate(call, state))) <= 1:
+                raise changed(f"network call {call.index} of step {call.step}")
+        return super().backward(saved, end, jumps)
 
     def kept(self) -> list[Tensor]:
         kept = [*self.nodes, *self.predictions]

@@ -9,10 +9,12 @@ stay: about 0.4 MiB a call for a network of 1 M parameters.
 import weakref
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..solvers import Call, Evaluator
+from .mark import changed, drift, mark
 from .rollout import Rollout, Snapshot
 from .surroundings import Surroundings
 
@@ -26,6 +28,12 @@ class Live:
     def __init__(self) -> None:
         # weak: a cycle with the region would keep an activation until the garbage collector comes by, and it counts objects
         self.region: weakref.ref[Region] | None = None
+        self.task = -1
+
+    def begins(self) -> bool:
+        """Whether this is the first replay of the backward pass under way."""
+        before, self.task = self.task, torch._C._current_graph_task_id()
+        return self.task == -1 or self.task != before
 
     def enter(self, region: "Region") -> None:
         before = None if self.region is None else self.region()
@@ -51,6 +59,7 @@ class Region:
         with saved_tensors_hooks(self._count, self._fetch):
             out = self.fn(state)
         self.around.seal()
+        self.mark = mark(out)
         self.count, self.saved, self.fetched = len(self.saved), [], set()
         return out
 
@@ -74,7 +83,8 @@ class Region:
         return tensor
 
     def _replay(self) -> None:
-        self.snapshot.check()
+        if self.live.begins():
+            self.snapshot.check()
         if not self.offload and self.kept._version != self.version:
             raise RuntimeError(f"{self.name}: the state was changed in place after the forward pass; expected it untouched until "
                                "backward; clone it before writing to it")
@@ -90,10 +100,12 @@ class Region:
 
         state = self.kept.to(self.device).detach().requires_grad_(self.requires_grad)
         with self.around.restored(), saved_tensors_hooks(keep, saved.__getitem__):
-            self.fn(state)
+            out = self.fn(state)
         if len(saved) != self.count:
             raise RuntimeError(f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
                                "took another path than in the forward pass; make it deterministic or use Direct()")
+        if not drift(self.mark, mark(out)) <= 1:
+            raise changed(self.name)
         self.live.enter(self)
         self.saved, self.fetched = saved, set()
 

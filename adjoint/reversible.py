@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Call, Plan, Program, Sum, inversion, solve, total, widened
-from .gradient import Gradient, Registers, obstacle
+from .gradient import Gradient, Registers, refuse
 from .rollout import Rollout
 from .sensitivity import Replay, Sensitivity
 from .trajectory import Captured, Tape, differentiable
@@ -40,9 +40,7 @@ class Reversible(Gradient):
             raise ValueError(f"Reversible: got anchor={self.anchor}, expected at least 1 step, or None")
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        reason = obstacle(rollout)
-        if reason:
-            raise ValueError(f"{self}: got {reason}, expected none; use Checkpoint()")
+        refuse(self, rollout)
         try:
             return {"x": differentiable(_Backwards(rollout, registers, self))}
         except Captured as captured:
@@ -124,8 +122,7 @@ class _Retrace:
 
     def replay(self, call: Call, src: str) -> Replay:
         with self.tape.around[call.index - self.tape.first].restored():
-            replay, start = self.into.call(call, self.live[src].to(self.tape.dtype))
-            self.into.check(call, replay, start)
+            replay = self.into.replay(call, self.live[src].to(self.tape.dtype))
         self.replays[call.index] = replay
         return replay
 

@@ -1,11 +1,11 @@
 """Rollout: everything one run of a plan needs, bound together once; and what must not change until its backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..solvers import Call, Evaluator, GivenNoise, Model, Noise, Program, execute, predict
 from .cond import at_step, leaves
@@ -49,21 +49,33 @@ class Rollout:
         return execute(program or self.program, registers, evaluate or self.evaluate, self.noise, before or self.before)
 
     def declared(self) -> dict[str, Tensor]:
-        """Every floating-point tensor that is known to enter, by name."""
+        """Every tensor that is known to enter, by name."""
         found = {f"cond[{k}]": leaf for k, leaf in enumerate(leaves(self.cond))}
         if self.controls is not None:
             found["controls"] = self.controls
         if isinstance(self.noise, GivenNoise):
             found["noise"] = self.noise.values
-        found.update(parameters(self.model))
-        return {name: value for name, value in found.items() if value.is_floating_point()}
+        return found | parameters(self.model)
 
 
 def parameters(model: Model) -> dict[str, Tensor]:
     """The model's tensors by name, each once."""
-    names = {id(value): name for network in model.networks() for name, value in network.named_parameters()}
-    unique = {id(value): value for value in model.parameters()}
-    return {f"parameter {names.get(key, k)}": value for k, (key, value) in enumerate(unique.items())}
+    found = {id(value): (f"parameter {name}", value) for name, value in named(model, nn.Module.named_parameters)}
+    for value in model.parameters():
+        found.setdefault(id(value), (f"parameter {len(found)}", value))
+    return dict(found.values())
+
+
+def named(model: Model, what: Callable[[nn.Module], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+    """What each of the model's networks names, numbered from the second network on: two may use the same names."""
+    for k, network in enumerate(model.networks()):
+        for name, value in what(network):
+            yield (f"{name} of network {k}" if k else name), value
+
+
+def sharded(model: Model) -> bool:
+    """Whether parameters are spread over processes (FSDP)."""
+    return any(hasattr(value, "device_mesh") for value in parameters(model).values())
 
 
 class Snapshot:
@@ -73,8 +85,9 @@ class Snapshot:
         self.rollout = rollout
         self.tensors = {**rollout.declared(), **extra}
         self.versions = {name: value._version for name, value in self.tensors.items()}
-        self.buffers = {name: (value, value._version) for network in rollout.model.networks()
-                        for name, value in network.named_buffers()}
+        self.buffers = {name: (value, value._version) for name, value in self._named(nn.Module.named_buffers)}
+        # FSDP swaps parameters and their storage around every call
+        self.places = {} if sharded(rollout.model) else self._places()
         self.modes = self._modes()
 
     def check(self) -> None:
@@ -84,6 +97,11 @@ class Snapshot:
                 raise RuntimeError(f"{name} {tuple(value.shape)} was changed in place between forward and backward (version "
                                    f"{self.versions[name]} then, {value._version} now); call backward before the optimiser's "
                                    "step, clone before writing, or use Direct()")
+        places = self._places() if self.places else {}
+        for name in self.places.keys() | places.keys():
+            if places.get(name) != self.places.get(name):
+                raise RuntimeError(f"parameter {name} was replaced between forward and backward; expected the network as it was; "
+                                   "call backward before loading or moving weights, or use Direct()")
         self.check_buffers("between forward and backward")
         for name, now in self._modes().items():
             if self.modes.get(name) != now:
@@ -92,21 +110,30 @@ class Snapshot:
 
     def check_buffers(self, when: str) -> None:
         """Raise RuntimeError naming a buffer written to since."""
+        now = dict(self._named(nn.Module.named_buffers))
         for name, (value, version) in self.buffers.items():
-            if value._version != version:
+            if now.get(name) is not value or value._version != version:
                 raise RuntimeError(f"buffer {name} of the network was changed {when}; a replay would use another value and change "
-                                   "it once more (batch normalisation in train mode?); call eval(), or use Direct()")
+                                   "it once more (batch normalisation in train mode? DDP's broadcast_buffers?); call eval(), turn "
+                                   "the broadcast off, or use Direct()")
 
     def _modes(self) -> dict[str, tuple[Any, ...]]:
-        return {name: (module.training, *(_plain(getattr(module, flag, None)) for flag in ADAPTER_FLAGS))
-                for network in self.rollout.model.networks() for name, module in network.named_modules()}
+        return {name: (module.training, *(_plain(vars(module).get(flag)) for flag in ADAPTER_FLAGS))
+                for name, module in self._named(nn.Module.named_modules)}
+
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Which tensor each parameter is, and where its numbers lie."""
+        return {name: (id(value), value.data_ptr()) for name, value in self._named(nn.Module.named_parameters)}
+
+    def _named(self, what: Callable[[nn.Module], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+        return named(self.rollout.model, what)
 
 
-ADAPTER_FLAGS = ("_active_adapter", "_disable_adapters", "merged_adapters")  # as peft's layers name them
+ADAPTER_FLAGS = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")  # as peft's layers name them
 
 
 def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value.items()) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
 
 
 def undeclared(out: Tensor, known: list[Tensor], start: int) -> tuple[list[Tensor], bool]:

@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from ..solvers import Call, GivenNoise, Model, Noise, Plan, bound, entry, prepare
 from ..solvers import coefficients as numbers_of
 from .cond import check, leaves
-from .gradient import Auto, Gradient, Truncated
+from .gradient import Auto, Direct, Gradient, Truncated
 from .rollout import Rollout
+from .transforms import bare, finite, transform
 
 Callback = Callable[[int, Any, Tensor], None]
 
@@ -78,16 +80,21 @@ def _run(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], at: tuple[i
     x = registers["x"]
     source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     _check_noise(plan, source, x)
+    cond = tree_map(lambda leaf: leaf, cond)  # the caller may fill his dict anew before the backward pass
     scheduled = check(cond, plan.steps)
     if controls is not None and controls.shape != (plan.steps, *x.shape):
         raise ValueError(f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step")
     numbers = _check_coefficients(plan, denoiser, coefficients)
     visible = [*numbers, *registers.values(), *leaves(cond), *([controls] if controls is not None else []), *denoiser.parameters(),
                *([source.values] if isinstance(source, GivenNoise) else [])]
-    explicit = gradient is not None and not isinstance(gradient, Auto)
+    around = transform()
+    if around and not (gradient is None or isinstance(gradient, Direct)):
+        raise ValueError(f"gradient={gradient}: got {around}, expected plain reverse mode; use gradient=Direct(), or None to "
+                         "sample only")
+    explicit = gradient is not None and not isinstance(gradient, Auto) and not around
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in visible)
-    # a bare callable may capture tensors that nobody declared: only its first output tells
-    opaque = torch.is_grad_enabled() and not isinstance(getattr(denoiser, "network", None), torch.nn.Module)
+    # a bare callable may capture tensors that nobody declared, a transform hides what it differentiates: the run tells
+    opaque = bool(around) or torch.is_grad_enabled() and not isinstance(getattr(denoiser, "network", None), torch.nn.Module)
     if explicit and not wanted and not opaque:
         raise ValueError(_nothing(gradient))
     if isinstance(gradient, Truncated) and gradient.last < plan.steps and wanted:
@@ -115,7 +122,7 @@ def _run(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], at: tuple[i
         callback(plan.steps, plan.times[-1], out.detach())
     if explicit and not out.requires_grad:
         raise ValueError(_nothing(gradient))
-    if not bool(torch.isfinite(out.detach()).all()):
+    if not finite(out):
         _name_the_step(rollout, registers)
     return out, rollout.caught
 
@@ -163,10 +170,10 @@ def _name_the_step(rollout: Rollout, registers: dict[str, Tensor]) -> None:
     def watched(call: Call, state: Tensor) -> Tensor:
         out = quiet.evaluate(call, state)
         for what, tensor in (("state before", state), ("network output at", out)):
-            if not bool(torch.isfinite(tensor).all()):
+            if not finite(tensor):
                 raise FloatingPointError(f"NaN or infinity in the {what} step {call.step} (call {call.index}, t="
-                                         f"{call.t.flatten()[0].item():.6g}), expected finite values; check the network there, "
-                                         "its dtype, and the ends of the grid")
+                                         f"{bare(call.t).flatten()[0].item():.6g}), expected finite values; check the network "
+                                         "there, its dtype, and the ends of the grid")
         return out
 
     with torch.no_grad():

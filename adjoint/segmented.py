@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..solvers import Call, Ops, Program
 from .keep import Keep, chosen, split
+from .mark import compare, mark
 from .rollout import Rollout
 from .sensitivity import Replay, Sensitivity
 from .surroundings import Surroundings
@@ -34,6 +35,7 @@ class Segmented(Tape):
         self.snapshots: dict[int, Registers] = {}
         self.states: dict[int, Tensor] = {}
         self.replays: dict[int, Replay] = {}
+        self.marks: list[Tensor] = []
         self.held = 0
 
     def execute(self, registers: Registers) -> Registers:
@@ -48,15 +50,16 @@ class Segmented(Tape):
     def _evaluate(self, call: Call, state: Tensor) -> Tensor:
         keep = self.keep
         if keep is None or call.index - self.first < self.calls - keep.activations:
-            return super()._evaluate(call, state)
-        around = Surroundings(state.device)
-        with around.graph():
-            replay, start = self.sensitivity.call(call, state)
-            self.sensitivity.check(call, replay, start)
-        self.sealed(around)
-        self.record(call, state)
-        self.replays[call.index] = replay
-        return replay.out.detach()
+            out = super()._evaluate(call, state)
+        else:
+            around = Surroundings(state.device)
+            with around.graph():
+                self.replays[call.index] = self.sensitivity.replay(call, state)
+            self.sealed(around)
+            self.record(call, state)
+            out = self.replays[call.index].out.detach()
+        self.marks.append(mark(out))
+        return out
 
     def _first(self, call: Call, state: Tensor) -> Tensor:
         seen: dict[int, int] = {}
@@ -102,6 +105,7 @@ class Segmented(Tape):
             back.reverse(low, high, {name: value.to(end.device) for name, value in live.items()},
                          self.keep.slots - (len(snapshots) - 1 - used))
             high = low
+        compare(self.marks, back.seen)
         return back.cotangents
 
 
@@ -112,6 +116,7 @@ class _Backward:
         assert tape.keep is not None
         self.tape, self.into, self.states, self.leaf = tape, into, states, tape.keep.leaf
         self.cotangents: Registers = {"x": end}
+        self.seen: dict[int, tuple[Call, Tensor]] = {}
 
     def program(self, low: int, high: int) -> Program:
         return self.tape.whole.steps(self.tape.begin + low, self.tape.begin + high)
@@ -159,6 +164,8 @@ class _Backward:
             if replay is not None:
                 return self.into.back(call, replay, cotangent)
             with self.tape.around[call.index - self.tape.first].restored():
-                return self.into.pull(call, states[call.index].to(cotangent.device), cotangent)
+                replay = self.into.replay(call, states[call.index].to(cotangent.device))
+                self.seen[call.index - self.tape.first] = call, mark(replay.out)
+                return self.into.back(call, replay, cotangent)
 
         self.cotangents = transpose(program, self.cotangents, pull, self.into)

@@ -44,20 +44,14 @@ class Sensitivity:
         known = [replay.state, *(alias for _, alias, _ in replay.aliases), *self.shared.values()]
         return undeclared(replay.out, known, start)
 
-    def pull(self, call: Call, state: Tensor, cotangent: Tensor) -> Tensor | None:
-        """Replay the call and pull the cotangent back: returns the state's, adds up the others'."""
+    def replay(self, call: Call, state: Tensor) -> Replay:
+        """The call once more; raises RuntimeError where it reached a tensor that the first call did not."""
         replay, start = self.call(call, state)
-        self.check(call, replay, start)
-        return self.back(call, replay, cotangent)
-
-    def check(self, call: Call, replay: Replay, start: int) -> None:
-        """Raise RuntimeError where a replay reached a tensor that the first call did not."""
         found, captured = self.strangers(replay, start)
         if found or captured:
             what = f"a leaf of shape {tuple(found[0].shape)}" if found else "a tensor with a graph of its own"
-            raise RuntimeError(f"network call {call.index} of step {call.step} reaches {what} the first call did not; expected "
-                               "the same inputs at every call; register it as a parameter, pass it in cond, or use "
-                               "Checkpoint(mechanism=Mechanism.REGION)")
+            raise late(call, what)
+        return replay
 
     def back(self, call: Call, replay: Replay, cotangent: Tensor) -> Tensor | None:
         """The VJP of a replayed call."""
@@ -99,3 +93,10 @@ class Sensitivity:
             self.sums[name] += grad
         else:
             self.sums[name] = grad.clone()
+
+
+def late(call: Call, what: str) -> RuntimeError:
+    """What to raise where a call reaches what the first one did not."""
+    return RuntimeError(f"network call {call.index} of step {call.step} reaches {what} the first call did not; expected the same "
+                        "inputs at every call; register it as a parameter, pass it in cond, or use "
+                        "Checkpoint(mechanism=Mechanism.REGION)")

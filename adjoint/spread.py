@@ -45,8 +45,7 @@ class Spread(Sensitivity):
         """
         most, _ = max(self.shares[weights[0][0]], key=lambda share: share[1])
         call = replace(call, step=self.begin + most)
-        replay, start = self.call(call, state)
-        self.check(call, replay, start)
+        replay = self.replay(call, state)
         self.weights = weights
         return replay.out.detach(), self.back(call, replay, cotangent)
 

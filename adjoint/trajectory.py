@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Evaluator
+from ..solvers import Call, Evaluator, Model
+from .mark import changed, compare, drift, mark
 from .region import regions
-from .rollout import Rollout, Snapshot, parameters
-from .sensitivity import Sensitivity
+from .rollout import Rollout, Snapshot, now, parameters, undeclared
+from .sensitivity import Sensitivity, late
 from .surroundings import Surroundings
 from .transpose import transpose
 
@@ -31,11 +32,13 @@ class Tape:
         registers: the registers on entry.
     """
 
+    strict = False  # whether to look at every call's graph in the forward pass: where the backward pass will not see them all
+
     def __init__(self, rollout: Rollout, registers: dict[str, Tensor]) -> None:
         self.rollout, self.registers = rollout, dict(registers)
         shared = {name: value for name, value in parameters(rollout.model).items() if value.requires_grad}
         self.sensitivity = Sensitivity(rollout, shared)
-        self.snapshot = Snapshot(rollout, {})
+        self.snapshot, self.wanted = self._snapshot(), bool(self.inputs())
         self.around: list[Surroundings] = []
         calls = (item[1] for item, _, _ in rollout.program.ops if isinstance(item, tuple))
         self.first = next((call.index for call in calls), 0)  # a truncated program starts later
@@ -46,7 +49,12 @@ class Tape:
             detached = {name: value.detach() for name, value in self.registers.items()}
             out = self.execute(detached)["x"]
         self.snapshot.check_buffers("by the forward pass")
+        self.mark = mark(out)
         return out
+
+    def _snapshot(self) -> Snapshot:
+        entering = {f"register {name}": value for name, value in self.registers.items()}
+        return Snapshot(self.rollout, entering | self.sensitivity.shared)
 
     def execute(self, registers: dict[str, Tensor]) -> dict[str, Tensor]:
         """Run the program."""
@@ -54,8 +62,11 @@ class Tape:
 
     def _evaluate(self, call: Call, state: Tensor) -> Tensor:
         around = Surroundings(state.device)
-        if self.around:
-            out = self.rollout.evaluate(call, state)
+        if self.around and self.strict:
+            with around.graph():
+                out = self.sensitivity.replay(call, state).out.detach()
+        elif self.around:
+            out = self.rollout.evaluate(call, state) if self.wanted else self._unwanted(call, state, around)
         else:
             with around.graph():
                 out = self._first(call, state)
@@ -76,8 +87,17 @@ class Tape:
         if captured:
             raise Captured("a tensor that the network captures with a graph of its own")
         self.sensitivity.shared.update({f"captured tensor {k}": leaf for k, leaf in enumerate(found)})
-        self.snapshot = Snapshot(self.rollout, self.sensitivity.shared)
+        self.snapshot, self.wanted = self._snapshot(), bool(self.inputs())
         return replay.out.detach()
+
+    def _unwanted(self, call: Call, state: Tensor, around: Surroundings) -> Tensor:
+        """A call where nothing is known to want a gradient: without a replay, only its output tells what it reached."""
+        with around.graph():
+            start, state = now(), state.detach()
+            out = self.rollout.evaluate(call, state)
+        if out.requires_grad and any(undeclared(out, [state], start)):
+            raise late(call, "a tensor that requires grad and that")
+        return out.detach()
 
     def record(self, call: Call, state: Tensor) -> None:
         """Keep what the backward pass will need of this call."""
@@ -113,6 +133,9 @@ class Tape:
 
     def _again(self, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         """A gradient that will itself be differentiated: the run once more, by regions, which autograd sees through."""
+        if compiled(self.rollout.model):
+            raise RuntimeError("a gradient of the gradient: got a compiled network, expected an eager one: PyTorch differentiates "
+                               "a compiled graph once; sample with the module that was compiled, or without create_graph=True")
 
         def replayed(call: Call, state: Tensor) -> Tensor:
             with self.around[call.index - self.first].restored():
@@ -121,6 +144,8 @@ class Tape:
         quiet = replace(self.rollout, watch=lambda step, x: None, caught={})
         inner: Evaluator = regions(quiet, offload=False)
         out = quiet.execute(dict(self.registers), replayed)["x"]
+        if not drift(self.mark, mark(out)) <= 1:
+            raise changed("the run")
         outs, ends = [out, *(quiet.caught[step] for step in jumps)], [end, *jumps.values()]
         pairs = [(o, e) for o, e in zip(outs, ends, strict=True) if o.requires_grad]
         outs, ends = [o for o, _ in pairs], [e for _, e in pairs]
@@ -132,7 +157,12 @@ class Recorded(Tape):
 
     def __init__(self, rollout: Rollout, registers: dict[str, Tensor], offload: bool) -> None:
         super().__init__(rollout, registers)
-        self.offload, self.states = offload, []
+        self.offload, self.states, self.marks = offload, [], []
+
+    def _evaluate(self, call: Call, state: Tensor) -> Tensor:
+        out = super()._evaluate(call, state)
+        self.marks.append(mark(out))
+        return out
 
     def record(self, call: Call, state: Tensor) -> None:
         self.states.append(state.to("cpu") if self.offload else state)
@@ -142,12 +172,24 @@ class Recorded(Tape):
         return kept
 
     def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> dict[str, Tensor]:
+        seen: dict[int, tuple[Call, Tensor]] = {}
+
         def pull(call: Call, _: str, cotangent: Tensor) -> Tensor | None:
             place = call.index - self.first
             with self.around[place].restored():
-                return into.pull(call, saved[place].to(end.device), cotangent)
+                replay = into.replay(call, saved[place].to(end.device))
+                seen[place] = call, mark(replay.out)
+                return into.back(call, replay, cotangent)
 
-        return transpose(self.rollout.program, end, pull, into)
+        entry = transpose(self.rollout.program, end, pull, into)
+        compare(self.marks, seen)
+        return entry
+
+
+def compiled(model: Model) -> bool:
+    """Whether torch.compile stands around any of the model's modules."""
+    return any("_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None
+               for network in model.networks() for module in network.modules())
 
 
 class _Node(torch.autograd.Function):

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -62,8 +64,28 @@ class Denoiser(Model):
             yield from self.network.parameters()
 
     def networks(self) -> Iterator[nn.Module]:
-        if isinstance(self.network, nn.Module):
-            yield self.network
+        yield from {id(module): module for module in _behind(self.network)}.values()
+
+
+def _behind(thing: Any, depth: int = 3) -> Iterator[nn.Module]:
+    """The modules that a callable holds: itself, or what its closure, defaults, globals, object or arguments lead to."""
+    if isinstance(thing, nn.Module):
+        yield thing
+    elif depth:
+        for value in _held(thing):
+            yield from _behind(value, depth - 1)
+
+
+def _held(thing: Any) -> list[Any]:
+    if isinstance(thing, FunctionType):
+        names = thing.__globals__
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
+        return [*cells, *(thing.__defaults__ or ()), *(names[name] for name in thing.__code__.co_names if name in names)]
+    if isinstance(thing, MethodType):
+        return [thing.__self__, *getattr(thing.__self__, "__dict__", {}).values()]
+    if isinstance(thing, partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    return list(getattr(thing, "__dict__", {}).values()) if callable(thing) and not isinstance(thing, type) else []
 
 
 class ClassifierFree(Model):

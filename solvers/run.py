@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .model import Model
 from .noise import Noise
@@ -17,12 +18,17 @@ def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
     for c, value in terms:
         if total is None:
             total = value * c
-        elif isinstance(c, Tensor):
-            total.addcmul_(value, c)
         else:
-            total.add_(value, alpha=c)
+            total = _added(total, value, c)
     assert total is not None
     return total
+
+
+def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
+    """total + c value, in place unless torch.func wraps `value`: it may have a batch that `total` has no room for."""
+    if is_functorch_wrapped_tensor(value):
+        return total + c * value
+    return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
 
 
 def total(item: Sum, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
@@ -30,8 +36,7 @@ def total(item: Sum, registers: dict[str, Tensor], noise: Noise | None) -> Tenso
     value = combine([(c, registers[name]) for c, name in item.terms])
     for c, slot in item.noise:
         assert noise is not None
-        draw = noise(slot, value)
-        value = value.addcmul_(draw, c) if isinstance(c, Tensor) else value.add_(draw, alpha=c)
+        value = _added(value, noise(slot, value), c)
     return value
 
 

@@ -1,0 +1,26 @@
+"""torch.func and forward-mode AD: what they see through, and what they must not meet."""
+
+import torch
+import torch._C._functorch as functorch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def transform() -> str:
+    """The transform that is differentiating or vectorising the caller; "" outside any."""
+    level = functorch.peek_interpreter_stack()
+    if level is not None:
+        return f"a torch.func transform ({level.key().name.lower()})"
+    return "forward-mode AD" if forward_ad._current_level >= 0 else ""
+
+
+def bare(x: Tensor) -> Tensor:
+    """The tensor under every wrapper of torch.func: vmap cannot branch on the wrapped one."""
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
+def finite(x: Tensor) -> bool:
+    """Whether every entry is finite, of every sample that vmap stands for."""
+    return bool(torch.isfinite(bare(x.detach())).all())
