@@ -31,6 +31,7 @@ from .plan import Apply, Combine, Evaluate, Plan, stack
 from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
 from .predictor_corrector import Evaluation
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
+from .recover import Encoding, recover_noise
 from .restart import Restart
 from .reversible import BDIA, EDICT, OBELM, ReversibleHeun
 from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, predict, prepare, run, total
@@ -43,11 +44,12 @@ from .weights import data_weights
 __all__ = [
     "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "EDMPEC", "ERSDE", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE",
     "V", "VE", "VP", "Addressed", "Apply", "BVariant", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled",
-    "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "EulerMaruyama", "Evaluate", "Evaluation",
-    "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid",
-    "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan", "Prediction", "Process",
+    "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "Encoding", "EulerMaruyama", "Evaluate",
+    "Evaluation", "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes",
+    "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan", "Prediction", "Process",
     "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver",
     "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair",
     "Value", "accepted_times", "combine", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute",
-    "expand", "inversion", "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
+    "expand", "inversion", "moments", "narrowed", "predict", "prepare", "recover_noise", "response", "run", "solve", "stack",
+    "total", "widened",
 ]  # fmt: skip
