@@ -18,10 +18,10 @@ class Encoding(Enum):
 
     JOINT: as one path of the forward process, x_k from x_{k+1}. Noises of a reverse-SDE method are then uncorrelated with
         each other and the start, of variance 1 + O(h) for an exact denoiser: DPM-Encoder of CycleDiffusion (Wu and De la
-        Torre 2022, arXiv 2210.05559, section 3), started at the last node.
+        Torre 2022, arXiv 2210.05559), started at the last node.
     INDEPENDENT: each from x_N on its own. Noises have variance about 1/h, [1 + (e^h - 2)^2]/(e^{2h} - 1) for `SDEDPMSolver`,
         and neighbours are anticorrelated: they hold on to the data more strongly. Edit-friendly DDPM inversion
-        (Huberman-Spiegelglas et al. 2023, arXiv 2304.06140, eq. 6).
+        (Huberman-Spiegelglas et al. 2023, arXiv 2304.06140).
     """
 
     JOINT = "joint"
