@@ -11,6 +11,7 @@ from .noise import Addressed
 from .path import Exponential, Path
 
 BROWNIAN = 2**64 - 1  # the default stream, away from those counted from 0
+DEEPEST = 40  # halvings that an address has room for
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Brownian(Path):
         f = (c(m) - c(a))/(c(b) - c(a)),  d = sqrt(f (1 - f) (c(b) - c(a))) xi_m,  left = f I + d,  right = (1 - f) I - d
 
     Every lattice point is the middle of one interval and so the slot of one draw of `Addressed`. Hence the values depend
-    on (seed, sample, stream) and the points alone: not on the batch, on the order of queries, or on other points asked for.
-    They are drawn in float32 and summed in float64.
+    on (seed, sample, stream), [low, high], `cells` and the points alone: not on the batch, on the order of queries, on other
+    points asked for, or on `depth`, beyond rounding. They are drawn in float32 and summed in float64.
 
     Args:
         seed, samples, stream, on_cpu: of `Addressed`. The default stream is not that of `Addressed(seed)`.
@@ -32,7 +33,7 @@ class Brownian(Path):
         clock: an increasing function of the coordinate. `Exponential(rate)` says which suits which method; the default,
             e^{2 lambda}, that of DDPM and SDEDPMSolverPP.
         cells: equal parts on top of the tree. A grid of cells 2^k equal steps of [low, high] falls on the tree's own points.
-        depth: halvings of a cell. Steps must be longer than a lattice spacing.
+        depth: halvings of a cell, at most 40. Steps must be longer than a lattice spacing.
         keep: most increments remembered, each one float64 state. They save draws and change no value.
 
     Raises:
@@ -50,8 +51,8 @@ class Brownian(Path):
     samples: Sequence[int] | None = None
     stream: int = BROWNIAN
     cells: int = 1
-    depth: int = 16
-    keep: int = 96
+    depth: int = 12
+    keep: int = 64
     on_cpu: bool = False
     _source: Addressed = field(init=False, repr=False, compare=False)
     _kept: dict[tuple[object, ...], Tensor] = field(init=False, repr=False, compare=False)
@@ -59,9 +60,9 @@ class Brownian(Path):
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"Brownian: got low={self.low}, high={self.high}, expected finite low < high; swap them")
-        if self.cells < 1 or self.depth < 0 or self.cells << self.depth >= 2**52 or self.keep < 0:
-            raise ValueError(f"Brownian: got cells={self.cells}, depth={self.depth}, keep={self.keep}, expected cells >= 1, "
-                             "depth >= 0, cells 2^depth < 2^52 and keep >= 0")
+        if not (1 <= self.cells <= 2**20 and 0 <= self.depth <= DEEPEST and self.keep >= 0):
+            raise ValueError(f"Brownian: got cells={self.cells}, depth={self.depth}, keep={self.keep}, expected cells in 1 .. 2^20,"
+                             f" depth in 0 .. {DEEPEST} and keep >= 0")
         source = Addressed(self.seed, self.samples, self.stream, self.on_cpu)
         for name, value in (("samples", source.samples), ("_source", source), ("_kept", {})):
             object.__setattr__(self, name, value)
@@ -76,7 +77,7 @@ class Brownian(Path):
         top = self.cells << self.depth
         root = self._remembered((0, top), state)
         if root is None:
-            root = self._remember((0, top), state, self._source(top, state).mul_(math.sqrt(self._length(0, top))))
+            root = self._remember((0, top), state, self._draw(top, state).mul_(math.sqrt(self._length(0, top))))
         pieces = self._pieces(0, top, root, a, b, state)
         total = pieces[0].clone()  # what is remembered is never handed out
         for piece in pieces[1:]:
@@ -108,10 +109,14 @@ class Brownian(Path):
         if left is None or right is None:
             before, after = self._length(lo, middle), self._length(middle, hi)
             length = before + after
-            bridge = self._source(middle, state).mul_(math.sqrt(before * (after / length)))
+            bridge = self._draw(middle, state).mul_(math.sqrt(before * (after / length)))
             left = self._remember((lo, middle), state, torch.add(bridge, whole, alpha=before / length))
             right = self._remember((middle, hi), state, (whole * (after / length)).sub_(bridge))
         return left, right
+
+    def _draw(self, point: int, state: Tensor) -> Tensor:
+        """The draw of a lattice point, the same on every depth that has it."""
+        return self._source(point << (DEEPEST - self.depth), state)
 
     def _remembered(self, ends: tuple[int, int], state: Tensor) -> Tensor | None:
         key = (*ends, state.shape, state.device)
