@@ -41,7 +41,7 @@ class Brownian(Path):
 
     Cost: in order along a grid (forwards or back), one draw an increment where its nodes are the tree's, else about
     depth - log2(N/cells). Alone: up to twice the tree's height. Source: Levy's construction; as a tree without storage,
-    Li et al. 2020, arXiv 2001.01328, section 4.
+    Li et al. 2020, arXiv 2001.01328.
     """
 
     seed: int
