@@ -1,6 +1,7 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
 from .adaptive import accepted_times
+from .brownian import Brownian
 from .coefficients import bound, coefficients, compiled
 from .compiler import Builder, Method
 from .coupled import Coupled, Rex, Stages
@@ -28,11 +29,13 @@ from .inverse import Inversion, decode, encode, inversion, narrowed, solve, wide
 from .model import ClassifierFree, Denoiser, Model
 from .moments import moments, response
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
+from .path import Exponential, FromTorchSDE, Path, PathNoise
 from .plan import Apply, Combine, Evaluate, Plan, stack
 from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
 from .predictor_corrector import Evaluation
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
 from .program import Call, Evaluator, Op, Ops, Program, Sum, Value, prepare
+from .recover import Encoding, recover_noise
 from .restart import Restart
 from .reversible import BDIA, EDICT, OBELM, ReversibleHeun
 from .run import combine, entry, execute, predict, run, total
@@ -44,13 +47,14 @@ from .weights import data_weights
 
 __all__ = [
     "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "EDMPEC", "ERSDE", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE",
-    "V", "VE", "VP", "Addressed", "Apply", "BVariant", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "Coupled",
-    "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "EulerMaruyama", "Evaluate", "Evaluation",
-    "Evaluator", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "Gaussian", "GivenNoise", "GivenTimes", "Grid",
-    "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Op", "Ops", "Plan", "Prediction",
-    "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver",
-    "SDEDPMSolver", "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "UniPC", "UniformLambda",
-    "UniformT", "UserPair", "Value", "accepted_times", "bound", "coefficients", "combine", "compiled", "conversion", "convert",
-    "data_weights", "decode", "encode", "entry", "execute", "expand", "inversion", "moments", "narrowed", "predict", "prepare",
-    "response", "run", "solve", "stack", "total", "widened",
+    "V", "VE", "VP", "Addressed", "Apply", "BVariant", "Brownian", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP",
+    "Coupled", "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "Encoding", "EulerMaruyama", "Evaluate",
+    "Evaluation", "Evaluator", "Exponential", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FromTorchSDE", "Gaussian",
+    "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise",
+    "Op", "Ops", "Path", "PathNoise", "Plan", "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow",
+    "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum",
+    "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair", "Value", "accepted_times", "bound", "coefficients",
+    "combine", "compiled", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute", "expand",
+    "inversion", "moments", "narrowed", "predict", "prepare", "recover_noise", "response", "run", "solve", "stack", "total",
+    "widened",
 ]  # fmt: skip
