@@ -56,7 +56,8 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
         raise ValueError(f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step")
     visible = [*registers.values(), *leaves(cond), *([controls] if controls is not None else []), *denoiser.parameters(),
                *([source.values] if isinstance(source, GivenNoise) else [])]
-    explicit = gradient is not None and not isinstance(gradient, Auto)
+    samples = gradient is not None and gradient.samples
+    explicit = gradient is not None and not samples and not isinstance(gradient, Auto)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in visible)
     # a bare callable may capture tensors that nobody declared: only its first output tells
     opaque = torch.is_grad_enabled() and not isinstance(getattr(denoiser, "network", None), torch.nn.Module)
@@ -75,7 +76,7 @@ def sample(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], *, cond: 
 
     rollout = Rollout(program, denoiser, cond, scheduled, source, controls, watch)
     with bar:
-        if gradient is None or not (wanted or opaque):
+        if gradient is None or not (wanted or opaque or samples):
             with torch.no_grad():
                 out = rollout.execute(dict(registers))["x"]
         else:

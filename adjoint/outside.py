@@ -1,0 +1,157 @@
+"""Outside: a rollout whose states come from another library's solver, so that our strategies can stand behind it."""
+
+import importlib
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..solvers import Evaluator, Noise, Plan, Program
+from .adjoint_deis import AdjointDEIS
+from .bridge import Velocity
+from .cond import at_step
+from .continuous import Continuous
+from .gradient import Direct, Gradient, Registers
+from .path import States
+from .rollout import Before, Rollout
+from .sensitivity import Sensitivity
+
+Field = Callable[[float, Tensor], Tensor]  # (t, x) -> dx/dt
+
+
+@dataclass(frozen=True)
+class Backsolve:
+    """Their own adjoint: `odeint_adjoint`, `sdeint_adjoint`, restarted from the recorded state at every node of the plan.
+
+    Arguments are the `adjoint_...` of theirs; None takes over what the forward solve uses (torchsde: its own choice).
+    On diffusion flows it needs tight tolerances: at 20 to 50 fixed steps of Euler or midpoint the gradient is 10 to 90 %
+    off. Cost: a call and a VJP for every evaluation of the backward solve, and one call to look for captured tensors.
+    """
+
+    method: str | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    options: Mapping[str, Any] | None = field(default=None, hash=False)
+
+    def given(self) -> dict[str, Any]:
+        """What was given, under the names that both libraries use."""
+        return {f"adjoint_{name}": value for name, value in vars(self).items() if value is not None}
+
+
+Behind = Continuous | AdjointDEIS | Direct | Backsolve | None
+
+
+class Bridge(Gradient, ABC):
+    """A strategy whose value, too, is not the plan's: the plan gives the times, another library the states there."""
+
+    gradient: Behind
+
+    @property
+    def samples(self) -> bool:
+        return self.gradient is None
+
+    def check(self) -> None:
+        """Refuse strategies that would differentiate the plan's own steps."""
+        inner = self.gradient
+        if not isinstance(inner, Behind):
+            raise ValueError(f"{type(self).__name__}: got gradient={inner}, expected Continuous, AdjointDEIS, Direct, Backsolve or "
+                             "None: the others transpose the plan, which did not run")
+        if isinstance(inner, Continuous) and inner.states is States.INTEGRATED:
+            raise ValueError(f"{type(self).__name__}: got {inner}, expected states=States.RECORDED or RESOLVED: the solver's states "
+                             "are as good as its tolerance, and there are no predictions at the nodes to improve them with")
+
+    @abstractmethod
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse plans that name another process than the one this solver solves."""
+
+    @abstractmethod
+    def solve(self, field: Field, x: Tensor, times: Sequence[float], step: int, rollout: Rollout) -> list[Tensor]:
+        """States at times[1:], from x at times[0], the time of the plan's node `step`."""
+
+    @abstractmethod
+    def backsolved(self, rollout: Rollout, cond: Any, x: Tensor, times: Sequence[float], step: int, adjoint: Backsolve
+                   ) -> list[Tensor]:
+        """As `solve`, with a graph that is their own adjoint."""
+
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        plan, ops = rollout.program.plan, rollout.program.ops
+        if plan.batch is not None:
+            raise ValueError(f"{self}: got a grid for each of {plan.batch} samples, expected one grid for all")
+        if not ops or ops[0][2] or ops[-1][2] != plan.steps - 1:
+            raise ValueError(f"Truncated: got {self} inside, whose first steps would be the plan's; expected Checkpoint or Direct")
+        self.check_plan(plan)
+        outside, inner = Outside(**vars(rollout), bridge=self), self.gradient
+        if inner is None:
+            with torch.no_grad():
+                return outside.execute(registers)
+        if isinstance(inner, Backsolve):
+            self._look_for_captured(rollout, registers["x"])
+            return outside.execute(registers)
+        return inner.run(outside, registers)
+
+    def _look_for_captured(self, rollout: Rollout, x: Tensor) -> None:
+        """One call with a graph: what it reaches and nobody declared would get no gradient from theirs, silently."""
+        known = {name: value for name, value in rollout.declared().items() if value.requires_grad}
+        probe, call = Sensitivity(rollout, known), Velocity(rollout.model).call(_times(rollout.program.plan)[0], x)
+        with torch.enable_grad():
+            found, history = probe.strangers(*probe.call(call, x))
+        if found or history:
+            what = f"a leaf of shape {tuple(found[0].shape)}" if found else "a tensor with a graph of its own"
+            raise ValueError(f"{self}: got a network that captures {what}, which the adjoint would not see; pass it in cond, "
+                             "register it as a parameter, or use gradient=Direct()")
+
+
+@dataclass(frozen=True, eq=False)
+class Outside(Rollout):
+    """A rollout in which `bridge` takes the steps. The run is cut at the nodes where something enters."""
+
+    bridge: Bridge
+
+    def execute(self, registers: dict[str, Tensor], evaluate: Evaluator | None = None, program: Program | None = None,
+                before: Before | None = None) -> dict[str, Tensor]:
+        evaluate, before, times = evaluate or self.evaluate, before or self.before, _times(self.program.plan)
+        velocity, count, n = Velocity(self.model, self.program.plan.stochastic), itertools.count(), len(times) - 1
+        cut = self.scheduled or self.controls is not None or self.program.plan.stochastic
+        inner = self.bridge.gradient
+        for first, last in itertools.pairwise(range(n + 1) if cut else (0, n)):
+            before(first, registers)
+            stretch, step = times[first : last + 1], first
+
+            def field(t: float, x: Tensor, step: int = step) -> Tensor:
+                return evaluate(velocity.call(t, x, next(count), step), x)
+
+            if isinstance(inner, Backsolve):
+                cond = at_step(self.cond, step) if self.scheduled else self.cond
+                states = self.bridge.backsolved(self, cond, registers["x"], stretch, step, inner)
+            else:
+                states = self.bridge.solve(field, registers["x"], stretch, step, self)
+            for k, state in enumerate(states, first + 1):
+                if not bool(state.detach().isfinite().all()):
+                    raise FloatingPointError(f"{self.bridge}: the state at node {k}, t={times[k]:.6g}, is not finite; check the "
+                                             "network near there, the tolerance or step, and the ends of the grid")
+                registers["x"] = state
+                if k < last:
+                    before(k, {"x": state})
+        return registers
+
+
+def _times(plan: Plan) -> list[float]:
+    return [float(t) for t in plan.times if not isinstance(t, tuple)]
+
+
+def library(name: str) -> Any:
+    """The optional package `name`, imported when first needed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as missing:
+        raise ImportError(f"{name}: got no such package, expected it for this strategy; pip install pullback[ode]") from missing
+
+
+def drawn(noise: Noise | None) -> Noise:
+    """The noise of a stochastic run, which `sample` has seen to."""
+    assert noise is not None
+    return noise
