@@ -1,14 +1,14 @@
 """Fields for other people's solvers: the probability-flow ODE and the reverse SDE of a denoiser, safe at both ends."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..solvers import FLOW, Call, Model, conversion, predict
+from ..solvers import FLOW, Call, Model, as_time, conversion, predict
 from .cond import PerStep, leaves
 
 MARGIN = 1e-5  # of the process's length: float32 times still resolve it, and it costs a solution about 1e-5 of a velocity
@@ -27,6 +27,7 @@ class Velocity:
         self.model, self.process = model, model.process
         width = self.process.t_max - self.process.t_min
         ends = (self.process.t_min, MARGIN * width), (self.process.t_max, -MARGIN * width)
+        self.known: dict[float, tuple[float, float]] = {}
         self.low, self.high = (t if self._finite(t, sde) else t + inward for t, inward in ends)
 
     def _finite(self, t: float, sde: bool) -> bool:
@@ -34,10 +35,15 @@ class Velocity:
             conversion(self.model.prediction, FLOW, self.process, t)
         except ValueError:
             return False
-        return not sde or bool(self.process.f(t).isfinite() & self.process.g2(t).isfinite())
+        # a FLOW network needs no conversion, but what it was trained on may be infinite
+        rates = FLOW.row(self.process, as_time(t)) + ((self.process.f(t), self.process.g2(t)) if sde else ())
+        return all(bool(rate.isfinite()) for rate in rates)
 
     def clamp(self, t: float) -> float:
         """The nearest time at which the velocity is finite."""
+        if math.isnan(t):
+            raise FloatingPointError("a time: got NaN from the solver, expected a number: its step is not finite, so the velocity "
+                                     "before was not; check the network")
         return min(max(t, self.low), self.high)
 
     def call(self, t: float, x: Tensor, index: int = 0, step: int = 0) -> Call:
@@ -49,37 +55,32 @@ class Velocity:
     def linear(self, t: float) -> tuple[float, float]:
         """(f, g) of dx = f x dt + g dw at the clamped time."""
         t = self.clamp(t)
-        return float(self.process.f(t)), math.sqrt(max(float(self.process.g2(t)), 0.0))
+        if t not in self.known:  # solvers ask for one time again and again
+            self.known = {t: (float(self.process.f(t)), math.sqrt(max(float(self.process.g2(t)), 0.0)))}
+        return self.known[t]
 
 
 class _Field(nn.Module):
-    """What is common to both: the network as a submodule, and every tensor that wants a gradient among the parameters."""
+    """What is common to both: the network as a submodule, and every tensor that wants a gradient among the parameters.
+
+    The adjoints of torchdiffeq and torchsde give gradients to what they find there and, silently, to nothing else.
+    """
 
     def __init__(self, model: Model, cond: Any, velocity: Velocity) -> None:
         super().__init__()
         if any(isinstance(leaf, PerStep) for leaf in tree_leaves(cond)):
-            raise ValueError("cond: got PerStep, expected constant conditioning: the field has no steps; use gradient=TorchDiffEq()")
+            raise ValueError("cond: got PerStep, expected constant conditioning, for a field has no steps; use TorchDiffEq()")
         self.velocity, self.cond = velocity, cond
         self.networks = nn.ModuleList(model.networks())
         self._model = model
-
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-                         ) -> Iterator[tuple[str, nn.Parameter]]:
-        """The network's, the model's own (a guidance scale), and the conditioning where it requires grad.
-
-        The adjoints of torchdiffeq and torchsde give gradients to what they find here and, silently, to nothing else.
-        """
-        seen: set[int] = set()
-        for name, value in super().named_parameters(prefix, recurse, remove_duplicate):
-            seen.add(id(value))
-            yield name, value
-        dot = prefix and f"{prefix}."
-        wanted = (leaf for leaf in leaves(self.cond) if leaf.requires_grad)
-        for kind, tensors in (("model", self._model.parameters()), ("cond", wanted)):
+        seen = {id(value) for value in self.networks.parameters()}
+        wanted = (leaf for leaf in leaves(cond) if leaf.requires_grad)
+        for kind, tensors in (("model", model.parameters()), ("cond", wanted)):
             for k, value in enumerate(tensors):
                 if id(value) not in seen:
                     seen.add(id(value))
-                    yield f"{dot}{kind}.{k}", value  # type: ignore[misc]
+                    # register_parameter wants an nn.Parameter; conditioning may be any tensor, a result of others too
+                    self._parameters[f"{kind}{k}"] = value  # type: ignore[assignment]
 
     def flow(self, t: float, x: Tensor) -> Tensor:
         """dx/dt at time t."""
@@ -91,11 +92,14 @@ class _ODE(_Field):
         return self.flow(t.detach().item(), x)
 
 
-class _SDE(_Field):
+class ReverseSDE(_Field):
+    """See `as_sde`."""
+
     noise_type = "diagonal"
 
-    def __init__(self, model: Model, cond: Any, start: float | None, sde_type: str, shape: Sequence[int] | None) -> None:
-        super().__init__(model, cond, Velocity(model, sde=True))
+    def __init__(self, model: Model, cond: Any, start: float | None, sde_type: str, shape: Sequence[int] | None,
+                 velocity: Velocity | None = None) -> None:
+        super().__init__(model, cond, velocity or Velocity(model, sde=True))
         if sde_type not in SDE_TYPES:
             raise ValueError(f"sde_type: got {sde_type!r}, expected one of {SDE_TYPES}; they are one equation here, for g has no x")
         self.sde_type, self.shape = sde_type, None if shape is None else tuple(shape)
@@ -114,8 +118,9 @@ def as_ode(denoiser: Model, cond: Any = None) -> nn.Module:
     """f(t, x) = dx/dt of the probability-flow ODE as a module, what `torchdiffeq.odeint` and `odeint_adjoint` take.
 
     Any prediction is converted to FLOW. Adaptive solvers step past both ends of their interval: t is clamped to the process,
-    and to 1e-5 of its length inside an end where the conversion is infinite (a NOISE or V network of VP at t = 0), so the
-    velocity is held constant from there on. Times are constants: their gradient is zero.
+    and to 1e-5 of its length inside an end where the velocity is infinite (VP at t = 0), so that it is held constant from
+    there on. Times are constants with no gradient: for autograd through an adaptive `odeint` fix its first step, which it
+    would differentiate, options={"first_step": ...}; `odeint_adjoint` and `TorchDiffEq` need no care.
 
     Args:
         denoiser: network + process + prediction. A network that is no module hides what it captures from `odeint_adjoint`.
@@ -147,4 +152,4 @@ def as_sde(denoiser: Model, cond: Any = None, *, start: float | None = None, sde
     Raises ValueError for PerStep conditioning or another sde_type. Cost: one network call for f, none for g.
     Source: Anderson 1982; arXiv 2011.13456, eq. 6.
     """
-    return _SDE(denoiser, cond, start, sde_type, shape)
+    return ReverseSDE(denoiser, cond, start, sde_type, shape)

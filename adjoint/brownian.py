@@ -34,8 +34,8 @@ class Cells:
     def __call__(self, ta: Tensor | float, tb: Tensor | float | None = None, return_U: bool = False, return_A: bool = False
                  ) -> Tensor | tuple[Tensor, Tensor]:
         if return_A or tb is None:
-            raise ValueError("a Brownian path on cells: got a query for a Levy area or a single time, expected increments; use euler, "
-                             "milstein, srk, heun, midpoint or euler_heun")
+            raise ValueError("a Brownian path on cells: got a query for a Levy area or a single time, expected increments; use "
+                             "euler, milstein, srk, heun, midpoint or euler_heun")
         low, high = self._edge(float(ta)), self._edge(float(tb))
         total, area = torch.zeros(self.shape).to(self.like), torch.zeros(self.shape).to(self.like)
         for k in range(low, high):

@@ -10,9 +10,11 @@ from torch import Tensor
 from ..solvers import Plan
 from .bridge import as_ode
 from .continuous import Continuous
-from .outside import Backsolve, Behind, Bridge, Field, library
+from .gradient import Gradient
+from .outside import Backsolve, Bridge, Field, Outside, library
 from .path import States
-from .rollout import Rollout
+
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class TorchDiffEq(Bridge):
     Args:
         method, rtol, atol, options: of `torchdiffeq.odeint`.
         gradient: `Continuous` with recorded or re-solved states, `AdjointDEIS`; `Direct()`, autograd through their solver,
-            every activation kept; `Backsolve()`, their `odeint_adjoint`; None samples only.
+            step sizes held constant, every activation kept; `Backsolve()`, their `odeint_adjoint`; None samples only.
 
     Raises:
         ValueError: a stochastic plan, a grid per sample, a strategy that would transpose the plan itself.
@@ -41,7 +43,7 @@ class TorchDiffEq(Bridge):
     rtol: float = 1e-5
     atol: float = 1e-5
     options: Mapping[str, Any] | None = field(default=None, hash=False)
-    gradient: Behind = field(default_factory=lambda: Continuous(states=States.RECORDED))
+    gradient: Gradient | Backsolve | None = field(default_factory=lambda: Continuous(states=States.RECORDED))
 
     def __post_init__(self) -> None:
         if not (self.rtol > 0 and self.atol > 0):
@@ -52,22 +54,32 @@ class TorchDiffEq(Bridge):
         if plan.stochastic:
             raise ValueError(f"{self}: got the stochastic {plan.name}, expected a deterministic plan; use TorchSDE()")
 
-    def solve(self, field: Field, x: Tensor, times: Sequence[float], step: int, rollout: Rollout) -> list[Tensor]:
-        return self._states(library("torchdiffeq").odeint, lambda t, x: field(t.detach().item(), x), x, times)
+    def solve(self, outside: Outside, field: Field, x: Tensor, times: Sequence[float], step: int) -> list[Tensor]:
+        options = {"norm": _root_mean_square, **(self.options or {})}
+        norm = options["norm"]
+        # the only way into step sizes, which are constants: times have no gradient here to go with theirs
+        options["norm"] = lambda v: norm(v.detach())
+        if self.method in ADAPTIVE:  # else they step past the end, maybe past the process's, and interpolate back
+            options.setdefault("step_t", torch.tensor(times[-1:], dtype=torch.float64, device=x.device))
+        return self._states(library("torchdiffeq").odeint, lambda t, x: field(t.detach().item(), x), x, times, options)
 
-    def backsolved(self, rollout: Rollout, cond: Any, x: Tensor, times: Sequence[float], step: int, adjoint: Backsolve
-                   ) -> list[Tensor]:
-        return self._states(library("torchdiffeq").odeint_adjoint, as_ode(rollout.model, cond), x, times, **adjoint.given())
+    def backsolved(self, outside: Outside, adjoint: Backsolve, x: Tensor, times: Sequence[float], step: int) -> list[Tensor]:
+        field, options = as_ode(outside.model, outside.seen(step)), None if self.options is None else dict(self.options)
+        return self._states(library("torchdiffeq").odeint_adjoint, field, x, times, options, **adjoint.given())
 
-    def _states(self, solver: Any, field: Any, x: Tensor, times: Sequence[float], **adjoint: Any) -> list[Tensor]:
-        options = None if self.options is None else dict(self.options)
+    def _states(self, solver: Any, field: Any, x: Tensor, times: Sequence[float], options: dict[str, Any] | None, **adjoint: Any
+                ) -> list[Tensor]:
         try:
             nodes = torch.tensor(times, dtype=torch.float64, device=x.device)
             path = solver(field, x, nodes, method=self.method, rtol=self.rtol, atol=self.atol, options=options, **adjoint)
         except AssertionError as failed:
-            if "underflow" not in str(failed):
+            if not any(word in str(failed) for word in ("underflow", "non-finite")):
                 raise
-            raise FloatingPointError(f"{self}: the step size vanished between t={times[0]:.6g} and {times[-1]:.6g}: the velocity is "
-                                     "not finite there or too rough for the tolerance; check the network, or end the grid "
+            raise FloatingPointError(f"{self}: the step size vanished between t={times[0]:.6g} and {times[-1]:.6g}: the velocity "
+                                     "is not finite there or too rough for the tolerance; check the network, or end the grid "
                                      "earlier") from failed
         return list(path[1:])
+
+
+def _root_mean_square(v: Tensor) -> Tensor:
+    return v.square().mean().sqrt()

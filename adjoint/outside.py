@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solvers import Evaluator, Noise, Plan, Program
+from ..solvers import Evaluator, Plan, Program
 from .adjoint_deis import AdjointDEIS
 from .bridge import Velocity
 from .cond import at_step
@@ -42,13 +42,13 @@ class Backsolve:
         return {f"adjoint_{name}": value for name, value in vars(self).items() if value is not None}
 
 
-Behind = Continuous | AdjointDEIS | Direct | Backsolve | None
+BEHIND = Continuous | AdjointDEIS | Direct | Backsolve | None
 
 
 class Bridge(Gradient, ABC):
     """A strategy whose value, too, is not the plan's: the plan gives the times, another library the states there."""
 
-    gradient: Behind
+    gradient: Gradient | Backsolve | None
 
     @property
     def samples(self) -> bool:
@@ -57,24 +57,23 @@ class Bridge(Gradient, ABC):
     def check(self) -> None:
         """Refuse strategies that would differentiate the plan's own steps."""
         inner = self.gradient
-        if not isinstance(inner, Behind):
+        if not isinstance(inner, BEHIND):
             raise ValueError(f"{type(self).__name__}: got gradient={inner}, expected Continuous, AdjointDEIS, Direct, Backsolve or "
                              "None: the others transpose the plan, which did not run")
         if isinstance(inner, Continuous) and inner.states is States.INTEGRATED:
-            raise ValueError(f"{type(self).__name__}: got {inner}, expected states=States.RECORDED or RESOLVED: the solver's states "
-                             "are as good as its tolerance, and there are no predictions at the nodes to improve them with")
+            raise ValueError(f"{type(self).__name__}: got {inner}, expected states=States.RECORDED or RESOLVED: the solver's "
+                             "states are as good as its tolerance, and there are no predictions at the nodes to improve them with")
 
     @abstractmethod
     def check_plan(self, plan: Plan) -> None:
         """Refuse plans that name another process than the one this solver solves."""
 
     @abstractmethod
-    def solve(self, field: Field, x: Tensor, times: Sequence[float], step: int, rollout: Rollout) -> list[Tensor]:
+    def solve(self, outside: "Outside", field: Field, x: Tensor, times: Sequence[float], step: int) -> list[Tensor]:
         """States at times[1:], from x at times[0], the time of the plan's node `step`."""
 
     @abstractmethod
-    def backsolved(self, rollout: Rollout, cond: Any, x: Tensor, times: Sequence[float], step: int, adjoint: Backsolve
-                   ) -> list[Tensor]:
+    def backsolved(self, outside: "Outside", adjoint: Backsolve, x: Tensor, times: Sequence[float], step: int) -> list[Tensor]:
         """As `solve`, with a graph that is their own adjoint."""
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
@@ -84,19 +83,20 @@ class Bridge(Gradient, ABC):
         if not ops or ops[0][2] or ops[-1][2] != plan.steps - 1:
             raise ValueError(f"Truncated: got {self} inside, whose first steps would be the plan's; expected Checkpoint or Direct")
         self.check_plan(plan)
-        outside, inner = Outside(**vars(rollout), bridge=self), self.gradient
+        velocity = Velocity(rollout.model, plan.stochastic)
+        outside, inner = Outside(**vars(rollout), bridge=self, velocity=velocity), self.gradient
         if inner is None:
             with torch.no_grad():
                 return outside.execute(registers)
         if isinstance(inner, Backsolve):
-            self._look_for_captured(rollout, registers["x"])
+            self._look_for_captured(outside, registers["x"])
             return outside.execute(registers)
         return inner.run(outside, registers)
 
-    def _look_for_captured(self, rollout: Rollout, x: Tensor) -> None:
+    def _look_for_captured(self, rollout: "Outside", x: Tensor) -> None:
         """One call with a graph: what it reaches and nobody declared would get no gradient from theirs, silently."""
         known = {name: value for name, value in rollout.declared().items() if value.requires_grad}
-        probe, call = Sensitivity(rollout, known), Velocity(rollout.model).call(_times(rollout.program.plan)[0], x)
+        probe, call = Sensitivity(rollout, known), rollout.velocity.call(_times(rollout.program.plan)[0], x)
         with torch.enable_grad():
             found, history = probe.strangers(*probe.call(call, x))
         if found or history:
@@ -110,11 +110,16 @@ class Outside(Rollout):
     """A rollout in which `bridge` takes the steps. The run is cut at the nodes where something enters."""
 
     bridge: Bridge
+    velocity: Velocity
+
+    def seen(self, step: int) -> Any:
+        """The conditioning of `step`."""
+        return at_step(self.cond, step) if self.scheduled else self.cond
 
     def execute(self, registers: dict[str, Tensor], evaluate: Evaluator | None = None, program: Program | None = None,
                 before: Before | None = None) -> dict[str, Tensor]:
         evaluate, before, times = evaluate or self.evaluate, before or self.before, _times(self.program.plan)
-        velocity, count, n = Velocity(self.model, self.program.plan.stochastic), itertools.count(), len(times) - 1
+        count, n = itertools.count(), len(times) - 1
         cut = self.scheduled or self.controls is not None or self.program.plan.stochastic
         inner = self.bridge.gradient
         for first, last in itertools.pairwise(range(n + 1) if cut else (0, n)):
@@ -122,13 +127,12 @@ class Outside(Rollout):
             stretch, step = times[first : last + 1], first
 
             def field(t: float, x: Tensor, step: int = step) -> Tensor:
-                return evaluate(velocity.call(t, x, next(count), step), x)
+                return evaluate(self.velocity.call(t, x, next(count), step), x)
 
             if isinstance(inner, Backsolve):
-                cond = at_step(self.cond, step) if self.scheduled else self.cond
-                states = self.bridge.backsolved(self, cond, registers["x"], stretch, step, inner)
+                states = self.bridge.backsolved(self, inner, registers["x"], stretch, step)
             else:
-                states = self.bridge.solve(field, registers["x"], stretch, step, self)
+                states = self.bridge.solve(self, field, registers["x"], stretch, step)
             for k, state in enumerate(states, first + 1):
                 if not bool(state.detach().isfinite().all()):
                     raise FloatingPointError(f"{self.bridge}: the state at node {k}, t={times[k]:.6g}, is not finite; check the "
@@ -149,9 +153,3 @@ def library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as missing:
         raise ImportError(f"{name}: got no such package, expected it for this strategy; pip install pullback[ode]") from missing
-
-
-def drawn(noise: Noise | None) -> Noise:
-    """The noise of a stochastic run, which `sample` has seen to."""
-    assert noise is not None
-    return noise

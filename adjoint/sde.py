@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..solvers import DDIM, GivenNoise, Plan
-from .bridge import as_sde
+from .bridge import ReverseSDE
 from .brownian import Cells
 from .continuous import Continuous
-from .outside import Backsolve, Behind, Bridge, Field, drawn, library
+from .gradient import Gradient
+from .outside import Backsolve, Bridge, Field, Outside, library
 from .path import States
-from .rollout import Rollout
 
 TWO_DRAWS = ("srk",)  # methods that also ask for the space-time Levy area of a step
 
@@ -36,7 +36,7 @@ class TorchSDE(Bridge):
             `AdjointDEIS`; `Direct()`, autograd through their solver; `Backsolve()`, their `sdeint_adjoint`; None samples only.
 
     Raises:
-        ValueError: a deterministic plan, a grid that rises, noise that requires grad or has too few slots (the number of
+        ValueError: a deterministic plan, noise that requires grad or has too few slots (the number of
             steps, twice that for "srk"). FloatingPointError: a state that is not finite. ImportError: no torchsde.
 
     Cost: their steps times 1 call (euler), 2 (midpoint, heun) or 4 (srk), then M replays and VJPs.
@@ -45,44 +45,41 @@ class TorchSDE(Bridge):
     method: str = "srk"
     dt: float | None = None
     options: Mapping[str, Any] | None = field(default=None, hash=False)
-    gradient: Behind = field(default_factory=lambda: Continuous(method=DDIM(1.0), states=States.RECORDED))
+    gradient: Gradient | Backsolve | None = field(default_factory=lambda: Continuous(method=DDIM(1.0), states=States.RECORDED))
 
     def __post_init__(self) -> None:
         if self.dt is not None and not self.dt > 0:
             raise ValueError(f"TorchSDE: got dt={self.dt}, expected a positive step, or None for one step between nodes")
         self.check()
         if getattr(self.gradient, "states", States.RECORDED) is States.RESOLVED:
-            raise ValueError(f"TorchSDE: got {self.gradient}, expected states=States.RECORDED: re-solving follows the plan's own steps")
+            raise ValueError(f"TorchSDE: got {self.gradient}, expected RECORDED states: re-solving follows the plan's steps")
 
     def check_plan(self, plan: Plan) -> None:
-        times = [float(t) for t in plan.times if not isinstance(t, tuple)]
         if not plan.stochastic:
             raise ValueError(f"{self}: got the deterministic {plan.name}, expected a stochastic plan such as DDPM's; or use "
                              "TorchDiffEq()")
-        if times[0] < times[-1]:
-            raise ValueError(f"{self}: got a grid from t={times[0]:g} to {times[-1]:g}, expected one that falls from noise to data")
 
-    def solve(self, field: Field, x: Tensor, times: Sequence[float], step: int, rollout: Rollout) -> list[Tensor]:
-        sde = as_sde(rollout.model, None, start=times[0], sde_type=self._kind(), shape=x.shape[1:])
-        return self._states(library("torchsde").sdeint, _Driven(sde, field), x, times, step, rollout)
+    def solve(self, outside: Outside, field: Field, x: Tensor, times: Sequence[float], step: int) -> list[Tensor]:
+        sde = ReverseSDE(outside.model, None, times[0], self._kind(), x.shape[1:], outside.velocity)
+        return self._states(library("torchsde").sdeint, _Driven(sde, field), x, times, step, outside)
 
-    def backsolved(self, rollout: Rollout, cond: Any, x: Tensor, times: Sequence[float], step: int, adjoint: Backsolve
-                   ) -> list[Tensor]:
-        sde = as_sde(rollout.model, cond, start=times[0], sde_type=self._kind(), shape=x.shape[1:])
-        return self._states(library("torchsde").sdeint_adjoint, sde, x, times, step, rollout, **adjoint.given())
+    def backsolved(self, outside: Outside, adjoint: Backsolve, x: Tensor, times: Sequence[float], step: int) -> list[Tensor]:
+        sde = ReverseSDE(outside.model, outside.seen(step), times[0], self._kind(), x.shape[1:], outside.velocity)
+        return self._states(library("torchsde").sdeint_adjoint, sde, x, times, step, outside, **adjoint.given())
 
     def _kind(self) -> str:
         return "ito" if self.method in ("euler", "milstein", "srk") else "stratonovich"
 
-    def _states(self, solver: Any, sde: Any, x: Tensor, times: Sequence[float], step: int, rollout: Rollout, **adjoint: Any
+    def _states(self, solver: Any, sde: Any, x: Tensor, times: Sequence[float], step: int, outside: Outside, **adjoint: Any
                 ) -> list[Tensor]:
-        counts = self._counts(rollout.program.plan)
-        n, length, noise = counts[step], times[0] - times[1], drawn(rollout.noise)
+        counts = self._counts(outside.program.plan)
+        n, length, noise = counts[step], times[0] - times[1], outside.noise
+        assert noise is not None  # the plan is stochastic: `sample` has asked for it
         if step == 0:
             noise.check(sum(counts) * (2 if self.method in TWO_DRAWS else 1), x)
             if isinstance(noise, GivenNoise) and noise.values.requires_grad:
-                raise ValueError(f"{self}: got noise that requires grad, expected a source without: its gradient is not given here; use "
-                                 "Checkpoint() on the plan itself")
+                raise ValueError(f"{self}: got noise that requires grad, expected a source without; use Checkpoint() on the "
+                                 "plan itself")
         edges = [length * k / n for k in range(n + 1)]
         path = Cells(edges, sum(counts[:step]), sum(counts), noise, x)
         options = None if self.options is None else dict(self.options)

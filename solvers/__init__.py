@@ -30,7 +30,7 @@ from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .plan import Apply, Combine, Evaluate, Plan, stack
 from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
 from .predictor_corrector import Evaluation
-from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
+from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair, as_time
 from .restart import Restart
 from .reversible import BDIA, EDICT, OBELM, ReversibleHeun
 from .run import Call, Evaluator, Program, Sum, Value, combine, entry, execute, predict, prepare, run, total
@@ -48,6 +48,7 @@ __all__ = [
     "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise", "Plan", "Prediction", "Process",
     "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver",
     "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair",
-    "Value", "accepted_times", "combine", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute",
-    "expand", "inversion", "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total", "widened",
+    "Value", "accepted_times", "as_time", "combine", "conversion", "convert", "data_weights", "decode", "encode", "entry",
+    "execute", "expand", "inversion", "moments", "narrowed", "predict", "prepare", "response", "run", "solve", "stack", "total",
+    "widened",
 ]  # fmt: skip
