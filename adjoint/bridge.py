@@ -133,7 +133,7 @@ def as_ode(denoiser: Model, cond: Any = None) -> nn.Module:
 
 
 def as_sde(denoiser: Model, cond: Any = None, *, start: float | None = None, sde_type: str = "ito",
-           shape: Sequence[int] | None = None) -> nn.Module:
+           shape: Sequence[int] | None = None) -> ReverseSDE:
     """The reverse SDE as a module with f, g, noise_type "diagonal" and sde_type, what `torchsde.sdeint` takes.
 
     torchsde integrates forwards only: its time is s = start - t, from 0 at the noise, and with the velocity u
