@@ -3,7 +3,7 @@
     python benchmarks/gradients.py      writes benchmarks/results/gradients.json and gradients.png
 
 Problem: 8 Gaussians of deviation 0.3 in 16 dimensions, means N(0, spread^2), VP, t from 1 to 1e-3, loss = squared distance to
-the first mean. Truth: `Checkpoint` on 2000 steps of DPM-Solver++(3). Figures: median over the draws of the relative error of
+the first mean. Truth: `Checkpoint` on 1500 steps of DPM-Solver++(3). Figures: median over the draws of the relative error of
 the gradient at the starting noise, and the relative error of the gradient at a shift that conditioning adds to the data
 prediction, which sums over the whole run as a parameter's does. Cost in forwards F of the network: calls + 2 VJPs.
 """
@@ -49,7 +49,7 @@ from pullback.solvers import (
 )
 from torch import Tensor, nn
 
-HERE, DIM, DRAWS = pathlib.Path(__file__).parent, 16, 96
+HERE, DIM, DRAWS = pathlib.Path(__file__).parent, 16, 64
 STEPS, START, END = (5, 10, 20, 50, 100), 1.0, 1e-3
 GRIDS: dict[str, Any] = {"lambda": UniformLambda, "t": UniformT, "Karras": Karras}
 RECORDED = Continuous(states=States.RECORDED)
@@ -82,7 +82,7 @@ class Problem:
         means = torch.randn(8, DIM, generator=g) * spread
         self.network, self.target = Counted(Mixture.isotropic(torch.full((8,), 0.125), means, torch.full((8,), 0.3))), means[0]
         self.model, self.x = Denoiser(self.network, VP(), DATA), torch.randn(DRAWS, DIM, generator=g)
-        self.truth = self.gradients(DPMSolverPP(3, exact=True, starter=True).plan(VP(), self.grid(2000)), Checkpoint())[0]
+        self.truth = self.gradients(DPMSolverPP(3, exact=True, starter=True).plan(VP(), self.grid(1500)), Checkpoint())[0]
 
     def grid(self, n: int, kind: str = "lambda") -> Any:
         return GRIDS[kind](n, start=START, end=END)
@@ -102,6 +102,7 @@ class Problem:
         (x, shift), counts = self.gradients(plan, strategy, **kwargs)
         true_x, true_shift = truth or self.truth
         relative = (x - true_x).norm(dim=1) / true_x.norm(dim=1)
+        print(".", end="", flush=True)
         return {"name": name, "N": n, "x_error": float(relative.median()),
                 "cond_error": float((shift - true_shift).norm() / true_shift.norm()), **counts}
 
@@ -129,7 +130,7 @@ def flows(p: Problem) -> list[dict[str, Any]]:
                 rows.append(p.row(f"torchdiffeq {method}, {kind} grid", n, plan, TorchDiffEq(method, gradient=Backsolve())))
         plan = DDIM().plan(VP(), p.grid(n))
         rows.append(p.row("TorchDiffEq dopri5 1e-5, Continuous", n, plan, TorchDiffEq(gradient=RECORDED)))
-    for digits in (2, 3, 4, 5, 6, 7):
+    for digits in (2, 3, 4, 5, 6):
         tolerance = 10.0**-digits
         strategy = TorchDiffEq(rtol=tolerance, atol=tolerance, gradient=Backsolve())
         rows.append(p.row("torchdiffeq dopri5", digits, DDIM().plan(VP(), p.grid(1)), strategy))
@@ -137,11 +138,11 @@ def flows(p: Problem) -> list[dict[str, Any]]:
 
 
 def paths(p: Problem) -> list[dict[str, Any]]:
-    """Gradients of the reverse SDE along one Brownian path; truth: Euler-Maruyama on 3200 steps of that path, exactly."""
-    whole, rows = 3200, []
+    """Gradients of the reverse SDE along one Brownian path; truth: Euler-Maruyama on 1600 steps of that path, exactly."""
+    whole, rows = 1600, []
     fine = torch.randn(whole, DRAWS, DIM, generator=torch.Generator().manual_seed(1))
     truth, _ = p.gradients(EulerMaruyama().plan(VP(), p.grid(whole, "t")), Checkpoint(), noise=GivenNoise(fine))
-    for n in (25, 50, 100, 200, 400):
+    for n in (25, 50, 100, 200):
         part = whole // n
         coarse = fine.reshape(n, part, DRAWS, DIM).sum(1) / math.sqrt(part)
         plan = DDPM().plan(VP(), p.grid(n, "t"))
@@ -163,11 +164,12 @@ def main() -> None:
         for kind, measure in (("ode", flows), ("sde", paths)):
             rows += [{"spread": spread, "equation": kind, **row} for row in measure(problem)]
         print(f"spread {spread}: {time.perf_counter() - began:.0f} s", flush=True)
-    facts = {"machine": platform.processor() or platform.machine(), "platform": platform.platform(), "python": platform.python_version(),
-             **{name: version(name) for name in ("torch", "torchdiffeq", "torchsde")},
+    facts = {"machine": platform.processor() or platform.machine(), "platform": platform.platform(),
+             "python": platform.python_version(), **{name: version(name) for name in ("torch", "torchdiffeq", "torchsde")},
              "draws": DRAWS, "seconds": round(time.perf_counter() - began), "rows": rows}
     for row in rows:
-        print(f"{row['spread']} {row['name']:45s} {row['N']:4d}  x {row['x_error']:9.2e}  cond {row['cond_error']:9.2e}  {row['cost_F']:6d} F")
+        print(f"{row['spread']} {row['name']:45s} {row['N']:4d}  x {row['x_error']:9.2e}  cond {row['cond_error']:9.2e}  "
+              f"{row['cost_F']:6d} F")
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "gradients.json").write_text(json.dumps(facts, indent=1) + "\n")
     draw(rows)
