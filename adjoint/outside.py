@@ -27,9 +27,12 @@ Field = Callable[[float, Tensor], Tensor]  # (t, x) -> dx/dt
 class Backsolve:
     """Their own adjoint: `odeint_adjoint`, `sdeint_adjoint`, restarted from the recorded state at every node of the plan.
 
-    Arguments are the `adjoint_...` of theirs; None takes over what the forward solve uses (torchsde: its own choice).
-    On diffusion flows it needs tight tolerances: at 20 to 50 fixed steps of Euler or midpoint the gradient is 10 to 90 %
-    off. Cost: a call and a VJP for every evaluation of the backward solve, and one call to look for captured tensors.
+    Arguments are the `adjoint_...` of theirs; None takes over what the forward solve uses (torchsde: its own choice). A plan
+    of one step restarts nowhere: memory flat in N, and states that drift from the forward ones. `benchmarks/gradients.py` has
+    its error beside ours.
+
+    Cost: a call and a VJP for every evaluation of the backward solve, and one call to look for captured tensors; torchsde
+    calls the network once more per step of the plan.
     """
 
     method: str | None = None
