@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 class Gradient(ABC):
     """Runs a rollout so that its result can be called back by autograd."""
 
+    @property
+    def samples(self) -> bool:
+        """Whether it samples only, by other means than the plan, so that nothing needs to require grad."""
+        return False
+
     @abstractmethod
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         """The registers after the run."""

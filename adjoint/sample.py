@@ -91,7 +91,8 @@ def _run(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], at: tuple[i
     if around and not (gradient is None or isinstance(gradient, Direct)):
         raise ValueError(f"gradient={gradient}: got {around}, expected plain reverse mode; use gradient=Direct(), or None to "
                          "sample only")
-    explicit = gradient is not None and not isinstance(gradient, Auto) and not around
+    samples = gradient is not None and gradient.samples
+    explicit = gradient is not None and not samples and not isinstance(gradient, Auto) and not around
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in visible)
     # a bare callable may capture tensors that nobody declared, a transform hides what it differentiates: the run tells
     opaque = bool(around) or torch.is_grad_enabled() and not isinstance(getattr(denoiser, "network", None), torch.nn.Module)
@@ -112,7 +113,7 @@ def _run(denoiser: Model, plan: Plan, x: Tensor | dict[str, Tensor], at: tuple[i
 
     rollout = Rollout(program, denoiser, cond, scheduled, source, controls, watch, at)
     with bar:
-        if gradient is None or not (wanted or opaque):
+        if gradient is None or not (wanted or opaque or samples):
             with torch.no_grad():
                 out = rollout.execute(dict(registers))["x"]
         else:

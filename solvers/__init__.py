@@ -33,7 +33,7 @@ from .path import Exponential, FromTorchSDE, Path, PathNoise
 from .plan import Apply, Combine, Evaluate, Plan, stack
 from .prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE, Prediction, V, conversion, convert
 from .predictor_corrector import Evaluation
-from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
+from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair, as_time
 from .program import Call, Evaluator, Op, Ops, Program, Sum, Value, prepare
 from .recover import Encoding, recover_noise
 from .restart import Restart
@@ -53,8 +53,8 @@ __all__ = [
     "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise",
     "Op", "Ops", "Path", "PathNoise", "Plan", "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow",
     "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum",
-    "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair", "Value", "accepted_times", "bound", "coefficients",
-    "combine", "compiled", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute", "expand",
-    "inversion", "moments", "narrowed", "predict", "prepare", "recover_noise", "response", "run", "solve", "stack", "total",
-    "widened",
+    "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair", "Value", "accepted_times", "as_time", "bound",
+    "coefficients", "combine", "compiled", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute",
+    "expand", "inversion", "moments", "narrowed", "predict", "prepare", "recover_noise", "response", "run", "solve", "stack",
+    "total", "widened",
 ]  # fmt: skip

@@ -109,8 +109,9 @@ class _Bound:
             a, b = self.maps[index]
             item: Any = (op, Call(index, step, self.times[index], self.ready(a), self.ready(b)))
         elif isinstance(op, Combine):
-            item = Sum(op.out, op.terms, op.noise)  # type: ignore[arg-type]
-            if self.plan.batch is not None:
+            if self.plan.batch is None:
+                item = Sum(op.out, op.terms, op.noise)  # type: ignore[arg-type]
+            else:
                 item = Sum(op.out, tuple((self.ready(c), r) for c, r in op.terms), tuple((self.ready(c), s) for c, s in op.noise))
         else:
             item = op
