@@ -114,7 +114,7 @@ class Bridge(Gradient, ABC):
                              "register it as a parameter, or use gradient=Direct()")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Outside(Rollout):
     """A rollout in which `bridge` takes the steps. The run is cut at the nodes where something enters."""
 
