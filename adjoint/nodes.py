@@ -138,8 +138,11 @@ class Nodes(Tape):
 
     def injected(self, step: int, cotangent: Tensor, into: Sensitivity) -> None:
         """Gradients of the noise that step `step` of the run added to the state."""
-        for item, _, k in self.rollout.program.ops:
-            if k == step and isinstance(item, Sum) and item.out == "x":
+        program, starts = self.rollout.program, self.rollout.program.plan.starts
+        low = starts[step] - starts[self.begin]
+        high = starts[step + 1] - starts[self.begin] if step + 1 < len(starts) else len(program.ops)
+        for item, _, _ in program.ops[low:high]:
+            if isinstance(item, Sum) and item.out == "x":
                 for c, slot in item.noise:
                     into.noise(slot - self.begin, cotangent, c)
 

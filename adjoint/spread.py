@@ -20,9 +20,15 @@ def spread(process: Process, times: Sequence[float], nodes: Sequence[float]) -> 
         t = torch.tensor(values, dtype=torch.float64)
         return torch.atan2(process.sigma(t), process.alpha(t)).tolist()  # bounded where sigma/alpha is not
 
-    own, ends, shares = clock(times), clock(nodes), []
+    own, ends, shares, first = clock(times), clock(nodes), [], 0
     for high, low in zip(ends, ends[1:], strict=False):
-        over = [(k, min(high, own[k]) - max(low, own[k + 1])) for k in range(len(own) - 1)]
+        while first < len(own) - 2 and own[first + 1] >= high:
+            first += 1
+        over = []
+        for k in range(first, len(own) - 1):
+            over.append((k, min(high, own[k]) - max(low, own[k + 1])))
+            if own[k + 1] <= low:
+                break
         shares.append([(k, length / (high - low)) for k, length in over if length > 0])
     return shares
 
