@@ -112,7 +112,7 @@ class Region:
 
 def regions(rollout: Rollout, offload: bool) -> Evaluator:
     """A stand-in for the rollout's model call that keeps states only."""
-    live, snapshot = Live(), Snapshot(rollout, {})
+    live, snapshot = Live(), Snapshot(rollout, rollout.declared())
 
     def replayed(call: Call, state: Tensor) -> Tensor:
         name = f"network call {call.index} of step {call.step}"

@@ -81,9 +81,8 @@ def sharded(model: Model) -> bool:
 class Snapshot:
     """Versions of all that enters a run and modes of its modules: a replay after any change would be silently wrong."""
 
-    def __init__(self, rollout: Rollout, extra: dict[str, Tensor]) -> None:
-        self.rollout = rollout
-        self.tensors = {**rollout.declared(), **extra}
+    def __init__(self, rollout: Rollout, tensors: dict[str, Tensor]) -> None:
+        self.rollout, self.tensors = rollout, tensors
         self.versions = {name: value._version for name, value in self.tensors.items()}
         self.buffers = {name: (value, value._version) for name, value in self._named(nn.Module.named_buffers)}
         # FSDP swaps parameters and their storage around every call
@@ -138,22 +137,23 @@ def _plain(value: Any) -> Any:
 
 def undeclared(out: Tensor, known: list[Tensor], start: int) -> tuple[list[Tensor], bool]:
     """Leaves under `out` not in `known`, and whether it reaches a node older than sequence number `start` past `known`."""
-    ids, borders = {id(value) for value in known}, {value.grad_fn for value in known if value.grad_fn is not None}
-    seen: set[Any] = set(borders)
-    stack, found, captured = [out.grad_fn], [], False
+    ids: set[int] = {id(value) for value in known}
+    seen: set[Any] = {value.grad_fn for value in known if value.grad_fn is not None} | {None}
+    stack: list[Any] = [out.grad_fn]
+    found, captured = [], False
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            if id(leaf) not in ids:
-                found.append(leaf)
+        edges = node.next_functions
+        if not edges and hasattr(node, "variable"):
+            if id(node.variable) not in ids:
+                found.append(node.variable)
         elif node._sequence_nr() < start:
             captured = True
         else:
-            stack.extend(edge for edge, _ in node.next_functions)
+            stack += [edge for edge, _ in edges]
     return found, captured
 
 

@@ -62,9 +62,17 @@ class Sensitivity:
         rest = iter(grads[1:])
         for (k, _, scheduled), grad in zip(replay.aliases, rest, strict=False):
             self.add(f"cond[{k}]", grad, call.step if scheduled else None)
-        for name, grad in zip(self.shared, grads[1 + len(replay.aliases) :], strict=True):
-            self.add(name, grad)
+        self.add_all(dict(zip(self.shared, grads[1 + len(replay.aliases) :], strict=True)))
         return grads[0]
+
+    def add_all(self, grads: dict[str, Tensor | None]) -> None:
+        """sums[name] += grad for each, in one pass over those there are."""
+        there = {name: grad for name, grad in grads.items() if grad is not None and name in self.sums}
+        if there:
+            torch._foreach_add_([self.sums[name] for name in there], list(there.values()))  # pyright: ignore[reportPrivateImportUsage]
+        for name, grad in grads.items():
+            if name not in there:
+                self.add(name, grad)
 
     def noise(self, slot: int, cotangent: Tensor, c: Value) -> None:
         """The draw of `slot` entered with coefficient c."""

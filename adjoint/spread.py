@@ -64,6 +64,10 @@ class Spread(Sensitivity):
     def noise(self, slot: int, cotangent: Tensor, c: Value) -> None:
         super().noise(self.begin + slot, cotangent, c)
 
+    def add_all(self, grads: dict[str, Tensor | None]) -> None:
+        for name, grad in grads.items():
+            self.add(name, grad)
+
     def add(self, name: str, grad: Tensor | None, row: int | None = None) -> None:
         if grad is None or name in ("noise", "controls"):
             return super().add(name, grad, row)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..solvers import Call, Evaluator, Model
 from .mark import changed, compare, drift, mark
 from .region import regions
-from .rollout import Rollout, Snapshot, now, parameters, undeclared
+from .rollout import Rollout, Snapshot, now, undeclared
 from .sensitivity import Sensitivity, late
 from .surroundings import Surroundings
 from .transpose import transpose
@@ -36,7 +36,8 @@ class Tape:
 
     def __init__(self, rollout: Rollout, registers: dict[str, Tensor]) -> None:
         self.rollout, self.registers = rollout, dict(registers)
-        shared = {name: value for name, value in parameters(rollout.model).items() if value.requires_grad}
+        self.declared = rollout.declared()  # once: a walk over the modules of a large network takes milliseconds
+        shared = {name: value for name, value in self.declared.items() if name.startswith("parameter ") and value.requires_grad}
         self.sensitivity = Sensitivity(rollout, shared)
         self.snapshot, self.wanted = self._snapshot(), bool(self.inputs())
         self.around: list[Surroundings] = []
@@ -54,7 +55,7 @@ class Tape:
 
     def _snapshot(self) -> Snapshot:
         entering = {f"register {name}": value for name, value in self.registers.items()}
-        return Snapshot(self.rollout, entering | self.sensitivity.shared)
+        return Snapshot(self.rollout, self.declared | entering | self.sensitivity.shared)
 
     def execute(self, registers: dict[str, Tensor]) -> dict[str, Tensor]:
         """Run the program."""
@@ -117,7 +118,7 @@ class Tape:
     def inputs(self) -> dict[str, Tensor]:
         """Every tensor that wants a gradient, by name."""
         found = {f"register {name}": value for name, value in self.registers.items()}
-        found.update(self.rollout.declared() | self.sensitivity.shared)
+        found.update(self.declared | self.sensitivity.shared)
         return {name: value for name, value in found.items() if value.requires_grad}
 
     def backward(self, saved: Sequence[Tensor], end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
