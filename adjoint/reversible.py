@@ -114,10 +114,10 @@ class _Retrace:
             else:
                 self.live[item[0].outs[0]] = self.replay(item[1], item[0].src).out.detach().double()
         item = self.ops.ops[k][0]
-        if undo.target is not None:
-            value = solve(item, undo.target, self.live, self.tape.rollout.noise)
-            if undo.target != item.out:
-                del self.live[item.out]
+        written = item.out if isinstance(item, Sum) else item[0].outs[0]
+        value = None if undo.target is None else solve(item, undo.target, self.live, self.tape.rollout.noise)
+        self.live.pop(written, None)  # it is not there before k; kept, a thousand predictions would pile up
+        if value is not None and undo.target is not None:
             self.live[undo.target] = value
 
     def replay(self, call: Call, src: str) -> Replay:

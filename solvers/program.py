@@ -1,10 +1,12 @@
 """Program: a plan bound to one model, batch, dtype and device; its instructions are made ready one at a time."""
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,9 +94,9 @@ class _Bound:
 
     plan: Plan
     times: Tensor
-    maps: list[tuple[Any, Any]]
+    maps: np.ndarray
     dead: list[tuple[str, ...]]
-    index: list[int]
+    index: "array[int]"
     ndim: int
     dtype: torch.dtype
     kept: frozenset[str] = frozenset()
@@ -107,7 +109,7 @@ class _Bound:
         if isinstance(op, Evaluate):
             index = self.index[k]
             a, b = self.maps[index]
-            item: Any = (op, Call(index, step, self.times[index], self.ready(a), self.ready(b)))
+            item: Any = (op, Call(index, step, self.times[index], self.mapped(a), self.mapped(b)))
         elif isinstance(op, Combine):
             if self.plan.batch is None:
                 item = Sum(op.out, op.terms, op.noise)  # type: ignore[arg-type]
@@ -116,6 +118,9 @@ class _Bound:
         else:
             item = op
         return item, dead, step
+
+    def mapped(self, c: Any) -> Value:
+        return float(c) if np.ndim(c) == 0 else self.ready(tuple(c))
 
     def ready(self, c: Coefficient) -> Value:
         if isinstance(c, float):
@@ -138,7 +143,7 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
     labels = times.to(like).reshape(len(calls), -1).expand(-1, len(like))
-    count, index = 0, []
+    count, index = 0, array("l")
     for op in plan.instructions:
         index.append(count)
         count += isinstance(op, Evaluate)
@@ -148,12 +153,11 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     return Program(plan, Ops(bound, 0, len(plan.instructions)))
 
 
-def _maps(plan: Plan, model: Model, calls: Sequence[Evaluate], times: Tensor) -> list[tuple[Any, Any]]:
-    """(a, b) of every call, computed in one float64 sweep per kind of prediction asked for."""
-    result: list[tuple[Any, Any]] = [(0.0, 1.0)] * len(calls)
+def _maps(plan: Plan, model: Model, calls: Sequence[Evaluate], times: Tensor) -> np.ndarray:
+    """(a, b) of every call, (K, 2) or (K, 2, B), computed in one float64 sweep per kind of prediction asked for."""
+    result = np.zeros((len(calls), 2, *times.shape[1:]))
     for want in {op.want for op in calls}:
         index = [k for k, op in enumerate(calls) if op.want == want]
         a, b = conversion(model.prediction, want, plan.process, as_time(times[index]))
-        for k, pair in zip(index, zip(a.tolist(), b.tolist(), strict=True), strict=True):
-            result[k] = tuple(tuple(c) if isinstance(c, list) else c for c in pair)  # type: ignore[assignment]
+        result[index, 0], result[index, 1] = a.numpy(), b.numpy()
     return result

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from problems import MIXTURE, PROCESS, every_method, warped
-from pullback.adjoint import Direct, PerStep, Reversible, Truncated, sample
+from pullback.adjoint import Direct, PerStep, Reversible, Truncated, audit, sample
 from pullback.solvers import (
     BDIA,
     DATA,
@@ -141,6 +141,18 @@ def test_it_costs_what_checkpoint_costs():
     plan = ReversibleHeun().plan(PROCESS, GRID)
     sample(Denoiser(network, PROCESS, DATA), plan, x, gradient=Reversible()).sum().backward()
     assert len(calls) == 2 * plan.nfe
+
+
+@pytest.mark.parametrize("method", [ReversibleHeun(), OBELM(), Rex(Stages.MIDPOINT)], ids=str)
+def test_memory_does_not_grow_with_the_steps(method):
+    """Live tensors at their peak, in states: a dozen, at 5 steps as at 40."""
+    model, x = Denoiser(lambda x, t: torch.tanh(x), PROCESS, DATA), torch.randn(64, 256, requires_grad=True)
+    peaks = []
+    for n in (5, 40):
+        plan = method.plan(PROCESS, UniformLambda(n, start=0.9, end=0.05))
+        (row,) = audit(model, plan, x, lambda out: out.sum(), {}, reference=Reversible(), repeats=1).rows
+        peaks.append(row.memory / x.nbytes)
+    assert abs(peaks[1] - peaks[0]) < 0.5 and peaks[1] < 16
 
 
 def test_infinite_ends_keep_their_start():
