@@ -108,8 +108,8 @@ class _Bound:
         step = bisect_right(self.plan.starts, k) - 1
         if isinstance(op, Evaluate):
             index = self.index[k]
-            a, b = self.maps[index]
-            item: Any = (op, Call(index, step, self.times[index], self.mapped(a), self.mapped(b)))
+            a, b = self.maps[index].tolist() if self.plan.batch is None else map(self.ready, map(tuple, self.maps[index]))
+            item: Any = (op, Call(index, step, self.times[index], a, b))
         elif isinstance(op, Combine):
             if self.plan.batch is None:
                 item = Sum(op.out, op.terms, op.noise)  # type: ignore[arg-type]
@@ -118,9 +118,6 @@ class _Bound:
         else:
             item = op
         return item, dead, step
-
-    def mapped(self, c: Any) -> Value:
-        return float(c) if np.ndim(c) == 0 else self.ready(tuple(c))
 
     def ready(self, c: Coefficient) -> Value:
         if isinstance(c, float):
