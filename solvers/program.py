@@ -156,5 +156,5 @@ def _maps(plan: Plan, model: Model, calls: Sequence[Evaluate], times: Tensor) ->
     for want in {op.want for op in calls}:
         index = [k for k, op in enumerate(calls) if op.want == want]
         a, b = conversion(model.prediction, want, plan.process, as_time(times[index]))
-        result[index, 0], result[index, 1] = a.numpy(), b.numpy()
+        result[index, 0], result[index, 1] = a.tolist(), b.tolist()  # numpy() fails inside torch.func
     return result
