@@ -1,6 +1,7 @@
 """AdjointDEIS, as published: the faithful baseline."""
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..solvers import Combine, Plan
 from .gradient import Gradient, Registers, refuse
-from .nodes import Nodes
+from .nodes import PIECE, Nodes
 from .path import States
 from .rollout import Rollout
 from .sensitivity import Sensitivity
@@ -74,28 +75,28 @@ class _Adjoint(Nodes):
             _check_reverse_sde(strategy, plan)
         if not float(plan.process.alpha(torch.tensor(self.at[0], dtype=torch.float64))) > 0:
             raise ValueError(f"{strategy}: got a grid that starts at alpha = 0 (t={self.at[0]:g}), where 1/alpha is infinite; "
-                             "start it "
-                             "later, or use Continuous()")
+                             "start it later, or use Continuous()")
         self.resolver()  # which refuses what it cannot do
-        self.calls = self.noise_calls(self.at, registers["x"])
 
     def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> Registers:
         assert isinstance(into, Spread)
         plan, path, resolver = self.rollout.program.plan, self.path(saved), self.resolver()
         t = torch.tensor(self.at, dtype=torch.float64)
-        alpha, sigma, lam = (f(t).tolist() for f in (plan.process.alpha, plan.process.sigma, plan.process.lam))
-        weights = self._weights(alpha, sigma, lam, 2.0 if plan.stochastic else 1.0)
+        alpha, sigma, lam = (array("d", f(t).tolist()) for f in (plan.process.alpha, plan.process.sigma, plan.process.lam))
         own = self.index is not None and len(self.index) == len(self.times)
-        a, x, older = end, path[-1], None
+        a, x, older, calls = end, path[-1], None, []
         for i in range(len(t) - 1, 0, -1):
+            if not calls:
+                calls = self.noise_calls(self.at[max(i + 1 - PIECE, 1) : i + 1], x)
             x = path[i] if resolver is None else x
             if own:
                 self.injected(self.begin + i - 1, a, into)
-            entering = [(i - 1, weights[i][0])] + ([(i - 2, weights[i - 1][1])] if i > 1 else [])
+            now, past = self._weights(i, alpha, sigma, lam)
+            entering = [(i - 1, now)] + ([(i - 2, self._weights(i - 1, alpha, sigma, lam)[1])] if i > 1 else [])
             with self.around[0].restored():
-                eps, v = into.pull_at(self.calls[i], entering, x, alpha[i] * a)
+                eps, v = into.pull_at(calls.pop(), entering, x, alpha[i] * a)
             v = torch.zeros_like(a) if v is None else alpha[i] * v
-            slope = weights[i][0] * v if older is None else weights[i][0] * v + weights[i][1] * older
+            slope = now * v if older is None else now * v + past * older
             a, older = (alpha[i] * a + slope) / alpha[i - 1], v
             if resolver is not None and i > 1:
                 x = resolver.back(i, x, eps)
@@ -105,16 +106,13 @@ class _Adjoint(Nodes):
             a = a if jump is None else a + jump
         return {"x": a}
 
-    def _weights(self, alpha: list[float], sigma: list[float], lam: list[float], factor: float) -> list[tuple[float, float]]:
+    def _weights(self, i: int, alpha: Sequence[float], sigma: Sequence[float], lam: Sequence[float]) -> tuple[float, float]:
         """For the step from node i to i - 1 the weights of V at node i and of V at node i + 1."""
-        found = [(0.0, 0.0)]
-        for i in range(1, len(lam)):
-            h = lam[i - 1] - lam[i]
-            scale = factor * sigma[i - 1] / alpha[i - 1] * math.expm1(h)
-            past = (lam[i] - lam[i + 1]) / h if i + 1 < len(lam) else math.inf  # rho; infinite where there is no past
-            tilt = 0.5 / past if self.strategy.order == 2 else 0.0
-            found.append((scale * (1 + tilt), -scale * tilt))
-        return found
+        h = lam[i - 1] - lam[i]
+        scale = (2.0 if self.rollout.program.plan.stochastic else 1.0) * sigma[i - 1] / alpha[i - 1] * math.expm1(h)
+        past = (lam[i] - lam[i + 1]) / h if i + 1 < len(lam) else math.inf  # rho; infinite where there is no past
+        tilt = 0.5 / past if self.strategy.order == 2 else 0.0
+        return scale * (1 + tilt), -scale * tilt
 
 
 def _check_reverse_sde(strategy: Gradient, plan: Plan) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, Plan, prepare
 from .gradient import Gradient, Registers, refuse
-from .nodes import Nodes
+from .nodes import PIECE, Nodes
 from .path import States
 from .resolve import as_noise
 from .rollout import Rollout
@@ -76,8 +76,7 @@ class _Second(Nodes):
         asked = [op for op in second.instructions if isinstance(op, Evaluate)]
         if [op.t for op in asked] != head[:-1]:
             raise ValueError(f"{strategy}: got {strategy.method} with {len(asked)} predictions on {len(head) - 1} steps, "
-                             "expected one "
-                             "at each node but the last: a multistep method without starter")
+                             "expected one at each node but the last: a multistep method without starter")
         noise, lone = self.rollout.noise, plan.slots == plan.steps and second.slots == second.steps
         if isinstance(noise, GivenNoise) and noise.values.requires_grad and not lone:
             raise ValueError(f"{strategy}: got noise that requires grad and {plan.slots} slots for {plan.steps} steps, expected "
@@ -87,9 +86,6 @@ class _Second(Nodes):
         assert isinstance(into, Spread)
         path, resolver, process = self.path(saved), self.resolver(), self.rollout.program.plan.process
         x, eps = path[-1], self._at_the_end(path[-1]) if resolver is not None else None
-
-        second = self.strategy.method.plan(process, torch.tensor(self.at, dtype=torch.float64))
-        kinds = [op.want for op in second.instructions if isinstance(op, Evaluate)]
 
         def pull(call: Call, _: str, cotangent: Tensor) -> Tensor | None:
             nonlocal x, eps
@@ -101,10 +97,15 @@ class _Second(Nodes):
             with self.around[0].restored():
                 out, back = into.pull_at(call, [(call.step, 1.0)], x, cotangent)
             if resolver is not None:
-                eps = as_noise(process, self.at[call.step], x, out, kinds[call.step])
+                eps = as_noise(process, self.at[call.step], x, out, kinds[call.index])
             return back
 
-        return transpose(prepare(second, self.rollout.model, end), end, pull, into)
+        cotangents, times = {"x": end}, torch.tensor(self.at, dtype=torch.float64)
+        for low in range((len(self.at) - 2) // PIECE * PIECE, -1, -PIECE):
+            piece = self.strategy.method.part(process, times, low, min(low + PIECE, len(self.at) - 1))
+            kinds = [op.want for op in piece.instructions if isinstance(op, Evaluate)]
+            cotangents = transpose(prepare(piece, self.rollout.model, end), cotangents, pull, into)
+        return cotangents
 
     def _at_the_end(self, x: Tensor) -> Tensor:
         """The noise prediction at the sample: one more network call."""

@@ -12,8 +12,10 @@ from .path import States, between, chosen, reintegrated
 from .resolve import Flow, Path
 from .rollout import Rollout
 from .sensitivity import Sensitivity
-from .spread import Spread, spread
+from .spread import Shares, Spread
 from .trajectory import Tape
+
+PIECE = 64  # steps of the adjoint whose table is held at a time: that of a whole run would take memory that grows with N
 
 
 class Nodes(Tape):
@@ -29,13 +31,12 @@ class Nodes(Tape):
                              "use Checkpoint()")
         if any(later >= sooner for sooner, later in zip(self.times, self.times[1:], strict=False)):
             raise ValueError(f"a continuous adjoint: got a grid from t={self.times[0]:g} to {self.times[-1]:g}, expected one "
-                             "that falls "
-                             "from noise to data; use Checkpoint()")
+                             "that falls from noise to data; use Checkpoint()")
         self.first_calls = _first_calls(rollout.program) if states is States.INTEGRATED else {}
         if states is States.INTEGRATED and len(self.first_calls) < len(self.times) - 1:
             raise ValueError(f"States.INTEGRATED: got {plan.name}, which does not predict at every node; use States.RECORDED")
         self.at, self.index = chosen(plan.process, self.times, steps)
-        self.shares = spread(plan.process, self.times, self.at)
+        self.shares = Shares(plan.process, self.times, self.at)
         self.strict = len(self.at) < len(self.times) or plan.nfe > plan.steps
         self.nodes: list[Tensor] = []
         self.predictions: list[Tensor] = []
@@ -59,8 +60,7 @@ class Nodes(Tape):
             self.predictions.append(a * state + b * out)
         if any(around.cpu is not None or around.cuda is not None for around in self.around[-1:]):
             raise ValueError("a continuous adjoint evaluates the network elsewhere than the run did: got a network that draws "
-                             "random "
-                             "numbers, expected a deterministic one; call eval(), or use Checkpoint()")
+                             "random numbers, expected a deterministic one; call eval(), or use Checkpoint()")
         return out
 
     def record(self, call: Call, state: Tensor) -> None:
@@ -108,16 +108,14 @@ class Nodes(Tape):
         lost = set(rollout.at) - {self.begin + k for k in self.index or ()}
         if lost:
             raise ValueError(f"{strategy}: got losses at the states of steps {sorted(lost)}, expected steps that the {steps} "
-                             "intervals of "
-                             "the adjoint meet; use steps=None")
+                             "intervals of the adjoint meet; use steps=None")
         if rollout.controls is not None and rollout.controls.requires_grad:
             raise ValueError(f"{strategy}: got controls that require grad, one for each of {n} steps, expected steps={n} or None")
         if isinstance(rollout.noise, GivenNoise) and rollout.noise.values.requires_grad:
             raise ValueError(f"{strategy}: got noise that requires grad, one for each of {n} steps, expected steps={n} or None")
         if rollout.program.plan.stochastic and self.states is States.RESOLVED:
             raise ValueError(f"{strategy}: got re-solved states of a stochastic run of {n} steps, expected steps={n} or None: "
-                             "the noise "
-                             "is known step by step only")
+                             "the noise is known step by step only")
         if steps > n and self.states is States.RECORDED:
             raise ValueError(f"{strategy}: got steps={steps} for a run of {n} with recorded states, expected at most {n}; use "
                              "States.RESOLVED or INTEGRATED")
@@ -148,8 +146,7 @@ class Nodes(Tape):
 
     def _again(self, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         raise RuntimeError("a continuous adjoint cannot be differentiated once more: got create_graph=True; use Direct(), "
-                           "Checkpoint() "
-                           "or Reversible()")
+                           "Checkpoint() or Reversible()")
 
 
 def _first_calls(program: Program) -> dict[int, tuple[Tensor, Tensor]]:

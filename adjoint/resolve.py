@@ -1,6 +1,7 @@
 """Solving for the states backwards, from the sample to the noise."""
 
 import math
+from array import array
 
 import torch
 from torch import Tensor
@@ -13,12 +14,11 @@ class Flow:
 
     def __init__(self, process: Process, times: list[float]) -> None:
         t = torch.tensor(times, dtype=torch.float64)
-        self.alpha, self.sigma, self.lam = (f(t).tolist() for f in (process.alpha, process.sigma, process.lam))
+        self.alpha, self.sigma, self.lam = (array("d", f(t).tolist()) for f in (process.alpha, process.sigma, process.lam))
         self.past: Tensor | None = None
         if not math.isfinite(self.lam[-1]):
             raise ValueError(f"States.RESOLVED: got an infinite lambda at the sample's end t={times[-1]:g}, expected sigma > 0 "
-                             "there; end "
-                             "the grid before, or use recorded states")
+                             "there; end the grid before, or use recorded states")
 
     def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
         """The state at node i - 1 from that at node i and the noise prediction there."""

@@ -153,8 +153,7 @@ def _check_coefficients(plan: Plan, denoiser: Model, values: Tensor | None) -> l
     own = numbers_of(plan, denoiser)
     if values.shape != own.shape:
         raise ValueError(f"coefficients: got shape {tuple(values.shape)}, expected {tuple(own.shape)}: what coefficients(plan, "
-                         "denoiser) "
-                         "lists")
+                         "denoiser) lists")
     return [values]
 
 

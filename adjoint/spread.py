@@ -1,7 +1,10 @@
 """Sums of gradients over a grid that is not the run's."""
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import neg
 
 import torch
 from torch import Tensor
@@ -10,33 +13,37 @@ from ..solvers import Call, Process, Value
 from .sensitivity import Sensitivity
 
 
-def spread(process: Process, times: Sequence[float], nodes: Sequence[float]) -> list[list[tuple[int, float]]]:
+class Shares:
     """For each interval between `nodes` the steps of the run it covers and their shares, by length in atan(sigma/alpha).
 
     A gradient at one row of PerStep conditioning belongs to all the steps that its interval stands for.
     """
 
-    def clock(values: Sequence[float]) -> list[float]:
-        t = torch.tensor(values, dtype=torch.float64)
-        return torch.atan2(process.sigma(t), process.alpha(t)).tolist()  # bounded where sigma/alpha is not
+    def __init__(self, process: Process, times: Sequence[float], nodes: Sequence[float]) -> None:
+        self.own, self.ends = _clock(process, times), _clock(process, nodes)
 
-    own, ends, shares, first = clock(times), clock(nodes), [], 0
-    for high, low in zip(ends, ends[1:], strict=False):
-        while first < len(own) - 2 and own[first + 1] >= high:
-            first += 1
+    def __getitem__(self, interval: int) -> list[tuple[int, float]]:
+        high, low = self.ends[interval], self.ends[interval + 1]
+        # the clock falls; the run's step that holds `high` is the last one to begin at or above it
+        k = min(bisect_right(self.own, -high, key=neg), len(self.own) - 1) - 1
         over = []
-        for k in range(first, len(own) - 1):
-            over.append((k, min(high, own[k]) - max(low, own[k + 1])))
-            if own[k + 1] <= low:
+        while k < len(self.own) - 1:
+            over.append((k, min(high, self.own[k]) - max(low, self.own[k + 1])))
+            if self.own[k + 1] <= low:
                 break
-        shares.append([(k, length / (high - low)) for k, length in over if length > 0])
-    return shares
+            k += 1
+        return [(k, length / (high - low)) for k, length in over if length > 0]
+
+
+def _clock(process: Process, values: Sequence[float]) -> "array[float]":
+    t = torch.tensor(values, dtype=torch.float64)
+    return array("d", torch.atan2(process.sigma(t), process.alpha(t)).tolist())  # bounded where sigma/alpha is not
 
 
 class Spread(Sensitivity):
     """Sums in which one interval of a coarser or finer grid stands for several steps of the run, or for a part of one."""
 
-    shares: list[list[tuple[int, float]]]
+    shares: Shares
     weights: list[tuple[int, float]]
     begin = 0
     index: list[int] | None = None

@@ -106,8 +106,7 @@ def _derivative(make: Callable[[Tensor], Plan], theta: Tensor, k: int, model: Mo
         except ValueError as error:
             reason = error
     raise ValueError(f"compiled: got theta[{k}]={float(theta[k]):g}, where the plan cannot be differentiated ({reason}); "
-                     "expected a "
-                     "value inside its range; leave it out of theta")
+                     "expected a value inside its range; leave it out of theta")
 
 
 def _form(plan: Plan) -> list[Any]:

@@ -131,10 +131,20 @@ class Method(ABC):
             return stack([self._compile(process, column) for column in times.T])
         return self._compile(process, times)
 
-    def _compile(self, process: Process, times: Tensor) -> Plan:
+    def part(self, process: Process, times: Tensor, low: int, high: int) -> Plan:
+        """Steps low .. high - 1 as they stand in the whole plan on `times`; those before are empty, those after left out.
+
+        Its memory grows with high - low only: what walks a long plan piece by piece asks for it.
+        """
         builder = Builder(process, times)
-        for i in range(builder.steps):
+        for i in range(high):
+            if i <= low:
+                builder.ops.clear()
+                builder.starts = [0] * i
             builder.begin()
             self.step(builder, i)
-        return Plan(str(self), process, tuple(builder.t), tuple(builder.ops), tuple(builder.starts), self.order,
+        return Plan(str(self), process, tuple(builder.t[: high + 1]), tuple(builder.ops), tuple(builder.starts), self.order,
                     self.stochastic)
+
+    def _compile(self, process: Process, times: Tensor) -> Plan:
+        return self.part(process, times, 0, len(times) - 1)
