@@ -104,4 +104,5 @@ def chosen(calls: int, steps: int, state: int, held: int, activation: int, budge
         return Keep(calls, steps, positions(steps, slots, 1), 1, slots, 0)
     least = activation + per_step + held if recursive else activation + math.ceil(2 * math.sqrt(steps * held * per_step))
     raise ValueError(f"Checkpoint: got memory_budget={budget} bytes, expected at least {least} (one call's activations take "
-                     f"{activation}, one step's registers {held}); raise it, set offload=True{'' if recursive else ', or recursive=True'}")
+                     f"{activation}, one step's registers {held}); raise it, set offload=True"
+                     f"{'' if recursive else ', or recursive=True'}")

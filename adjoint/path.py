@@ -24,14 +24,16 @@ class States(Enum):
     RESOLVED = "resolved"
 
 
-def chosen(process: Process, times: Sequence[float], steps: int | None) -> tuple[list[float], list[int] | None]:
+def chosen(process: Process, times: Sequence[float], steps: int | None) -> tuple[list[float], Sequence[int] | None]:
     """Times of `steps` intervals over the run's grid, and their indices in it (None where there are more than it has).
 
     A coarser grid takes nodes of the run, at even distances in their count; a finer one divides its steps in lambda.
     """
     n = len(times) - 1
-    if steps is None or steps <= n:
-        index = [round(n * k / (steps or n)) for k in range((steps or n) + 1)]
+    if steps is None or steps == n:
+        return list(times), range(n + 1)
+    if steps < n:
+        index = [round(n * k / steps) for k in range(steps + 1)]
         return [times[k] for k in index], index
     lam = process.lam(torch.tensor(times, dtype=torch.float64)).numpy()
     if not np.isfinite(lam).all():

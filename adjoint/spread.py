@@ -46,7 +46,7 @@ class Spread(Sensitivity):
     shares: Shares
     weights: list[tuple[int, float]]
     begin = 0
-    index: list[int] | None = None
+    index: Sequence[int] | None = None
 
     def pull_at(self, call: Call, weights: list[tuple[int, float]], state: Tensor, cotangent: Tensor
                 ) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,14 +16,12 @@ from .process import Process
 
 
 class Builder:
-    """Collects instructions; holds t, alpha, sigma, lambda and rho = sigma/alpha of every node as Python floats."""
+    """Collects instructions; holds t, alpha, sigma, lambda and rho = sigma/alpha of every node in float64."""
 
     def __init__(self, process: Process, times: Tensor) -> None:
         self.process = process
-        self.t: list[float] = times.tolist()
-        self.alpha: list[float] = process.alpha(times).tolist()
-        self.sigma: list[float] = process.sigma(times).tolist()
-        self.lam: list[float] = process.lam(times).tolist()
+        self.t, self.alpha, self.sigma, self.lam = (
+            array("d", values.tolist()) for values in (times, process.alpha(times), process.sigma(times), process.lam(times)))
         self.steps = len(self.t) - 1
         self.ops: list[Instruction] = []
         self.starts: list[int] = []
@@ -45,7 +44,7 @@ class Builder:
         if noise:
             drawn = ((noise, self.slots),)
             self.slots += 1
-        self.ops.append(Combine(out, tuple((float(c), r) for c, r in terms if c != 0.0), drawn))
+        self.ops.append(Combine(out, tuple([(float(c), r) for c, r in terms if c != 0.0]), drawn))
 
     def at(self, lam: float) -> tuple[float, float, float]:
         """(t, alpha, sigma) at a stage's lambda."""
@@ -138,7 +137,8 @@ class Method(ABC):
         """
         builder = Builder(process, times)
         for i in range(high):
-            if i <= low:
+            if i <= low:  # what a step reads of the one before is known by name
+                builder.evaluated = {op.outs[0] for op in builder.ops if isinstance(op, Evaluate)}
                 builder.ops.clear()
                 builder.starts = [0] * i
             builder.begin()

@@ -51,7 +51,7 @@ class _Walk:
         for k, op in enumerate(ops):
             if k in starts and "x" in held:
                 self.opened[k], held["x"] = held["x"], -2 - k
-            self.read.append(tuple(held[name] for name in reads(op)))
+            self.read.append(tuple(map(held.__getitem__, reads(op))))
             held.update(dict.fromkeys(writes(op), k))
         # states that stand at the end and can be carried, if they cannot be had again
         self.pool = {name: k for name, k in held.items() if k < 0 or isinstance(ops[k], Combine)}

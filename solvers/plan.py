@@ -4,7 +4,7 @@ Registers hold tensors; "x" is the state on entry and on exit. Coefficients are 
 call; in a stacked plan (one grid per sample) they are tuples with one number per sample.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +49,8 @@ def reads(op: Instruction) -> tuple[str, ...]:
     """The registers an instruction reads."""
     if isinstance(op, Evaluate):
         return (op.src,)
-    return tuple(name for _, name in op.terms) if isinstance(op, Combine) else op.srcs
+    # from a list: CPython keeps up to 2000 of the tuples that a generator filled, one more for each call
+    return tuple([name for _, name in op.terms]) if isinstance(op, Combine) else op.srcs
 
 
 def writes(op: Instruction) -> tuple[str, ...]:
@@ -106,7 +107,8 @@ class Plan:
     def held(self) -> int:
         """Most registers alive at one time."""
         alive, most = set(self.entry), len(self.entry)
-        for op, dead in zip(self.instructions, last_uses(self.instructions, self.exit), strict=True):
+        uses = list(last_uses(self.instructions, self.exit))[::-1]
+        for op, dead in zip(self.instructions, uses, strict=True):
             alive |= set(writes(op))
             most = max(most, len(alive))
             alive -= set(dead)
@@ -154,14 +156,14 @@ def _line(op: Instruction) -> str:
     return f"{op.out} <- {' '.join(parts)}"
 
 
-def last_uses(instructions: Iterable[Instruction], exit: Iterable[str] = ("x",)) -> list[tuple[str, ...]]:
-    """For each instruction the registers nobody reads after it; those of `exit` are read by the caller."""
-    ops, seen, result = tuple(instructions), set(exit), []
-    for op in reversed(ops):
-        touched = set(reads(op)) | set(writes(op))
-        result.append(tuple(sorted(touched - seen)))
-        seen = (seen - set(writes(op))) | set(reads(op))
-    return result[::-1]
+def last_uses(instructions: tuple[Instruction, ...], exit: Iterable[str] = ("x",)) -> Iterator[tuple[str, ...]]:
+    """From the last instruction to the first the registers nobody reads after it; those of `exit` are read by the caller."""
+    seen = set(exit)
+    for op in reversed(instructions):
+        touched = {*reads(op), *writes(op)}
+        yield tuple(sorted(touched - seen))
+        seen.difference_update(writes(op))
+        seen.update(reads(op))
 
 
 def stack(plans: list[Plan]) -> Plan:

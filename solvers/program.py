@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .model import Model
-from .plan import Coefficient, Combine, Evaluate, Plan, last_uses
+from .plan import Coefficient, Combine, Evaluate, Instruction, Plan, last_uses, reads, writes
 from .prediction import conversion
 from .process import as_time
 
@@ -95,16 +95,15 @@ class _Bound:
     plan: Plan
     times: Tensor
     maps: np.ndarray
-    dead: list[tuple[str, ...]]
+    dead: "array[int]"
     index: "array[int]"
     ndim: int
     dtype: torch.dtype
     kept: frozenset[str] = frozenset()
 
     def op(self, k: int) -> Op:
-        op, dead = self.plan.instructions[k], self.dead[k]
-        if self.kept and dead:
-            dead = tuple(name for name in dead if name not in self.kept)
+        op, bits = self.plan.instructions[k], self.dead[k]
+        dead = tuple([name for j, name in enumerate(_touched(op)) if bits >> j & 1 and name not in self.kept]) if bits else ()
         step = bisect_right(self.plan.starts, k) - 1
         if isinstance(op, Evaluate):
             index = self.index[k]
@@ -144,10 +143,20 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     for op in plan.instructions:
         index.append(count)
         count += isinstance(op, Evaluate)
-    names: dict[tuple[str, ...], tuple[str, ...]] = {}
-    dead = [names.setdefault(gone, gone) for gone in last_uses(plan.instructions, plan.exit)]  # one object for equal ones
-    bound = _Bound(plan, labels, _maps(plan, model, calls, times), dead, index, like.ndim, like.dtype)
+    bound = _Bound(plan, labels, _maps(plan, model, calls, times), _dead(plan), index, like.ndim, like.dtype)
     return Program(plan, Ops(bound, 0, len(plan.instructions)))
+
+
+def _touched(op: Instruction) -> list[str]:
+    return sorted({*reads(op), *writes(op)})
+
+
+def _dead(plan: Plan) -> "array[int]":
+    """For each instruction the registers dead after it, one bit for each it touches: names would take ten times the memory."""
+    bits = array("Q")
+    for op, gone in zip(reversed(plan.instructions), last_uses(plan.instructions, plan.exit), strict=True):
+        bits.append(sum(1 << j for j, name in enumerate(_touched(op)) if name in gone))
+    return bits[::-1]
 
 
 def _maps(plan: Plan, model: Model, calls: Sequence[Evaluate], times: Tensor) -> np.ndarray:
