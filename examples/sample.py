@@ -7,6 +7,7 @@ from pullback.adjoint import sample
 from pullback.solvers import (
     DDIM,
     DEIS,
+    EDMPEC,
     FLOW,
     VP,
     Denoiser,
@@ -22,7 +23,7 @@ from pullback.solvers import (
 )
 
 METHODS = [DDIM(), DPMSolverPP(2), DPMSolverPP(3), DPMSolverPPSingle(2), DPMSolverPPSingle(3), DEIS(2), DEIS(3), DEIS(4),
-           EDMHeun(), FlowMidpoint(), FlowHeun(), FlowAdams(2)]
+           EDMHeun(), EDMPEC(), FlowMidpoint(), FlowHeun(), FlowAdams(2)]
 
 
 def main() -> None:

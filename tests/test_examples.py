@@ -22,9 +22,12 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SMALL) | SHARED
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_example(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name, "--out", str(tmp_path), "--device", "cpu", *SMALL[name]])
+RUNS = [(name, ()) for name in SMALL] + [("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis")]
+
+
+@pytest.mark.parametrize("name, more", RUNS, ids=lambda part: "-".join(part) if isinstance(part, tuple) else part)
+def test_example(name, more, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--out", str(tmp_path), "--device", "cpu", *SMALL[name], *more])
     monkeypatch.syspath_prepend(str(EXAMPLES))
     torch.set_default_dtype(torch.float32)  # examples run as a user runs them; the suite's fixture restores float64
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")

@@ -53,7 +53,9 @@ METHODS = [m for m in every_method() if invertible(m)]
 
 
 def test_which_methods_can_be_inverted():
-    assert {type(m) for m in METHODS} >= {ReversibleHeun, BDIA, OBELM, EDICT}
+    reversible = (ReversibleHeun, BDIA, OBELM, EDICT, Coupled, Rex)
+    assert {type(m) for m in METHODS} == set(reversible)
+    assert [m for m in every_method() if isinstance(m, reversible)] == METHODS  # in every variant
     assert not any(isinstance(m, (DDIM, DPMSolverPP)) for m in METHODS)
 
 
