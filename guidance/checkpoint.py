@@ -65,14 +65,14 @@ class Checkpoints:
         self.world.wait()
         return final
 
-    def load(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any] | None]:
-        """(tensors, state, own) of the checkpoint at `path`; own is None where it was written by fewer processes."""
+    def load(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any], bool]:
+        """(tensors, state, own, exact); with more processes than wrote it the new ones take the first's own, and it is not exact."""
         from safetensors.torch import load_file
 
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
         mine = path / f"process-{self.world.rank}.pt"
-        return tensors, torch.load(path / "state.pt", weights_only=True), (
-            torch.load(mine, weights_only=True) if mine.exists() else None)
+        own = torch.load(mine if mine.exists() else path / "process-0.pt", weights_only=True)
+        return tensors, torch.load(path / "state.pt", weights_only=True), own, mine.exists()
 
 
 def _whole(path: Path) -> bool:

@@ -74,7 +74,7 @@ class TrainConfig:
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"TrainConfig: got {name}={value}, expected a positive number")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"TrainConfig: got ema={self.ema}, expected a decay between 0 and 1, such as 0.999; None switches it off")
+            raise ValueError(f"TrainConfig: got ema={self.ema}, expected a decay between 0 and 1, such as 0.999, or None")
 
 
 @dataclass(frozen=True)

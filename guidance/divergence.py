@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Combine, Evaluate, Model, Plan, entry, execute, predict, prepare
-from ..solvers.plan import last_uses, reads, writes
+from ..solvers import Combine, Model, Plan, Transitions, entry, execute, predict, prepare
 from .objective import Batch
 
 
@@ -25,32 +24,14 @@ class Divergence:
     log_ratio: Tensor
 
 
-def spreads(plan: Plan) -> tuple[float, ...] | None:
-    """Standard deviation s of every step's transition N(m(x, history of predictions), s^2), 0 where it draws nothing.
-
-    None where transitions are no such Gaussians: no noise at all, noise that a later network call of the same step sees
-    (churn, correctors), a second state carried along, a stacked plan.
-    """
-    if not plan.stochastic or plan.batch is not None or plan.entry != ("x",):
+def transitions_of(plan: Plan) -> Transitions | None:
+    """The plan's Gaussian steps; None where it has none of known mean: deterministic plans, churn, correctors, stacked grids."""
+    if not plan.stochastic or plan.batch is not None:
         return None
-    dead, bounds, found = last_uses(plan.instructions, plan.exit), [*plan.starts, len(plan.instructions)], []
-    from_state = {"x"}
-    for low, high in zip(bounds, bounds[1:], strict=False):
-        variance, noisy = 0.0, False
-        for k in range(low, high):
-            op = plan.instructions[k]
-            draws = op.noise if isinstance(op, Combine) else ()
-            if noisy or (draws and writes(op) != ("x",)):
-                return None
-            if draws:
-                noisy, variance = True, sum(float(c) ** 2 for c, _ in draws)  # type: ignore[arg-type]
-            touched = not isinstance(op, Evaluate) and bool(from_state & set(reads(op)))
-            from_state = from_state | set(writes(op)) if touched else from_state - set(writes(op))
-            from_state -= set(dead[k])
-        if from_state - {"x"}:
-            return None
-        found.append(variance**0.5)
-    return tuple(found)
+    try:
+        return Transitions(plan)
+    except ValueError:
+        return None
 
 
 def diverge(policy: Model, other: Model, plan: Plan, batch: Batch) -> Divergence:
@@ -62,12 +43,12 @@ def diverge(policy: Model, other: Model, plan: Plan, batch: Batch) -> Divergence
     last one of most samplers) have no density and are left out.
 
     Raises:
-        ValueError: transitions are no Gaussians of known mean (see `spreads`).
+        ValueError: transitions are no Gaussians of known mean (see `Transitions`).
 
-    Cost: 2 plan.nfe network calls, no graph. Source: Girsanov for discrete chains; Fan et al. 2023, arXiv 2305.16381, lemma 1.
+    Cost: 2 plan.nfe network calls, no graph. Source: the chain rule of KL; Fan et al. 2023, arXiv 2305.16381.
     """
-    stds = spreads(plan)
-    if stds is None:
+    steps = transitions_of(plan)
+    if steps is None:
         raise ValueError(f"{plan.name}: got a plan without Gaussian transitions of known mean, expected a stochastic one such as "
                          "DDIM(eta=1), DDPM() or SDEDPMSolverPP(); a deterministic plan has no path KL")
     with torch.no_grad():
@@ -75,21 +56,22 @@ def diverge(policy: Model, other: Model, plan: Plan, batch: Batch) -> Divergence
         programs = prepare(plan, policy, batch.x), prepare(plan, other, batch.x)
         kl = batch.x.new_zeros(len(batch))
         log_ratio = kl.clone()
-        for step, s in enumerate(stds):
+        for step, s in enumerate(steps.stds):
             theirs["x"] = ours["x"]
             for model, program, registers in zip((policy, other), programs, (ours, theirs), strict=True):
                 execute(program.steps(step, step + 1), registers,
                         lambda call, state, model=model: predict(model, call, state, batch.cond), batch.noise)
-            if s:
+            if isinstance(s, float) and s:
                 z = ((ours["x"] - theirs["x"]) / s).flatten(1)
-                slots = next(op.noise for op in _step(plan, step) if isinstance(op, Combine) and op.noise)
-                assert batch.noise is not None
-                draw = sum((float(c) / s * batch.noise(slot, batch.x) for c, slot in slots), torch.zeros_like(batch.x))
+                draw = _draw(plan, step, batch).flatten(1)
                 half = z.square().sum(1) / 2
-                kl, log_ratio = kl + half, log_ratio - (draw.flatten(1) * z).sum(1) - half
+                kl, log_ratio = kl + half, log_ratio - (draw * z).sum(1) - half
     return Divergence(ours["x"], kl, log_ratio)
 
 
-def _step(plan: Plan, step: int) -> tuple[object, ...]:
+def _draw(plan: Plan, step: int, batch: Batch) -> Tensor:
+    """The unit draw of a step that has one."""
     bounds = [*plan.starts, len(plan.instructions)]
-    return plan.instructions[bounds[step] : bounds[step + 1]]
+    slot = next(op.noise[0][1] for op in plan.instructions[bounds[step] : bounds[step + 1]] if isinstance(op, Combine) and op.noise)
+    assert batch.noise is not None
+    return batch.noise(slot, batch.x)
