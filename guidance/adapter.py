@@ -103,12 +103,12 @@ def _layers(model: Model) -> list[Any]:
 
 
 def reference_of(model: Model) -> Model:
-    """The model as it is now, frozen: its adapters switched off where it has some, else a copy."""
+    """The model as it is now, frozen: its adapters switched off where it has some, else a copy in eval mode."""
     if _layers(model):
         return AdapterOff(model)
     frozen = copy.deepcopy(model)
     for network in frozen.networks():
-        network.requires_grad_(False)
+        network.requires_grad_(False).eval()
     for value in frozen.parameters():
         value.requires_grad_(False)
     return frozen

@@ -66,7 +66,7 @@ class Checkpoints:
         return final
 
     def load(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any], bool]:
-        """(tensors, state, own, exact); with more processes than wrote it the new ones take the first's own, and it is not exact."""
+        """(tensors, state, own, exact): more processes than wrote it take the first's own, which is not exact."""
         from safetensors.torch import load_file
 
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}

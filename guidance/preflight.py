@@ -76,7 +76,7 @@ def preflight(trainer: "RewardTrainer") -> Preflight:
             log_ratio = float(diverge(ours, ours, plan, batch).log_ratio.abs().max())
             if not log_ratio < NEAR:
                 raise ValueError(f"ratio: got |log p_now / p_rollout| up to {log_ratio:.3g} nats for unchanged weights, expected "
-                                 "0; is dropout on (call network.eval()), or does the network draw random numbers or mix the batch?")
+                                 "0; is dropout on (call network.eval()), or does the network draw random numbers, mix the batch?")
             if policy.reference is not None:
                 kl = float(diverge(ours, policy.reference, plan, batch).kl.mean())
                 if not kl < NEAR and not trainer.done:

@@ -207,9 +207,11 @@ class RewardTrainer:
     def _step(self, tally: Tally, first: bool) -> None:
         self.average_gradients()
         weights = list(self.weights.values())
-        norm = whole(torch.nn.utils.clip_grad_norm_(weights, float("inf") if self.config.clip is None else self.config.clip))
-        self.stop_if_broken(norm)
-        tally.norms.append(float(norm))
+        norm = torch.nn.utils.get_total_norm([value.grad for value in weights if value.grad is not None])
+        self.stop_if_broken(whole(norm))  # before clipping spreads what is not finite
+        tally.norms.append(float(whole(norm)))
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.config.clip, norm)
         before = [value.detach().clone() for value in weights] if first else []
         self.optimizer.step()
         if self.average is not None:
