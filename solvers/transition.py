@@ -35,7 +35,8 @@ class Transitions:
 
     def __post_init__(self) -> None:
         if self.plan.entry != ("x",) or self.plan.exit != ("x",):
-            raise ValueError(f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler from x to x")
+            raise ValueError(f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler from x "
+                             "to x")
         steps = range(self.plan.steps)
         drawn = [_draw(self.plan, step) for step in steps]
         object.__setattr__(self, "stds", tuple(s for s, _ in drawn))
