@@ -84,8 +84,12 @@ def gaussian_optimum(plan: Plan, model: Any, grid: Tensor, reward: Tensor) -> li
         s = float(found.stds[k])  # type: ignore[arg-type]
         smooth = (-0.5 * ((grid - x) / s) ** 2).softmax(1) @ value  # of candidate means on the grid
         gain = smooth[None] - 0.5 * ((grid[None] - m0) / s) ** 2
-        value, best = gain.max(1)
-        out.append((-0.5 * ((grid - grid[best][:, None]) / s) ** 2).softmax(1))
+        best = gain.argmax(1).clamp(1, len(grid) - 2)[:, None]
+        left, top, right = (gain.gather(1, best + i)[:, 0] for i in (-1, 0, 1))
+        shift = 0.5 * (left - right) / (left - 2 * top + right)  # the parabola through the three best: means between points
+        value = top - 0.25 * (left - right) * shift
+        means = grid[best[:, 0]] + shift * (grid[1] - grid[0])
+        out.append((-0.5 * ((grid - means[:, None]) / s) ** 2).softmax(1))
     return out[::-1]
 
 
