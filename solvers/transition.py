@@ -21,6 +21,7 @@ class Transitions:
     Attributes:
         stds: s_k of each step, 0.0 where the step draws nothing; one number per sample in a stacked plan.
         stochastic: the steps that have a density.
+        slots: the noise slot of each step, None where it draws nothing.
         excluded: the steps with s_k = 0, as the last one of DDIM(eta=1) on a grid to sigma = 0: they have none.
 
     Raises:
@@ -29,13 +30,17 @@ class Transitions:
 
     plan: Plan
     stds: tuple[Coefficient, ...] = field(init=False)
+    slots: tuple[int | None, ...] = field(init=False)
     _slices: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.plan.entry != ("x",) or self.plan.exit != ("x",):
-            raise ValueError(f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler from x to x")
+            raise ValueError(f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler from x "
+                             "to x")
         steps = range(self.plan.steps)
-        object.__setattr__(self, "stds", tuple(_std(self.plan, step) for step in steps))
+        drawn = [_draw(self.plan, step) for step in steps]
+        object.__setattr__(self, "stds", tuple(s for s, _ in drawn))
+        object.__setattr__(self, "slots", tuple(slot for _, slot in drawn))
         object.__setattr__(self, "_slices", tuple(_slice(self.plan, step) for step in steps))
 
     @property
@@ -99,20 +104,20 @@ def _step_of(plan: Plan, index: int) -> int:
     return sum(start <= index for start in plan.starts) - 1
 
 
-def _std(plan: Plan, step: int) -> Coefficient:
+def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
     low, high = _bounds(plan, step)
     ops = plan.instructions[low:high]
     drawn = [(k, op) for k, op in enumerate(ops) if isinstance(op, Combine) and op.noise]
     if not drawn:
-        return 0.0
+        return 0.0, None
     k, op = drawn[0]
     if len(drawn) > 1 or len(op.noise) > 1 or op.out != "x" or any("x" in writes(later) for later in ops[k + 1 :]):
         raise ValueError(f"{plan.name}: got step {step} whose noise does not end it, expected x <- deterministic + s xi with one "
                          "draw; take DDPM, DDIM(eta > 0), FlowSDE, EulerMaruyama, SDEDPMSolverPP or ERSDE")
-    s = op.noise[0][0]
+    s, slot = op.noise[0]
     if not all(v > 0 and math.isfinite(v) for v in (s if isinstance(s, tuple) else (s,))):
         raise ValueError(f"{plan.name}: got noise of scale {s} in step {step}, expected finite positive numbers; move the grid")
-    return s
+    return s, slot
 
 
 def _slice(plan: Plan, step: int) -> tuple[int, ...]:

@@ -438,7 +438,7 @@ for name in ("accelerate", "peft", "tensorboard", "transformers"):
 import conftest, json, torch
 torch.set_default_dtype(torch.float64)
 import pullback.guidance as guidance
-asked = set(asked)  # what the package itself asked for
+package = sorted(asked)
 from tuning import Net, trainer
 from pullback.solvers import DATA, VP, Denoiser
 said = []
@@ -447,7 +447,7 @@ for attempt in (lambda: guidance.lora(Denoiser(Net(), VP(), DATA)), lambda: trai
         attempt()
     except ImportError as error:
         said.append(str(error))
-print(json.dumps([str(trainer(sys.argv[1]).train()), *said, sorted(asked)]))
+print(json.dumps([str(trainer(sys.argv[1]).train()), *said, package]))
 """
 
 

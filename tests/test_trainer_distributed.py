@@ -21,7 +21,8 @@ FIGURES = ("reward", "reward_se", "kl", "kl_se", "diversity", "loss", "gradient_
 
 def made(out: pathlib.Path, name: str, **changed: Any) -> RewardTrainer:
     """One run of an objective."""
-    usual = {"iterations": 3, "updates": 2, "limit": 4, "checkpoint_every": 1, "given": {"accelerator": accelerate.Accelerator(cpu=True)}}
+    usual = {"iterations": 3, "updates": 2, "limit": 4, "checkpoint_every": 1,
+             "given": {"accelerator": accelerate.Accelerator(cpu=True)}}
     return trainer(out / name.replace(" ", "_"), OBJECTIVES[name](), **usual | changed)
 
 
@@ -29,7 +30,8 @@ def result(got: RewardTrainer) -> dict[str, Any]:
     """What must not depend on the number of processes."""
     assert got.average is not None
     rows = read(pathlib.Path(got.config.out) / "log.jsonl")
-    return {"weights": {k: _full(v) for k, v in got.weights.items()}, "average": {k: _full(v) for k, v in got.average.values.items()},
+    weights, average = ({k: _full(v) for k, v in values.items()} for values in (got.weights, got.average.values))
+    return {"weights": weights, "average": average,
             "statistics": got.objective.state(), "log": [{k: row[k] for k in FIGURES if k in row} for row in rows]}
 
 
