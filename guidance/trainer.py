@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Model, Plan
-from .adapter import Autocast, reference_of, save_adapter, save_weights, whole
+from .adapter import Autocast, reference_of, save_adapter, save_weights, whole, within
 from .checkpoint import Checkpoints
 from .config import TrainConfig, solve
 from .evaluate import Decline, Evaluation, evaluate
@@ -79,8 +79,8 @@ class RewardTrainer:
             self.world.spread(value.data for value in self.weights.values())
         base = reference_of(denoiser) if reference is None else reference
         dtype = config.precision.value
-        self.policy = Policy(denoiser if dtype is None else Autocast(denoiser, dtype), plan,
-                             base if dtype is None else Autocast(base, dtype))
+        tuned, base = (m if dtype is None else within(m, lambda inner: Autocast(inner, dtype)) for m in (denoiser, base))
+        self.policy = Policy(tuned, plan, base)
         objective.check(self.policy)
         self.reward = Scored(reward)
         self.heldout = {name: Scored(value, name) for name, value in (heldout or {}).items()}

@@ -31,9 +31,22 @@ from pullback.guidance import (
     save_weights,
     solve,
 )
+from pullback.guidance.adapter import reference_of
 from pullback.guidance.log import read
 from pullback.guidance.weights import Average
-from pullback.solvers import DATA, DDIM, Addressed, Denoiser, SDEDPMSolverPP, Transitions, UniformT, predict, prepare, run
+from pullback.solvers import (
+    DATA,
+    DDIM,
+    Addressed,
+    ClassifierFree,
+    Denoiser,
+    SDEDPMSolverPP,
+    Transitions,
+    UniformT,
+    predict,
+    prepare,
+    run,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tuning import Net, Pathwise, ScoreFunction, config, noise_of, plan, prompts, reward, trainer
@@ -325,6 +338,14 @@ def test_the_reference_is_the_network_with_its_adapter_off():
     assert torch.equal(off(x, t), model()(x, t)) and not torch.equal(found(x, t), model()(x, t))
     with pytest.raises(ValueError, match="without peft layers"):
         AdapterOff(model())
+
+
+def test_the_reference_of_a_guided_model_is_guided_too():
+    found, x, t = adapted(), torch.ones(3, 2), torch.full((3,), 0.4)
+    guided, cond = ClassifierFree(found, 3.0, torch.zeros(3, 2)), torch.ones(3, 2)
+    base = reference_of(guided)
+    assert isinstance(base, ClassifierFree) and isinstance(base.denoiser, AdapterOff)
+    assert torch.equal(base(x, t, cond), ClassifierFree(model(), 3.0, torch.zeros(3, 2))(x, t, cond))
 
 
 def test_switching_off_between_forward_and_backward_changes_no_gradient():
