@@ -78,9 +78,9 @@ class RewardTrainer:
                 network.to(self.world.device)
             self.world.spread(value.data for value in self.weights.values())
         base = reference_of(denoiser) if reference is None else reference
-        dtype = config.precision.value
-        tuned, base = (m if dtype is None else within(m, lambda inner: Autocast(inner, dtype)) for m in (denoiser, base))
-        self.policy = Policy(tuned, plan, base)
+        low = config.precision.value
+        self.policy = Policy(denoiser, plan, base) if low is None else Policy(
+            within(denoiser, lambda inner: Autocast(inner, low)), plan, within(base, lambda inner: Autocast(inner, low)))
         objective.check(self.policy)
         self.reward = Scored(reward)
         self.heldout = {name: Scored(value, name) for name, value in (heldout or {}).items()}

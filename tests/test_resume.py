@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 from pullback.guidance import Checkpoints, End, Objective, RewardTrainer
-from pullback.guidance.log import read
-from pullback.guidance.world import Processes
+from pullback.guidance.world import Processes  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
-from tuning import Pathwise, ScoreFunction, reward, trainer
+from tuning import Pathwise, ScoreFunction, logged, reward, trainer
 
 
 def make(out: pathlib.Path, objective: type[Objective] = ScoreFunction, **changed: Any) -> RewardTrainer:
@@ -48,7 +47,7 @@ def everything(made: RewardTrainer) -> dict[str, Any]:
     return {"weights": dict(made.weights), "average": made.average.values, "optimizer": made.optimizer.state_dict()["state"],
             "objective": made.objective.state(), "decline": made.decline.state(), "random": torch.get_rng_state(),
             "place": (made.done, made.drawn, made.reward.queries),
-            "log": [{k: v for k, v in row.items() if k not in clock} for row in read(pathlib.Path(made.config.out) / "log.jsonl")]}
+            "log": [{k: v for k, v in row.items() if k not in clock} for row in logged(made.config.out)]}
 
 
 def same(a: Any, b: Any) -> bool:
@@ -92,7 +91,7 @@ def test_what_a_dead_run_logged_after_its_checkpoint_is_not_there_twice(tmp_path
 
     def dies(x: Tensor, context: Any) -> Tensor:
         dies.calls += 1  # type: ignore[attr-defined]
-        if dies.calls == 7:  # in iteration 4, after the checkpoint of 2 and the log of 3
+        if dies.calls == 7:  # type: ignore[attr-defined]  # in iteration 4, after the checkpoint of 2 and the log of 3
             raise RuntimeError("out of memory")
         return reward(x)
 
@@ -100,7 +99,7 @@ def test_what_a_dead_run_logged_after_its_checkpoint_is_not_there_twice(tmp_path
     with pytest.raises(RuntimeError, match="out of memory"):
         make(tmp_path / "died", scored=dies).train()
     log = tmp_path / "died" / "log.jsonl"
-    assert read(log)[-1]["iteration"] > 2
+    assert logged(log.parent)[-1]["iteration"] > 2
     log.write_text(log.read_text() + '{"iteration": 4, "ki')  # cut short
     again = make(tmp_path / "died")
     again.train(resume=True)
@@ -164,7 +163,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path, seed):
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         kills += 1
-        now = Checkpoints(out / "checkpoints", 3, Processes()).found()
+        now = Checkpoints(out / "checkpoints", 3, Processes()).found()  # type: ignore[arg-type]
         assert now and int(now[-1].name[-8:]) >= reached and len(now) <= 4
         found = now
     for name, folder in (("killed", out), ("peace", tmp_path / "peace")):

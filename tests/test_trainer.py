@@ -27,13 +27,11 @@ from pullback.guidance import (
     load_adapter,
     load_weights,
     lora,
+    reference_of,
     save_adapter,
     save_weights,
     solve,
 )
-from pullback.guidance.adapter import reference_of
-from pullback.guidance.log import read
-from pullback.guidance.weights import Average
 from pullback.solvers import (
     DATA,
     DDIM,
@@ -49,7 +47,7 @@ from pullback.solvers import (
 )
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tuning import Net, Pathwise, ScoreFunction, config, noise_of, plan, prompts, reward, trainer
+from tuning import Net, Pathwise, ScoreFunction, config, logged, noise_of, plan, prompts, reward, trainer
 
 
 def model(seed: int = 0) -> Denoiser:
@@ -135,7 +133,7 @@ def test_training_is_the_plain_loop(tmp_path, limit, eta):
 def test_training_earns_reward_at_a_price_in_nats(tmp_path):
     got = trainer(tmp_path, iterations=30, lr=3e-2, samples=16, evaluate_every=30, evaluation_samples=64, ema=None)
     got.train()
-    before, after = (row for row in read(tmp_path / "log.jsonl") if row["kind"] == "evaluation")
+    before, after = (row for row in logged(tmp_path) if row["kind"] == "evaluation")
     assert after["reward"] > before["reward"] + 2 * math.hypot(before["reward_se"], after["reward_se"])
     assert before["kl"] == 0 and after["kl"] > 0.05 and after["diversity"] > 0
 
@@ -159,7 +157,7 @@ def test_the_trained_weights_return_although_the_evaluation_fails(tmp_path):
     with pytest.raises(RuntimeError, match="scorer died"):
         got.evaluate()
     assert all(torch.equal(before[name], value) for name, value in got.weights.items())
-    assert isinstance(got.average, Average) and any(not torch.equal(before[k], v) for k, v in got.average.values.items())
+    assert got.average is not None and any(not torch.equal(before[k], v) for k, v in got.average.values.items())
 
 
 def test_evaluations_see_fixed_noise_and_the_average(tmp_path):
@@ -191,7 +189,7 @@ def test_declining_heldout_reward_ends_training(tmp_path):
 def test_max_kl_ends_training(tmp_path):
     got = trainer(tmp_path, iterations=60, lr=5e-2, ema=None, max_kl=0.05)
     assert got.train() is End.MAX_KL
-    kls = [row["kl"] for row in read(tmp_path / "log.jsonl") if row["kind"] == "evaluation"]
+    kls = [row["kl"] for row in logged(tmp_path) if row["kind"] == "evaluation"]
     assert kls[-1] > 0.05 and all(kl <= 0.05 for kl in kls[:-1])
 
 
@@ -439,7 +437,7 @@ def test_digits_with_adapters_and_pictures(tmp_path):
                         config(tmp_path, iterations=1, samples=2, evaluate_every=1, evaluation_samples=4, tensorboard=True))
     assert got.check().kl is None
     got.train()
-    rows = read(tmp_path / "log.jsonl")
+    rows = logged(tmp_path)
     assert [row["kind"] for row in rows] == ["evaluation", "train", "evaluation"]
     assert rows[0]["kl"] is None and "no path KL" in rows[0]["kl_note"] and 0 < rows[0]["saturated"] < 1
     assert rows[1]["samples"] == 2 and rows[1]["reward_queries"] == 6

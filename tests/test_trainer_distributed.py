@@ -1,63 +1,79 @@
 """Two gloo processes train as one process with the whole batch does: weights, averages, statistics, figures and resume."""
 
+import inspect
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import accelerate
 import pytest
 import torch
-from pullback.guidance import Objective, RewardTrainer
-from pullback.guidance.log import read
-from tuning import Pathwise, ScoreFunction, trainer
+from pullback import guidance
+from pullback.guidance import DDPO, DPOK, Critic, DRaFT, FlowGRPO, Objective, PerPrompt, RewardTrainer, StateValue
+from torch import Tensor
+from tuning import Pathwise, ScoreFunction, logged, trainer
 
 HERE = pathlib.Path(__file__).parent
-OBJECTIVES: dict[str, type[Objective]] = {"pathwise": Pathwise, "score function": ScoreFunction}
 FIGURES = ("reward", "reward_se", "kl", "kl_se", "diversity", "loss", "gradient_norm", "samples", "reward_queries")
+QUICK: dict[str, Callable[[], Objective]] = {"Pathwise": Pathwise, "ScoreFunction": ScoreFunction, "DRaFT": DRaFT}
+VARIANTS: dict[str, Callable[[], Objective]] = {
+    "DRaFT, last step, KL": lambda: DRaFT(last=1, kl=0.1),
+    "DDPO, per prompt, KL, minibatches": lambda: DDPO(PerPrompt(minimum=2), kl=0.1, passes=2, minibatches=2),
+    "DPOK with a critic": lambda: DPOK(critic=Critic(StateValue(2), lr=1e-2)),
+    "FlowGRPO, KL": lambda: FlowGRPO(kl=0.1),
+}
 
 
-def made(out: pathlib.Path, name: str, **changed: Any) -> RewardTrainer:
-    """One run of an objective."""
-    usual = {"iterations": 3, "updates": 2, "limit": 4, "checkpoint_every": 1,
-             "given": {"accelerator": accelerate.Accelerator(cpu=True)}}
-    return trainer(out / name.replace(" ", "_"), OBJECTIVES[name](), **usual | changed)
+def every() -> dict[str, Callable[[], Objective]]:
+    """All public objectives: a new one is enrolled by its name alone."""
+    classes = list(vars(guidance).values())
+    concrete = [c for c in classes if isinstance(c, type) and issubclass(c, Objective) and not inspect.isabstract(c)]
+    return {c.__name__: c for c in concrete} | VARIANTS
+
+
+KINDS = {**QUICK, **every()}
+
+
+def made(out: pathlib.Path, name: str, full: bool = True, **changed: Any) -> RewardTrainer:
+    """One run of an objective, float64."""
+    folder = out / f"{'full' if full else 'adapters'} {name}"
+    usual: dict[str, Any] = dict(iterations=3, updates=2, limit=4, checkpoint_every=1, lr=1e-3)
+    return trainer(folder, KINDS[name](), full=full, **usual | changed)
+
+
+def runs(slow: bool) -> list[tuple[str, bool]]:
+    """(objective, all weights or adapters) of each run."""
+    return [(name, True) for name in every()] if slow else [*((name, True) for name in QUICK), ("Pathwise", False)]
 
 
 def result(got: RewardTrainer) -> dict[str, Any]:
     """What must not depend on the number of processes."""
     assert got.average is not None
-    rows = read(pathlib.Path(got.config.out) / "log.jsonl")
-    weights, average = ({k: _full(v) for k, v in values.items()} for values in (got.weights, got.average.values))
-    return {"weights": weights, "average": average,
-            "statistics": got.objective.state(), "log": [{k: row[k] for k in FIGURES if k in row} for row in rows]}
+    copies = ({k: v.detach().clone() for k, v in values.items()} for values in (got.weights, got.average.values))
+    rows = [{k: row[k] for k in FIGURES if k in row} for row in logged(got.config.out)]
+    return {"statistics": got.objective.state(), "log": rows, **dict(zip(("weights", "average"), copies, strict=True))}
 
 
-def _full(value: Any) -> torch.Tensor:
-    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
-
-
-def work(folder: str) -> None:
+def work(folder: str, slow: bool) -> None:
     """One of the processes."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(int(os.environ["RANK"]))  # global generators differ, as they do in practice
     out, found = pathlib.Path(folder), {}
-    for name in OBJECTIVES:
-        for full in (True, False):
-            kind = f"{name}, {'all weights' if full else 'adapters'}"
-            run = made(out / str(full), name, full=full)
-            run.check()
-            run.train()
-            found[kind] = result(run)
-        made(out / "halves", name, iterations=1).train()
-        second = made(out / "halves", name)
+    here = {"given": {"accelerator": accelerate.Accelerator(cpu=True)}}
+    for name, full in runs(slow):
+        run = made(out, name, full, **here)
+        run.check()
+        run.train()
+        made(out / "halves", name, full, iterations=1, **here).train()
+        second = made(out / "halves", name, full, **here)
         second.train(resume=True)
-        found[f"{name}, resumed"] = result(second)
-    found["refused"] = refusals(out)
-    torch.save(found, out / f"{os.environ['RANK']}.pt")
+        found[name, full] = result(run), result(second)
+    torch.save({"found": found, "refused": {} if slow else refusals(out)}, out / f"{os.environ['RANK']}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -65,10 +81,10 @@ def refusals(out: pathlib.Path) -> dict[str, str]:
     """What both processes must raise together, although the cause lies on one of them."""
     rank, said = int(os.environ["RANK"]), {}
 
-    def breaks(x: torch.Tensor, context: Any) -> torch.Tensor:
+    def breaks(x: Tensor, context: Any) -> Tensor:
         return torch.full((len(x),), torch.nan) if rank else x.sum(1)
 
-    attempts: dict[str, Any] = {
+    attempts: dict[str, Callable[[], Any]] = {
         "nan": lambda: trainer(out / "nan", ScoreFunction(), scored=breaks, evaluate_every=None).train(),
         "frozen": lambda: differing(out / "frozen", rank).check(),
         "uneven": lambda: trainer(out / "uneven", samples=7),
@@ -89,20 +105,19 @@ def differing(out: pathlib.Path, rank: int) -> RewardTrainer:
     return run
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def launched(folder: pathlib.Path, slow: bool) -> list[dict[str, Any]]:
     """What both processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    # tests' conftest makes the package importable from a bare checkout
+    code = f"import conftest, sys, test_trainer_distributed as d; d.work(sys.argv[1], {slow})"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
            "MASTER_PORT": port, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    code = "import conftest, sys, test_trainer_distributed as d; d.work(sys.argv[1])"
     both = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(folder)], text=True, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
     try:
-        said = [one.communicate(timeout=240)[0] for one in both]
+        said = [one.communicate(timeout=400)[0] for one in both]
     finally:
         for one in both:
             one.kill()
@@ -110,40 +125,57 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    return launched(tmp_path_factory.mktemp("quick"), False)
+
+
+@pytest.fixture(scope="module")
+def thorough(tmp_path_factory):
+    return launched(tmp_path_factory.mktemp("thorough"), True)
+
+
 def close(a: Any, b: Any) -> bool:
     """Equality to 1e-9, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
+    if isinstance(a, Tensor):
         return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
-    if isinstance(a, list):
+    if isinstance(a, list | tuple):
         return len(a) == len(b) and all(close(x, y) for x, y in zip(a, b, strict=True))
     return a == pytest.approx(b, rel=1e-9, abs=1e-9) if isinstance(a, float) else a == b
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("full", [True, False], ids=["all weights", "adapters"])
-def test_two_processes_are_one_with_the_whole_batch(ranks, tmp_path, name, full):
-    """The same global samples, pieces and choices: 4 a process and piece there, 8 here."""
-    one = trainer(tmp_path, OBJECTIVES[name](), iterations=3, updates=2, limit=8, checkpoint_every=1, full=full)
+def compare(ranks: list[dict[str, Any]], folder: pathlib.Path, name: str, full: bool) -> None:
+    """Against one process that takes 8 samples at a time where each of the two takes 4; and against themselves, resumed."""
+    one = made(folder, name, full, limit=8)
     one.train()
-    want, kind = result(one), f"{name}, {'all weights' if full else 'adapters'}"
-    for got in ranks:
-        assert [part for part in want if not close(want[part], got[kind][part])] == []
-    assert torch.equal(*(torch.cat([v.flatten() for v in got[kind]["weights"].values()]) for got in ranks))
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_two_processes_resume_to_the_last_bit(ranks, name):
-    for got in ranks:
-        whole, resumed = got[f"{name}, all weights"], got[f"{name}, resumed"]
+    want = result(one)
+    assert not torch.equal(torch.cat([v.flatten() for v in want["weights"].values()]),
+                           torch.cat([v.flatten() for v in made(folder / "start", name, full).weights.values()]))
+    for rank in ranks:
+        got, resumed = rank["found"][name, full]
+        assert [part for part in want if not close(want[part], got[part])] == []
         for part in ("weights", "average"):
-            assert all(torch.equal(whole[part][key], resumed[part][key]) for key in whole[part])
-        assert whole["statistics"] == resumed["statistics"] and whole["log"] == resumed["log"]
+            assert all(torch.equal(got[part][key], resumed[part][key]) for key in got[part])
+        assert got["log"] == resumed["log"]
+    first, second = (rank["found"][name, full][0]["weights"] for rank in ranks)
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_what_breaks_on_one_process_is_refused_on_both(ranks):
-    first, second = (got["refused"] for got in ranks)
+@pytest.mark.parametrize("name, full", runs(False))
+def test_two_processes_are_one_with_the_whole_batch(quick, tmp_path, name, full):
+    compare(quick, tmp_path, name, full)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", every())
+def test_two_processes_are_one_for_every_objective(thorough, tmp_path, name):
+    compare(thorough, tmp_path, name, True)
+
+
+def test_what_breaks_on_one_process_is_refused_on_both(quick):
+    first, second = (rank["refused"] for rank in quick)
     assert "iteration 0: not finite" in first["nan"] and "reward: nan" in second["nan"]
     for said in (first, second):
         assert "weights: got different numbers on 2 processes" in said["frozen"]

@@ -1,6 +1,7 @@
 """Small things to fine-tune, shared by the trainer's tests: a network on 2-D data, a pathwise and a score-function objective."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -131,6 +132,11 @@ def trainer(out: pathlib.Path | str, objective: Objective | None = None, *, full
     model = Denoiser(Net(dtype), PROCESS, DATA)
     model = model if full else lora(model, 2)
     return RewardTrainer(model, plan(eta), objective or Pathwise(), scored, prompts(), config(out, **changed), **given or {})
+
+
+def logged(folder: pathlib.Path | str) -> list[dict[str, Any]]:
+    """The records of a run."""
+    return [json.loads(line) for line in (pathlib.Path(folder) / "log.jsonl").read_text().splitlines()]
 
 
 def noise_of(batch: Batch) -> Addressed:
