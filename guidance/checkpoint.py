@@ -71,8 +71,9 @@ class Checkpoints:
 
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
         mine = path / f"process-{self.world.rank}.pt"
-        own = torch.load(mine if mine.exists() else path / "process-0.pt", weights_only=True)
-        return tensors, torch.load(path / "state.pt", weights_only=True), own, mine.exists()
+        own, state = (torch.load(file, map_location="cpu", weights_only=True)  # not where another process had them
+                      for file in (mine if mine.exists() else path / "process-0.pt", path / "state.pt"))
+        return tensors, state, own, mine.exists()
 
 
 def _whole(path: Path) -> bool:

@@ -67,7 +67,7 @@ def preflight(trainer: "RewardTrainer") -> Preflight:
     batch = trainer.batches()[0][0]
     kept, counts = copy.deepcopy(trainer.objective.state()), (trainer.reward.queries, trainer.reward.seconds)
     _storable(kept)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([trainer.world.device] if trainer.world.device.type == "cuda" else []):
         networks = trainer.denoiser.networks()
         _agree(trainer, "weights", [whole(value.detach()) for network in networks for value in network.parameters()])
         log_ratio = kl = None

@@ -12,10 +12,14 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+from problems import PROCESS
 from pullback import guidance
 from pullback.guidance import DDPO, DPOK, Critic, DRaFT, FlowGRPO, Objective, PerPrompt, RewardTrainer, StateValue
-from torch import Tensor
-from tuning import Pathwise, ScoreFunction, logged, trainer
+from pullback.solvers import DATA, Denoiser
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from tuning import Net, Pathwise, ScoreFunction, config, logged, plan, prompts, reward, trainer
 
 HERE = pathlib.Path(__file__).parent
 FIGURES = ("reward", "reward_se", "kl", "kl_se", "diversity", "loss", "gradient_norm", "samples", "reward_queries")
@@ -26,6 +30,14 @@ VARIANTS: dict[str, Callable[[], Objective]] = {
     "DPOK with a critic": lambda: DPOK(critic=Critic(StateValue(2), lr=1e-2)),
     "FlowGRPO, KL": lambda: FlowGRPO(kl=0.1),
 }
+
+
+SHARDED = "Pathwise on a sharded network"
+
+
+def whole(value: Any) -> Tensor:
+    """A sharded tensor gathered."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def every() -> dict[str, Callable[[], Objective]]:
@@ -41,19 +53,34 @@ KINDS = {**QUICK, **every()}
 def made(out: pathlib.Path, name: str, full: bool = True, **changed: Any) -> RewardTrainer:
     """One run of an objective, float64."""
     folder = out / f"{'full' if full else 'adapters'} {name}"
+    if name == SHARDED:
+        net = sharded(Net()) if torch.distributed.is_initialized() else Net()
+        given = {"reference": Denoiser(Net(), PROCESS, DATA)} | changed.pop("given", {})
+        settings = config(folder, **dict(iterations=3, limit=4, checkpoint_every=1, clip=0.1) | changed)
+        return RewardTrainer(Denoiser(net, PROCESS, DATA), plan(), Pathwise(), reward, prompts(), settings, **given)
     usual: dict[str, Any] = dict(iterations=3, updates=2, limit=4, checkpoint_every=1, lr=1e-3)
     return trainer(folder, KINDS[name](), full=full, **usual | changed)
 
 
+def sharded(net: nn.Module) -> nn.Module:
+    """Parameters spread over the processes, as accelerate's FSDP 2 does it."""
+    mesh = init_device_mesh("cpu", (2,))
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            fully_shard(module, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    return net
+
+
 def runs(slow: bool) -> list[tuple[str, bool]]:
     """(objective, all weights or adapters) of each run."""
-    return [(name, True) for name in every()] if slow else [*((name, True) for name in QUICK), ("Pathwise", False)]
+    return [*((name, True) for name in every()), ("Pathwise", False), (SHARDED, True)] if slow else [(name, True) for name in QUICK]
 
 
 def result(got: RewardTrainer) -> dict[str, Any]:
     """What must not depend on the number of processes."""
     assert got.average is not None
-    copies = ({k: v.detach().clone() for k, v in values.items()} for values in (got.weights, got.average.values))
+    copies = ({k: whole(v).detach().clone() for k, v in values.items()} for values in (got.weights, got.average.values))
     rows = [{k: row[k] for k in FIGURES if k in row} for row in logged(got.config.out)]
     return {"statistics": got.objective.state(), "log": rows, **dict(zip(("weights", "average"), copies, strict=True))}
 
@@ -99,10 +126,9 @@ def refusals(out: pathlib.Path) -> dict[str, str]:
 
 def differing(out: pathlib.Path, rank: int) -> RewardTrainer:
     """Processes whose frozen weights differ: no averaging of gradients mends that."""
-    run = trainer(out, full=False)
-    with torch.no_grad():
-        next(v for v in run.denoiser.parameters() if not v.requires_grad).add_(float(rank))
-    return run
+    net = Net()
+    net.enter.requires_grad_(False).weight.add_(float(rank))
+    return RewardTrainer(Denoiser(net, PROCESS, DATA), plan(), Pathwise(), reward, prompts(), config(out))
 
 
 def launched(folder: pathlib.Path, slow: bool) -> list[dict[str, Any]]:
@@ -169,9 +195,9 @@ def test_two_processes_are_one_with_the_whole_batch(quick, tmp_path, name, full)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", every())
-def test_two_processes_are_one_for_every_objective(thorough, tmp_path, name):
-    compare(thorough, tmp_path, name, True)
+@pytest.mark.parametrize("name, full", runs(True))
+def test_two_processes_are_one_for_every_objective_and_for_adapters(thorough, tmp_path, name, full):
+    compare(thorough, tmp_path, name, full)
 
 
 def test_what_breaks_on_one_process_is_refused_on_both(quick):

@@ -39,7 +39,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         cond = torch.zeros_like(x) if cond is None else cond.to(x)
         exact = MIXTURE.denoise(x, PROCESS.alpha(t), PROCESS.sigma(t))
-        return exact + 0.1 * self.leave(torch.tanh(self.enter(torch.cat([x, cond, t[:, None]], 1).to(self.enter.weight))))
+        return exact + 0.1 * self.leave(torch.tanh(self.enter(torch.cat([x, cond, t[:, None]], 1).to(self.enter.weight.dtype))))
 
 
 def plan(eta: float = 1.0, steps: int = 4) -> Plan:
