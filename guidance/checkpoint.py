@@ -42,7 +42,8 @@ class Checkpoints:
 
         final, aside = self.folder / f"iteration-{iteration:08d}", self.folder / f".writing-{iteration:08d}"
         if self.world.first:
-            shutil.rmtree(aside, ignore_errors=True)
+            for stale in (*self.folder.glob(".writing-*"), *self.folder.glob(".replaced-*")):
+                shutil.rmtree(stale)
             aside.mkdir(parents=True)
         self.world.wait()
         _write(aside / f"process-{self.world.rank}.pt", lambda path: torch.save(own, path))
@@ -56,8 +57,8 @@ class Checkpoints:
             sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
             _write(aside / MANIFEST, lambda path: path.write_text(json.dumps(sizes)))
             _sync(aside)
-            if final.exists():
-                shutil.rmtree(final)
+            if final.exists():  # out of the way first: whoever is stopped here finds both
+                os.rename(final, self.folder / f".replaced-{iteration:08d}")
             os.rename(aside, final)
             _sync(self.folder)
             for old in self.found()[: -self.keep]:

@@ -14,7 +14,8 @@ from ..solvers import Model, Plan
 from .adapter import Autocast, reference_of, save_adapter, save_weights, whole, within
 from .checkpoint import Checkpoints
 from .config import TrainConfig, solve
-from .evaluate import Decline, Evaluation, evaluate
+from .divergence import transitions_of
+from .evaluate import NO_KL, Decline, Evaluation, evaluate
 from .interrupt import Interrupt
 from .log import Log
 from .objective import Batch, Experience, Loss, Objective, Policy, Reward
@@ -82,6 +83,12 @@ class RewardTrainer:
         self.policy = Policy(denoiser, plan, base) if low is None else Policy(
             within(denoiser, lambda inner: Autocast(inner, low)), plan, within(base, lambda inner: Autocast(inner, low)))
         objective.check(self.policy)
+        if config.max_kl is not None and (config.evaluate_every is None or transitions_of(plan) is None):
+            raise ValueError(f"max_kl: got {config.max_kl} with evaluate_every={config.evaluate_every} and {plan.name}, expected "
+                             f"evaluations and a path KL; {NO_KL}")
+        if config.patience is not None and (config.evaluate_every is None or not heldout):
+            raise ValueError(f"patience: got {config.patience} with evaluate_every={config.evaluate_every} and {len(heldout or {})} "
+                             "held-out rewards, expected evaluations and at least 1; pass heldout={name: reward}")
         self.reward = Scored(reward)
         self.heldout = {name: Scored(value, name) for name, value in (heldout or {}).items()}
         self.evaluation = evaluation or prompts
@@ -90,6 +97,7 @@ class RewardTrainer:
         self.decline = Decline(list(self.heldout), config.patience)
         self.checkpoints = Checkpoints(Path(config.out) / "checkpoints", config.keep, self.world)
         self.done = self.drawn = 0
+        self.saved = -1  # the iteration of the newest checkpoint
         first = next(iter(self.weights.values()))
         self.like = torch.empty(0, dtype=first.dtype, device=self.world.device)
 
@@ -127,8 +135,11 @@ class RewardTrainer:
                         end = End.INTERRUPT
                     if end is not None or self.done % self.config.checkpoint_every == 0:
                         self.save()
-                if end is None and self.done % self.config.checkpoint_every:
+                if self.saved != self.done:
                     self.save()
+        except FloatingPointError as error:
+            raise FloatingPointError(f"iteration {self.done}: {error}; the weights are those before this step, the latest whole "
+                                     f"checkpoint is {self.checkpoints.latest()}") from error
         finally:
             if log is not None:
                 log.close()
@@ -227,9 +238,7 @@ class RewardTrainer:
             grads = {name: whole(value.grad) for name, value in self.weights.items() if value.grad is not None}
             bad = [f"gradient of {name}" for name, grad in grads.items() if not bool(grad.isfinite().all())]
             self.optimizer.zero_grad()
-            raise FloatingPointError(f"iteration {self.done}: not finite: {said or (*bad, 'a value on another process')[0]}; the "
-                                     "weights are those before this step, the latest whole checkpoint is "
-                                     f"{self.checkpoints.latest()}")
+            raise FloatingPointError(f"not finite: {said or (*bad, 'a value on another process')[0]}")
 
     def _assess(self, log: Log | None) -> End | None:
         if self.config.evaluate_every is None:
@@ -245,6 +254,7 @@ class RewardTrainer:
 
     def save(self) -> Path:
         """Write a checkpoint now; all processes call it."""
+        self.saved = self.done
         return save(self)
 
     def restore(self, path: Path) -> None:
@@ -254,6 +264,7 @@ class RewardTrainer:
             ValueError: it has other weights than these. Settings that changed since are warned of.
         """
         restore(self, path)
+        self.saved = self.done
 
     def scored(self) -> list[Scored]:
         """Every reward."""

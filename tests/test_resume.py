@@ -140,7 +140,7 @@ def live(out: str, report: str | None) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(5)
-    made = make(pathlib.Path(out), iterations=40, checkpoint_every=1, evaluate_every=5)
+    made = make(pathlib.Path(out), iterations=25, checkpoint_every=1, evaluate_every=5)
     made.train(resume=True)
     if report is not None:
         torch.save(everything(made), report)
@@ -172,7 +172,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path, seed):
         child.join()
         assert child.exitcode == 0
     got, want = (torch.load(tmp_path / f"{name}.pt") for name in ("killed", "peace"))
-    assert differing(want, got) == [] and want["place"][0] == 40
+    assert differing(want, got) == [] and want["place"][0] == 25
 
 
 def _newest(out: pathlib.Path) -> int:

@@ -131,7 +131,7 @@ def test_training_is_the_plain_loop(tmp_path, limit, eta):
 
 
 def test_training_earns_reward_at_a_price_in_nats(tmp_path):
-    got = trainer(tmp_path, iterations=30, lr=3e-2, samples=16, evaluate_every=30, evaluation_samples=64, ema=None)
+    got = trainer(tmp_path, iterations=20, lr=5e-2, samples=16, evaluate_every=20, evaluation_samples=64, ema=None)
     got.train()
     before, after = (row for row in logged(tmp_path) if row["kind"] == "evaluation")
     assert after["reward"] > before["reward"] + 2 * math.hypot(before["reward_se"], after["reward_se"])
@@ -216,6 +216,24 @@ def test_a_gradient_that_breaks_is_named(tmp_path):
     with pytest.raises(FloatingPointError, match="iteration 0: not finite: gradient of leave.bias"):
         got.train()
     assert all(torch.equal(a, b) for a, b in zip(got.weights.values(), Net().parameters(), strict=True))
+
+
+def test_a_sample_that_breaks_is_named(tmp_path):
+    got = trainer(tmp_path, evaluate_every=None, checkpoint_every=1)
+
+    def breaks(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+        return out * torch.nan if got.done == 2 else out
+
+    next(got.denoiser.networks()).register_forward_hook(breaks)
+    with pytest.raises(FloatingPointError, match=r"iteration 2: .*step 0.*iteration-00000002"):
+        got.train()
+
+
+def test_ends_that_cannot_come_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_kl.*no path KL"):
+        trainer(tmp_path, eta=0.0, max_kl=1.0)
+    with pytest.raises(ValueError, match="patience.*0 held-out"):
+        trainer(tmp_path, patience=1)
 
 
 def test_weights_that_do_not_move_are_warned_of(tmp_path):
