@@ -23,7 +23,6 @@ from oracles import (
 from pullback.guidance import (
     DDPO,
     KL,
-    AdjointMatching,
     Advantages,
     DRaFT,
     Estimator,
@@ -117,7 +116,7 @@ def test_the_per_step_kl_gradient_is_biased():
 
 
 def test_pathwise_needs_far_fewer_samples():
-    """Measured 172 and 219 times fewer to t = 0.001, with the mean as baseline; 15 and 20 to t = 0.01, where the last step is noisier."""
+    """Measured 172 and 219 times fewer to t = 0.001, with the mean as baseline; 15 and 20 to t = 0.01."""
     spread = [measured(objective, quadratic, 30, 300, end=0.001)[1] for objective in (DDPO(OverBatch(Scale.NONE), **SF), DRaFT())]
     assert float((spread[0] / spread[1]).square().min()) > 20
 
