@@ -143,14 +143,15 @@ class Corrected(nn.Module):
         sizes = (d + 1, width, width, d)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
         for layer in self.layers:
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.layers[-1].weight)
+            for value in (layer.weight, layer.bias):
+                nn.init.uniform_(value, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator)
+        for value in self.layers[-1].parameters():
+            nn.init.zeros_(value)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = torch.cat([x, t[:, None].to(x)], 1)
         for layer in self.layers[:-1]:
-            h = torch.tanh(layer(h))
+            h = nn.functional.silu(layer(h))
         return self.mixture.noise(x, self.process.alpha(t), self.process.sigma(t)) + self.layers[-1](h)
 
 
