@@ -17,7 +17,7 @@ from .requirements import penalised, reference, trainable
 from .score import score
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DirectGradient(Objective):
     """Descends -r(x_N) + beta KL by differentiating the sampler; needs a differentiable reward and no stochastic plan."""
 

@@ -114,7 +114,7 @@ def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
     if len(drawn) > 1 or len(op.noise) > 1 or op.out != "x" or any("x" in writes(later) for later in ops[k + 1 :]):
         raise ValueError(f"{plan.name}: got step {step} whose noise does not end it, expected x <- deterministic + s xi with one "
                          "draw; take DDPM, DDIM(eta > 0), FlowSDE, EulerMaruyama, SDEDPMSolverPP or ERSDE")
-    s, slot = op.noise[0]
+    s, slot = next(iter(op.noise))
     if not all(v > 0 and math.isfinite(v) for v in (s if isinstance(s, tuple) else (s,))):
         raise ValueError(f"{plan.name}: got noise of scale {s} in step {step}, expected finite positive numbers; move the grid")
     return s, slot

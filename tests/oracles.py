@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from pullback.guidance import Batch, Policy
-from pullback.solvers import DATA, Addressed, Denoiser, GivenNoise, Mixture, Plan, Process, Transitions, predict, prepare
+from pullback.solvers import NOISE, Addressed, Denoiser, GivenNoise, Mixture, Plan, Process, Transitions, predict, prepare
 from torch import Tensor, nn
 
 # one dimension on a grid ---------------------------------------------------------------------------------------------
@@ -134,31 +134,35 @@ def exact_values(plan: Plan, model: Denoiser, base: Denoiser, centre: float) -> 
 
 
 class Corrected(nn.Module):
-    """The exact DATA network of a mixture plus a small network that starts at zero."""
+    """The exact NOISE network of a mixture plus a small network that starts at zero: steps' KLs are alike."""
 
     def __init__(self, mixture: Mixture, process: Process, width: int = 64, seed: int = 0) -> None:
         super().__init__()
-        self.exact = mixture.denoiser(process).network
-        self.process, d = process, mixture.means.shape[1]
+        self.mixture, self.process, d = mixture, process, mixture.means.shape[1]
         generator = torch.Generator().manual_seed(seed)
         sizes = (d + 1, width, width, d)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
         for layer in self.layers:
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.layers[-1].weight)
+            for value in (layer.weight, layer.bias):
+                nn.init.uniform_(value, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator)
+        for value in self.layers[-1].parameters():
+            nn.init.zeros_(value)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = torch.cat([x, t[:, None].to(x)], 1)
         for layer in self.layers[:-1]:
-            h = torch.tanh(layer(h))
-        return self.exact(x, t) + self.layers[-1](h)
+            h = nn.functional.silu(layer(h))
+        return self.mixture.noise(x, self.process.alpha(t), self.process.sigma(t)) + self.layers[-1](h)
+
+
+def _exact(mixture: Mixture, process: Process) -> Denoiser:
+    return Denoiser(lambda x, t: mixture.noise(x, process.alpha(t), process.sigma(t)), process, NOISE)
 
 
 def corrected(mixture: Mixture, plan: Plan, seed: int = 0) -> Policy:
     """A policy that starts at the exact network, which is its reference too."""
     process = plan.process
-    return Policy(Denoiser(Corrected(mixture, process, seed=seed), process, DATA), plan, mixture.denoiser(process))
+    return Policy(Denoiser(Corrected(mixture, process, seed=seed), process, NOISE), plan, _exact(mixture, process))
 
 
 def batch_of(plan: Plan, size: int, seed: int, d: int = 1, dtype: torch.dtype = torch.float64, low: int = 0) -> Batch:
