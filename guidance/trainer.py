@@ -87,7 +87,7 @@ class RewardTrainer:
             raise ValueError(f"max_kl: got {config.max_kl} with evaluate_every={config.evaluate_every} and {plan.name}, expected "
                              f"evaluations and a path KL; {NO_KL}")
         if config.patience is not None and (config.evaluate_every is None or not heldout):
-            raise ValueError(f"patience: got {config.patience} with evaluate_every={config.evaluate_every} and {len(heldout or {})} "
+            raise ValueError(f"patience: got {config.patience}, evaluate_every={config.evaluate_every} and {len(heldout or {})} "
                              "held-out rewards, expected evaluations and at least 1; pass heldout={name: reward}")
         self.reward = Scored(reward)
         self.heldout = {name: Scored(value, name) for name, value in (heldout or {}).items()}
