@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from oracles import (
     Linear,
-    corrected,
     drawn,
     exact_values,
     gaussian_optimum,
@@ -16,6 +16,7 @@ from oracles import (
     optimum,
     pushed,
     start,
+    tabled,
     tilt,
     variation,
     wasserstein,
@@ -23,7 +24,6 @@ from oracles import (
 from pullback.guidance import (
     DDPO,
     KL,
-    AdjointMatching,
     Advantages,
     DRaFT,
     Estimator,
@@ -63,7 +63,7 @@ def linear_policy(end: float = 0.01) -> Policy:
     return Policy(nets[0], DDIM(1.0).plan(process, UniformLambda(12, start=1.0, end=end)), nets[1])
 
 
-def gradient(objective: Objective, policy: Policy, seed: int, size: int, reward: object) -> Tensor:
+def gradient(objective: Objective, policy: Policy, seed: int, size: int, reward: Any) -> Tensor:
     """Of one update's whole loss."""
     weights, world = list(policy.denoiser.parameters()), World()
     batch = drawn(policy.plan, size, torch.Generator().manual_seed(seed))
@@ -75,7 +75,7 @@ def gradient(objective: Objective, policy: Policy, seed: int, size: int, reward:
     return total
 
 
-def measured(objective: Objective, reward: object, blocks: int = 24, size: int = 800, end: float = 0.01) -> tuple[Tensor, Tensor]:
+def measured(objective: Objective, reward: Any, blocks: int = 24, size: int = 800, end: float = 0.01) -> tuple[Tensor, Tensor]:
     """Mean and standard error of the gradient over independent blocks."""
     policy = linear_policy(end)
     found = torch.stack([gradient(objective, policy, 100 + seed, size, reward) for seed in range(blocks)])
@@ -89,7 +89,7 @@ def truth() -> tuple[Tensor, Tensor]:
     return (torch.autograd.grad(value, theta, retain_graph=True)[0], torch.autograd.grad(kl, theta)[0])
 
 
-SF = dict(mode=Estimator.SF, advantage_clip=None)
+SF: Any = dict(mode=Estimator.SF, advantage_clip=None)
 UNBIASED = {
     "score function": (DDPO(Raw(), **SF), -1.0, 0.0, quadratic),
     "score function, baseline": (DDPO(OverBatch(Scale.NONE), **SF), -1.0, 0.0, quadratic),
@@ -171,7 +171,7 @@ def targets(plan: Plan = SIXTEEN) -> tuple[Tensor, Tensor]:
 def learn(objective: Objective, updates: int, size: int, plan: Plan = SIXTEEN, seed: int = 0, lr: float = 2e-2
           ) -> tuple[float, float]:
     """(E r, W1 to the tilted law) of a trained policy. Adam from `lr`, falling to 0."""
-    policy, world, generator = corrected(NEAR, plan, seed), World(), torch.Generator().manual_seed(seed)
+    policy, world, generator = tabled(NEAR, plan), World(), torch.Generator().manual_seed(seed)
     objective.check(policy)
     weights = list(policy.denoiser.parameters())
     adam = torch.optim.Adam(weights, lr=lr)
