@@ -3,6 +3,7 @@
 import threading
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
