@@ -109,7 +109,7 @@ class Linear(nn.Module):
         return self.mean + gain * (x - alpha * self.mean) + self.theta[0] + self.theta[1] * x
 
 
-def affine(plan: Plan, model: Denoiser) -> list[tuple[Tensor, Tensor, float]]:
+def affine(plan: Plan, model: Any) -> list[tuple[Tensor, Tensor, float]]:
     """(A_k, b_k, s_k) of x_{k+1} = A_k x_k + b_k + s_k xi, differentiable in theta."""
     probe, found = torch.tensor([[0.0], [1.0]]), Transitions(plan)
     program, out = prepare(plan, model, probe), []
@@ -119,7 +119,7 @@ def affine(plan: Plan, model: Denoiser) -> list[tuple[Tensor, Tensor, float]]:
     return out
 
 
-def exact_values(plan: Plan, model: Denoiser, base: Denoiser, centre: float) -> tuple[Tensor, Tensor]:
+def exact_values(plan: Plan, model: Any, base: Any, centre: float) -> tuple[Tensor, Tensor]:
     """(E[-(x_N - centre)^2/2], E[path KL]) of the chain from N(0, sigma_0^2): a scalar recursion, differentiable in theta."""
     mean, variance = torch.zeros(()), plan.process.sigma(plan.times[0]) ** 2  # type: ignore[arg-type]
     kl = torch.zeros(())
@@ -141,12 +141,13 @@ class Corrected(nn.Module):
         self.mixture, self.process, d = mixture, process, mixture.means.shape[1]
         generator = torch.Generator().manual_seed(seed)
         sizes = (d + 1, width, width, d)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-        for layer in self.layers:
+        layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        for layer in layers:
             for value in (layer.weight, layer.bias):
                 nn.init.uniform_(value, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator)
-        for value in self.layers[-1].parameters():
+        for value in layers[-1].parameters():
             nn.init.zeros_(value)
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = torch.cat([x, t[:, None].to(x)], 1)
@@ -159,13 +160,13 @@ def _exact(mixture: Mixture, process: Process) -> Denoiser:
     return Denoiser(lambda x, t: mixture.noise(x, process.alpha(t), process.sigma(t)), process, NOISE)
 
 
-def corrected(mixture: Mixture, plan: Plan, seed: int = 0) -> Policy:
+def corrected(mixture: Mixture, plan: Plan, seed: int = 0) -> Any:
     """A policy that starts at the exact network, which is its reference too."""
     process = plan.process
     return Policy(Denoiser(Corrected(mixture, process, seed=seed), process, NOISE), plan, _exact(mixture, process))
 
 
-def batch_of(plan: Plan, size: int, seed: int, d: int = 1, dtype: torch.dtype = torch.float64, low: int = 0) -> Batch:
+def batch_of(plan: Plan, size: int, seed: int, d: int = 1, dtype: torch.dtype = torch.float64, low: int = 0) -> Any:
     """Samples low .. low + size - 1 of `seed`, four to a group."""
     ids = tuple(range(low, low + size))
     noise = Addressed(seed, ids)
@@ -179,3 +180,26 @@ def drawn(plan: Plan, size: int, generator: torch.Generator, d: int = 1) -> Batc
     noise = torch.randn(plan.slots + 1, size, d, generator=generator)
     sigma = float(plan.process.sigma(plan.times[0]))  # type: ignore[arg-type]
     return Batch(sigma * noise[0], GivenNoise(noise[1:]), torch.zeros(size, dtype=torch.long))
+
+
+class Table(nn.Module):
+    """The exact NOISE network of a mixture on the line plus, for every step, a piecewise linear function of x: learns fast."""
+
+    def __init__(self, mixture: Mixture, plan: Plan, knots: int = 33, reach: float = 4.0) -> None:
+        super().__init__()
+        self.mixture, self.process, self.reach = mixture, plan.process, reach
+        self.times = torch.tensor(plan.times[:-1])
+        self.values = nn.Parameter(torch.zeros(plan.steps, knots))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        step, last = int((self.times - t[0]).abs().argmin()), self.values.shape[1] - 1
+        place = ((x / self.reach + 1) / 2 * last).clamp(0, last - 1e-9)
+        low = place.detach().floor().long()
+        left, right = (self.values[step][low + i] for i in (0, 1))
+        moved = left + (place - low) * (right - left)
+        return self.mixture.noise(x, self.process.alpha(t), self.process.sigma(t)) + moved
+
+
+def tabled(mixture: Mixture, plan: Plan) -> Policy:
+    """A policy on the line that can express any smooth control, at its reference to begin with."""
+    return Policy(Denoiser(Table(mixture, plan), plan.process, NOISE), plan, _exact(mixture, plan.process))

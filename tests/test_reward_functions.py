@@ -1,12 +1,13 @@
 """Pure functions of reward fine-tuning and the two SDE methods, each against something exact."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from oracles import batch_of, corrected
 from problems import MIXTURE, PROCESS, every_method
-from pullback.adjoint import PerStep, sample, trajectory
+from pullback.adjoint import Checkpoint, PerStep, sample, trajectory
 from pullback.guidance import (
     Chain,
     OverBatch,
@@ -150,7 +151,7 @@ def test_states_are_means_plus_their_noise(method):
     chain = Chain.of(plan, model, x)
     assert chain.transitions.stochastic == tuple(range(6)) and not chain.transitions.excluded
     for k in range(6):
-        slot = chain.transitions.slots[k]
+        slot: Any = chain.transitions.slots[k]
         assert torch.allclose(chain.mean(states, k) + chain.std(k) * noise(slot, x), states[k + 1], rtol=0, atol=1e-13)
 
 
@@ -240,7 +241,8 @@ def test_to_go_leaves_out_the_present():
 
 
 def test_path_kl_loss_weighs_the_score_with_what_is_to_come():
-    logprob, kl = torch.tensor([-1.0, 2.0], requires_grad=True), torch.tensor([0.5, 0.1], requires_grad=True)
+    logprob: Any = torch.tensor([-1.0, 2.0], requires_grad=True)
+    kl: Any = torch.tensor([0.5, 0.1], requires_grad=True)
     later = torch.tensor([3.0, -1.0], requires_grad=True)
     path_kl_loss(logprob, kl, later).sum().backward()
     assert logprob.grad.tolist() == [3.0, -1.0] and kl.grad.tolist() == [1.0, 1.0] and later.grad is None
@@ -254,7 +256,7 @@ def test_ppo_takes_the_pessimistic_side_and_the_clamp_does_not():
     old, advantage = torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0])
     shift = torch.log(torch.tensor([1.5, 1.5, 0.5, 0.5]))
     for loss, expected in ((ppo_clip_loss, [0.0, 1.5, -0.5, 0.0]), (clamped_loss, [0.0, 0.0, 0.0, 0.0])):
-        logprob = shift.clone().requires_grad_()
+        logprob: Any = shift.clone().requires_grad_()
         value = loss(logprob, old, advantage, 0.2)
         value.sum().backward()
         assert torch.allclose(logprob.grad, torch.tensor(expected))
@@ -358,12 +360,13 @@ def test_pathwise_kl_is_path_kl_at_the_visited_states():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
 
     def value(graph):
-        states = trajectory(policy.denoiser, plan, batch.x, range(6), noise=batch.noise, **({} if graph else {"gradient": None}))
+        states = trajectory(policy.denoiser, plan, batch.x, range(6), noise=batch.noise, gradient=Checkpoint() if graph else None)
         return states, pathwise_kl(policy, batch, states)
 
     states, kl = value(True)
     ours, base = (Chain.of(plan, m, states[0]) for m in (policy.denoiser, policy.reference))
-    exact = path_kl(*([chain.mean(states, k) for k in range(5)] for chain in (ours, base)), [ours.std(k) for k in range(5)])
+    means, frozen = ([chain.mean(states, k) for k in range(5)] for chain in (ours, base))
+    exact = path_kl(means, frozen, [ours.std(k) for k in range(5)])
     assert torch.allclose(kl, exact, rtol=1e-9) and float(kl.min()) > 1e-3
     weight = list(policy.denoiser.parameters())[1]
     (grad,) = torch.autograd.grad(kl.sum(), weight)
@@ -407,10 +410,12 @@ def test_score_checks_what_a_reward_gives():
         def wrong(x, context):
             return brightness(x, context).mean()
 
-        wrong.name = "brightness"
-        score(wrong, x)
+        named: Any = wrong
+        named.name = "brightness"
+        score(named, x)
     with pytest.raises(ValueError, match="expected a tensor"):
-        score(lambda x, c: 1.0, x)
+        number: Any = lambda x, c: 1.0  # noqa: E731
+        score(number, x)
     with pytest.raises(FloatingPointError, match=r"samples \[1\] of 3.*the samples are finite"):
         score(lambda x, c: torch.tensor([0.0, math.nan, 1.0]), x)
     with pytest.raises(ValueError, match="reward detached.*differentiable reward; use DDPO"):
