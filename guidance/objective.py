@@ -85,7 +85,7 @@ class Objective(ABC):
     samples, its mean over processes is what is descended: the trainer averages the gradients.
     """
 
-    def check(self, policy: Policy) -> None:
+    def check(self, policy: Policy) -> None:  # noqa: B027  (most objectives need no more)
         """Raise ValueError where `policy` cannot serve: a deterministic plan, no reference, no parameters."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Objective(ABC):
         """What must survive a restart besides weights and optimiser: running statistics, adaptive weights, value nets."""
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, Any]) -> None:  # noqa: B027  (many carry nothing)
         """Take back what `state` gave."""
 
 
