@@ -274,9 +274,9 @@ def test_draft_lv_is_the_last_step_from_fresh_noise():
 
     exact = (one(6) + one(7)) / 2
     assert torch.allclose(gradients(DRaFTLV(), policy, batch)[0], exact, rtol=1e-10, atol=1e-12)
-    many = gradients(DRaFTLV(n=400), policy, batch)[0]
-    other = torch.stack([one(1000 + i) for i in range(400)])
-    off = (many - other.mean(0)) / (other.std(0) * (2 / 400) ** 0.5 + 1e-12)
+    many = gradients(DRaFTLV(n=100), policy, batch)[0]
+    other = torch.stack([one(1000 + i) for i in range(100)])
+    off = (many - other.mean(0)) / (other.std(0) * (2 / 100) ** 0.5 + 1e-12)
     assert float(off.abs().max()) < 5 and float(off.square().mean()) < 2
 
 
@@ -400,12 +400,12 @@ def test_adjoint_matching_is_the_formula():
 def test_sampled_steps_stand_for_all():
     policy, batch = policy_on(), batch_of(PLAN, 4, 1, d=2)
     exact = gradients(AdjointMatching(kl=0.5, sampled=None), policy, batch)[0]
-    found = torch.stack([gradients(AdjointMatching(kl=0.5, sampled=4), policy, batch, seed=seed)[0] for seed in range(60)])
-    off = (found.mean(0) - exact) / (found.std(0) / 60**0.5 + 1e-9 * float(exact.abs().max()))
+    found = torch.stack([gradients(AdjointMatching(kl=0.5, sampled=4), policy, batch, seed=seed)[0] for seed in range(24)])
+    off = (found.mean(0) - exact) / (found.std(0) / 24**0.5 + 1e-9 * float(exact.abs().max()))
     assert float(off.square().mean()) < 3
     exact = gradients(DDPO(mode=Estimator.SF), policy, batch)[0]
-    found = torch.stack([gradients(DDPO(mode=Estimator.SF, fraction=0.5), policy, batch, seed=seed)[0] for seed in range(60)])
-    off = (found.mean(0) - exact) / (found.std(0) / 60**0.5 + 1e-9 * float(exact.abs().max()))
+    found = torch.stack([gradients(DDPO(mode=Estimator.SF, fraction=0.5), policy, batch, seed=seed)[0] for seed in range(24)])
+    off = (found.mean(0) - exact) / (found.std(0) / 24**0.5 + 1e-9 * float(exact.abs().max()))
     assert float(off.square().mean()) < 3
 
 
