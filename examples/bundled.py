@@ -9,7 +9,7 @@ from torch import nn
 from train import CLASSIFIER_WIDTHS, EMBEDDER_WIDTHS, MODELS
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
-NAMES = ("faces", "digits", "digits_flow", *(f"embedder{k}" for k in range(3)), *(f"classifier{k}" for k in range(2)))
+NAMES = ("faces", "digits", "faces_flow", "digits_flow", *(f"embedder{k}" for k in range(3)), *(f"classifier{k}" for k in range(2)))
 
 
 def load(name: str) -> nn.Module:

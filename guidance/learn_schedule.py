@@ -93,4 +93,4 @@ def learn_schedule(denoiser: Model, image: Tensor, loss: Callable[[Tensor], Tens
                         null=null, gradient=None, **common)
     passes, (calls, vjps) = 2 if learn_gamma else 1, gradient.cost(plan)
     nfe = passes * (calls * steps + plan.nfe) + plan.nfe + edit.nfe
-    return Learned(edit, *kept, best, torch.stack(rows), nfe, passes * vjps * steps)
+    return Learned(edit, kept[0], kept[1], best, torch.stack(rows), nfe, passes * vjps * steps)

@@ -22,7 +22,7 @@ def test_denoisers_sample_and_differentiate(name):
     assert all(bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in grads)
 
 
-@pytest.mark.parametrize("name", ["digits_flow"])
+@pytest.mark.parametrize("name", ["faces_flow", "digits_flow"])
 def test_flows_sample_and_differentiate(name):
     side = {"faces_flow": 25, "digits_flow": 8}[name]
     model = denoiser(name)
