@@ -22,7 +22,7 @@ class Edit:
     """
 
     sample: Tensor
-    latent: Tensor | dict[str, Tensor] | None
+    latent: Any
     nfe: int
     seed: int | None = None
     noise: GivenNoise | None = None
