@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ..adjoint import Checkpoint, PerStep, sample
-from ..solvers import DATA, DDIM, Model, Noise, Plan, as_time, conversion
+from ..solvers import DATA, DDIM, Model, Noise, Plan, Prediction, as_time, conversion
 from .transition import Opened, log_transition
 
 Loss = Callable[[Tensor], Tensor]
@@ -56,7 +56,7 @@ class Context:
         step, steps: k and N;  attempt: how often the step has been repeated;  first: whether the call is at the step's start.
         time: t, a float64 tensor, () or (B,);  next_time: the step's end.
         x: x_t (B, ...);  live: D with its graph to x where one was asked for.
-        opened: the step's program and registers, for `transition`.
+        opened: the step's program and registers, for `transition`;  index, want: which call of the plan it is, and its prediction.
     """
 
     setting: Setting
@@ -67,6 +67,8 @@ class Context:
     x: Tensor
     live: Tensor
     opened: Opened
+    index: int
+    want: Prediction
     drawn: int = 0
     loss: Tensor | None = None
 
@@ -113,6 +115,13 @@ class Context:
         return torch.where(self.alpha > 0, self.sigma.square() / safe, torch.zeros_like(safe))
 
     @cached_property
+    def gain(self) -> Tensor:
+        """dx_s/dD: how far the state after the step moves with this prediction, x_t held; alpha_s - alpha sigma_s/sigma for
+        DDIM, about twice that for its SDE."""
+        _, b = conversion(DATA, self.want, self.setting.plan.process, self.time)
+        return self.opened.response(self.index, self.spread(b) + self.opened.flat)
+
+    @cached_property
     def prior_variance(self) -> Tensor:
         """r_t^2 = sigma^2/(alpha^2 + sigma^2): Var[x_0 | x_t] for data of unit variance (PiGDM's choice)."""
         return self.sigma.square() / (self.alpha.square() + self.sigma.square())
@@ -150,17 +159,17 @@ class Context:
         nodes = self._nodes(k)
         if k < 2 or len(nodes) < 3:
             return self.data, ((lambda g: g) if k == 0 else self.vjp)
-        self._needs_graph()
         s, plan = self.setting, self.setting.plan
         times = torch.stack([self.time, *(as_time(plan.times[i]) for i in nodes[1:-1])])
-        with torch.enable_grad():
+        graph = self.live.requires_grad
+        with torch.set_grad_enabled(graph):
             alpha, sigma = self.spread(plan.process.alpha(times[1])), self.spread(plan.process.sigma(times[1]))
             ratio = sigma / self.sigma
             x = ratio * self.x + (alpha - self.alpha * ratio) * self.live
             replays = len(times) - 2
             if replays:
                 cond = tree_map_only(PerStep, lambda leaf: PerStep(leaf.values[nodes[1:-2]]), s.cond)
-                x = sample(s.model, DDIM().plan(plan.process, times[1:]), x, cond=cond, gradient=Checkpoint())
+                x = sample(s.model, DDIM().plan(plan.process, times[1:]), x, cond=cond, gradient=Checkpoint() if graph else None)
             out = data_prediction(s.model, x, times[-1], tree_map_only(PerStep, lambda leaf: leaf.values[nodes[-2]], s.cond), plan)
         s.counter.nfe += replays + 1
 
@@ -190,13 +199,13 @@ class Context:
 
     # randomness -----------------------------------------------------------------------------------------------------
 
-    def draw(self) -> Tensor:
-        """Standard normal noise like x from the guide's own stream, addressed by step, attempt and order of drawing."""
+    def draw(self, like: Tensor | None = None) -> Tensor:
+        """Standard normal noise like x (or `like`) from the guide's own stream, addressed by step, attempt and order of drawing."""
         if self.setting.draws is None:
             raise ValueError("draws: got None, expected a source for this guide's randomness; pass draws=Addressed(seed, stream=1)")
         slot = self.step << 40 | self.attempt << 24 | self.drawn
         self.drawn += 1
-        return self.setting.draws(slot, self.x.detach())
+        return self.setting.draws(slot, (self.x if like is None else like).detach())
 
     def renoise(self, x: Tensor, s: Tensor | float, t: Tensor | float) -> Tensor:
         """A draw of x_t given x_s, t the noisier time: (alpha_t/alpha_s) x + sqrt(sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2) xi."""

@@ -74,6 +74,17 @@ class ScoreRatio(Policy):
 
 
 @dataclass(frozen=True)
+class Bayes(Policy):
+    """strength (dx_s/dD) (sigma^2/alpha) g, for hooks on the state and a loss in nats: what E[x_0|x_t, y] = D - (sigma^2/alpha) g
+    does to the state after the step."""
+
+    strength: float = 1.0
+
+    def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor) -> Tensor:
+        return self.strength * ctx.gain * ctx.tweedie * gradient
+
+
+@dataclass(frozen=True)
 class SNR(Policy):
     """strength s_y^2 / (s_y^2 + r_t^2 gain^2) g with r_t^2 = sigma^2/(alpha^2 + sigma^2): one dimensionless strength.
 

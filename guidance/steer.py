@@ -163,7 +163,7 @@ class _Run:
             if not noisy:
                 return out
             live = self.convert(raw, x, s.model.prediction, DATA, time)
-        ctx = Context(s, step, attempt, not seen and opens(s.plan, step), time, x, live, opened)
+        ctx = Context(s, step, attempt, not seen and opens(s.plan, step), time, x, live, opened, call.index, op.want)
         seen.append(ctx)
         if not self.hooks & {Hook.DATA, Hook.VELOCITY}:
             return out.detach() if s.through is Through.NOTHING else out

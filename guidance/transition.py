@@ -30,6 +30,17 @@ class Opened:
     plain: dict[int, Tensor] = field(default_factory=dict)
     guided: dict[int, Tensor] = field(default_factory=dict)
 
+    @property
+    def flat(self) -> Tensor:
+        """Zeros (B, 1, ...)."""
+        like = self.registers["x"]
+        return torch.zeros(len(like), *(1,) * (like.ndim - 1), dtype=like.dtype, device=like.device)
+
+    def response(self, index: int, size: Tensor) -> Tensor:
+        """How far x moves over the step when the prediction of call `index` moves by `size` (B, 1, ...), the others held."""
+        zeros = dict.fromkeys(self.registers, self.flat)
+        return execute(self.program, zeros, lambda call, _: size if call.index == index else self.flat, _Zero())["x"]
+
     def transition(self, guided: bool) -> tuple[Tensor, Tensor]:
         """(mean, std) of x after the step given its predictions; std is (B, 1, ...), 0 for a step without noise.
 
@@ -47,10 +58,8 @@ class Opened:
             raise ValueError("transition: got a step that evaluates the network after drawing noise, expected predictions first; "
                              "take DDPM, DDIM(eta) or another method with one evaluation a step")
         found = self.guided if guided else self.plain
-        like = next(iter(self.registers.values()))
         mean = execute(self.program, dict(self.registers), lambda call, _: found[call.index], _Zero())["x"]
-        flat = like.detach()[:, :1].flatten(1)[:, :1].reshape(-1, *(1,) * (like.ndim - 1)) * 0
-        variance = flat
+        flat = variance = self.flat
         for slot in slots:
             zeros = dict.fromkeys(self.registers, flat)
             variance = variance + execute(self.program, zeros, lambda call, _: flat, _Zero(slot))["x"].square()
