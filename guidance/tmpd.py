@@ -35,16 +35,17 @@ class TMPD(Guide):
         m = self.measurement
         rest = m.residual(ctx.data)
         ctx.report(rest.flatten(1).square().sum(1))
-        return data + gain(ctx, m, rest)
+        return data + conditioned(ctx, m, rest)[0]
 
 
-def gain(ctx: Context, m: Measurement, rest: Tensor) -> Tensor:
-    """C A^T (A C A^T + s_y^2 I)^-1 rest, by one VJP for each measured number."""
+def conditioned(ctx: Context, m: Measurement, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """C A^T S^-1 rest and log N(rest; 0, S) (B,) up to a constant, S = A C A^T + s_y^2 I: one VJP for each measured number."""
     size, flat = rest[0].numel(), rest.flatten(1)
     units = torch.eye(size, dtype=rest.dtype, device=rest.device).reshape(size, 1, *rest.shape[1:]).expand(-1, *rest.shape)
     columns = torch.stack([ctx.tweedie * ctx.vjp(m.pull(unit, ctx.data)) for unit in units], 1)  # (B, m, ...)
     seen = torch.stack([m.physics.A(column).flatten(1) for column in columns.unbind(1)], 1)
     values, vectors = torch.linalg.eigh((seen + seen.mT) / 2)
-    white = (vectors.mT @ flat[..., None])[..., 0] / (values.clamp(min=0.0) + m.variance)
-    weights = (vectors @ white[..., None])[..., 0]
-    return (weights.reshape(len(flat), size, *(1,) * (columns.ndim - 2)) * columns).sum(1)
+    values, turned = values.clamp(min=0.0) + m.variance, (vectors.mT @ flat[..., None])[..., 0]
+    weights = (vectors @ (turned / values)[..., None])[..., 0]
+    log_likelihood = -0.5 * (turned.square() / values + values.log()).sum(1)
+    return (weights.reshape(len(flat), size, *(1,) * (columns.ndim - 2)) * columns).sum(1), log_likelihood
