@@ -43,7 +43,8 @@ class Linear(Operator):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """A^+ y = A^T (A A^T)^+ y."""
-        return self.A_adjoint(self.solve(y, torch.ones_like(y[:, :1]), torch.zeros_like(y[:, :1])))
+        one = y.new_ones(len(y), *(1,) * (y.ndim - 1))
+        return self.A_adjoint(self.solve(y, one, 0 * one))
 
 
 def _inverse(a: Tensor, values: Tensor, b: Tensor) -> Tensor:
