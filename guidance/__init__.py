@@ -1,6 +1,5 @@
 """What the gradient is for: optimising what enters a sampler, and steering it while it samples."""
 
-from .branching import Branching
 from .classifier import ClassifierGuidance, DataGuidance
 from .context import Context, Counter, Setting, Through
 from .daps import DAPS
@@ -26,14 +25,14 @@ from .reddiff import REDdiff
 from .steer import Steered, steer
 from .tfg import TFG
 from .tmpd import TMPD
+from .travel import Travel
 from .universal import Universal
 from .validity import obstacle
 
 __all__ = [
-    "DAPS", "DDNM", "DPS", "LGD", "MCG", "MPGD", "SNR", "TFG", "TMPD", "Bayes", "Blur", "Branching", "ChiPrior",
-    "ClassifierGuidance", "Clipping", "Context", "Counter", "DataGuidance", "DiffPIR", "Downsample", "FlowChef", "FreeDoM",
-    "GaussianNoise", "Greedy", "Guide", "Hook", "Linear", "Lookahead", "Mask", "Matrix", "Measurement", "NonLinear",
-    "NormPrior", "Operator", "Over", "PhaseRetrieval", "PiGDM", "Policy", "Prior", "REDdiff", "Raw", "Residual", "Result",
-    "ScoreRatio", "Setting", "Steered", "Stop", "Through", "Together", "Unit", "Universal", "Window", "adam", "obstacle",
-    "optimise", "steer",
+    "DAPS", "DDNM", "DPS", "LGD", "MCG", "MPGD", "SNR", "TFG", "TMPD", "Bayes", "Blur", "ChiPrior", "ClassifierGuidance",
+    "Clipping", "Context", "Counter", "DataGuidance", "DiffPIR", "Downsample", "FlowChef", "FreeDoM", "GaussianNoise", "Greedy",
+    "Guide", "Hook", "Linear", "Lookahead", "Mask", "Matrix", "Measurement", "NonLinear", "NormPrior", "Operator", "Over",
+    "PhaseRetrieval", "PiGDM", "Policy", "Prior", "REDdiff", "Raw", "Residual", "Result", "ScoreRatio", "Setting", "Steered",
+    "Stop", "Through", "Together", "Travel", "Unit", "Universal", "Window", "adam", "obstacle", "optimise", "steer",
 ]  # fmt: skip

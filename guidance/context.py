@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -178,16 +178,6 @@ class Context:
             return self._pulled(out, cotangent, replays + 2)
 
         return out if s.through is Through.FULL else out.detach(), pull
-
-    def at(self, x: Tensor, time: Tensor, graph: bool = True) -> "Context":
-        """A context for a network call of the guide's own at another state and time of this step; it draws from the same stream."""
-        s = self.setting
-        if graph and not x.requires_grad:
-            x = x.detach().requires_grad_()
-        with torch.set_grad_enabled(graph or torch.is_grad_enabled()):
-            live = data_prediction(s.model, x, time, tree_map_only(PerStep, lambda leaf: leaf.values[self.step], s.cond), s.plan)
-        s.counter.nfe += 1
-        return replace(self, first=False, time=time, x=x, live=live, loss=None)
 
     def _nodes(self, k: int) -> list[int]:
         """Indices of k + 1 nodes from this step to the end, evenly in their count."""

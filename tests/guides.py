@@ -14,7 +14,6 @@ from pullback.guidance import (
     SNR,
     TFG,
     TMPD,
-    Branching,
     ClassifierGuidance,
     Context,
     DataGuidance,
@@ -30,6 +29,7 @@ from pullback.guidance import (
     Raw,
     REDdiff,
     ScoreRatio,
+    Travel,
     Unit,
     Universal,
     Window,
@@ -57,7 +57,6 @@ def log_prob(x: Tensor, t: Tensor) -> Tensor:
 
 
 GUIDES: dict[type[Guide], list[Guide]] = {
-    Branching: [Branching(SEEN, 3, 2, 0.5)],
     ClassifierGuidance: [ClassifierGuidance(log_prob, 0.1)],
     DAPS: [DAPS(SEEN, 3), DAPS(SEEN_NONLINEAR, 1, langevin=3)],
     DDNM: [DDNM(SEEN)],
@@ -75,6 +74,7 @@ GUIDES: dict[type[Guide], list[Guide]] = {
     REDdiff: [REDdiff(SEEN)],
     TFG: [TFG(SEEN, Raw(0.1), Raw(0.05), 2, 3, travels=2), TFG.mpgd(SEEN, Raw(0.1)), TFG.universal(SEEN, Raw(0.1), Raw(0.1), 2, 2)],
     TMPD: [TMPD(SEEN)],
+    Travel: [TMPD(SEEN) + Travel(2, 0.3, 0.8)],
     Universal: [Universal(SEEN, Raw(0.1), Raw(0.1), 2, 2)],
     guidance.Together: [TMPD(SEEN) + FlowChef(SEEN, Raw(0.05)) + LGD(SEEN.nats, 2).during(0.2, 0.7)],
     Window: [Window(FreeDoM(SEEN, travels=2), 0.3, 0.8)],
