@@ -16,10 +16,10 @@ class Lookahead(Guide):
     """x_s <- x_s - policy(grad_{x_t} L(x0hat)), x0hat by k network calls from x_t: k = 0 leaves the Jacobian out (FlowChef),
     1 is DPS, N the gradient of the rollout. Early on k = 1 may be worse than k = 0; k = 4 is close to the rollout's.
 
-    L is in nats for the default policy. With `agree` k is a start: it is doubled, sample by sample, until the gradients of k and 2k have that cosine, `most` is
-    reached or the plan's steps are used up; the last one serves. Source: Blasingame and Liu 2025, "Greed is Good"
-    (posterior guidance as the greedy case of end-to-end guidance). Cost: k calls, k VJPs and k - 2 replays a step, the memory of
-    `Checkpoint`.
+    L is in nats for the default policy. With `agree` k is a start: it is doubled, sample by sample, until the gradients of k and
+    2k have that cosine, `most` is reached or the plan's steps are used up; the last one serves. Source: Blasingame and Liu 2025,
+    "Greed is Good" (posterior guidance as the greedy case of end-to-end guidance). Cost: k calls, k VJPs and k - 2 replays a
+    step, the memory of `Checkpoint`.
     """
 
     loss: Loss

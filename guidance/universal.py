@@ -24,7 +24,8 @@ class Universal(Guide):
     """Forward: eps' = eps + scale sigma grad_{x_t} L(D). Backward: eps'' = eps' - (alpha/sigma) Delta, Delta from `steps`
     descents of L from D with the network held. Each step `travels` times.
 
-    A change of eps moves D = (x - sigma eps)/alpha too, so x_s moves by dx_s/dD (`ctx.gain`) times the change of D. Source: Bansal et al. 2023, arXiv 2302.07121, algorithm 1. Cost: `travels` calls and VJPs a step.
+    A change of eps moves D = (x - sigma eps)/alpha too, so x_s moves by dx_s/dD (`ctx.gain`) times the change of D. Source:
+    Bansal et al. 2023, arXiv 2302.07121, algorithm 1. Cost: `travels` calls and VJPs a step.
     """
 
     loss: Loss
