@@ -1,5 +1,6 @@
 """One or more of every public guide on a small problem: a new class is enrolled by a line here, and missed if it has none."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,7 @@ def log_prob(x: Tensor, t: Tensor) -> Tensor:
     return -(x - t[:, None]).square().sum(1)
 
 
-GUIDES: dict[type[Guide], list[Guide]] = {
+GUIDES: Mapping[type[Guide], Sequence[Guide]] = {
     ClassifierGuidance: [ClassifierGuidance(log_prob, 0.1)],
     DAPS: [DAPS(SEEN, 3), DAPS(SEEN_NONLINEAR, 1, langevin=3)],
     DDNM: [DDNM(SEEN)],

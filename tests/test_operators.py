@@ -1,5 +1,6 @@
 """Operators: adjoints, pseudo-inverses, regularised solves, and physics of other libraries by duck typing."""
 
+import importlib.abc
 import importlib.machinery
 import sys
 import types
@@ -121,11 +122,11 @@ def test_a_foreign_physics_gives_what_ours_gives(guide):
     assert torch.allclose(ours.sample, foreign.sample, atol=1e-7)
 
 
-class StandIn:
+class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports a mock for torchvision, which deepinv wants at import and its physics do not."""
 
-    def find_spec(self, name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+    def find_spec(self, fullname, path=None, target=None):
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] == "torchvision" else None
 
     def create_module(self, spec):
         module = MagicMock()
