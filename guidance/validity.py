@@ -13,7 +13,7 @@ def obstacle(plan: Plan, hook: Hook) -> str:
     | hook | plans |
     |---|---|
     | DATA, VELOCITY | all that denoise: not the inverse of a plan, not a rising grid |
-    | STATE, REPEAT, ACCEPT | those whose step begins with a network call at "x" (no predictor-corrector that leaves one behind) |
+    | STATE, REPEAT, ACCEPT | those whose step begins with a network call at "x" (not if a corrector made it before, nor churn) |
     | STATE, REPEAT | those that carry one state from step to step: not BDIA, EDICT, reversible Heun and kin |
     """
     if plan.entry != ("x",) or plan.exit != ("x",):
@@ -23,13 +23,10 @@ def obstacle(plan: Plan, hook: Hook) -> str:
         return "a grid that rises from data to noise"
     if hook in (Hook.DATA, Hook.VELOCITY):
         return ""
-    for k in range(plan.steps):
-        if not opens(plan, k):
-            return f"a step ({k}) that does not begin with a network call at its state: the prediction was made before"
-    if hook is Hook.ACCEPT:
-        return ""
-    states = _states_between(plan)
-    return f"a second state ({states[0]}) carried from step to step, which a change of x alone would contradict" if states else ""
+    if hook is not Hook.ACCEPT and (states := _states_between(plan)):
+        return f"a second state ({states[0]}) carried from step to step, which a change of x alone would contradict"
+    closed = next((k for k in range(plan.steps) if not opens(plan, k)), None)
+    return "" if closed is None else f"a step ({closed}) without a network call at its start time and state"
 
 
 def opens(plan: Plan, step: int) -> bool:

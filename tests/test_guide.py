@@ -178,16 +178,17 @@ class OnState(Guide):
         return x
 
 
-@pytest.mark.parametrize("method, hooks", [
-    (DDIM(0.5), set()), (DDPM(), set()), (DPMSolverPP(3), set()),
-    (BDIA(), {Hook.STATE, Hook.REPEAT, Hook.ACCEPT}), (EDICT(), {Hook.STATE, Hook.REPEAT, Hook.ACCEPT}),
-    (UniPC(2), {Hook.STATE, Hook.REPEAT, Hook.ACCEPT}),
+@pytest.mark.parametrize("method, hooks, why", [
+    (DDIM(0.5), set(), ""), (DDPM(), set(), ""), (DPMSolverPP(3), set(), ""),
+    (BDIA(), {Hook.STATE, Hook.REPEAT, Hook.ACCEPT}, "a second state"),
+    (EDICT(), {Hook.STATE, Hook.REPEAT, Hook.ACCEPT}, "a second state"),
+    (UniPC(2), {Hook.STATE, Hook.REPEAT, Hook.ACCEPT}, "without a network call at its start"),
 ], ids=str)  # fmt: skip
-def test_what_a_plan_can_carry(method, hooks):
+def test_what_a_plan_can_carry(method, hooks, why):
     plan = method.plan(PROCESS, UniformLambda(5, **ENDS))
     assert {hook for hook in Hook if obstacle(plan, hook)} == hooks
     if Hook.STATE in hooks:
-        with pytest.raises(ValueError, match=r"with the state hook, expected a plan that can carry it"):
+        with pytest.raises(ValueError, match=rf"with the state hook, expected a plan that can carry it; this one has .*{why}"):
             steer(MODEL, plan, X, OnState(), noise=NOISE_SOURCE)
 
 
@@ -435,3 +436,13 @@ def test_a_loss_that_is_not_finite_names_the_step():
 
     with pytest.raises(FloatingPointError, match="loss: not finite at step 3"):
         steer(MODEL, PLAN, X, MPGD(loss, Raw(0.01)), noise=NOISE_SOURCE)
+
+
+@pytest.mark.parametrize("guide", [TMPD(SEEN), guidance.PiGDM(SEEN), DPS(SEEN), guidance.DAPS(SEEN),
+                                   guidance.Lookahead(SEEN, 3)], ids=named)
+def test_single_precision_stays_single_and_half_is_carried_as_single(guide):
+    wide = steer(MODEL, PLAN, X, guide, noise=NOISE_SOURCE).sample
+    narrow = steer(MODEL, PLAN, X.float(), guide, noise=NOISE_SOURCE)
+    assert narrow.sample.dtype == narrow.losses.dtype == torch.float32
+    assert torch.allclose(narrow.sample.double(), wide, atol=1e-2 * float(wide.abs().max()))
+    assert steer(MODEL, PLAN, X.bfloat16(), guide, noise=NOISE_SOURCE).sample.dtype == torch.float32
