@@ -1,4 +1,4 @@
-"""What the gradient is for: optimising what enters a sampler, fine-tuning it to a reward."""
+"""What the gradient is for: optimising what enters a sampler, and steering it while it samples."""
 
 from . import (
     edit,
@@ -37,18 +37,37 @@ from .chain import (
 from .checkpoint import (
     Checkpoints,
 )
+from .classifier import (
+    ClassifierGuidance,
+    DataGuidance,
+)
 from .config import (
     Arithmetic,
     Precision,
     TrainConfig,
     solve,
 )
+from .context import (
+    Context,
+    Counter,
+    Setting,
+    Through,
+)
 from .dance_grpo import (
     DanceGRPO,
+)
+from .daps import (
+    DAPS,
+)
+from .ddnm import (
+    DDNM,
 )
 from .ddpo import (
     DDPO,
     Estimator,
+)
+from .diffpir import (
+    DiffPIR,
 )
 from .direct import (
     pathwise_kl,
@@ -62,6 +81,9 @@ from .dpok import (
     Critic,
     StateValue,
 )
+from .dps import (
+    DPS,
+)
 from .draft import (
     DRaFT,
 )
@@ -74,18 +96,53 @@ from .evaluate import (
 from .flow_grpo import (
     FlowGRPO,
 )
+from .flowchef import (
+    FlowChef,
+)
+from .freedom import (
+    FreeDoM,
+)
+from .greedy import (
+    Greedy,
+)
+from .guide import (
+    Guide,
+    Hook,
+    Together,
+    Window,
+)
 from .lean_adjoint import (
     Pairing,
     adjoint_matching_loss,
     adjoint_path,
 )
+from .lgd import (
+    LGD,
+)
 from .likelihood import (
     gaussian_kl,
     gaussian_logprob,
 )
+from .lookahead import (
+    Lookahead,
+)
+from .mcg import (
+    MCG,
+)
+from .measurement import (
+    Measurement,
+)
 from .memory import (
     memory,
     memoryless,
+)
+from .mpgd import (
+    MPGD,
+)
+from .nonlinear import (
+    Clipping,
+    NonLinear,
+    PhaseRetrieval,
 )
 from .objective import (
     Batch,
@@ -95,6 +152,15 @@ from .objective import (
     Policy,
     Reward,
     World,
+)
+from .operators import (
+    Blur,
+    Downsample,
+    GaussianNoise,
+    Linear,
+    Mask,
+    Matrix,
+    Operator,
 )
 from .optimise import (
     Over,
@@ -109,6 +175,18 @@ from .path_kl import (
     path_kl_loss,
     per_step_kl_loss,
     to_go,
+)
+from .pigdm import (
+    PiGDM,
+)
+from .policies import (
+    SNR,
+    Bayes,
+    Policy,
+    Raw,
+    Residual,
+    ScoreRatio,
+    Unit,
 )
 from .preflight import (
     Preflight,
@@ -127,25 +205,51 @@ from .ratio import (
     ppo_clip_loss,
     score_loss,
 )
+from .reddiff import (
+    REDdiff,
+)
 from .refl import (
     ReFL,
 )
 from .score import (
     score,
 )
+from .steer import (
+    Steered,
+    steer,
+)
+from .tfg import (
+    TFG,
+)
+from .tmpd import (
+    TMPD,
+)
 from .trainer import (
     End,
     RewardTrainer,
 )
+from .travel import (
+    Travel,
+)
+from .universal import (
+    Universal,
+)
+from .validity import (
+    obstacle,
+)
 
 __all__ = [
-    "DDPO", "DPOK", "KL", "AdapterOff", "AdjointMatching", "Advantages", "AlignProp", "Arithmetic", "Batch", "Chain",
-    "Checkpoints", "ChiPrior", "Critic", "Cut", "DRaFT", "DRaFTLV", "DanceGRPO", "Divergence", "End", "Estimator",
-    "Evaluation", "Experience", "FlowGRPO", "Loss", "NormPrior", "NormalCut", "Objective", "Over", "OverBatch", "OverGroup",
-    "Pairing", "PerPrompt", "Policy", "Precision", "Preflight", "Prior", "Prompt", "Prompts", "ReFL", "Result", "Reward",
-    "RewardTrainer", "Scale", "StateValue", "Stop", "TrainConfig", "UniformCut", "World", "adam", "adjoint_matching_loss",
-    "adjoint_path", "batch_advantages", "clamped_loss", "diverge", "edit", "gaussian_kl", "gaussian_logprob",
-    "group_advantages", "load_adapter", "load_weights", "lora", "memory", "memoryless", "optimise", "path_kl", "path_kl_loss",
-    "pathwise_kl", "per_step_kl_loss", "ppo_clip_loss", "reference_of", "save_adapter", "save_weights", "score", "score_loss",
-    "solve", "to_go", "visited",
+    "DAPS", "DDNM", "DDPO", "DPOK", "DPS", "KL", "LGD", "MCG", "MPGD", "SNR", "TFG", "TMPD", "AdapterOff", "AdjointMatching",
+    "Advantages", "AlignProp", "Arithmetic", "Batch", "Bayes", "Blur", "Chain", "Checkpoints", "ChiPrior",
+    "ClassifierGuidance", "Clipping", "Context", "Counter", "Critic", "Cut", "DRaFT", "DRaFTLV", "DanceGRPO", "DataGuidance",
+    "DiffPIR", "Divergence", "Downsample", "End", "Estimator", "Evaluation", "Experience", "FlowChef", "FlowGRPO", "FreeDoM",
+    "GaussianNoise", "Greedy", "Guide", "Hook", "Linear", "Lookahead", "Loss", "Mask", "Matrix", "Measurement", "NonLinear",
+    "NormPrior", "NormalCut", "Objective", "Operator", "Over", "OverBatch", "OverGroup", "Pairing", "PerPrompt",
+    "PhaseRetrieval", "PiGDM", "Policy", "Precision", "Preflight", "Prior", "Prompt", "Prompts", "REDdiff", "Raw", "ReFL",
+    "Residual", "Result", "Reward", "RewardTrainer", "Scale", "ScoreRatio", "Setting", "StateValue", "Steered", "Stop",
+    "Through", "Together", "TrainConfig", "Travel", "UniformCut", "Unit", "Universal", "Window", "World", "adam",
+    "adjoint_matching_loss", "adjoint_path", "batch_advantages", "clamped_loss", "diverge", "edit", "gaussian_kl",
+    "gaussian_logprob", "group_advantages", "load_adapter", "load_weights", "lora", "memory", "memoryless", "obstacle",
+    "optimise", "path_kl", "path_kl_loss", "pathwise_kl", "per_step_kl_loss", "ppo_clip_loss", "reference_of", "save_adapter",
+    "save_weights", "score", "score_loss", "solve", "steer", "to_go", "visited",
 ]  # fmt: skip
