@@ -10,16 +10,22 @@ from .flow_control import flow_grad, oc_flow
 from .guide import Guide, Hook, Together, Window
 from .lbfgs import SampleLBFGS, lbfgs
 from .optimise import Over, Result, Stop, adam, optimise
+from .particles import Cloud, ParticleNoise, particles
 from .policies import SNR, Policy, Raw, Residual, ScoreRatio, Unit
+from .potentials import Difference, Most, Potential, Terminal, Total
 from .priors import ChiPrior, NormPrior, Prior, Priors
 from .reno import reno
+from .resampling import Multinomial, Resampling, Stratified, Systematic, ess
 from .skip_straight import SkipStraight
+from .smc import smc
 from .steer import Steered, steer
+from .svdd import best_of, svdd
 from .validity import obstacle
 
 __all__ = [
-    "SNR", "BlackBox", "ChiPrior", "Concentration", "Context", "Guide", "Hook", "NormPrior", "Over", "Policy", "Prior",
-    "Priors", "Raw", "Residual", "Result", "SampleLBFGS", "ScoreRatio", "SkipStraight", "Steered", "Stop", "Through",
-    "Together", "Unit", "Window", "adam", "blended_start", "d_flow", "dno", "doodl", "flow_grad", "lbfgs", "obstacle",
-    "oc_flow", "optimise", "reno", "steer",
+    "SNR", "BlackBox", "ChiPrior", "Cloud", "Concentration", "Context", "Difference", "Guide", "Hook", "Most", "Multinomial",
+    "NormPrior", "Over", "ParticleNoise", "Policy", "Potential", "Prior", "Priors", "Raw", "Resampling", "Residual", "Result",
+    "SampleLBFGS", "ScoreRatio", "SkipStraight", "Steered", "Stop", "Stratified", "Systematic", "Terminal", "Through",
+    "Together", "Total", "Unit", "Window", "adam", "best_of", "blended_start", "d_flow", "dno", "doodl", "ess", "flow_grad",
+    "lbfgs", "obstacle", "oc_flow", "optimise", "particles", "reno", "smc", "steer", "svdd",
 ]  # fmt: skip

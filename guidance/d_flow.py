@@ -40,6 +40,6 @@ def blended_start(denoiser: Model, rising: Plan, y: Tensor, noise: Tensor, *, co
     if not 0 <= share <= 1:
         raise ValueError(f"share: got {share}, expected 0 <= share <= 1")
     if rising.stochastic:
-        raise ValueError(f"rising: got {rising.name}, which draws noise, expected a deterministic plan; take DDIM() or a flow method")
+        raise ValueError(f"rising: got {rising.name}, which draws noise, expected a deterministic plan; take DDIM()")
     inverted = sample(denoiser, rising, y, cond=cond, gradient=None)
     return torch.add(share**0.5 * inverted, noise, alpha=(1 - share) ** 0.5)

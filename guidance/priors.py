@@ -60,7 +60,8 @@ class Priors:
         """Raise ValueError for a prior on what is not optimised."""
         for what, prior, there in (("noise", self.noise, noise), ("controls", self.controls, controls)):
             if prior is not None and not there:
-                raise ValueError(f"prior on {what}: got {prior}, expected none as {what} does not vary; pass over=Over({what}=True)")
+                raise ValueError(f"prior on {what}: got {prior}, expected None, for {what} does not vary; "
+                                 f"pass over=Over({what}=True)")
 
     def __call__(self, x: Tensor, noise: Tensor | None, controls: Tensor | None) -> Tensor:
         """The sum of the penalties, (B,)."""

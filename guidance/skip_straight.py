@@ -30,7 +30,7 @@ class SkipStraight(Gradient):
         plan = rollout.program.plan
         if not all(isinstance(op, Combine) or isinstance(op, Evaluate) and op.want == FLOW for op in plan.instructions) \
                 or plan.nfe != plan.steps or plan.slots:
-            raise ValueError(f"{self}: got {plan.name}, expected Euler steps on the velocity; take FlowEuler() or an exact strategy")
+            raise ValueError(f"{self}: got {plan.name}, expected Euler steps on the velocity; take FlowEuler()")
         velocities: dict[int, Tensor] = {}
 
         def record(call: Call, state: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """End-to-end guidance reaches closed forms: posterior means, the regulator, exact gradients at everything that enters."""
 
+import itertools
+
 import pytest
 import torch
 from problems import MIXTURE, PROCESS
@@ -27,7 +29,6 @@ from pullback.guidance import (
 from pullback.solvers import (
     DATA,
     DDIM,
-    DDPM,
     EDICT,
     Addressed,
     Denoiser,
@@ -61,12 +62,12 @@ def test_d_flow_on_a_gaussian_is_the_posterior_mean():
     data = Gaussian(torch.tensor([0.5, -1.0, 0.3]), torch.tensor([[0.8, 0.3, 0.1], [0.3, 0.5, -0.1], [0.1, -0.1, 0.4]]))
     a, y, std = torch.tensor([[1.0, 0.5, -0.5], [0.0, 1.0, 1.0]]), torch.tensor([1.2, -0.4]), 0.3
     truth, errors = data.posterior(a, y, std).mean, []
-    for n in (20, 40, 80):
+    for n in (8, 16, 32):
         plan = FlowMidpoint().plan(FLOW, UniformT(n, start=1.0, end=0.0))
         result = d_flow(data.denoiser(FLOW), plan, lambda x: (x @ a.T - y).square().sum(1) / (2 * std**2), torch.zeros(1, 3),
-                        prior=NormPrior(), steps=15, progress=False)
+                        prior=NormPrior(), steps=8, progress=False)
         errors.append(float((result.sample[0] - truth).norm()))
-    assert errors[-1] < 2e-4 and errors[0] / errors[1] > 3 and errors[1] / errors[2] > 3, errors
+    assert errors[-1] < 2e-3 and errors[0] / errors[1] > 3 and errors[1] / errors[2] > 3, errors
 
 
 def rosenbrock(x):
@@ -97,12 +98,14 @@ def test_lbfgs_minimises_every_sample_as_if_alone():
 
 
 def test_lbfgs_keeps_the_wolfe_conditions():
-    """Every accepted step lowers the loss; what torch's own reaches from one sample is reached too."""
-    x, seen = torch.tensor([[-1.2, 1.0]]), []
-    for steps in range(0, 40, 4):
-        seen.append(float(rosenbrock(minimise(x, steps))))
-    assert all(later <= earlier for earlier, later in zip(seen[1:], seen, strict=False) for earlier, later in [(later, earlier)])
-    assert seen[-1] < 1e-10
+    """Every step lowers the loss by at least c1 of what its slope promises, and leaves at most c2 of the slope."""
+    points = [minimise(torch.tensor([[-1.2, 1.0]]), steps).requires_grad_() for steps in range(12)]
+    for old, new in itertools.pairwise(points):
+        before, after = (torch.autograd.grad(rosenbrock(p).sum(), p)[0] for p in (old, new))
+        move = (new - old).detach()
+        slope = float((before * move).sum())
+        assert slope < 0 and float((rosenbrock(new) - rosenbrock(old)).detach()) <= 1e-4 * slope
+        assert abs(float((after * move).sum())) <= 0.9 * abs(slope)
 
 
 def test_lbfgs_over_noise_and_controls_and_what_it_refuses():
@@ -115,9 +118,9 @@ def test_lbfgs_over_noise_and_controls_and_what_it_refuses():
 
 
 def test_the_blended_start_is_the_inverse_and_the_noise():
-    rising = FlowMidpoint().plan(FLOW, GivenTimes(tuple(torch.linspace(0, 1, 65).tolist())))
+    rising = FlowMidpoint().plan(FLOW, GivenTimes(tuple(torch.linspace(1e-3, 1, 65).tolist())))
     z = torch.randn(3, 2)
-    y = MIXTURE.flow(z, FLOW, 1.0, 0.0)
+    y = MIXTURE.flow(z, FLOW, 1.0, 1e-3)
     assert torch.allclose(blended_start(FLOW_MODEL, rising, y, torch.randn(3, 2), share=1.0), z, atol=1e-2)
     noise = torch.randn(3, 2)
     assert torch.equal(blended_start(FLOW_MODEL, rising, y, noise, share=0.0), noise)
@@ -307,7 +310,7 @@ def test_a_wholly_straight_path_takes_one_jacobian():
 def test_oc_flow_is_the_linear_quadratic_regulator():
     """x_{k+1} = A_k (x_k + u_k), cost w/2 |x_N - y|^2 + c/2 sum |u|^2: a Riccati recursion gives the optimal controls."""
     data = Gaussian(torch.zeros(2), torch.tensor([[0.8, 0.3], [0.3, 0.5]]))
-    n, w, c, y, x = 6, 1.5, 0.7, torch.tensor([1.0, -0.5]), torch.tensor([[0.3, 0.8], [-1.0, 0.4]])
+    n, w, c, y, x = 6, 1.5, 2.0, torch.tensor([1.0, -0.5]), torch.tensor([[0.3, 0.8], [-1.0, 0.4]])
     plan = FlowEuler().plan(FLOW, UniformT(n, start=1.0, end=0.0))
     times, maps = torch.tensor(plan.times), []
     for k in range(n):
@@ -325,7 +328,7 @@ def test_oc_flow_is_the_linear_quadratic_regulator():
     for a, (gain, shift) in zip(maps, reversed(policy), strict=True):
         controls.append(-(state @ gain.T + shift))
         state = (state + controls[-1]) @ a.T
-    result = oc_flow(data.denoiser(FLOW), plan, lambda s: w / 2 * (s - y).square().sum(1), x, steps=250, lr=0.2, cost=c,
+    result = oc_flow(data.denoiser(FLOW), plan, lambda s: w / 2 * (s - y).square().sum(1), x, steps=80, lr=0.1, cost=c,
                      progress=False)
     assert result.controls is not None
     assert torch.allclose(result.controls, torch.stack(controls), atol=1e-6)
