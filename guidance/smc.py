@@ -120,8 +120,8 @@ def smc(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addressed
     """
     check(x, noise)
     if proposal is not None and not proposal.hooks() <= BY_DATA:
-        raise ValueError(f"proposal: got {proposal} with hooks {sorted(h.value for h in proposal.hooks())}, expected data or velocity "
-                         "only: the law of a state changed after its step is not known")
+        raise ValueError(f"proposal: got {proposal} with hooks {sorted(h.value for h in proposal.hooks())}, expected data or "
+                         "velocity only: the law of a state changed after its step is not known")
     if beta <= 0 or not 0 <= threshold <= 1:
         raise ValueError(f"smc: got beta={beta}, threshold={threshold}, expected beta > 0 and 0 <= threshold <= 1")
     if not plan.slots:

@@ -1,5 +1,6 @@
 """Particles: exact weights, unbiased evidence for every K, and samples that never meet."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -35,9 +36,10 @@ def likelihood(x, context=None):
     return -((x[:, 0] - Y) / STD).square() / 2 - math.log(STD * math.sqrt(2 * math.pi))
 
 
+@functools.cache
 def grid_law(data):
     """The exact law of the plan's samples from N(0, 1), by quadrature: points and probabilities."""
-    points = torch.linspace(-7, 7, 2801)
+    points = torch.linspace(-7, 7, 1401)
     law = torch.exp(-points.square() / 2)
     times = torch.tensor(PLAN.times)
     for op, t in zip([op for op in PLAN.instructions if isinstance(op, Combine)], times[:-1], strict=True):
@@ -65,13 +67,14 @@ class Pull(Guide):
 
 
 class Exact(Guide):
-    """D + tweedie grad log p(y | x_t) under the Gaussian approximation of p(x_0 | x_t): a DPS with the right scale."""
+    """D + 0.4 tweedie grad log p(y | x_t) under the Gaussian approximation of p(x_0 | x_t). At full strength the weights of
+    single particles have tails (largest 140 times the mean of 16000) that a z-test cannot see."""
 
     differentiates = True
 
     def data(self, ctx, data):
         residual = (Y - data) / (STD**2 + ctx.prior_variance)
-        return data + ctx.tweedie * ctx.vjp(residual)
+        return data + 0.4 * ctx.tweedie * ctx.vjp(residual)
 
 
 def cloud(data, count, batch, first=0, **options):
@@ -81,28 +84,47 @@ def cloud(data, count, batch, first=0, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"threshold": 1.0}, {"threshold": 0.0}, {"proposal": Pull()}, {"proposal": Exact()},
-                                     {"potential": Most(), "resampling": Multinomial()},
-                                     {"potential": Total(), "resampling": Stratified(), "threshold": 0.9}], ids=str)
-@pytest.mark.parametrize("count, batch", [(1, 3000), (2, 2000), (8, 600), (64, 100)])
+                                     {"resampling": Multinomial()}, {"resampling": Stratified(), "threshold": 0.9}], ids=str)
+@pytest.mark.parametrize("count, batch", [(1, 1000), (2, 600), (8, 200), (64, 40)])
 def test_evidence_is_unbiased_for_every_number_of_particles(count, batch, options):
     z = cloud(TWO, count, batch, **options).log_z.exp()
     assert abs(float(z.mean()) - truth(TWO, likelihood)[0]) < 4 * float(z.std()) / batch**0.5
 
 
+def soft(x, context=None):
+    return 0.3 * torch.tanh(2 * x[:, 0])
+
+
+@pytest.mark.parametrize("potential", [Difference(), Most(), Total(), Terminal()], ids=str)
+@pytest.mark.parametrize("count, batch", [(1, 600), (8, 300), (64, 40)])
+def test_any_potential_leaves_the_evidence_unbiased(count, batch, potential):
+    """A bounded reward: the total of likelihoods of the order of -50 gives weights with tails that no z-test sees."""
+    z = cloud(TWO, count, batch, potential=potential, reward=soft, threshold=0.95).log_z.exp()
+    assert abs(float(z.mean()) - truth(TWO, soft)[0]) < 4 * float(z.std()) / batch**0.5
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("strength", [0.1, 1.0])
+@pytest.mark.parametrize("strength", [0.1, 3.0])
 def test_weights_are_kept_when_nothing_is_resampled(threshold, strength):
-    """Reward s x on N(0, 1): the tilted mean is s. A run that forgets weights at high ESS gives 0 for the weak reward."""
+    """Reward s x on N(0, 1): the tilted mean is s times the variance. A run that forgets weights at high ESS gives 0."""
     def reward(x, context):
         return strength * x[:, 0]
 
-    found = cloud(STANDARD, 256, 60, reward=reward, threshold=threshold)
+    found = cloud(STANDARD, 128, 40, reward=reward, threshold=threshold)
     means = found.mean()[:, 0]
     expected = truth(STANDARD, lambda x: reward(x, None))[1]
-    assert abs(expected - strength) < 0.02
-    assert abs(float(means.mean()) - expected) < 4 * float(means.std()) / 60**0.5 + 2e-3  # bias of a ratio, O(1/K)
-    assert bool(found.resampled.any()) == (threshold == 1.0 or threshold == 0.5 and strength == 1.0)
-    assert abs(float(means.mean())) > 0.7 * strength
+    assert expected > 0.4 * strength  # six DDPM steps have variance 0.45
+    assert abs(float(means.mean()) - expected) < 4 * float(means.std()) / 40**0.5 + 2e-3  # bias of a ratio, O(1/K)
+    assert bool(found.resampled.any()) == (threshold == 1.0 or threshold == 0.5 and strength == 3.0)
+
+
+def test_reward_x_on_the_standard_normal_has_mean_one():
+    """Fine steps: the tilted law of N(0, 1) under exp(x) is N(1, 1), log Z = 1/2."""
+    plan = DDPM().plan(PROCESS, UniformLambda(60, start=0.999, end=0.01))
+    noise = Addressed(3, samples=range(20))
+    x = particles(noise, torch.zeros(20, 1), 64)
+    found = smc(STANDARD.denoiser(PROCESS), plan, x, lambda x, context: x[:, 0], noise)
+    assert abs(float(found.mean().mean()) - 1) < 0.12 and abs(float(found.log_z.mean()) - 0.5) < 0.12
 
 
 def test_the_exact_weights_of_a_mixture():
@@ -110,7 +132,7 @@ def test_the_exact_weights_of_a_mixture():
     def reward(x, context):
         return 1.5 * torch.sigmoid(8 * x[:, 0])
 
-    found = cloud(TWO, 512, 40, reward=reward)
+    found = cloud(TWO, 256, 40, reward=reward)
     points, law = grid_law(TWO)
     weight = law * (1.5 * torch.sigmoid(8 * points)).exp()
     expected = float((weight * (points > 0)).sum() / weight.sum())
@@ -122,11 +144,11 @@ def test_the_exact_weights_of_a_mixture():
 def test_many_particles_converge_to_the_posterior():
     """Error of the posterior mean against K: at least halved from 16 to 256, and against the exact law within 3 sigma."""
     expected = truth(TWO, likelihood)[1]
-    errors = {k: cloud(TWO, k, 80).mean()[:, 0] - expected for k in (16, 256)}
+    errors = {k: cloud(TWO, k, 40).mean()[:, 0] - expected for k in (16, 256)}
     rms = {k: float(e.square().mean().sqrt()) for k, e in errors.items()}
-    assert rms[256] < 0.5 * rms[16] and abs(float(errors[256].mean())) < 4 * rms[256] / 80**0.5 + 5e-3
+    assert rms[256] < 0.5 * rms[16] and abs(float(errors[256].mean())) < 4 * rms[256] / 40**0.5 + 5e-3
     exact = float(TWO.posterior(torch.eye(1), torch.tensor([Y]), STD).mean)
-    assert abs(expected - exact) < 0.1  # six steps of the sampler
+    assert abs(expected - exact) < 0.25  # six steps of DDPM
 
 
 def test_a_good_proposal_lowers_the_variance():
