@@ -14,6 +14,7 @@ SMALL = {
     "sample": [],
     "gradients": ["--steps", "6"],
     "digit_guidance": ["--steps", "2"],
+    "robustness": ["--quick", "1"],
 }
 SHARED = {"networks", "data", "train", "bundled", "common"}  # imported by the examples; train writes the weights
 
