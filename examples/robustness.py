@@ -7,25 +7,26 @@ import torch.nn.functional as F
 from bundled import denoiser, load
 from common import options, write
 from data import digit_images
-from pullback.adjoint import Checkpoint
+from pullback.adjoint import Checkpoint, sample
 from pullback.guidance import Linf, pgd, purify, straight_through
 from pullback.solvers import DDIM, Addressed, UniformLambda
 
-NAMES = ("exact gradient, 100 steps", "4 steps unrolled", "Jacobian left out")
+NAMES = ("exact gradient", "last 4 steps only", "Jacobian left out")
 COLOURS = ("#c0392b", "#1f4e79", "#7f8c8d")
 
 
 def main() -> None:
-    run = options(__doc__, count=16, steps=8, purification=100, radius=0.4, noise=0.25, quick=0)
+    run = options(__doc__, count=16, steps=6, purification=100, radius=0.3, noise=0.25, quick=0)
     if run.quick:
         run.count, run.steps, run.purification = 4, 2, 8
     model, (attacked, held_out) = denoiser("digits"), (load(f"classifier{k}").to(run.device) for k in (0, 1))
     model.network.to(run.device)  # type: ignore[attr-defined]
-    long, short = (DDIM().plan(model.process, UniformLambda(n, start=run.noise, end=0.02)) for n in (run.purification, 4))
+    plan = DDIM().plan(model.process, UniformLambda(run.purification, start=run.noise, end=0.02))
+    head, tail = plan.split(plan.steps - 4)
     images, labels = (t.to(run.device) for t in digit_images())
     # images that both classifiers read correctly behind the defence, so that what is counted is the attack
     fresh = Addressed(run.seed, stream=1)
-    pool = purify(model, long, images[: 3 * run.count], fresh(0, images[: 3 * run.count]), gradient=None)
+    pool = purify(model, plan, images[: 3 * run.count], fresh(0, images[: 3 * run.count]), gradient=None)
     right = [k for k in range(len(pool)) if all(int(c(pool[k : k + 1]).argmax()) == int(labels[k]) for c in (attacked, held_out))]
     chosen = right[: run.count]
     clean, truth = images[chosen], labels[chosen]
@@ -33,9 +34,9 @@ def main() -> None:
     def defences(x, slot):
         """What the attacker differentiates, under noise that it draws itself."""
         start = Addressed(run.seed, stream=2)(slot, x)
-        yield lambda: purify(model, long, x, start, gradient=Checkpoint())
-        yield lambda: purify(model, short, x, start, gradient=Checkpoint())
-        yield lambda: straight_through(x, purify(model, long, x, start, gradient=None))
+        yield lambda: purify(model, plan, x, start, gradient=Checkpoint())
+        yield lambda: sample(model, tail, straight_through(x, purify(model, head, x, start, gradient=None)), gradient=Checkpoint())
+        yield lambda: straight_through(x, purify(model, plan, x, start, gradient=None))
 
     curves, found = {}, {}
     for index, name in enumerate(NAMES):
@@ -46,11 +47,11 @@ def main() -> None:
 
         def judge(step, points, curve=curve):
             """On noise that no attacker has seen."""
-            back = purify(model, long, points[0], Addressed(run.seed, stream=3)(step, points[0]), gradient=None)
+            back = purify(model, plan, points[0], Addressed(run.seed, stream=3)(step, points[0]), gradient=None)
             curve.append([float((c(back).argmax(1) != truth).float().mean()) for c in (attacked, held_out)])
             found[name] = (points[0], back)  # noqa: B023
 
-        pgd(loss, clean, Linf(run.radius), steps=run.steps, share=0.25, box=(-1, 1), callback=judge)
+        pgd(loss, clean, Linf(run.radius), steps=run.steps, share=0.34, box=(-1, 1), callback=judge)
         curves[name] = curve
         print(f"{name:28s} fooled after {run.steps} steps: attacked {curve[-1][0]:.0%}, held-out {curve[-1][1]:.0%}")
     facts = {"count": len(chosen), "radius": run.radius, "purification_steps": run.purification, "success": curves}
@@ -62,11 +63,12 @@ def draw(clean, found, curves, truth, attacked, run):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
 
     show = min(6, len(clean))
     figure = plt.figure(figsize=(12.5, 4.6))
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
-    axis = left.subplots()
+    halves = figure.add_gridspec(1, 2, width_ratios=(1.1, 1), wspace=0.15)
+    axis = figure.add_subplot(halves[0])
     for (name, curve), colour in zip(curves.items(), COLOURS, strict=True):
         own, other = zip(*curve, strict=True)
         axis.plot(own, color=colour, lw=2.5, marker="o", ms=4, label=name)
@@ -74,19 +76,20 @@ def draw(clean, found, curves, truth, attacked, run):
     axis.plot([], [], color="black", lw=1.2, ls=":", label="held-out classifier")
     axis.set(xlabel="PGD steps", ylabel="digits misread behind the defence", ylim=(-0.03, 1.03),
              title=f"{run.purification}-step purification under attack, |change| ≤ {run.radius}")
-    axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     point, back = found[NAMES[0]]
-    grid = right.subplots(3, show, squeeze=False)
+    grid = halves[1].subgridspec(3, show, hspace=0.08, wspace=0.08)
+    cells = [[figure.add_subplot(grid[row, k]) for k in range(show)] for row in range(3)]
     for row, (label, pictures) in enumerate((("digit", clean), ("attacked\n(exact)", point), ("purified", back))):
         for k in range(show):
-            grid[row, k].imshow(pictures[k, 0].cpu(), cmap="gray_r", vmin=-1, vmax=1)
-            grid[row, k].set(xticks=[], yticks=[])
-        grid[row, 0].set_ylabel(label, fontsize=11)
+            cells[row][k].imshow(pictures[k, 0].cpu(), cmap="gray_r", vmin=-1, vmax=1)
+            cells[row][k].set(xticks=[], yticks=[])
+        cells[row][0].set_ylabel(label, fontsize=11)
     for k, read in enumerate(attacked(back).argmax(1)[:show].tolist()):
         wrong = read != int(truth[k])
-        grid[2, k].set_xlabel(f"read {read}", color=COLOURS[0] if wrong else "black", fontsize=11)
+        cells[2][k].set_xlabel(f"read {read}", color=COLOURS[0] if wrong else "black", fontsize=11)
     return figure
 
 

@@ -155,7 +155,7 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
         if value.shape != (len(x),):
             raise ValueError(f"loss: got shape {tuple(value.shape)}, expected ({len(x)},): one value per sample; reduce over "
                              "every axis but the first")
-        value = value + priors(x, noise if over.noise else None, controls if over.controls else None)
+        value = value + priors(x, noise if isinstance(noise, Tensor) else None, controls)
         if not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(f"loss: not finite at step {step}: got {value.detach().tolist()}")
         rows.append(value.detach().clone())

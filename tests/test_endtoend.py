@@ -133,8 +133,8 @@ def test_the_blended_start_is_the_inverse_and_the_noise():
 
 def test_doodl_stays_on_its_sphere_and_lowers_the_loss():
     x = torch.randn(3, 2)
-    plan = EDICT().plan(PROCESS, UniformLambda(8, start=0.9, end=0.05))
-    result = doodl(MODEL, plan, distance, x, steps=20, progress=False)
+    plan = EDICT().plan(PROCESS, UniformLambda(5, start=0.9, end=0.05))
+    result = doodl(MODEL, plan, distance, x, steps=12, progress=False)
     assert torch.allclose(result.x.norm(dim=1), x.norm(dim=1), rtol=1e-12)
     assert bool((result.loss <= result.losses[0]).all()) and float(result.loss.sum()) < 0.7 * float(result.losses[0].sum())
     for b in range(3):
@@ -158,13 +158,14 @@ def test_dno_has_the_gradient_at_every_noise():
     result = dno(MODEL, NOISY, distance, x, noise, steps=2, lr=1e-4, clip=None, prior=None, progress=False)
     assert torch.allclose(result.losses[0], distance(state).detach(), atol=1e-10)
     decayed = [(v * (1 - 1e-4 * 0.01)) for v in (x, noise)]
+    assert isinstance(result.noise, torch.Tensor)
     for new, old, grad in zip((result.x, result.noise), decayed, grads, strict=True):
         assert torch.allclose(old - new, 1e-4 * grad.sign(), rtol=1e-3, atol=0)
 
 
 def test_dno_fits_the_target():
     noise = torch.randn(NOISY.slots, 3, 2)
-    result = dno(MODEL, NOISY, distance, torch.randn(3, 2), noise, steps=60, lr=0.05, prior=None, progress=False)
+    result = dno(MODEL, NOISY, distance, torch.randn(3, 2), noise, steps=40, lr=0.05, prior=None, progress=False)
     assert float(result.loss.sum()) < 0.05 * float(result.losses[0].sum())
 
 
@@ -196,7 +197,7 @@ def test_the_black_box_gradient_is_the_gradient_in_the_mean():
     exact = 2 * x.detach() * torch.tensor([1.0, 2.0, -1.0])
     spread = (exact.norm(dim=1, keepdim=True).square() + exact.square()).sqrt() / 4000**0.5  # std of <g, d> d_i
     assert float(((grad - exact) / spread).abs().max()) < 4
-    result = dno(MODEL, NOISY, BlackBox(distance, Addressed(1)), torch.randn(2, 2), torch.randn(6, 2, 2), steps=40, lr=0.05,
+    result = dno(MODEL, NOISY, BlackBox(distance, Addressed(1), draws=8), torch.randn(2, 2), torch.randn(6, 2, 2), steps=30, lr=0.05,
                  prior=None, progress=False)
     assert float(result.loss.sum()) < 0.3 * float(result.losses[0].sum())
 
@@ -244,7 +245,7 @@ def flow_grad_by_hand(x):
     lam = 2 * (states[-1] - TARGET)
     found = []
     for k in reversed(range(12)):
-        jac = torch.autograd.functional.jacobian(lambda s, k=k: velocity(s, float(times[k])), states[k])[0, :, 0]
+        jac = torch.func.jacrev(lambda s, k=k: velocity(s[None], float(times[k]))[0])(states[k][0])
         lam = lam @ (torch.eye(2) + (times[k + 1] - times[k]) * jac)
         found.append(lam)
     return torch.stack(found[::-1])
@@ -310,7 +311,7 @@ def test_a_wholly_straight_path_takes_one_jacobian():
 def test_oc_flow_is_the_linear_quadratic_regulator():
     """x_{k+1} = A_k (x_k + u_k), cost w/2 |x_N - y|^2 + c/2 sum |u|^2: a Riccati recursion gives the optimal controls."""
     data = Gaussian(torch.zeros(2), torch.tensor([[0.8, 0.3], [0.3, 0.5]]))
-    n, w, c, y, x = 6, 1.5, 2.0, torch.tensor([1.0, -0.5]), torch.tensor([[0.3, 0.8], [-1.0, 0.4]])
+    n, w, c, y, x = 4, 1.5, 2.0, torch.tensor([1.0, -0.5]), torch.tensor([[0.3, 0.8], [-1.0, 0.4]])
     plan = FlowEuler().plan(FLOW, UniformT(n, start=1.0, end=0.0))
     times, maps = torch.tensor(plan.times), []
     for k in range(n):
@@ -328,7 +329,7 @@ def test_oc_flow_is_the_linear_quadratic_regulator():
     for a, (gain, shift) in zip(maps, reversed(policy), strict=True):
         controls.append(-(state @ gain.T + shift))
         state = (state + controls[-1]) @ a.T
-    result = oc_flow(data.denoiser(FLOW), plan, lambda s: w / 2 * (s - y).square().sum(1), x, steps=80, lr=0.1, cost=c,
+    result = oc_flow(data.denoiser(FLOW), plan, lambda s: w / 2 * (s - y).square().sum(1), x, steps=70, lr=0.1, cost=c,
                      progress=False)
     assert result.controls is not None
     assert torch.allclose(result.controls, torch.stack(controls), atol=1e-6)

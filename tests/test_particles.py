@@ -45,6 +45,7 @@ def grid_law(data):
     for op, t in zip([op for op in PLAN.instructions if isinstance(op, Combine)], times[:-1], strict=True):
         (a, _), (c, _) = op.terms
         (std, _), = op.noise
+        assert isinstance(std, float)
         mean = a * points + c * data.denoise(points[:, None], PROCESS.alpha(t), PROCESS.sigma(t))[:, 0]
         kernel = torch.exp(-((points[:, None] - mean) / std).square() / 2) / std
         law = kernel @ law
