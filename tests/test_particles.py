@@ -117,6 +117,10 @@ def test_weights_are_kept_when_nothing_is_resampled(threshold, strength):
     assert expected > 0.4 * strength  # six DDPM steps have variance 0.45
     assert abs(float(means.mean()) - expected) < 4 * float(means.std()) / 40**0.5 + 2e-3  # bias of a ratio, O(1/K)
     assert bool(found.resampled.any()) == (threshold == 1.0 or threshold == 0.5 and strength == 3.0)
+    if not bool(found.resampled.any()):  # then it is importance sampling, exactly
+        scores = strength * found.x[..., 0]
+        assert torch.allclose(found.log_weights, scores.log_softmax(1), atol=1e-10)
+        assert torch.allclose(found.log_z, scores.logsumexp(1) - math.log(128), atol=1e-10)
 
 
 def test_reward_x_on_the_standard_normal_has_mean_one():
