@@ -72,15 +72,16 @@ def draw(clean, found, curves, truth, attacked, run):
     figure = plt.figure(figsize=(12.5, 4.2))
     halves = figure.add_gridspec(1, 2, width_ratios=(1.1, 1), wspace=0.15)
     axis = figure.add_subplot(halves[0])
+    top = max(max(row[1:]) for curve in curves.values() for row in curve)
     for (name, curve), colour, style in zip(curves.items(), COLOURS, ("-", "-", "--"), strict=True):  # two may coincide
         steps, own, other = zip(*curve, strict=True)
         axis.plot(steps, own, style, color=colour, lw=2.5, marker="o", ms=5, label=name)
         axis.plot(steps, other, color=colour, lw=1.2, ls=":")
     axis.plot([], [], color="black", lw=1.2, ls=":", label="held-out classifier")
-    axis.set(xlabel="PGD steps", ylabel="digits misread behind the defence", ylim=(-0.03, 1.03),
+    axis.set(xlabel="PGD steps", ylabel="digits misread behind the defence", ylim=(-0.02, min(1.03, 0.1 + 1.4 * top)),
              title=f"{run.purification}-step purification under attack, |change| ≤ {run.radius}")
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
     point, back = found[NAMES[0]]
     grid = halves[1].subgridspec(3, show, hspace=0.08, wspace=0.08)
