@@ -54,7 +54,7 @@ def main() -> None:
             curve.append([step, *(float((c(back).argmax(1) != truth.repeat(3)).float().mean()) for c in (attacked, held_out))])
             found[name] = (points[0], back[: len(clean)])  # noqa: B023
 
-        pgd(loss, clean, Linf(run.radius), steps=run.steps, share=0.34, box=(-1, 1), callback=judge)
+        pgd(loss, clean, Linf(run.radius), steps=run.steps, share=0.34, box=(-1.0, 1.0), callback=judge)
         curves[name] = curve
         print(f"{name:28s} fooled after {run.steps} steps: attacked {curve[-1][1]:.0%}, held-out {curve[-1][2]:.0%}")
     facts = {"count": len(chosen), "radius": run.radius, "purification_steps": run.purification, "success": curves}

@@ -197,8 +197,8 @@ def test_the_black_box_gradient_is_the_gradient_in_the_mean():
     exact = 2 * x.detach() * torch.tensor([1.0, 2.0, -1.0])
     spread = (exact.norm(dim=1, keepdim=True).square() + exact.square()).sqrt() / 4000**0.5  # std of <g, d> d_i
     assert float(((grad - exact) / spread).abs().max()) < 4
-    result = dno(MODEL, NOISY, BlackBox(distance, Addressed(1), draws=8), torch.randn(2, 2), torch.randn(6, 2, 2), steps=30, lr=0.05,
-                 prior=None, progress=False)
+    result = dno(MODEL, NOISY, BlackBox(distance, Addressed(1), draws=8), torch.randn(2, 2), torch.randn(6, 2, 2), steps=30,
+                 lr=0.05, prior=None, progress=False)
     assert float(result.loss.sum()) < 0.3 * float(result.losses[0].sum())
 
 
