@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Policy, Raw
+from .step_size import Raw, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class DataGuidance(Guide):
     """
 
     loss: Loss
-    policy: Policy = Raw()
+    policy: StepSize = Raw()
     differentiates = True
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Policy, Residual
+from .step_size import Residual, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class DPS(Guide):
     """
 
     loss: Loss
-    policy: Policy = Residual()
+    policy: StepSize = Residual()
     differentiates = True
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:

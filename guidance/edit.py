@@ -1,6 +1,6 @@
 """Inversion and editing: `from pullback.guidance import edit`, one call for each method. `docs/editing.md` compares them."""
 
-from .aidi import aidi
+from .aidi import aidi, anderson
 from .code_edit import code
 from .controlled import Controlled
 from .edited import Edit
@@ -14,7 +14,7 @@ from .stochastic_edit import cycle_diffusion, edit_friendly, sdedit
 from .window import Trend, Window
 
 __all__ = [
-    "Controlled", "Edit", "FireFlow", "Learned", "Trend", "Window", "aidi", "code", "cycle_diffusion", "ddim_inversion",
+    "Controlled", "Edit", "FireFlow", "Learned", "Trend", "Window", "aidi", "anderson", "code", "cycle_diffusion", "ddim_inversion",
     "edit_friendly", "exact_inversion", "fireflow", "flow_edit", "learn_schedule", "ode_inversion", "rf_inversion", "rf_invert",
     "rf_regenerate", "rf_solver", "sde_drag", "sdedit",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Policy, Raw
+from .step_size import Raw, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class FlowChef(Guide):
     """
 
     loss: Loss
-    policy: Policy = Raw()
+    policy: StepSize = Raw()
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Policy, ScoreRatio
+from .step_size import ScoreRatio, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class FreeDoM(Guide):
     """
 
     loss: Loss
-    policy: Policy = ScoreRatio()
+    policy: StepSize = ScoreRatio()
     travels: int = 1
     start: float = 0.0
     stop: float = 1.0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Bayes, Policy
+from .step_size import Bayes, StepSize
 
 
 def smoothed(ctx: Context, loss: Loss, samples: int, spread: Tensor) -> Loss:
@@ -30,7 +30,7 @@ class LGD(Guide):
     loss: Loss
     samples: int = 8
     width: float = 1.0
-    policy: Policy = Bayes()
+    policy: StepSize = Bayes()
     differentiates = True
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:

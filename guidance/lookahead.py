@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Bayes, Policy
+from .step_size import Bayes, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Lookahead(Guide):
 
     loss: Loss
     k: int = 4
-    policy: Policy = Bayes()
+    policy: StepSize = Bayes()
     agree: float | None = None
     most: int = 32
 

@@ -8,7 +8,7 @@ from ..solvers import Model, Plan
 from .context import Context
 from .guide import Guide
 from .measurement import Measurement
-from .policies import Policy, Residual
+from .step_size import Residual, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class MCG(Guide):
     """
 
     measurement: Measurement
-    policy: Policy = Residual()
+    policy: StepSize = Residual()
     differentiates = True
 
     def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Policy, Raw
+from .step_size import Raw, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class MPGD(Guide):
     """
 
     loss: Loss
-    policy: Policy = Raw()
+    policy: StepSize = Raw()
     project: Callable[[Tensor], Tensor] | None = None
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:

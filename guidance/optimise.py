@@ -2,18 +2,20 @@
 
 import enum
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from ..adjoint import Checkpoint, Gradient, PerStep, sample
 from ..solvers import Addressed, Model, Noise, Plan
-from .priors import Prior
+from .lbfgs import SampleLBFGS
+from .priors import Prior, Priors
+from .variables import as_tensor, clip_, detached, tensors, variable
 
 Loss = Callable[[Tensor], Tensor]
 MakeOptimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -75,8 +77,8 @@ class _Best:
     def __init__(self, separate: bool) -> None:
         self.separate, self.loss, self.values = separate, None, []
 
-    def offer(self, loss: Tensor, values: list[tuple[Tensor, int | None]]) -> None:
-        copies = [value.detach().clone() for value, _ in values]
+    def offer(self, loss: Tensor, values: list[Tensor]) -> None:
+        copies = [value.detach().clone() for value in values]
         if self.loss is None:
             self.loss, self.values = loss.clone(), copies
             return
@@ -84,26 +86,27 @@ class _Best:
         if not self.separate and not bool(better.any()):
             return
         self.loss = torch.where(better, loss, self.loss)
-        for k, ((_, axis), copy) in enumerate(zip(values, copies, strict=True)):
-            if self.separate and axis is not None:
-                shape = [1] * copy.ndim
-                shape[axis] = -1
-                copy = torch.where(better.reshape(shape), copy, self.values[k])
-            self.values[k] = copy
+        if self.separate:
+            copies = [torch.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+                      for new, old in zip(copies, self.values, strict=True)]
+        self.values = copies
 
 
 def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = None, noise: Noise | Tensor | None = None,
              controls: Tensor | None = None, over: Over = Over(), optimiser: MakeOptimiser = adam(),  # noqa: B008
-             steps: int = 50, prior: Prior | None = None, gradient: Gradient = Checkpoint(), patience: int | None = None,  # noqa: B008
+             steps: int = 50, prior: Prior | Priors | None = None, clip: float | None = None,
+             gradient: Gradient = Checkpoint(), patience: int | None = None,  # noqa: B008
              tolerance: float = 0.0, project: Callable[[Tensor], Tensor] | None = None, progress: bool = True) -> Result:
-    """Minimise loss(sample) + prior(x) over whatever enters the sampler.
+    """Minimise loss(sample) + prior over whatever enters the sampler.
 
     Args:
         loss: maps the sample (B, ...) to (B,); one sample's loss must not depend on its batch mates.
         over: which inputs to change. Noise from a counter is turned into tensors when it is optimised; controls start at
             zero; `parameters` changes the network in place and leaves it at its best.
-        optimiser: makes a torch optimiser from the list of variables; LBFGS works (it couples batch mates: use B = 1).
-        prior: penalty on x. project: applied to x after each step (a sphere, a box).
+        optimiser: makes a torch optimiser from the list of variables, each with its batch axis first: x (B, ...), noise
+            (B, slots, ...), controls (B, N, ...). torch's LBFGS couples batch mates; `lbfgs()` does not.
+        prior: penalty on x, or `Priors` on x, noise and controls (a running cost). project: applied to x after each step.
+        clip: greatest norm of a sample's gradient, all its variables together; shared variables have one norm.
         patience: stop after this many steps without the total falling by more than `tolerance`.
 
     Returns:
@@ -116,41 +119,56 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
         raise ValueError(f"optimise: got steps={steps}, expected at least 1")
     x = x.detach().clone().requires_grad_(over.x)
     seed = noise.seed if isinstance(noise, Addressed) else None
+    own = [x] if over.x else []  # one row a sample: noise and controls are turned so that the batch comes first
     if over.noise:
-        noise = _as_tensor(noise, plan, x).requires_grad_()
+        noise = as_tensor(noise, plan, x).movedim(1, 0).clone(memory_format=torch.contiguous_format).requires_grad_()
+        own.append(noise)
     if over.controls:
-        start = torch.zeros(plan.steps, *x.shape, dtype=x.dtype, device=x.device) if controls is None else controls
-        controls = start.detach().clone().requires_grad_()
+        start = torch.zeros(plan.steps, *x.shape, dtype=x.dtype, device=x.device) if controls is None else controls.detach()
+        controls = start.movedim(1, 0).clone(memory_format=torch.contiguous_format).requires_grad_()
+        own.append(controls)
     if over.cond:
-        cond = tree_map(_variable, cond, is_leaf=lambda leaf: isinstance(leaf, PerStep))
+        cond = tree_map(variable, cond, is_leaf=lambda leaf: isinstance(leaf, PerStep))
     weights = [p for p in denoiser.parameters() if p.requires_grad] if over.parameters else []
-    batched: list[tuple[Tensor, int | None]] = [(x, 0)] if over.x else []
-    batched += [(noise, 1)] if isinstance(noise, Tensor) and over.noise else []
-    batched += [(controls, 1)] if controls is not None and over.controls else []
-    shared = [*(_tensors(cond) if over.cond else []), *weights]
-    variables = [value for value, _ in batched] + shared
+    shared = [*(tensors(cond) if over.cond else []), *weights]
+    variables = own + shared
     if not variables:
         raise ValueError(f"optimise: got {over} and nothing to change, expected at least one variable; turn one on in "
                          "over=Over(...) and pass what it names")
+    priors = prior if isinstance(prior, Priors) else Priors(x=prior)
+    priors.check(over.noise, over.controls)
+
+    def entering() -> dict[str, Any]:
+        return {"noise": noise.movedim(0, 1) if over.noise and isinstance(noise, Tensor) else noise,
+                "controls": controls.movedim(0, 1) if over.controls and controls is not None else controls}
+
     best, maker = _Best(separate=not shared), optimiser(variables)
+    if isinstance(maker, SampleLBFGS) and (shared or project is not None):
+        raise ValueError("optimiser: got lbfgs() with variables that samples share or a projection, expected x, noise or controls "
+                         "that move freely; use adam() or torch's LBFGS")
     rows: list[Tensor] = []
     stop, step, stale, least = Stop.STEPS, 0, 0, float("inf")
 
-    def closure() -> float:
+    def evaluate() -> Tensor:
         maker.zero_grad()
-        value = loss(sample(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient))
+        value = loss(sample(denoiser, plan, x, cond=cond, gradient=gradient, **entering()))
         if value.shape != (len(x),):
             raise ValueError(f"loss: got shape {tuple(value.shape)}, expected ({len(x)},): one value per sample; reduce over "
                              "every axis but the first")
-        value = value if prior is None else value + prior(x)
+        value = value + priors(x, noise if isinstance(noise, Tensor) else None, controls)
         if not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(f"loss: not finite at step {step}: got {value.detach().tolist()}")
         rows.append(value.detach().clone())
-        best.offer(rows[-1], [*batched, *((value, None) for value in shared)])
+        best.offer(rows[-1], variables)
         grads = torch.autograd.grad(value.sum(), variables, allow_unused=True)
-        for variable, grad in zip(variables, grads, strict=True):
-            variable.grad = grad
-        return float(value.detach().sum())
+        if clip is not None:
+            clip_(grads[: len(own)], grads[len(own) :], clip)
+        for changed, grad in zip(variables, grads, strict=True):
+            changed.grad = grad
+        return rows[-1]
+
+    def closure() -> Any:
+        return evaluate() if isinstance(maker, SampleLBFGS) else float(evaluate().sum())
 
     bar = tqdm(range(steps), disable=not progress)
     try:
@@ -178,43 +196,10 @@ def optimise(denoiser: Model, plan: Plan, loss: Loss, x: Tensor, *, cond: Any = 
     if best.loss is None:
         raise KeyboardInterrupt("optimise: interrupted before the first loss was known")
     with torch.no_grad():
-        for variable, value in zip(variables, best.values, strict=True):
-            variable.copy_(value)
-            variable.grad = None
-    final = sample(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=None)
-    free, (calls, vjps) = _detached, gradient.cost(plan)
-    return Result(final, free(x), free(noise), free(cond), free(controls), best.loss, torch.stack(rows),
+        for changed, value in zip(variables, best.values, strict=True):
+            changed.copy_(value)
+            changed.grad = None
+    final = sample(denoiser, plan, x, cond=cond, gradient=None, **entering())
+    found, (calls, vjps) = detached({"x": x, "cond": cond, **entering()}), gradient.cost(plan)
+    return Result(final, found["x"], found["noise"], found["cond"], found["controls"], best.loss, torch.stack(rows),
                   calls * len(rows) + plan.nfe, vjps * len(rows), seed, stop, step)
-
-
-def _variable(leaf: Any) -> Any:
-    if isinstance(leaf, PerStep):
-        return PerStep(leaf.values.detach().clone().requires_grad_())
-    if isinstance(leaf, Tensor) and leaf.is_floating_point():
-        return leaf.detach().clone().requires_grad_()
-    return leaf
-
-
-def _tensors(cond: Any) -> Iterable[Tensor]:
-    leaves = tree_leaves(cond, is_leaf=lambda leaf: isinstance(leaf, PerStep))
-    found = (leaf.values if isinstance(leaf, PerStep) else leaf for leaf in leaves)
-    return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.requires_grad]
-
-
-def _as_tensor(noise: Noise | Tensor | None, plan: Plan, x: Tensor) -> Tensor:
-    if noise is None or not plan.slots:
-        raise ValueError(f"optimise over noise: got noise={noise} and a plan with {plan.slots} noise slots, expected a stochastic "
-                         "plan and noise=Addressed(seed) or a tensor (slots, B, ...)")
-    if isinstance(noise, Tensor):
-        return noise.detach().clone()
-    noise.check(plan.slots, x)
-    return torch.stack([noise(slot, x.detach()) for slot in range(plan.slots)])
-
-
-def _detached(value: Any) -> Any:
-    def free(leaf: Any) -> Any:
-        if isinstance(leaf, PerStep):
-            return PerStep(leaf.values.detach())
-        return leaf.detach() if isinstance(leaf, Tensor) else leaf
-
-    return tree_map(free, value, is_leaf=lambda leaf: isinstance(leaf, PerStep))

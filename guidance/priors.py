@@ -45,3 +45,28 @@ class ChiPrior(Prior):
         square = flat.square().sum(1)
         least = free / 2 * (1 - math.log(free)) if free else 0.0
         return self.weight * (square / 2 - free / 2 * square.log() - least)
+
+
+@dataclass(frozen=True)
+class Priors:
+    """A penalty for each kind of variable. Noise is seen as (B, slots, ...), controls as (B, N, ...): NormPrior(c) on controls
+    is the running cost c/2 sum_k |u_k|^2."""
+
+    x: Prior | None = None
+    noise: Prior | None = None
+    controls: Prior | None = None
+
+    def check(self, noise: bool, controls: bool) -> None:
+        """Raise ValueError for a prior on what is not optimised."""
+        for what, prior, there in (("noise", self.noise, noise), ("controls", self.controls, controls)):
+            if prior is not None and not there:
+                raise ValueError(f"prior on {what}: got {prior}, expected None, for {what} does not vary; "
+                                 f"pass over=Over({what}=True)")
+
+    def __call__(self, x: Tensor, noise: Tensor | None, controls: Tensor | None) -> Tensor:
+        """The sum of the penalties, (B,)."""
+        total = x.new_zeros(len(x))
+        for prior, value in ((self.x, x), (self.noise, noise), (self.controls, controls)):
+            if prior is not None and value is not None:
+                total = total + prior(value)
+        return total

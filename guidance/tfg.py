@@ -7,7 +7,7 @@ from torch import Tensor
 from .context import Context, Loss
 from .guide import Guide
 from .lgd import smoothed
-from .policies import Bayes, Policy, Raw, Residual, ScoreRatio
+from .step_size import Bayes, Raw, Residual, ScoreRatio, StepSize
 from .universal import descended
 
 
@@ -21,8 +21,8 @@ class TFG(Guide):
     """
 
     loss: Loss
-    rho: Policy | None = None
-    mu: Policy | None = None
+    rho: StepSize | None = None
+    mu: StepSize | None = None
     iterations: int = 1
     samples: int = 0
     width: float = 1.0
@@ -48,27 +48,27 @@ class TFG(Guide):
         return x + gain * descended(ctx, loss, self.mu, self.iterations)
 
     @classmethod
-    def dps(cls, loss: Loss, policy: Policy = Residual()) -> "TFG":  # noqa: B008
+    def dps(cls, loss: Loss, policy: StepSize = Residual()) -> "TFG":  # noqa: B008
         """`DPS`."""
         return cls(loss, rho=policy)
 
     @classmethod
-    def lgd(cls, loss: Loss, samples: int = 8, width: float = 1.0, policy: Policy = Bayes()) -> "TFG":  # noqa: B008
+    def lgd(cls, loss: Loss, samples: int = 8, width: float = 1.0, policy: StepSize = Bayes()) -> "TFG":  # noqa: B008
         """`LGD`."""
         return cls(loss, rho=policy, samples=samples, width=width)
 
     @classmethod
-    def mpgd(cls, loss: Loss, policy: Policy = Raw()) -> "TFG":  # noqa: B008
+    def mpgd(cls, loss: Loss, policy: StepSize = Raw()) -> "TFG":  # noqa: B008
         """`MPGD` without a projection."""
         return cls(loss, mu=policy)
 
     @classmethod
-    def freedom(cls, loss: Loss, policy: Policy = ScoreRatio(), travels: int = 1) -> "TFG":  # noqa: B008
+    def freedom(cls, loss: Loss, policy: StepSize = ScoreRatio(), travels: int = 1) -> "TFG":  # noqa: B008
         """`FreeDoM`, travelling at every step."""
         return cls(loss, rho=policy, travels=travels)
 
     @classmethod
-    def universal(cls, loss: Loss, forward: Policy = Raw(), backward: Policy = Raw(), steps: int = 1,  # noqa: B008
+    def universal(cls, loss: Loss, forward: StepSize = Raw(), backward: StepSize = Raw(), steps: int = 1,  # noqa: B008
                   travels: int = 1) -> "TFG":
         """`Universal`."""
         return cls(loss, rho=forward, mu=backward, iterations=steps, travels=travels, consistent=True)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from .context import Context, Loss
 from .guide import Guide
-from .policies import Policy, Raw
+from .step_size import Raw, StepSize
 
 
-def descended(ctx: Context, loss: Loss, policy: Policy, steps: int) -> Tensor:
+def descended(ctx: Context, loss: Loss, policy: StepSize, steps: int) -> Tensor:
     """The shift of D after `steps` descents of the loss from D, the network held constant."""
     shift = torch.zeros_like(ctx.data)
     for _ in range(steps):
@@ -29,8 +29,8 @@ class Universal(Guide):
     """
 
     loss: Loss
-    forward: Policy = Raw()
-    backward: Policy = Raw()
+    forward: StepSize = Raw()
+    backward: StepSize = Raw()
     steps: int = 1
     travels: int = 1
     differentiates = True

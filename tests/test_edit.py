@@ -9,7 +9,6 @@ from flows import ball, exact_flow, plane
 from problems import MIXTURE
 from pullback.adjoint import Checkpoint, Direct
 from pullback.guidance import edit
-from pullback.guidance.aidi import anderson
 from pullback.solvers import (
     BDIA,
     DDIM,
@@ -158,9 +157,9 @@ def test_anderson_solves_a_linear_system_in_as_many_steps_as_it_has_unknowns():
     """On an affine map it is GMRES: d + 1 evaluations and one to see it, where the plain iteration diverges."""
     matrix = torch.diag(torch.tensor([0.3, -0.8, 1.9, 2.5]))
     b = torch.tensor([[1.0, 2.0, -1.0, 0.5]])
-    x, left, count = anderson(lambda x: b - x @ matrix, torch.zeros(1, 4), 40, 4, 1e-10)
+    x, left, count = edit.anderson(lambda x: b - x @ matrix, torch.zeros(1, 4), 40, 4, 1e-10)
     assert count <= 8 and float(left) < 1e-10 and torch.allclose(x @ matrix, b, atol=1e-9)
-    assert float(anderson(lambda x: b - x @ matrix, torch.zeros(1, 4), 40, 0, 1e-10)[1]) > 0.1
+    assert float(edit.anderson(lambda x: b - x @ matrix, torch.zeros(1, 4), 40, 0, 1e-10)[1]) > 0.1
 
 
 def test_aidi_reports_what_is_left():

@@ -15,6 +15,7 @@ SMALL = {
     "gradients": ["--steps", "6"],
     "digit_guidance": ["--steps", "2"],
     "edit_digits": ["--steps", "1", "--count", "12"],
+    "robustness": ["--quick", "1"],
 }
 SHARED = {"networks", "data", "train", "bundled", "common"}  # imported by the examples; train writes the weights
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from .context import Context
 
 
-class Policy(ABC):
+class StepSize(ABC):
     """Maps the gradient (B, ...) of a loss (B,) with respect to x_t or D to what is subtracted, sample by sample."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Raw(Policy):
+class Raw(StepSize):
     """scale g."""
 
     scale: float = 1.0
@@ -37,7 +37,7 @@ class Raw(Policy):
 
 
 @dataclass(frozen=True)
-class Unit(Policy):
+class Unit(StepSize):
     """scale g / |g|, the norm taken sample by sample. Yang et al. 2024 (DSG), arXiv 2402.03201, has scale sqrt(d) std."""
 
     scale: float = 1.0
@@ -47,7 +47,7 @@ class Unit(Policy):
 
 
 @dataclass(frozen=True)
-class Residual(Policy):
+class Residual(StepSize):
     """scale g / sqrt(loss), for a loss |r|^2: DPS's zeta / |y - A D|, the residual of each sample by itself.
 
     Source: Chung et al. 2023, arXiv 2209.14687, section C.2.
@@ -60,7 +60,7 @@ class Residual(Policy):
 
 
 @dataclass(frozen=True)
-class ScoreRatio(Policy):
+class ScoreRatio(StepSize):
     """scale |eps| g / |g|: as long as the predicted noise times `scale`, eps = (x - alpha D)/sigma.
 
     Source: Yu et al. 2023 (FreeDoM), arXiv 2303.09833, released code, there with the classifier-free correction for eps.
@@ -74,7 +74,7 @@ class ScoreRatio(Policy):
 
 
 @dataclass(frozen=True)
-class Bayes(Policy):
+class Bayes(StepSize):
     """strength (dx_s/dD) (sigma^2/alpha) g, for hooks on the state and a loss in nats: what E[x_0|x_t, y] = D - (sigma^2/alpha) g
     does to the state after the step."""
 
@@ -85,7 +85,7 @@ class Bayes(Policy):
 
 
 @dataclass(frozen=True)
-class SNR(Policy):
+class SNR(StepSize):
     """strength s_y^2 / (s_y^2 + r_t^2 gain^2) g with r_t^2 = sigma^2/(alpha^2 + sigma^2): one dimensionless strength.
 
     For a loss in nats, |y - A D|^2 / (2 s_y^2): what D does not know yet, r_t^2 gain^2, widens the noise s_y^2. It is the

@@ -1,0 +1,140 @@
+"""Sequential Monte Carlo along a sampler, with right weights, under any guide as the proposal."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..solvers import Addressed, Combine, Model, Plan
+from .context import Context
+from .guide import Guide, Hook
+from .objective import Reward
+from .particles import CHOICE, Cloud, ParticleNoise, check, followed, repeated, stream
+from .potentials import Difference, Potential
+from .resampling import Resampling, Systematic, ess, uniforms
+from .steer import steer
+
+BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
+
+
+@dataclass(frozen=True, eq=False)
+class Weighing(Guide):
+    """Weighs particles after every step, resamples them where their weights have degenerated; see `smc`.
+
+    `noisy`: the steps that draw noise. Without noise a proposal has no density to weigh it by, and is left out.
+    """
+
+    reward: Reward
+    shape: tuple[int, int]
+    context: Any
+    beta: float
+    proposal: Guide
+    potential: Potential
+    resampling: Resampling
+    threshold: float
+    source: Addressed
+    noisy: frozenset[int]
+
+    def hooks(self) -> frozenset[Hook]:
+        return self.proposal.hooks() | {Hook.ACCEPT}
+
+    def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
+        self.proposal.check(denoiser, plan, x)
+
+    def graph(self, step: int, steps: int) -> bool:
+        return step in self.noisy and self.proposal.graph(step, steps)
+
+    def data(self, ctx: Context, data: Tensor) -> Tensor:
+        return self.proposal.data(ctx, data) if ctx.step in self.noisy else data
+
+    def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
+        return self.proposal.velocity(ctx, velocity) if ctx.step in self.noisy else velocity
+
+    def accept(self, ctx: Context, x: Tensor) -> Tensor | None:
+        memory, last = ctx.memory(self), ctx.step + 1 == ctx.steps
+        if not memory:
+            zero = torch.zeros(self.shape, dtype=torch.float64, device=x.device)
+            memory.update(log_w=zero, given=zero, log_z=zero[:, 0], rewards=[], ess=[], resampled=[])
+        rewards = [*memory["rewards"], self._scaled(ctx.data)]
+        gain = self.potential(torch.stack(rewards))
+        given = memory["given"] + gain  # log of all potentials of the lineage
+        if last:
+            gain, given = gain + self._scaled(x) - given, self._scaled(x)
+        log_w = memory["log_w"] + gain
+        if self.proposal.hooks() and ctx.step in self.noisy:
+            ratio = ctx.log_transition(x, guided=False).double() - ctx.log_transition(x, guided=True).double()
+            log_w = log_w + ratio.reshape(self.shape)
+        size = ess(log_w)
+        chosen = (size <= self.threshold * self.shape[1]) & (not last)
+        ancestors = torch.arange(self.shape[1], device=x.device).expand(self.shape)
+        if bool(chosen.any()):
+            drawn = self.resampling(log_w.softmax(1), uniforms(self.source, ctx.step, log_w))
+            ancestors = torch.where(chosen[:, None], drawn, ancestors)
+            memory["log_z"] = memory["log_z"] + torch.where(chosen, _log_mean(log_w), 0.0)
+            log_w = torch.where(chosen[:, None], 0.0, log_w)
+            given, *rewards = followed([given, *rewards], ancestors)
+        memory.update(log_w=log_w, given=given, rewards=rewards)
+        memory["ess"].append(size)
+        memory["resampled"].append(chosen)
+        base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
+        return (base + ancestors).flatten() if bool(chosen.any()) else None
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        value = self.reward(x, self.context)
+        if value.shape != (len(x),):
+            raise ValueError(f"reward: got shape {tuple(value.shape)}, expected ({len(x)},): one value per particle")
+        return value.detach().double().reshape(self.shape) / self.beta
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    return log_w.logsumexp(1) - math.log(log_w.shape[1])
+
+
+def smc(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addressed, *, beta: float = 1.0,
+        proposal: Guide | None = None, potential: Potential = Difference(), resampling: Resampling = Systematic(),  # noqa: B008
+        threshold: float = 0.5, cond: Any = None, context: Any = None, progress: bool = False) -> Cloud:
+    """Weighted particles of p(x_0) exp(r(x_0)/beta) / Z, p the law of `plan`'s samples.
+
+        propose  x_{k+1} ~ q(. | x_k),  the step with the proposal's predictions
+        weigh    log w += log G_k + log p(x_{k+1} | x_k) - log q(x_{k+1} | x_k),   r_k = r(D(x_k))/beta
+        resample where ESS <= threshold K; else the weights are kept
+
+    with exact weights at the end whatever the proposal and the potentials: E[exp(log_z)] = E_p[exp(r/beta)] for every K, and
+    `Cloud.mean` converges to the tilted mean as K grows. r = log p(y | x_0) with beta = 1 gives the posterior and its evidence.
+
+    Args:
+        plan: stochastic, one draw a step (DDPM, DDIM(eta > 0), ...).
+        x: (B, K, ...) particles of the law at the plan's first time; `particles` draws them.
+        reward: (x (B K, ...), context) to (B K,); context is repeated for the particles as cond is: tensors (B, ...).
+        noise: particle k of a sample has stream `noise.stream + k`; resampling and the proposal have others.
+        proposal: any guide on the data prediction or velocity; its own errors cost variance, never bias.
+        threshold: 0 never resamples before the end, 1 always.
+
+    Source: Wu et al. 2023 (twisted diffusion sampler), arXiv 2306.17775, algorithm 1; Singhal et al. 2025, arXiv 2501.06848.
+    Cost: K plan.nfe network calls a sample, and the proposal's VJPs; no calls for the rewards: D(x_k) is the step's own.
+
+    Raises:
+        ValueError: a plan without noise, a proposal on the state, shapes that do not fit.
+    """
+    check(x, noise)
+    if proposal is not None and not proposal.hooks() <= BY_DATA:
+        raise ValueError(f"proposal: got {proposal} with hooks {sorted(h.value for h in proposal.hooks())}, expected data or "
+                         "velocity only: the law of a state changed after its step is not known")
+    if beta <= 0 or not 0 <= threshold <= 1:
+        raise ValueError(f"smc: got beta={beta}, threshold={threshold}, expected beta > 0 and 0 <= threshold <= 1")
+    if not plan.slots:
+        raise ValueError(f"smc: got {plan.name}, which draws no noise, expected a stochastic plan; take DDPM() or DDIM(1.0)")
+    shape, flat = (x.shape[0], x.shape[1]), x.flatten(0, 1)
+    bounds = (*plan.starts, len(plan.instructions))
+    noisy = frozenset(k for k in range(plan.steps) if any(
+        isinstance(op, Combine) and op.noise for op in plan.instructions[bounds[k] : bounds[k + 1]]))
+    guide = Weighing(reward, shape, repeated(context, shape[1], shape[0]), beta, proposal or Guide(), potential, resampling,
+                     threshold, stream(noise, CHOICE), noisy)
+    run = steer(denoiser, plan, flat, guide, cond=repeated(cond, shape[1], shape[0]), noise=ParticleNoise(noise, shape[1]),
+                draws=ParticleNoise(stream(noise, 2 * CHOICE), shape[1]), progress=progress)
+    memory = run.memory(guide)
+    log_w = memory["log_w"]
+    return Cloud(run.sample.unflatten(0, shape), log_w.log_softmax(1), memory["log_z"] + _log_mean(log_w),
+                 torch.stack(memory["ess"]), torch.stack(memory["resampled"]), run)
