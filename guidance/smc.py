@@ -1,95 +1,20 @@
 """Sequential Monte Carlo along a sampler, with right weights, under any guide as the proposal."""
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..solvers import Addressed, Combine, Model, Plan
-from .context import Context
 from .guide import Guide, Hook
 from .objective import Reward
-from .particles import CHOICE, Cloud, ParticleNoise, check, followed, repeated, stream
+from .particles import CHOICE, Cloud, ParticleNoise, check, repeated, stream
 from .potentials import Difference, Potential
-from .resampling import Resampling, Systematic, ess, uniforms
+from .resampling import Resampling, Systematic
 from .steer import steer
+from .weighing import Weighing, log_mean
 
 BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
-
-
-@dataclass(frozen=True, eq=False)
-class Weighing(Guide):
-    """Weighs particles after every step, resamples them where their weights have degenerated; see `smc`.
-
-    `noisy`: the steps that draw noise. Without noise a proposal has no density to weigh it by, and is left out.
-    """
-
-    reward: Reward
-    shape: tuple[int, int]
-    context: Any
-    beta: float
-    proposal: Guide
-    potential: Potential
-    resampling: Resampling
-    threshold: float
-    source: Addressed
-    noisy: frozenset[int]
-
-    def hooks(self) -> frozenset[Hook]:
-        return self.proposal.hooks() | {Hook.ACCEPT}
-
-    def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
-        self.proposal.check(denoiser, plan, x)
-
-    def graph(self, step: int, steps: int) -> bool:
-        return step in self.noisy and self.proposal.graph(step, steps)
-
-    def data(self, ctx: Context, data: Tensor) -> Tensor:
-        return self.proposal.data(ctx, data) if ctx.step in self.noisy else data
-
-    def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
-        return self.proposal.velocity(ctx, velocity) if ctx.step in self.noisy else velocity
-
-    def accept(self, ctx: Context, x: Tensor) -> Tensor | None:
-        memory, last = ctx.memory(self), ctx.step + 1 == ctx.steps
-        if not memory:
-            zero = torch.zeros(self.shape, dtype=torch.float64, device=x.device)
-            memory.update(log_w=zero, given=zero, log_z=zero[:, 0], rewards=[], ess=[], resampled=[])
-        rewards = [*memory["rewards"], self._scaled(ctx.data)]
-        gain = self.potential(torch.stack(rewards))
-        given = memory["given"] + gain  # log of all potentials of the lineage
-        if last:
-            gain, given = gain + self._scaled(x) - given, self._scaled(x)
-        log_w = memory["log_w"] + gain
-        if self.proposal.hooks() and ctx.step in self.noisy:
-            ratio = ctx.log_transition(x, guided=False).double() - ctx.log_transition(x, guided=True).double()
-            log_w = log_w + ratio.reshape(self.shape)
-        size = ess(log_w)
-        chosen = (size <= self.threshold * self.shape[1]) & (not last)
-        ancestors = torch.arange(self.shape[1], device=x.device).expand(self.shape)
-        if bool(chosen.any()):
-            drawn = self.resampling(log_w.softmax(1), uniforms(self.source, ctx.step, log_w))
-            ancestors = torch.where(chosen[:, None], drawn, ancestors)
-            memory["log_z"] = memory["log_z"] + torch.where(chosen, _log_mean(log_w), 0.0)
-            log_w = torch.where(chosen[:, None], 0.0, log_w)
-            given, *rewards = followed([given, *rewards], ancestors)
-        memory.update(log_w=log_w, given=given, rewards=rewards)
-        memory["ess"].append(size)
-        memory["resampled"].append(chosen)
-        base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
-        return (base + ancestors).flatten() if bool(chosen.any()) else None
-
-    def _scaled(self, x: Tensor) -> Tensor:
-        value = self.reward(x, self.context)
-        if value.shape != (len(x),):
-            raise ValueError(f"reward: got shape {tuple(value.shape)}, expected ({len(x)},): one value per particle")
-        return value.detach().double().reshape(self.shape) / self.beta
-
-
-def _log_mean(log_w: Tensor) -> Tensor:
-    return log_w.logsumexp(1) - math.log(log_w.shape[1])
 
 
 def smc(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addressed, *, beta: float = 1.0,
@@ -136,5 +61,5 @@ def smc(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addressed
                 draws=ParticleNoise(stream(noise, 2 * CHOICE), shape[1]), progress=progress)
     memory = run.memory(guide)
     log_w = memory["log_w"]
-    return Cloud(run.sample.unflatten(0, shape), log_w.log_softmax(1), memory["log_z"] + _log_mean(log_w),
+    return Cloud(run.sample.unflatten(0, shape), log_w.log_softmax(1), memory["log_z"] + log_mean(log_w),
                  torch.stack(memory["ess"]), torch.stack(memory["resampled"]), run)

@@ -78,6 +78,12 @@ class Exact(Guide):
         return data + 0.4 * ctx.tweedie * ctx.vjp(residual)
 
 
+def said(options):
+    """An id that is the same in every process: objects print their address."""
+    values = {key: value if isinstance(value, float) else type(value).__name__ for key, value in options.items()}
+    return "-".join(f"{key}={value}" for key, value in values.items()) or "plain"
+
+
 def cloud(data, count, batch, first=0, **options):
     noise = Addressed(11, samples=range(first, first + batch))
     x = particles(noise, torch.zeros(batch, 1, dtype=torch.float64), count)
@@ -85,7 +91,7 @@ def cloud(data, count, batch, first=0, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"threshold": 1.0}, {"threshold": 0.0}, {"proposal": Pull()}, {"proposal": Exact()},
-                                     {"resampling": Multinomial()}, {"resampling": Stratified(), "threshold": 0.9}], ids=str)
+                                     {"resampling": Multinomial()}, {"resampling": Stratified(), "threshold": 0.9}], ids=said)
 @pytest.mark.parametrize("count, batch", [(1, 1000), (2, 600), (8, 200), (64, 40)])
 def test_evidence_is_unbiased_for_every_number_of_particles(count, batch, options):
     z = cloud(TWO, count, batch, **options).log_z.exp()
@@ -161,7 +167,8 @@ def test_a_good_proposal_lowers_the_variance():
     assert float(guided.var()) < 0.7 * float(plain.var())
 
 
-@pytest.mark.parametrize("options", [{}, {"proposal": Exact(), "threshold": 0.9}, {"potential": Most(), "threshold": 1.0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"proposal": Exact(), "threshold": 0.9}, {"potential": Most(), "threshold": 1.0}],
+                         ids=said)
 def test_samples_never_meet(options):
     whole = cloud(TWO, 8, 4, **options)
     for b in range(4):
