@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..adjoint import Checkpoint, PerStep, sample
 from ..solvers import DATA, DDIM, Model, Noise, Plan, Prediction, as_time, conversion
-from .transition import Opened, log_transition
+from .opened import Opened, log_transition
 
 Loss = Callable[[Tensor], Tensor]
 Pull = Callable[[Tensor], Tensor]

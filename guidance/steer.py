@@ -30,7 +30,7 @@ from ..solvers import (
 )
 from .context import Context, Setting, Through
 from .guide import Guide, Hook
-from .transition import Opened
+from .opened import Opened
 from .validity import opens, refuse
 
 Callback = Callable[[int, Any, Tensor], None]
