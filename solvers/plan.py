@@ -107,8 +107,7 @@ class Plan:
     def held(self) -> int:
         """Most registers alive at one time."""
         alive, most = set(self.entry), len(self.entry)
-        uses = list(last_uses(self.instructions, self.exit))[::-1]
-        for op, dead in zip(self.instructions, uses, strict=True):
+        for op, dead in zip(self.instructions, last_uses(self.instructions, self.exit), strict=True):
             alive |= set(writes(op))
             most = max(most, len(alive))
             alive -= set(dead)
@@ -156,8 +155,13 @@ def _line(op: Instruction) -> str:
     return f"{op.out} <- {' '.join(parts)}"
 
 
-def last_uses(instructions: tuple[Instruction, ...], exit: Iterable[str] = ("x",)) -> Iterator[tuple[str, ...]]:
-    """From the last instruction to the first the registers nobody reads after it; those of `exit` are read by the caller."""
+def last_uses(instructions: tuple[Instruction, ...], exit: Iterable[str] = ("x",)) -> list[tuple[str, ...]]:
+    """For each instruction the registers nobody reads after it; those of `exit` are read by the caller."""
+    return list(uses_backwards(instructions, exit))[::-1]
+
+
+def uses_backwards(instructions: tuple[Instruction, ...], exit: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """`last_uses` from the last instruction to the first, one at a time."""
     seen = set(exit)
     for op in reversed(instructions):
         touched = {*reads(op), *writes(op)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .model import Model
-from .plan import Coefficient, Combine, Evaluate, Instruction, Plan, last_uses, reads, writes
+from .plan import Coefficient, Combine, Evaluate, Instruction, Plan, reads, uses_backwards, writes
 from .prediction import conversion
 from .process import as_time
 
@@ -154,7 +154,7 @@ def _touched(op: Instruction) -> list[str]:
 def _dead(plan: Plan) -> "array[int]":
     """For each instruction the registers dead after it, one bit for each it touches: names would take ten times the memory."""
     bits = array("Q")
-    for op, gone in zip(reversed(plan.instructions), last_uses(plan.instructions, plan.exit), strict=True):
+    for op, gone in zip(reversed(plan.instructions), uses_backwards(plan.instructions, plan.exit), strict=True):
         bits.append(sum(1 << j for j, name in enumerate(_touched(op)) if name in gone))
     return bits[::-1]
 
