@@ -25,9 +25,8 @@ PREPROCESS = Preprocess(SIDE)
 @pytest.fixture(scope="module")
 def clip():
     torch.manual_seed(5)
-    config = CLIPConfig(text_config={**LAYERS, "vocab_size": 60, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1,
-                                     "pad_token_id": 1},
-                        vision_config={**LAYERS, "image_size": SIDE, "patch_size": 8}, projection_dim=12)
+    text = {**LAYERS, "vocab_size": 60, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = CLIPConfig(text_config=text, vision_config={**LAYERS, "image_size": SIDE, "patch_size": 8}, projection_dim=12)
     return CLIPModel(config).double().eval().requires_grad_(False)
 
 
@@ -53,7 +52,7 @@ def processor():
     return transformers.CLIPImageProcessor(**names)
 
 
-@pytest.mark.parametrize("height, width", [(24, 40), (40, 24), (SIDE, SIDE), (9, 9)])
+@pytest.mark.parametrize("height, width", [(24, 41), (40, 24), (SIDE, SIDE), (9, 9)])
 def test_preprocessing_is_the_processors_own(height, width):
     x = pictures(3, height, width)
     bytes_ = (255 * (x + 1) / 2).round().to(torch.uint8)
