@@ -13,6 +13,7 @@ from .edm_pec import EDMPEC
 from .er_sde import ERSDE
 from .expand import expand
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
+from .flow_sde import ConstantFlowSDE, FlowSDE
 from .grid import (
     GivenTimes,
     Grid,
@@ -42,19 +43,20 @@ from .run import combine, entry, execute, predict, run, total
 from .sa import SASolver, Tau
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .toy import Gaussian, Mixture
+from .transition import Transitions
 from .unipc import BVariant, UniPC
 from .weights import data_weights
 
 __all__ = [
     "BDIA", "DATA", "DDIM", "DDPM", "DEIS", "EDICT", "EDM", "EDMPEC", "ERSDE", "FLOW", "NOISE", "OBELM", "PREDICTIONS", "SCORE",
-    "V", "VE", "VP", "Addressed", "Apply", "BVariant", "Brownian", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP",
-    "Coupled", "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun", "Encoding", "EulerMaruyama", "Evaluate",
-    "Evaluation", "Evaluator", "Exponential", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FromTorchSDE", "Gaussian",
-    "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading", "Linspace", "Method", "Mixture", "Model", "Noise",
-    "Op", "Ops", "Path", "PathNoise", "Plan", "Prediction", "Process", "Program", "Quadratic", "RecordedNoise", "RectifiedFlow",
-    "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum",
-    "Tau", "Trailing", "UniPC", "UniformLambda", "UniformT", "UserPair", "Value", "accepted_times", "as_time", "bound",
-    "coefficients", "combine", "compiled", "conversion", "convert", "data_weights", "decode", "encode", "entry", "execute",
-    "expand", "inversion", "moments", "narrowed", "predict", "prepare", "recover_noise", "response", "run", "solve", "stack",
-    "total", "widened",
+    "V", "VE", "VP", "Addressed", "Apply", "BVariant", "Brownian", "Builder", "Call", "ClassifierFree", "Combine",
+    "ConstantFlowSDE", "CosineVP", "Coupled", "DPMSolverPP", "DPMSolverPPSingle", "Denoiser", "DiscreteVP", "EDMHeun",
+    "Encoding", "EulerMaruyama", "Evaluate", "Evaluation", "Evaluator", "Exponential", "FlowAdams", "FlowEuler", "FlowHeun",
+    "FlowMidpoint", "FlowSDE", "FromTorchSDE", "Gaussian", "GivenNoise", "GivenTimes", "Grid", "Inversion", "Karras", "Leading",
+    "Linspace", "Method", "Mixture", "Model", "Noise", "Op", "Ops", "Path", "PathNoise", "Plan", "Prediction", "Process",
+    "Program", "Quadratic", "RecordedNoise", "RectifiedFlow", "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver",
+    "SDEDPMSolverPP", "Shifted", "Stages", "SubVP", "Sum", "Tau", "Trailing", "Transitions", "UniPC", "UniformLambda",
+    "UniformT", "UserPair", "Value", "accepted_times", "as_time", "bound", "coefficients", "combine", "compiled", "conversion",
+    "convert", "data_weights", "decode", "encode", "entry", "execute", "expand", "inversion", "moments", "narrowed", "predict",
+    "prepare", "recover_noise", "response", "run", "solve", "stack", "total", "widened",
 ]  # fmt: skip
