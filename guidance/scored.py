@@ -1,0 +1,39 @@
+"""A reward as the trainer calls it: counted, timed, and checked at every call."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .objective import Reward
+
+
+class Scored:
+    """`reward(samples, context)`, refused where its shape or its graph is wrong.
+
+    A value that is not finite is noted in `trouble` rather than raised: the other processes must stop too.
+    """
+
+    def __init__(self, reward: Reward, name: str = "reward") -> None:
+        self.reward, self.name = reward, name
+        self.queries, self.seconds = 0, 0.0
+        self.trouble: str | None = None
+
+    def __call__(self, x: Tensor, context: Any = None) -> Tensor:
+        start = time.perf_counter()
+        value = self.reward(x, context)
+        self.seconds += time.perf_counter() - start
+        self.queries += len(x)
+        if not isinstance(value, Tensor) or value.shape != (len(x),):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{self.name}: got {got}, expected a tensor of shape ({len(x)},), one value per sample; reduce over "
+                             "every axis but the first")
+        if torch.is_grad_enabled() and x.requires_grad and not value.requires_grad:
+            raise ValueError(f"{self.name}: got values without a graph, expected a differentiable reward: this objective needs its "
+                             "gradient; drop no_grad, detach and numpy from it, or take an objective that needs none, such as DDPO")
+        finite = torch.isfinite(value.detach())
+        if self.trouble is None and not bool(finite.all()):
+            places = (~finite).nonzero().flatten().tolist()
+            self.trouble = f"{self.name}: {value.detach()[~finite][0].item()} for sample {places[0]} of {len(x)}"
+        return value
