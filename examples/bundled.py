@@ -1,15 +1,15 @@
-"""The bundled models by name: `load("faces")`, `load("digits")`, `load("embedder0")`, `load("classifier0")`."""
+"""The bundled models by name: `load("faces")`, `load("digits_flow")`, `load("embedder0")`, `load("classifier0")`."""
 
 import pathlib
 
 from networks import Embedder
-from pullback.solvers import VP, Denoiser, V
+from pullback.solvers import FLOW, VP, Denoiser, RectifiedFlow, V
 from safetensors.torch import load_file
 from torch import nn
 from train import CLASSIFIER_WIDTHS, EMBEDDER_WIDTHS, MODELS
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
-NAMES = ("faces", "digits", *(f"embedder{k}" for k in range(3)), *(f"classifier{k}" for k in range(2)))
+NAMES = ("faces", "digits", "digits_flow", *(f"embedder{k}" for k in range(3)), *(f"classifier{k}" for k in range(2)))
 
 
 def load(name: str) -> nn.Module:
@@ -28,5 +28,8 @@ def load(name: str) -> nn.Module:
 
 
 def denoiser(name: str) -> Denoiser:
-    """`faces` or `digits` as a Denoiser: v-prediction under VP(). Digits take labels (B,) or class vectors (B, 11) as cond."""
-    return Denoiser(load(name), VP(), V)
+    """A Denoiser: `faces`, `digits` predict v under VP(), `..._flow` the velocity under RectifiedFlow().
+
+    Digits take labels (B,) or class vectors (B, 11) as cond.
+    """
+    return Denoiser(load(name), RectifiedFlow(), FLOW) if name.endswith("_flow") else Denoiser(load(name), VP(), V)

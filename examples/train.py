@@ -1,8 +1,9 @@
 """Train the bundled models. On one core: faces about 14 minutes, digits 6, embedders and classifiers 2 each.
 
-    python examples/train.py --model faces|digits|embedders|classifiers [--out examples/weights] [--minutes M]
+    python examples/train.py --model faces|digits|faces_flow|digits_flow|embedders|classifiers [--out examples/weights] [--steps N]
 
-Deterministic for a given number of steps. Each diffusion network predicts v under VP(); its loss is the mean square of v.
+Deterministic for a given number of steps. `faces` and `digits` predict v under VP(), their `_flow` twins the velocity eps - x0
+under RectifiedFlow(); the loss is the mean square of what is predicted.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 MODELS = {
     "digits": lambda: UNet(8, 24, (1, 2), classes=10),
     "faces": lambda: UNet(25, 24, (1, 2, 3)),
+    "digits_flow": lambda: UNet(8, 24, (1, 2), classes=10),
+    "faces_flow": lambda: UNet(25, 24, (1, 2, 3)),
 }
 EMBEDDER_WIDTHS = (32, 40, 24)
 CLASSIFIER_WIDTHS = (24, 32)
@@ -32,15 +35,17 @@ def held_out(count: int, share: float) -> tuple[Tensor, Tensor]:
     return order[cut:], order[:cut]
 
 
-def v_loss(network: nn.Module, x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Mean square of v - network(x_t, t), t uniform in [0, 1]."""
-    from pullback.solvers import VP
+def loss_of(name: str, network: nn.Module, x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Mean square of v - network(x_t, t), t uniform in [0, 1]; for a flow v = eps - x0, else alpha eps - sigma x0."""
+    from pullback.solvers import VP, RectifiedFlow
 
+    flow = name.endswith("_flow")
+    process = RectifiedFlow() if flow else VP()
     t = torch.rand(len(x), generator=generator)
-    alpha, sigma = (fn(t).float()[:, None, None, None] for fn in (VP().alpha, VP().sigma))
+    alpha, sigma = (fn(t).float()[:, None, None, None] for fn in (process.alpha, process.sigma))
     eps = torch.randn(x.shape, generator=generator)
     out = network(alpha * x + sigma * eps, t, *(() if labels is None else (labels,)))
-    return F.mse_loss(out, alpha * eps - sigma * x)
+    return F.mse_loss(out, eps - x if flow else alpha * eps - sigma * x)
 
 
 def train_diffusion(name: str, out: pathlib.Path, steps: int) -> dict[str, float]:
@@ -49,7 +54,7 @@ def train_diffusion(name: str, out: pathlib.Path, steps: int) -> dict[str, float
     network = MODELS[name]()
     average = MODELS[name]()
     average.load_state_dict(network.state_dict())
-    images, labels = digit_images() if name == "digits" else (face_images(), None)
+    images, labels = digit_images() if name.startswith("digits") else (face_images(), None)
     train, test = held_out(len(images), 0.1)
     adam = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 2e-3, total_steps=steps, pct_start=0.05)
@@ -61,7 +66,7 @@ def train_diffusion(name: str, out: pathlib.Path, steps: int) -> dict[str, float
             x = torch.where(torch.rand(batch, 1, 1, 1, generator=generator) < 0.5, x, x.flip(-1))
         else:
             y = torch.where(torch.rand(batch, generator=generator) < 0.12, 10, labels[pick])
-        loss = v_loss(network, x, y, generator)
+        loss = loss_of(name, network, x, y, generator)
         adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -73,8 +78,8 @@ def train_diffusion(name: str, out: pathlib.Path, steps: int) -> dict[str, float
                 slow.lerp_(fast, 1 - decay)
         if step % 1000 == 999 or step == steps - 1:
             with torch.no_grad():
-                losses = [float(v_loss(average, images[part].repeat(4, 1, 1, 1),
-                                       None if labels is None else labels[part].repeat(4), torch.Generator().manual_seed(2)))
+                losses = [float(loss_of(name, average, images[part].repeat(4, 1, 1, 1),
+                                        None if labels is None else labels[part].repeat(4), torch.Generator().manual_seed(2)))
                           for part in (train, test)]
             print(f"{name} step {step}: train {losses[0]:.4f} held-out {losses[1]:.4f}, {time.time() - began:.0f} s", flush=True)
             save_file(average.state_dict(), out / f"{name}.safetensors")
@@ -148,13 +153,14 @@ def train_classifier(seed: int, out: pathlib.Path, steps: int) -> dict[str, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", choices=("digits", "faces", "embedders", "classifiers"), required=True)
+    parser.add_argument("--model", choices=(*MODELS, "embedders", "classifiers"), required=True)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "weights")
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    steps = options.steps or {"digits": 5000, "faces": 4500, "embedders": 1500, "classifiers": 2500}[options.model]
+    steps = options.steps or {"digits": 5000, "faces": 4500, "digits_flow": 5000, "faces_flow": 4500,
+                              "embedders": 1500, "classifiers": 2500}[options.model]
     if options.model in MODELS:
         report = {options.model: train_diffusion(options.model, options.out, steps)}
     else:

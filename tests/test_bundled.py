@@ -5,7 +5,7 @@ import torch
 from bundled import NAMES, WEIGHTS, denoiser, load
 from data import digit_images, face_images
 from pullback.adjoint import Checkpoint, sample
-from pullback.solvers import DPMSolverPP, UniformLambda
+from pullback.solvers import DPMSolverPP, FlowEuler, FlowMidpoint, UniformLambda, UniformT
 from train import held_out
 
 
@@ -20,6 +20,26 @@ def test_denoisers_sample_and_differentiate(name):
     grads = torch.autograd.grad(out.square().sum(), [x] + ([cond] if cond is not None else []))
     assert out.shape == x.shape and float(out.detach().abs().max()) < 3
     assert all(bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in grads)
+
+
+@pytest.mark.parametrize("name", ["digits_flow"])
+def test_flows_sample_and_differentiate(name):
+    side = {"faces_flow": 25, "digits_flow": 8}[name]
+    model = denoiser(name)
+    x = torch.randn(2, 1, side, side, dtype=torch.float32, requires_grad=True)
+    cond = torch.eye(11, dtype=torch.float32)[[3, 7]].requires_grad_() if name == "digits_flow" else None
+    out = sample(model, FlowEuler().plan(model.process, UniformT(8)), x, cond=cond, gradient=Checkpoint())
+    grads = torch.autograd.grad(out.square().sum(), [x] + ([cond] if cond is not None else []))
+    assert out.shape == x.shape and float(out.detach().abs().max()) < 3
+    assert all(bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in grads)
+
+
+def test_the_digits_flow_draws_the_digit_asked_for():
+    model, labels = denoiser("digits_flow"), torch.arange(10).repeat(10)
+    start = torch.randn(100, 1, 8, 8, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    drawn = sample(model, FlowMidpoint().plan(model.process, UniformT(20)), start, cond=labels, gradient=None)
+    read = [float((load(f"classifier{k}")(drawn).argmax(1) == labels).double().mean()) for k in (0, 1)]
+    assert min(read) > 0.9, read
 
 
 def test_classifiers_read_held_out_digits():
