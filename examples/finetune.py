@@ -53,8 +53,8 @@ class Setting:
     """An objective, the sampler it belongs to, and numbers that suit the digits. Band of ratios: 0.03 x 64 pixels, 2 nats."""
 
     objective: Objective
-    lr: float = 1e-3
-    samples: int = 64
+    lr: float = 5e-3
+    samples: int = 32
     repeats: int = 1
     network: str = "digits"
     method: Method = DDIM(1.0)
@@ -80,8 +80,8 @@ def settings(kl: float) -> dict[str, Setting]:
 
 # %%
 def main() -> None:
-    run = options(__doc__, objective="draft", reward="classifier", digit=3, kl=1.0, iterations=60, rank=8, lr=0.0, samples=0,
-                  steps=12, evaluation=64)
+    run = options(__doc__, objective="draft", reward="classifier", digit=3, kl=1.0, iterations=40, rank=8, lr=0.0, samples=0,
+                  steps=8, evaluation=64)
     known, scored = settings(run.kl), rewards(run.digit)
     for name, table in (("objective", known), ("reward", scored)):
         if getattr(run, name) not in table:
@@ -91,7 +91,7 @@ def main() -> None:
     model = lora(copy.deepcopy(base), run.rank, seed=run.seed) if run.rank else copy.deepcopy(base)
     if not run.rank:
         model.network.requires_grad_(True)  # type: ignore[attr-defined]
-    plan = how.method.plan(base.process, UniformT(run.steps, start=1.0, end=0.01))
+    plan = how.method.plan(base.process, UniformT(run.steps, start=1.0, end=0.02))
     folder = run.out / f"finetune-{run.objective}-{run.reward}"
     config = TrainConfig(folder, run.iterations, run.lr or how.lr, samples=run.samples or how.samples, seed=run.seed,
                          evaluate_every=max(1, run.iterations // 10), evaluation_samples=run.evaluation,
@@ -120,18 +120,22 @@ def draw(before, after, rows, name, count=12):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(11, 5.2))
-    grid = figure.add_gridspec(3, count, height_ratios=(1, 1, 2.4), hspace=0.12, wspace=0.06)
+    count = min(count, len(before))
+    figure = plt.figure(figsize=(11, 5.6))
+    grid = figure.add_gridspec(4, count, height_ratios=(1, 1, 0.55, 2.6), hspace=0.1, wspace=0.06)
     for row, images in enumerate((before, after)):
         for k in range(count):
             axis = figure.add_subplot(grid[row, k])
             axis.imshow(images[k, 0].cpu(), cmap="gray_r", vmin=-1, vmax=1)
             axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_color("#bbbbbb")
             if k == 0:
                 axis.set_ylabel(("base", "tuned")[row])
-    axis = figure.add_subplot(grid[2, :])
-    kl, value, error = ([row[key] for row in rows] for key in ("kl", "reward", "reward_se"))
-    axis.errorbar(kl, value, error, color="#1f4e79", marker="o", ms=4, capsize=2)
+    axis = figure.add_subplot(grid[3, :])
+    kl, value, error, when = ([row[key] for row in rows] for key in ("kl", "reward", "reward_se", "iteration"))
+    axis.errorbar(kl, value, error, color="#9db4cc", lw=1.2, capsize=2, zorder=1)
+    dots = axis.scatter(kl, value, c=when, cmap="Blues", vmin=-max(when) / 3, s=40, edgecolor="#1f4e79", lw=0.8, zorder=2)
+    figure.colorbar(dots, label="iteration", pad=0.015)
     axis.set(xlabel="path KL to the base [nats]", ylabel="reward on held-out noise", title=name)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
