@@ -38,13 +38,14 @@ from .lbfgs import SampleLBFGS, lbfgs
 from .lean_adjoint import Pairing, adjoint_matching_loss, adjoint_path
 from .lgd import LGD
 from .likelihood import gaussian_kl, gaussian_logprob
+from .log import read_log
 from .lookahead import Lookahead
 from .mcg import MCG
 from .measurement import Measurement
 from .memory import memory, memoryless
 from .mpgd import MPGD
 from .nonlinear import Clipping, NonLinear, PhaseRetrieval
-from .objective import Batch, Experience, Loss, Objective, Policy, Reward, World
+from .objective import Batch, Experience, Loss, Objective, Policy, RewardFunction, World
 from .operators import Blur, Downsample, GaussianNoise, Linear, Mask, Matrix, Operator
 from .optimise import Over, Result, Stop, adam, optimise
 from .particles import Cloud, ParticleNoise, particles
@@ -61,6 +62,11 @@ from .reddiff import REDdiff
 from .refl import ReFL
 from .reno import reno
 from .resampling import Multinomial, Resampling, Stratified, Systematic, ess
+from .reward import FunctionReward, Reward
+from .reward_clip import Aesthetic, AestheticHead, CLIPScore, PickScore, Preprocess
+from .reward_image import Brightness, JPEGSize, Saturation
+from .reward_network import ClassifierReward, EmbeddingSimilarity
+from .reward_toy import LinearReward, QuadraticReward
 from .score import score
 from .skip_straight import SkipStraight
 from .smc import smc
@@ -76,20 +82,22 @@ from .validity import obstacle
 
 __all__ = [
     "DAPS", "DDNM", "DDPO", "DPOK", "DPS", "KL", "L2", "LGD", "MCG", "MPGD", "SNR", "TFG", "TMPD", "AdapterOff",
-    "AdjointMatching", "Advantages", "Adversarial", "AlignProp", "Arithmetic", "Attack", "Ball", "Batch", "Bayes", "BlackBox",
-    "Blur", "Chain", "Checkpoints", "ChiPrior", "ClassifierGuidance", "Clipping", "Cloud", "Concentration", "Context",
-    "Counter", "Critic", "Cut", "DRaFT", "DRaFTLV", "DanceGRPO", "DataGuidance", "DiffPIR", "Difference", "Divergence",
-    "Downsample", "End", "Estimator", "Evaluation", "Experience", "FlowChef", "FlowGRPO", "FreeDoM", "GaussianNoise",
-    "Greedy", "Guide", "Hook", "Linear", "Linf", "Lookahead", "Loss", "Mask", "Matrix", "Measurement", "Most", "Multinomial",
-    "NonLinear", "NormPrior", "NormalCut", "Objective", "Operator", "Over", "OverBatch", "OverGroup", "Pairing",
-    "ParticleNoise", "PerPrompt", "PhaseRetrieval", "PiGDM", "Policy", "Potential", "Precision", "Preflight", "Prior",
-    "Priors", "Prompt", "Prompts", "REDdiff", "Raw", "ReFL", "Resampling", "Residual", "Result", "Reward", "RewardTrainer",
-    "SampleLBFGS", "Scale", "ScoreRatio", "Setting", "SkipStraight", "StateValue", "Steered", "StepSize", "Stop",
-    "Stratified", "Systematic", "Terminal", "Through", "Together", "Total", "TrainConfig", "Travel", "UniformCut", "Unit",
-    "Universal", "Window", "World", "adam", "adjoint_matching_loss", "adjoint_path", "advdiff", "batch_advantages", "best_of",
-    "blended_start", "clamped_loss", "d_flow", "diverge", "dno", "doodl", "edit", "ess", "flow_grad", "gaussian_kl",
-    "gaussian_logprob", "group_advantages", "lbfgs", "load_adapter", "load_weights", "lora", "memory", "memoryless",
-    "obstacle", "oc_flow", "optimise", "particles", "path_kl", "path_kl_loss", "pathwise_kl", "per_step_kl_loss", "pgd",
-    "ppo_clip_loss", "purify", "reference_of", "reno", "save_adapter", "save_weights", "score", "score_loss", "smc", "solve",
-    "steer", "straight_through", "svdd", "to_go", "visited",
+    "AdjointMatching", "Advantages", "Adversarial", "Aesthetic", "AestheticHead", "AlignProp", "Arithmetic", "Attack", "Ball",
+    "Batch", "Bayes", "BlackBox", "Blur", "Brightness", "CLIPScore", "Chain", "Checkpoints", "ChiPrior", "ClassifierGuidance",
+    "ClassifierReward", "Clipping", "Cloud", "Concentration", "Context", "Counter", "Critic", "Cut", "DRaFT", "DRaFTLV",
+    "DanceGRPO", "DataGuidance", "DiffPIR", "Difference", "Divergence", "Downsample", "EmbeddingSimilarity", "End",
+    "Estimator", "Evaluation", "Experience", "FlowChef", "FlowGRPO", "FreeDoM", "FunctionReward", "GaussianNoise", "Greedy",
+    "Guide", "Hook", "JPEGSize", "Linear", "LinearReward", "Linf", "Lookahead", "Loss", "Mask", "Matrix", "Measurement",
+    "Most", "Multinomial", "NonLinear", "NormPrior", "NormalCut", "Objective", "Operator", "Over", "OverBatch", "OverGroup",
+    "Pairing", "ParticleNoise", "PerPrompt", "PhaseRetrieval", "PiGDM", "PickScore", "Policy", "Potential", "Precision",
+    "Preflight", "Preprocess", "Prior", "Priors", "Prompt", "Prompts", "QuadraticReward", "REDdiff", "Raw", "ReFL",
+    "Resampling", "Residual", "Result", "Reward", "RewardFunction", "RewardTrainer", "SampleLBFGS", "Saturation", "Scale",
+    "ScoreRatio", "Setting", "SkipStraight", "StateValue", "Steered", "StepSize", "Stop", "Stratified", "Systematic",
+    "Terminal", "Through", "Together", "Total", "TrainConfig", "Travel", "UniformCut", "Unit", "Universal", "Window", "World",
+    "adam", "adjoint_matching_loss", "adjoint_path", "advdiff", "batch_advantages", "best_of", "blended_start",
+    "clamped_loss", "d_flow", "diverge", "dno", "doodl", "edit", "ess", "flow_grad", "gaussian_kl", "gaussian_logprob",
+    "group_advantages", "lbfgs", "load_adapter", "load_weights", "lora", "memory", "memoryless", "obstacle", "oc_flow",
+    "optimise", "particles", "path_kl", "path_kl_loss", "pathwise_kl", "per_step_kl_loss", "pgd", "ppo_clip_loss", "purify",
+    "read_log", "reference_of", "reno", "save_adapter", "save_weights", "score", "score_loss", "smc", "solve", "steer",
+    "straight_through", "svdd", "to_go", "visited",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from ..solvers import ClassifierFree, Model
 from .chain import Chain, visited
 from .lean_adjoint import Pairing, adjoint_matching_loss, adjoint_path
 from .likelihood import gaussian_kl
-from .objective import Batch, Experience, Loss, Objective, Policy, Reward, World
+from .objective import Batch, Experience, Loss, Objective, Policy, RewardFunction, World
 from .requirements import gaussian, penalised, trainable
 from .requirements import reference as reference_of
 from .score import score
@@ -49,7 +49,7 @@ class AdjointMatching(Objective):
         trainable(policy)
         penalised(policy, self)
 
-    def rollout(self, policy: Policy, batch: Batch, reward: Reward, world: World) -> Experience:
+    def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience:
         states = visited(policy, batch)
         with torch.enable_grad():
             end = states[-1].detach().requires_grad_()
@@ -58,7 +58,7 @@ class AdjointMatching(Objective):
         _, base = self._chains(policy, states, batch)
         return Experience(batch, rewards.detach(), states, {"adjoint": adjoint_path(base, states, -slope / self.kl)})
 
-    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: Reward, world: World,
+    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: RewardFunction, world: World,
                 generator: torch.Generator) -> Iterator[Iterator[Loss]]:
         assert experience is not None and experience.states is not None
         yield self._losses(policy, batch, experience, generator)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .direct import DirectGradient, along
-from .objective import Batch, Loss, Policy, Reward
+from .objective import Batch, Loss, Policy, RewardFunction
 
 
 class Cut(ABC):
@@ -53,5 +53,5 @@ class AlignProp(DirectGradient):
 
     cut: Cut = field(default_factory=NormalCut)
 
-    def losses(self, policy: Policy, batch: Batch, reward: Reward, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator) -> Iterator[Loss]:
         return along(policy, batch, reward, self.cut.last(policy.plan.steps, generator), self.kl, self.penalty)

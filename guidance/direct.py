@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ..adjoint import Checkpoint, Gradient, Truncated, sample, trajectory
 from .chain import Chain, visited
 from .likelihood import gaussian_kl
-from .objective import Batch, Experience, Loss, Objective, Policy, Reward, World
+from .objective import Batch, Experience, Loss, Objective, Policy, RewardFunction, World
 from .path_kl import KL
 from .requirements import penalised, reference, trainable
 from .score import score
@@ -33,15 +33,15 @@ class DirectGradient(Objective):
         if self.kl:
             penalised(policy, self)
 
-    def rollout(self, policy: Policy, batch: Batch, reward: Reward, world: World) -> Experience | None:
+    def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience | None:
         return None
 
-    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: Reward, world: World,
+    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: RewardFunction, world: World,
                 generator: torch.Generator) -> Iterator[Iterator[Loss]]:
         yield self.losses(policy, batch, reward, generator)
 
     @abstractmethod
-    def losses(self, policy: Policy, batch: Batch, reward: Reward, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator) -> Iterator[Loss]:
         """The pieces of one update."""
 
 
@@ -50,7 +50,7 @@ def strategy(plan_steps: int, last: int | None) -> Gradient:
     return Checkpoint() if last is None or last >= plan_steps else Truncated(last)
 
 
-def along(policy: Policy, batch: Batch, reward: Reward, last: int | None, kl: float, penalty: KL) -> Iterator[Loss]:
+def along(policy: Policy, batch: Batch, reward: RewardFunction, last: int | None, kl: float, penalty: KL) -> Iterator[Loss]:
     """-r(x_N) through the last `last` steps (None: all) and the KL penalty.
 
     KL.PATH goes through the same steps as the reward: truncated with it, the KL's gradient is truncated too.

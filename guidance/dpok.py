@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .advantages import Advantages, OverBatch, Scale
-from .objective import Batch, Experience, Loss, Policy, Reward, World
+from .objective import Batch, Experience, Loss, Policy, RewardFunction, World
 from .policy_gradient import PolicyGradient
 from .ratio import clamped_loss
 
@@ -92,7 +92,7 @@ class DPOK(PolicyGradient):
             return super().weights(experience, step)
         return experience.extra["values"][step]
 
-    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: Reward, world: World,
+    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: RewardFunction, world: World,
                 generator: torch.Generator) -> Iterator[Iterator[Loss]]:
         assert experience is not None and experience.states is not None
         if self.critic is not None:

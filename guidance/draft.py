@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .direct import DirectGradient, along
-from .objective import Batch, Loss, Policy, Reward
+from .objective import Batch, Loss, Policy, RewardFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,5 +29,5 @@ class DRaFT(DirectGradient):
         if self.last is not None and self.last < 1:
             raise ValueError(f"DRaFT: got last={self.last}, expected at least 1, or None for all steps")
 
-    def losses(self, policy: Policy, batch: Batch, reward: Reward, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator) -> Iterator[Loss]:
         return along(policy, batch, reward, self.last, self.kl, self.penalty)

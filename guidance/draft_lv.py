@@ -11,7 +11,7 @@ from ..adjoint.cond import at_step
 from ..solvers import Plan, as_time, execute, predict, prepare
 from ..solvers.plan import reads, writes
 from .direct import DirectGradient, kl_losses
-from .objective import Batch, Loss, Policy, Reward
+from .objective import Batch, Loss, Policy, RewardFunction
 from .path_kl import KL
 from .score import score
 
@@ -39,7 +39,7 @@ class DRaFTLV(DirectGradient):
         super().check(policy)
         _last_step(policy.plan)
 
-    def losses(self, policy: Policy, batch: Batch, reward: Reward, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator) -> Iterator[Loss]:
         plan = policy.plan
         _last_step(plan)
         if batch.noise is None:

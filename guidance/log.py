@@ -32,7 +32,7 @@ class Log:
         self.bar = tqdm(initial=done, total=total, disable=not progress, unit="iteration")
 
     def _trim(self, done: int) -> None:
-        kept = [line for line in read(self.path) if line["iteration"] <= done]
+        kept = [line for line in read_log(self.path) if line["iteration"] <= done]
         aside = self.path.with_suffix(".writing")
         aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(aside, self.path)
@@ -68,7 +68,7 @@ class Log:
             self.events.close()
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a log.jsonl; a last line that was cut short is left out."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..solvers import Model, Noise, Plan
 
-Reward = Callable[[Tensor, Any], Tensor]
+RewardFunction = Callable[[Tensor, Any], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +89,11 @@ class Objective(ABC):
         """Raise ValueError where `policy` cannot serve: a deterministic plan, no reference, no parameters."""
 
     @abstractmethod
-    def rollout(self, policy: Policy, batch: Batch, reward: Reward, world: World) -> Experience | None:
+    def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience | None:
         """Sample and score without a graph; None where `updates` does both at once (direct gradients)."""
 
     @abstractmethod
-    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: Reward, world: World,
+    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: RewardFunction, world: World,
                 generator: torch.Generator) -> Iterator[Iterator["Loss"]]:
         """For each optimiser step the losses to be back-propagated one after the other, so that one graph lives at a time.
 

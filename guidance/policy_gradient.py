@@ -12,7 +12,7 @@ from torch import Tensor
 from .advantages import Advantages, OverBatch
 from .chain import Chain, rows, visited
 from .likelihood import gaussian_kl, gaussian_logprob
-from .objective import Batch, Experience, Loss, Objective, Policy, Reward, World
+from .objective import Batch, Experience, Loss, Objective, Policy, RewardFunction, World
 from .path_kl import KL, to_go
 from .requirements import everyone, gaussian, own, penalised, reference, trainable
 from .score import score
@@ -82,7 +82,7 @@ class PolicyGradient(Objective):
             warnings.warn(f"{type(self).__name__}: steps {list(found.excluded)} of {policy.plan.name} draw no noise: they have no "
                           "log-probability and are not trained", stacklevel=2)
 
-    def rollout(self, policy: Policy, batch: Batch, reward: Reward, world: World) -> Experience:
+    def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience:
         states = visited(policy, batch)
         rewards = score(reward, states[-1], batch.context)
         whole, groups = everyone(world, rewards), everyone(world, batch.groups)
@@ -91,7 +91,7 @@ class PolicyGradient(Objective):
             found = found.clamp(-self.advantage_clip, self.advantage_clip)
         return Experience(batch, rewards, states, {"advantages": found})
 
-    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: Reward, world: World,
+    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: RewardFunction, world: World,
                 generator: torch.Generator) -> Iterator[Iterator[Loss]]:
         assert experience is not None and experience.states is not None
         steps = self._steps(policy)

@@ -12,7 +12,7 @@ from ..adjoint import PerStep, sample
 from ..adjoint.cond import at_step
 from ..solvers import DATA, Model, as_time, conversion
 from .direct import DirectGradient, kl_losses
-from .objective import Batch, Loss, Policy, Reward
+from .objective import Batch, Loss, Policy, RewardFunction
 from .path_kl import KL
 from .score import score
 
@@ -42,7 +42,7 @@ class ReFL(DirectGradient):
         if not (0 <= self.first < 1 and self.scale > 0):
             raise ValueError(f"ReFL: got first={self.first}, scale={self.scale}, expected 0 <= first < 1 and scale > 0")
 
-    def losses(self, policy: Policy, batch: Batch, reward: Reward, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator) -> Iterator[Loss]:
         plan = policy.plan
         low = min(math.ceil(self.first * plan.steps), plan.steps - 1)
         m = int(torch.randint(low, plan.steps, (), generator=generator))

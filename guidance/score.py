@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .objective import Reward
+from .objective import RewardFunction
 
 
 def name_of(reward: Any) -> str:
@@ -13,7 +13,7 @@ def name_of(reward: Any) -> str:
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
 
-def score(reward: Reward, samples: Tensor, context: Any = None, differentiable: bool = False) -> Tensor:
+def score(reward: RewardFunction, samples: Tensor, context: Any = None, differentiable: bool = False) -> Tensor:
     """reward(samples, context), (B,), floating point.
 
     Args:

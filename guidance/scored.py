@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .objective import Reward
+from .objective import RewardFunction
 
 
 class Scored:
@@ -16,7 +16,7 @@ class Scored:
     step: raised here, it would leave the others waiting.
     """
 
-    def __init__(self, reward: Reward, name: str = "reward") -> None:
+    def __init__(self, reward: RewardFunction, name: str = "reward") -> None:
         self.reward, self.name = reward, name
         self.queries, self.seconds = 0, 0.0
         self.trouble: str | None = None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..solvers import Addressed, Combine, Model, Plan
 from .guide import Guide, Hook
-from .objective import Reward
+from .objective import RewardFunction
 from .particles import CHOICE, Cloud, ParticleNoise, check, repeated, stream
 from .potentials import Difference, Potential
 from .resampling import Resampling, Systematic
@@ -17,7 +17,7 @@ from .weighing import Weighing, log_mean
 BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
 
 
-def smc(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addressed, *, beta: float = 1.0,
+def smc(denoiser: Model, plan: Plan, x: Tensor, reward: RewardFunction, noise: Addressed, *, beta: float = 1.0,
         proposal: Guide | None = None, potential: Potential = Difference(), resampling: Resampling = Systematic(),  # noqa: B008
         threshold: float = 0.5, cond: Any = None, context: Any = None, progress: bool = False) -> Cloud:
     """Weighted particles of p(x_0) exp(r(x_0)/beta) / Z, p the law of `plan`'s samples.

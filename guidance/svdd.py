@@ -11,7 +11,7 @@ from ..adjoint import PerStep
 from ..solvers import Addressed, Model, Plan
 from .context import Context, data_prediction
 from .guide import Guide
-from .objective import Reward
+from .objective import RewardFunction
 from .particles import CHOICE, ParticleNoise, check, repeated, stream
 from .resampling import uniforms
 from .steer import Steered, steer
@@ -21,7 +21,7 @@ from .steer import Steered, steer
 class Choosing(Guide):
     """Of every `shape[1]` children one goes on, in all their places; see `svdd`."""
 
-    reward: Reward
+    reward: RewardFunction
     shape: tuple[int, int]
     context: Any
     beta: float
@@ -49,7 +49,7 @@ class Choosing(Guide):
         return data_prediction(s.model, x, ctx.next_time, cond, s.plan)
 
 
-def svdd(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addressed, *, children: int = 8, beta: float = 0.0,
+def svdd(denoiser: Model, plan: Plan, x: Tensor, reward: RewardFunction, noise: Addressed, *, children: int = 8, beta: float = 0.0,
          every: int = 1, cond: Any = None, context: Any = None, progress: bool = False) -> Steered:
     """One lineage a sample: after every `every`-th step draw one of its children with probability softmax(r(D(x))/beta).
 
@@ -72,7 +72,7 @@ def svdd(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addresse
     return Steered(run.sample[::children], run.losses[:, ::children], run.nfe, run.vjps, noise.seed, {})
 
 
-def best_of(denoiser: Model, plan: Plan, x: Tensor, reward: Reward, noise: Addressed | None = None, *, cond: Any = None,
+def best_of(denoiser: Model, plan: Plan, x: Tensor, reward: RewardFunction, noise: Addressed | None = None, *, cond: Any = None,
             context: Any = None) -> Tensor:
     """The sample of highest reward of K, (B, ...), from starting states x (B, K, ...). Cost: K plan.nfe calls a sample."""
     source = Addressed(0) if noise is None else noise

@@ -18,7 +18,7 @@ from .divergence import transitions_of
 from .evaluate import NO_KL, Decline, Evaluation, evaluate
 from .interrupt import Interrupt
 from .log import Log
-from .objective import Batch, Experience, Loss, Objective, Policy, Reward
+from .objective import Batch, Experience, Loss, Objective, Policy, RewardFunction
 from .preflight import Preflight, preflight
 from .prompts import Prompts, shared_generator
 from .resume import restore, save
@@ -63,9 +63,9 @@ class RewardTrainer:
     the weights are touched.
     """
 
-    def __init__(self, denoiser: Model, plan: Plan, objective: Objective, reward: Reward, prompts: Prompts, config: TrainConfig, *,
-                 reference: Model | None = None, heldout: Mapping[str, Reward] | None = None, evaluation: Prompts | None = None,
-                 accelerator: Any = None) -> None:
+    def __init__(self, denoiser: Model, plan: Plan, objective: Objective, reward: RewardFunction, prompts: Prompts,
+                 config: TrainConfig, *, reference: Model | None = None, heldout: Mapping[str, RewardFunction] | None = None,
+                 evaluation: Prompts | None = None, accelerator: Any = None) -> None:
         self.denoiser, self.objective, self.prompts, self.config = denoiser, objective, prompts, config
         self.world = processes(accelerator)
         self.weights = trainable(denoiser)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..solvers import Addressed, Model, Plan
 from .context import Context
 from .guide import Guide, Hook
-from .objective import Reward
+from .objective import RewardFunction
 from .particles import followed
 from .potentials import Potential
 from .resampling import Resampling, ess, uniforms
@@ -23,7 +23,7 @@ class Weighing(Guide):
     `noisy`: the steps that draw noise. Without noise a proposal has no density to weigh it by, and is left out.
     """
 
-    reward: Reward
+    reward: RewardFunction
     shape: tuple[int, int]
     context: Any
     beta: float

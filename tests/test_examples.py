@@ -16,6 +16,8 @@ SMALL = {
     "digit_guidance": ["--steps", "2"],
     "edit_digits": ["--steps", "1", "--count", "12"],
     "robustness": ["--quick", "1"],
+    "finetune": ["--iterations", "2", "--samples", "8", "--steps", "4", "--evaluation", "16"],
+    "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
 }
 SHARED = {"networks", "data", "train", "bundled", "common"}  # imported by the examples; train writes the weights
 
@@ -36,3 +38,16 @@ def test_example(name, more, tmp_path, monkeypatch, capsys):
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert json.loads((tmp_path / f"{name}.json").read_text())
     assert f"{name}.png" in capsys.readouterr().out
+
+
+def test_every_objective_of_finetune_fits_its_sampler():
+    import finetune
+    from bundled import denoiser
+    from pullback.guidance import Policy
+    from pullback.solvers import UniformT
+
+    for name, how in finetune.settings(1.0).items():
+        base, tuned = denoiser(how.network), denoiser(how.network)
+        tuned.network.requires_grad_(True)  # type: ignore[attr-defined]
+        how.objective.check(Policy(tuned, how.method.plan(base.process, UniformT(4, start=1.0, end=0.02)), base))
+        assert how.samples % how.repeats == 0, name

@@ -17,7 +17,7 @@ from pullback.guidance import (
     Policy,
     Prompt,
     Prompts,
-    Reward,
+    RewardFunction,
     RewardTrainer,
     TrainConfig,
     World,
@@ -58,10 +58,10 @@ class Pathwise(Objective):
 
     pull: float = 0.01
 
-    def rollout(self, policy: Policy, batch: Batch, reward: Reward, world: World) -> Experience | None:
+    def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience | None:
         return None
 
-    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: Reward, world: World,
+    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: RewardFunction, world: World,
                 generator: torch.Generator) -> Iterator[Iterator[Loss]]:
         def losses() -> Iterator[Loss]:
             for weight in (None, self.pull):
@@ -82,7 +82,7 @@ class ScoreFunction(Objective):
     baseline: float = 0.0
     seen: int = 0
 
-    def rollout(self, policy: Policy, batch: Batch, reward: Reward, world: World) -> Experience | None:
+    def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience | None:
         states: list[Tensor] = []
         x = sample(policy.denoiser, policy.plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None,
                    callback=lambda k, t, x: states.append(x))
@@ -92,7 +92,7 @@ class ScoreFunction(Objective):
         self.baseline += float((everyone - self.baseline).sum()) / self.seen
         return Experience(batch, value, torch.stack(states), value - self.baseline)
 
-    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: Reward, world: World,
+    def updates(self, policy: Policy, batch: Batch, experience: Experience | None, reward: RewardFunction, world: World,
                 generator: torch.Generator) -> Iterator[Iterator[Loss]]:
         assert experience is not None and experience.states is not None
         chain, states = Transitions(policy.plan), experience.states
@@ -127,7 +127,8 @@ def config(out: pathlib.Path | str, **changed: Any) -> TrainConfig:
 
 
 def trainer(out: pathlib.Path | str, objective: Objective | None = None, *, full: bool = True, dtype: torch.dtype = torch.float64,
-            eta: float = 1.0, scored: Reward = reward, given: dict[str, Any] | None = None, **changed: Any) -> RewardTrainer:
+            eta: float = 1.0, scored: RewardFunction = reward, given: dict[str, Any] | None = None, **changed: Any
+            ) -> RewardTrainer:
     """A trainer of a fresh network: all of it, or adapters."""
     model = Denoiser(Net(dtype), PROCESS, DATA)
     model = model if full else lora(model, 2)
