@@ -18,9 +18,8 @@ from collections.abc import Callable
 
 import torch
 from pullback.adjoint import Checkpoint, Direct, Gradient, Reversible, Truncated, sample
-from pullback.guidance import DRaFT, Linear, Policy
-from pullback.guidance.objective import Batch, World
-from pullback.solvers import DDIM, VP, Denoiser, ReversibleHeun, UniformLambda, V
+from pullback.guidance import Batch, DRaFT, Linear, Policy, World
+from pullback.solvers import DDIM, VP, Denoiser, Method, ReversibleHeun, UniformLambda, V
 from torch.utils.checkpoint import checkpoint
 
 HERE = pathlib.Path(__file__).parent
@@ -98,7 +97,7 @@ def objective(model, x, reward, last: int | None):
     return run
 
 
-def peak(strategy: Gradient, method, steps: int) -> float:
+def peak(strategy: Gradient, method: Method, steps: int) -> float:
     _, model, x, reward = setting(8, 24, 4)
     plan = method.plan(model.process, UniformLambda(steps, start=1.0, end=0.03))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
@@ -106,7 +105,7 @@ def peak(strategy: Gradient, method, steps: int) -> float:
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
     live = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
+        live += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
         most = max(most, live)
     return most / 2**20
 
@@ -119,7 +118,7 @@ def main() -> None:
     strategies = {"Direct": (Direct(), DDIM()), "Checkpoint": (Checkpoint(), DDIM()),
                   "Reversible": (Reversible(), ReversibleHeun()),
                   f"DRaFT-{LAST}, Direct": (Truncated(LAST, Direct()), DDIM()), f"DRaFT-{LAST}": (Truncated(LAST), DDIM())}
-    memory = {name: {n: peak(*pair, n) for n in (10, 20, 50, 100)} for name, pair in strategies.items()}
+    memory = {name: {n: peak(how, method, n) for n in (10, 20, 50, 100)} for name, (how, method) in strategies.items()}
     for name, row in memory.items():
         print(f"peak MiB at 10, 20, 50, 100 steps: {name:16s} " + ", ".join(f"{value:.2f}" for value in row.values()), flush=True)
     network, model, x, reward = setting(32, 48, 1)

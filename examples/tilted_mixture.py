@@ -26,9 +26,10 @@ class Corrected(nn.Module):
     def __init__(self, exact: Model, width: int = 64) -> None:
         super().__init__()
         self.exact = exact
-        self.net = nn.Sequential(nn.Linear(4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        last = nn.Linear(width, 2)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.net = nn.Sequential(nn.Linear(4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         when = torch.stack([t, self.exact.process.sigma(t).to(t)], 1)
@@ -41,7 +42,7 @@ def tune(objective: Objective, plan: Plan, updates: int, count: int, seed: int) 
     base = LAW.denoiser(plan.process)
     policy = Policy(Denoiser(Corrected(base), plan.process, DATA), plan, reference=base)
     weights = [value for value in policy.denoiser.parameters() if value.requires_grad]
-    adam = torch.optim.Adam(weights, 5e-3)
+    adam = torch.optim.Adam(weights, 1e-2)
     slower = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.05, updates)
     shared, rewards = torch.Generator().manual_seed(seed), []
     objective.check(policy)
@@ -51,13 +52,11 @@ def tune(objective: Objective, plan: Plan, updates: int, count: int, seed: int) 
         experience = objective.rollout(policy, batch, REWARD, World())
         for losses in objective.updates(policy, batch, experience, REWARD, World(), shared):
             adam.zero_grad()
-            figures = {}
             for loss in losses:
                 loss.value.backward(inputs=weights)
-                figures = loss.figures
+                rewards.append(loss.figures["reward"])
             adam.step()
         slower.step()
-        rewards.append(figures["reward"])
     return policy.denoiser, rewards
 
 
@@ -75,7 +74,7 @@ def draws(law: Mixture, count: int, generator: torch.Generator) -> Tensor:
 
 # %%
 def main() -> None:
-    run = options(__doc__, updates=200, batch=256, steps=16, count=8000)
+    run = options(__doc__, updates=120, batch=256, steps=16, count=8000)
     plan = DDIM(1.0).plan(VP(), UniformLambda(run.steps, start=1.0, end=0.01))
     tilted = REWARD.tilted(LAW, BETA)
     generator = torch.Generator().manual_seed(run.seed)
@@ -119,7 +118,7 @@ def draw(tilted, found, distance, rewards, best):
     figure, axes = plt.subplots(1, 5, figsize=(15, 3.3), constrained_layout=True)
     panels = {"base": density(LAW), r"exact: $p\, e^{r/\beta}$": density(tilted), **{name: smoothed(found[name]) for name in names}}
     for axis, (name, values) in zip(axes, panels.items(), strict=True):
-        axis.contourf(side, side, values, levels=torch.linspace(0.01, 1.0, 14) * float(values.max()), cmap="Blues")
+        axis.contourf(side, side, values, levels=torch.linspace(0.02, 1.0, 15) * float(values.max()), cmap="Blues")
         axis.plot(*REWARD.centre, marker="*", ms=11, color="#c8553d", mec="white", mew=0.8)
         axis.set(title=name, xticks=[], yticks=[], aspect="equal")
         if name in distance:
