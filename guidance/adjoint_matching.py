@@ -24,15 +24,15 @@ class AdjointMatching(Objective):
     tilted by exp(r/beta). The reward is differentiated at the sample, the sampler through the reference.
 
     Args:
-        kl: beta = 1/lambda, reward per nat; the paper's port uses lambda = 100 with ImageReward. Never 0: the loss has no other scale.
+        kl: beta = 1/lambda, reward per nat; the paper's port uses lambda = 100 with ImageReward. Never 0.
         sampled: steps trained of each rollout, half of them out of the first 60 %, weighted to stand for all; None: all.
         pairing: see `Pairing`.
         guided: under ClassifierFree, use guidance in adjoint and control too; by default only rollouts are guided, since guided
             adjoints grow without bound.
 
-    Source: Domingo-Enrich et al. 2024, arXiv 2409.08861, algorithm 1; defaults of the Stable Diffusion port (50 steps of DDIM(eta=1),
-    4 steps sampled). Cost: N calls to sample, N calls and VJPs of the reference, then two calls and a VJP per trained step. Memory:
-    2 (N + 1) states and one call's graph.
+    Source: Domingo-Enrich et al. 2024, arXiv 2409.08861, algorithm 1; defaults of the Stable Diffusion port (50 steps of
+    DDIM(eta=1), 4 steps sampled). Cost: N calls to sample, N calls and VJPs of the reference, then two calls and
+    a VJP per trained step. Memory: 2 (N + 1) states and one call's graph.
     """
 
     kl: float = 0.01
@@ -42,8 +42,8 @@ class AdjointMatching(Objective):
 
     def __post_init__(self) -> None:
         if not self.kl > 0 or (self.sampled is not None and self.sampled < 2):
-            raise ValueError(f"AdjointMatching: got kl={self.kl}, sampled={self.sampled}, expected kl > 0 (beta = 1/lambda) and at least 2 "
-                             "steps, or None for all")
+            raise ValueError(f"AdjointMatching: got kl={self.kl}, sampled={self.sampled}, expected kl > 0 (beta = "
+                             "1/lambda) and at least 2 steps, or None for all")
 
     def check(self, policy: Policy) -> None:
         trainable(policy)

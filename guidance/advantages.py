@@ -55,7 +55,7 @@ class Advantages(ABC):
         """What must survive a restart."""
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, Any]) -> None:  # noqa: B027  (not every one remembers)
         """Take back what `state` gave."""
 
 

@@ -66,5 +66,5 @@ def rows(cond: Any, index: Tensor, size: int) -> Any:
 
 def _check(shape: torch.Size, size: int) -> None:
     if tuple(shape) != (size,):
-        raise ValueError(f"cond: got a tensor with {tuple(shape)} rows, expected one for each of {size} samples to split the batch; "
-                         "expand it, or use minibatches=1")
+        raise ValueError(f"cond: got a tensor with {tuple(shape)} rows, expected one for each of {size} samples to split the "
+                         "batch; expand it, or use minibatches=1")

@@ -33,8 +33,8 @@ class DDPO(PolicyGradient):
         if not isinstance(self.mode, Estimator):
             raise ValueError(f"DDPO: got mode={self.mode!r}, expected Estimator.SF or Estimator.IS")
         if self.mode is Estimator.SF and (self.passes > 1 or self.minibatches > 1):
-            raise ValueError(f"DDPO: got passes={self.passes}, minibatches={self.minibatches} for the score function, expected 1 and "
-                             "1: it needs samples of the present policy; use Estimator.IS for several updates")
+            raise ValueError(f"DDPO: got passes={self.passes}, minibatches={self.minibatches} for the score function, expected 1 "
+                             "and 1: it needs samples of the present policy; use Estimator.IS for several updates")
 
     @property
     def needs_old(self) -> bool:

@@ -17,7 +17,7 @@ from .requirements import penalised, reference, trainable
 from .score import score
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DirectGradient(Objective):
     """Descends -r(x_N) + beta KL by differentiating the sampler; needs a differentiable reward and no stochastic plan."""
 
@@ -66,8 +66,8 @@ def along(policy: Policy, batch: Batch, reward: Reward, last: int | None, kl: fl
     states = trajectory(policy.denoiser, policy.plan, batch.x, range(policy.plan.steps + 1), cond=batch.cond, noise=batch.noise,
                         gradient=gradient)
     rewards, divergence = score(reward, states[-1], batch.context, differentiable=True), pathwise_kl(policy, batch, states)
-    yield Loss((kl * divergence - rewards).mean(), {"reward": float(rewards.detach().mean()), "kl": float(divergence.detach().mean())},
-               rewards.detach())
+    figures = {"reward": float(rewards.detach().mean()), "kl": float(divergence.detach().mean())}
+    yield Loss((kl * divergence - rewards).mean(), figures, rewards.detach())
 
 
 def kl_losses(policy: Policy, batch: Batch, kl: float, penalty: KL) -> Iterator[Loss]:

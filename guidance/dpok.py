@@ -1,5 +1,6 @@
 """DPOK: policy gradients with a clamped ratio and a learned value."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ class StateValue(nn.Module):
     def __init__(self, features: int, width: int = 64, seed: int = 0) -> None:
         super().__init__()
         sizes = (features + 1, width, width, 1)
-        layers = [nn.utils.skip_init(nn.Linear, a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [nn.Linear(a, b, device="meta").to_empty(device="cpu") for a, b in zip(sizes, sizes[1:], strict=False)]
         generator = torch.Generator().manual_seed(seed)
         for layer in layers:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
@@ -28,7 +29,8 @@ class StateValue(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """(B,) from states (B, ...) and t = k/N (B,)."""
-        return self.net(torch.cat([x.flatten(1), t[:, None]], 1).to(self.net[0].weight.dtype))[:, 0].to(x.dtype)
+        own = next(self.parameters()).dtype
+        return self.net(torch.cat([x.flatten(1), t[:, None]], 1).to(own))[:, 0].to(x.dtype)
 
 
 class Critic:
@@ -104,7 +106,8 @@ class DPOK(PolicyGradient):
     def state(self) -> dict[str, Any]:
         if self.critic is None:
             return super().state()
-        return super().state() | {"critic": self.critic.net.state_dict(), "critic_optimiser": self.critic.optimiser.state_dict()}
+        return super().state() | copy.deepcopy({"critic": self.critic.net.state_dict(),
+                                                "critic_optimiser": self.critic.optimiser.state_dict()})
 
     def load(self, state: dict[str, Any]) -> None:
         super().load(state)

@@ -43,7 +43,8 @@ class DRaFTLV(DirectGradient):
         plan = policy.plan
         _last_step(plan)
         if batch.noise is None:
-            raise ValueError("DRaFTLV: got a batch without noise, expected a source to draw from anew; pass noise=Addressed(seed, ids)")
+            raise ValueError("DRaFTLV: got a batch without noise, expected a source to draw from anew; pass "
+                             "noise=Addressed(seed, ids)")
         batch.noise.check(plan.slots + self.n, batch.x)
         x0 = sample(policy.denoiser, plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None)
         for i in range(self.n):
@@ -74,6 +75,6 @@ def _last_step(plan: Plan) -> None:
     for op in plan.instructions[plan.starts[-1] :]:
         missing = set(reads(op)) - known
         if missing:
-            raise ValueError(f"DRaFTLV: got {plan.name}, whose last step reads {sorted(missing)} from earlier ones, expected a step from "
-                             "x alone; take DDIM, or a grid to sigma = 0")
+            raise ValueError(f"DRaFTLV: got {plan.name}, whose last step reads {sorted(missing)} from earlier ones, expected a "
+                             "step from x alone; take DDIM, or a grid to sigma = 0")
         known |= set(writes(op))

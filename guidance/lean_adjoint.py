@@ -32,7 +32,8 @@ def adjoint_path(base: Chain, states: Tensor, end: Tensor) -> Tensor:
     """
     n = base.transitions.plan.steps
     if states.shape != (n + 1, *end.shape):
-        raise ValueError(f"adjoint_path: got states {tuple(states.shape)} and end {tuple(end.shape)}, expected {(n + 1, *end.shape)}")
+        raise ValueError(f"adjoint_path: got states {tuple(states.shape)} and end {tuple(end.shape)}, expected "
+                         f"{(n + 1, *end.shape)} and the shape of one state")
     adjoint = torch.zeros_like(states)
     adjoint[n] = end.detach()
     for k in range(n - 1, -1, -1):

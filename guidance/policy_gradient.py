@@ -58,7 +58,8 @@ class PolicyGradient(Objective):
         who = type(self).__name__
         if self.kl < 0 or self.passes < 1 or self.minibatches < 1 or not 0 < self.fraction <= 1 or not self.clip > 0:
             raise ValueError(f"{who}: got kl={self.kl}, passes={self.passes}, minibatches={self.minibatches}, clip={self.clip}, "
-                             f"fraction={self.fraction}, expected kl >= 0, passes and minibatches >= 1, clip > 0, 0 < fraction <= 1")
+                             f"fraction={self.fraction}, expected kl >= 0, passes and minibatches >= 1, clip > 0, 0 < fraction "
+                             "<= 1")
 
     @abstractmethod
     def surrogate(self, logprob: Tensor, old: Tensor | None, weight: Tensor) -> Tensor:
@@ -73,8 +74,8 @@ class PolicyGradient(Objective):
         trainable(policy)
         found = gaussian(policy.plan, self)
         if not self._steps(policy):
-            raise ValueError(f"{type(self).__name__}: got {policy.plan.name} with noise in its last step only, which is not trained; "
-                             "expected noise in an earlier one")
+            raise ValueError(f"{type(self).__name__}: got {policy.plan.name} with noise in its last step only, which is not "
+                             "trained; expected noise in an earlier one")
         if self.kl:
             penalised(policy, self)
         if found.excluded:

@@ -28,8 +28,8 @@ def gaussian(plan: Plan, who: object) -> Transitions:
     """The plan's transitions; ValueError where no step has noise or some step's noise has no density."""
     found = Transitions(plan)
     if not found.stochastic:
-        raise ValueError(f"{type(who).__name__}: got {plan.name}, none of whose steps draws noise, expected a stochastic plan with a "
-                         "density; take DDIM(eta=1), DDPM or FlowSDE")
+        raise ValueError(f"{type(who).__name__}: got {plan.name}, none of whose steps draws noise, expected a stochastic plan with "
+                         "a density; take DDIM(eta=1), DDPM or FlowSDE")
     return found
 
 
@@ -38,8 +38,8 @@ def penalised(policy: Policy, who: object) -> None:
     reference(policy, "for the KL penalty")
     found = gaussian(policy.plan, who)
     if found.excluded:
-        warnings.warn(f"{type(who).__name__}: steps {list(found.excluded)} of {policy.plan.name} draw no noise and have no KL: what "
-                      "training changes there goes unpenalised; end the grid at sigma > 0 to hold every step", stacklevel=3)
+        warnings.warn(f"{type(who).__name__}: steps {list(found.excluded)} of {policy.plan.name} draw no noise and have no KL: "
+                      "what training changes there goes unpenalised; end the grid at sigma > 0 to hold every step", stacklevel=3)
     remembers(policy.plan, who)
 
 

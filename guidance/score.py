@@ -28,14 +28,14 @@ def score(reward: Reward, samples: Tensor, context: Any = None, differentiable: 
     what = f"reward {name_of(reward)}"
     if not isinstance(values, Tensor) or values.shape != (len(samples),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{what}: got {got}, expected a tensor ({len(samples)},): one value per sample; reduce over every axis but "
-                         "the first")
+        raise ValueError(f"{what}: got {got}, expected a tensor ({len(samples)},): one value per sample; reduce over every axis "
+                         "but the first")
     values = values if values.is_floating_point() else values.to(samples.dtype)
     if not bool(values.detach().isfinite().all()):
         bad = (~values.detach().isfinite()).nonzero().flatten().tolist()
         state = "finite" if bool(samples.detach().isfinite().all()) else "not finite themselves"
-        raise FloatingPointError(f"{what}: got NaN or infinity for samples {bad[:8]} of {len(samples)}, expected finite values; the "
-                                 f"samples are {state}")
+        raise FloatingPointError(f"{what}: got NaN or infinity for samples {bad[:8]} of {len(samples)}, expected finite values; "
+                                 f"the samples are {state}")
     if differentiable and samples.requires_grad and not values.requires_grad:
         raise ValueError(f"{what}: got values without a gradient at the samples, expected a differentiable reward; use DDPO or "
                          "FlowGRPO, which need none")

@@ -75,4 +75,5 @@ def euler(b: Builder, i: int, g2: float) -> None:
     width = b.t[i + 1] - b.t[i]
     pull = (d_sigma + g2 / (2 * b.sigma[i])) / b.sigma[i]  # on x - alpha D = sigma E
     data = b.evaluate(f"D{i}", b.t[i], DATA)
-    b.combine("x", (1 + width * pull, "x"), (width * (d_alpha - b.alpha[i] * pull), data), noise=math.sqrt(g2 * -width) if g2 else 0.0)
+    b.combine("x", (1 + width * pull, "x"), (width * (d_alpha - b.alpha[i] * pull), data),
+              noise=math.sqrt(g2 * -width) if g2 else 0.0)

@@ -35,7 +35,8 @@ class Transitions:
 
     def __post_init__(self) -> None:
         if self.plan.entry != ("x",) or self.plan.exit != ("x",):
-            raise ValueError(f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler from x to x")
+            raise ValueError(f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler from x "
+                             "to x")
         steps = range(self.plan.steps)
         drawn = [_draw(self.plan, step) for step in steps]
         object.__setattr__(self, "stds", tuple(s for s, _ in drawn))
@@ -113,7 +114,7 @@ def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
     if len(drawn) > 1 or len(op.noise) > 1 or op.out != "x" or any("x" in writes(later) for later in ops[k + 1 :]):
         raise ValueError(f"{plan.name}: got step {step} whose noise does not end it, expected x <- deterministic + s xi with one "
                          "draw; take DDPM, DDIM(eta > 0), FlowSDE, EulerMaruyama, SDEDPMSolverPP or ERSDE")
-    s, slot = op.noise[0]
+    s, slot = next(iter(op.noise))
     if not all(v > 0 and math.isfinite(v) for v in (s if isinstance(s, tuple) else (s,))):
         raise ValueError(f"{plan.name}: got noise of scale {s} in step {step}, expected finite positive numbers; move the grid")
     return s, slot

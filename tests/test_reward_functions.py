@@ -1,0 +1,438 @@
+"""Pure functions of reward fine-tuning and the two SDE methods, each against something exact."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from oracles import batch_of, corrected
+from problems import MIXTURE, PROCESS, every_method
+from pullback.adjoint import Checkpoint, PerStep, sample, trajectory
+from pullback.guidance import (
+    Chain,
+    OverBatch,
+    OverGroup,
+    PerPrompt,
+    Policy,
+    Scale,
+    adjoint_matching_loss,
+    adjoint_path,
+    clamped_loss,
+    gaussian_kl,
+    gaussian_logprob,
+    group_advantages,
+    memory,
+    memoryless,
+    path_kl,
+    path_kl_loss,
+    pathwise_kl,
+    ppo_clip_loss,
+    score,
+    to_go,
+    visited,
+)
+from pullback.solvers import (
+    DATA,
+    DDIM,
+    DDPM,
+    ERSDE,
+    FLOW,
+    VP,
+    Addressed,
+    ConstantFlowSDE,
+    CosineVP,
+    Denoiser,
+    EDMHeun,
+    EulerMaruyama,
+    FlowEuler,
+    FlowSDE,
+    GivenNoise,
+    RectifiedFlow,
+    SASolver,
+    SDEDPMSolverPP,
+    Transitions,
+    UniformLambda,
+    moments,
+    predict,
+    prepare,
+    run,
+    stack,
+)
+
+RECTIFIED = RectifiedFlow()
+UNIT = torch.linspace(1.0, 0.0, 11, dtype=torch.float64)
+
+
+# the flow SDE ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("a", [0.3, 0.7, math.sqrt(2)])
+def test_flow_sde_is_the_papers_step(a):
+    """m = x + [v + g^2/(2 sigma) (x + (1 - sigma) v)] dt, s = g sqrt(-dt), the next sigma in 1 - sigma where sigma = 1."""
+    generator = torch.Generator().manual_seed(0)
+    x, v = torch.randn(2, 3, 2, generator=generator)
+    plan = FlowSDE(a).plan(RECTIFIED, UNIT)
+    model = Denoiser(lambda x, t: v, RECTIFIED, FLOW)
+    found, program = Transitions(plan), prepare(plan, model, x)
+    for k, (sigma, after) in enumerate(zip(UNIT[:-1], UNIT[1:], strict=True)):
+        g2 = a**2 * sigma / (1 - (after if sigma == 1 else sigma))
+        m = x + (v + g2 / (2 * sigma) * (x + (1 - sigma) * v)) * (after - sigma)
+        got = found.mean(program, lambda call, state: predict(model, call, state, None), [x] * 11, k)
+        assert torch.allclose(got, m, rtol=1e-12, atol=1e-12)
+        assert found.stds[k] == pytest.approx(float((g2 * (sigma - after)).sqrt()), rel=1e-12)
+
+
+def test_constant_flow_sde_is_the_papers_step():
+    """m = x + v dt - eta^2/2 score dt, score = -(x - (1 - sigma) D)/sigma^2, s = eta sqrt(-dt)."""
+    x, data = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    model = Denoiser(lambda x, t: data, RECTIFIED, DATA)
+    plan = ConstantFlowSDE(0.3).plan(RECTIFIED, UNIT)
+    found, program = Transitions(plan), prepare(plan, model, x)
+    for k, (sigma, after) in enumerate(zip(UNIT[:-1], UNIT[1:], strict=True)):
+        v, slope = (x - data) / sigma, -(x - (1 - sigma) * data) / sigma**2
+        m = x + (v - 0.045 * slope) * (after - sigma)
+        got = found.mean(program, lambda call, state: predict(model, call, state, None), [x] * 11, k)
+        assert torch.allclose(got, m, rtol=1e-12, atol=1e-12)
+        assert found.stds[k] == pytest.approx(0.3 * float((sigma - after).sqrt()), rel=1e-12)
+
+
+def test_without_noise_it_is_the_ode():
+    start = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
+    model = MIXTURE.denoiser(RECTIFIED)
+    ode = run(model, FlowEuler().plan(RECTIFIED, UNIT), start)
+    for method in (FlowSDE(0.0), ConstantFlowSDE(0.0)):
+        assert torch.allclose(run(model, method.plan(RECTIFIED, UNIT), start), ode, atol=1e-12)
+    assert not FlowSDE(0.0).stochastic and not FlowSDE(0.0).plan(RECTIFIED, UNIT).slots
+
+
+@pytest.mark.parametrize("method", [FlowSDE(0.7), FlowSDE(math.sqrt(2)), ConstantFlowSDE()], ids=str)
+@pytest.mark.parametrize("end", [0.75, 0.4, 0.1])
+def test_the_sde_has_the_marginals_of_the_ode_at_every_sigma(method, end):
+    """N(0.7, 0.25): mean and variance at time `end` go to alpha m and alpha^2 v + sigma^2, first order in the steps."""
+    exact = ((1 - end) * 0.7, (1 - end) ** 2 * 0.25 + end**2)
+    errors = []
+    for n in (200, 400):
+        plan = method.plan(RECTIFIED, torch.linspace(0.95, end, n + 1))
+        got = moments(plan, 0.7, 0.25, 0.05 * 0.7, 0.05**2 * 0.25 + 0.95**2)
+        errors.append(max(abs(g - e) for g, e in zip(got, exact, strict=True)))
+    assert errors[1] < 6e-3 and errors[0] / errors[1] == pytest.approx(2.0, abs=0.35)
+
+
+def test_memoryless_flow_sde_is_euler_maruyama_of_the_reverse_sde():
+    grid = torch.linspace(0.9, 0.1, 9)
+    for process in (RECTIFIED, VP()):
+        start = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+        a, b = (run(MIXTURE.denoiser(process), method.plan(process, grid), start, noise=Addressed(0))
+                for method in (FlowSDE(math.sqrt(2)), EulerMaruyama()))
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda: FlowSDE(-1.0), lambda: ConstantFlowSDE(math.inf),
+                                  lambda: FlowSDE().plan(CosineVP(), UNIT)])
+def test_flow_sde_refuses(make):
+    with pytest.raises(ValueError, match="flow SDE|FlowSDE"):
+        make()
+
+
+# transitions ----------------------------------------------------------------------------------------------------------
+
+GAUSSIAN = [DDIM(1.0), DDIM(0.5), DDPM(), FlowSDE(), ConstantFlowSDE(), EulerMaruyama(), SDEDPMSolverPP(1), SDEDPMSolverPP(2),
+            SDEDPMSolverPP(3), ERSDE(1, phi=2.0), ERSDE(3, phi=2.0), SASolver(2, 0)]
+
+
+@pytest.mark.parametrize("method", GAUSSIAN, ids=str)
+def test_states_are_means_plus_their_noise(method):
+    """x_{k+1} = m_k + s_k xi to the last bits along a run, history of multistep methods included."""
+    plan = method.plan(PROCESS, UniformLambda(6, start=0.95, end=0.05))
+    model, noise = MIXTURE.denoiser(PROCESS), Addressed(5)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    states = visited(Policy(model, plan), batch_of(plan, 3, 5, d=2))
+    noise, x = batch_of(plan, 3, 5, d=2).noise, states[0]
+    chain = Chain.of(plan, model, x)
+    assert chain.transitions.stochastic == tuple(range(6)) and not chain.transitions.excluded
+    for k in range(6):
+        slot: Any = chain.transitions.slots[k]
+        assert torch.allclose(chain.mean(states, k) + chain.std(k) * noise(slot, x), states[k + 1], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", [SDEDPMSolverPP(2), ERSDE(3, phi=2.0)], ids=str)
+def test_a_multistep_mean_is_differentiated_in_its_history(method):
+    """Against finite differences in every state, and nothing reaches states outside the window."""
+    plan = method.plan(PROCESS, UniformLambda(5, start=0.9, end=0.1))
+    model = MIXTURE.denoiser(PROCESS)
+    states = visited(Policy(model, plan), batch_of(plan, 1, 5, d=2)).requires_grad_()
+    chain = Chain.of(plan, model, states[0])
+    (grad,) = torch.autograd.grad(chain.mean(states, 4).sum(), states)
+    window = chain.transitions.window(4)
+    assert len(window) > 1
+    for j in range(6):
+        bump = torch.zeros_like(states)
+        bump[j, 0, 1] = 1e-6
+        slope = (chain.mean(states + bump, 4) - chain.mean(states - bump, 4)).sum() / 2e-6
+        assert float(grad[j, 0, 1]) == pytest.approx(float(slope.detach()), abs=1e-8)
+        assert bool(grad[j].abs().sum() > 0) == (j in window)
+
+
+def test_deterministic_steps_are_named():
+    found = Transitions(DDIM(1.0).plan(VP(), torch.linspace(1.0, 0.0, 6)))
+    assert found.excluded == (4,) and found.stds[4] == 0.0 and found.slots[4] is None and found.stochastic == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("method", [SASolver(2, 2), EDMHeun(10.0)], ids=str)
+def test_steps_that_do_not_end_in_their_noise_are_refused(method):
+    with pytest.raises(ValueError, match=r"step \d+ whose noise does not end it.*take DDPM"):
+        Transitions(method.plan(PROCESS, UniformLambda(6, start=0.9, end=0.1)))
+
+
+def test_every_stochastic_method_is_read_or_refused():
+    for method in [m for m in every_method() if m.stochastic]:
+        plan = method.plan(PROCESS, UniformLambda(8, start=0.9, end=0.1))
+        try:
+            assert len(Transitions(plan).stochastic) == plan.slots
+        except ValueError as error:
+            assert "does not end it" in str(error) or "history" in str(error)
+
+
+def test_a_stacked_plan_has_a_deviation_for_each_sample():
+    plans = [DDIM(1.0).plan(PROCESS, torch.linspace(0.9, end, 4)) for end in (0.1, 0.2)]
+    x = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
+    both = Chain.of(stack(plans), MIXTURE.denoiser(PROCESS), x)
+    for i, plan in enumerate(plans):
+        one = Chain.of(plan, MIXTURE.denoiser(PROCESS), x[i : i + 1])
+        m, m1 = both.mean([x] * 4, 2)[i : i + 1], one.mean([x[i : i + 1]] * 4, 2)
+        assert torch.allclose(m, m1, atol=1e-13)
+        assert torch.allclose(gaussian_logprob(x, both.mean([x] * 4, 2), both.std(2))[i : i + 1],
+                              gaussian_logprob(x[i : i + 1], m1, one.std(2)), atol=1e-11)
+
+
+def test_half_precision_states_are_widened():
+    plan = DDIM(1.0).plan(PROCESS, UniformLambda(3, start=0.9, end=0.1))
+    x = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float32).half()
+    assert Chain.of(plan, MIXTURE.denoiser(PROCESS), x).mean([x] * 4, 1).dtype == torch.float32
+
+
+# likelihoods ----------------------------------------------------------------------------------------------------------
+
+
+def test_logprob_is_the_normal_density():
+    generator = torch.Generator().manual_seed(0)
+    x, m = torch.randn(2, 4, 3, 2, generator=generator)
+    exact = torch.distributions.Normal(m, 0.3).log_prob(x).flatten(1).sum(1)
+    assert torch.allclose(gaussian_logprob(x, m, 0.3), exact, rtol=1e-13)
+    assert torch.allclose(gaussian_logprob(x, m, 0.3, mean=True), exact / 6, rtol=1e-13)
+    own = torch.tensor([0.3, 0.1, 2.0, 1.0]).reshape(-1, 1, 1)
+    exact = torch.distributions.Normal(m, own).log_prob(x).flatten(1).sum(1)
+    assert torch.allclose(gaussian_logprob(x, m, own), exact, rtol=1e-13)
+    assert gaussian_logprob(x.half(), m.half(), 0.3).dtype == torch.float32
+    with pytest.raises(ValueError, match="expected s > 0"):
+        gaussian_logprob(x, m, 0.0)
+
+
+def test_kl_is_that_of_torch():
+    m, m0 = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    exact = torch.distributions.kl_divergence(torch.distributions.Normal(m, 0.2), torch.distributions.Normal(m0, 0.2)).sum(1)
+    assert torch.allclose(gaussian_kl(m, m0, 0.2), exact, rtol=1e-13)
+    assert torch.allclose(path_kl([m, m0], [m0, m], [0.2, 0.4]), 1.25 * exact, rtol=1e-13)
+
+
+def test_to_go_leaves_out_the_present():
+    steps = torch.tensor([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])
+    assert to_go(steps).tolist() == [[6.0, 60.0], [4.0, 40.0], [0.0, 0.0]]
+
+
+def test_path_kl_loss_weighs_the_score_with_what_is_to_come():
+    logprob: Any = torch.tensor([-1.0, 2.0], requires_grad=True)
+    kl: Any = torch.tensor([0.5, 0.1], requires_grad=True)
+    later = torch.tensor([3.0, -1.0], requires_grad=True)
+    path_kl_loss(logprob, kl, later).sum().backward()
+    assert logprob.grad.tolist() == [3.0, -1.0] and kl.grad.tolist() == [1.0, 1.0] and later.grad is None
+
+
+# ratios and advantages ------------------------------------------------------------------------------------------------
+
+
+def test_ppo_takes_the_pessimistic_side_and_the_clamp_does_not():
+    """Outside the band: no gradient where it would lead further out; PPO's leads back in, DPOK's nowhere."""
+    old, advantage = torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    shift = torch.log(torch.tensor([1.5, 1.5, 0.5, 0.5]))
+    for loss, expected in ((ppo_clip_loss, [0.0, 1.5, -0.5, 0.0]), (clamped_loss, [0.0, 0.0, 0.0, 0.0])):
+        logprob: Any = shift.clone().requires_grad_()
+        value = loss(logprob, old, advantage, 0.2)
+        value.sum().backward()
+        assert torch.allclose(logprob.grad, torch.tensor(expected))
+    assert torch.allclose(ppo_clip_loss(shift, old, advantage, 0.2), torch.tensor([-1.2, 1.5, -0.5, 0.8]))
+    assert torch.allclose(clamped_loss(shift, old, advantage, 0.2), torch.tensor([-1.2, 1.2, -0.8, 0.8]))
+    with pytest.raises(ValueError, match="clip"):
+        ppo_clip_loss(shift, old, advantage, 0.0)
+
+
+def test_group_advantages():
+    reward = torch.tensor([1.0, 3.0, 5.0, 5.0, 0.0])
+    groups = torch.tensor([7, 7, 2, 2, 9])
+    assert torch.allclose(group_advantages(reward, groups), torch.tensor([-1 / 1.0001, 1 / 1.0001, 0.0, 0.0, 0.0]))
+    assert group_advantages(reward, groups, Scale.NONE).tolist() == [-1.0, 1.0, 0.0, 0.0, 0.0]
+    whole = group_advantages(reward, groups, Scale.BATCH)
+    assert float(whole[1]) == pytest.approx(1 / (float(reward.std(unbiased=False)) + 1e-4))
+    random = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(30) % 5
+    for advantages in (OverGroup(), OverGroup(Scale.NONE), OverGroup(Scale.BATCH)):
+        sums = torch.zeros(5).index_add(0, index, advantages(random, index))
+        assert float(sums.abs().max()) < 1e-12
+    assert float(OverBatch()(random, index).std(unbiased=False)) == pytest.approx(1.0)
+
+
+def test_a_standard_deviation_changes_the_weight_of_a_kl_beside_it():
+    """Ten times the reward: ten times the advantage without scaling, the same with it."""
+    reward = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    groups = torch.zeros(8, dtype=torch.long)
+    assert torch.allclose(group_advantages(10 * reward, groups, Scale.NONE), 10 * group_advantages(reward, groups, Scale.NONE))
+    assert torch.allclose(group_advantages(10 * reward, groups), group_advantages(reward, groups), rtol=1e-3)
+
+
+def test_per_prompt_statistics_remember_and_restart():
+    ours = PerPrompt(buffer=4, minimum=3)
+    groups = torch.tensor([0, 0, 1, 1])
+    first = ours(torch.tensor([1.0, 2.0, 30.0, 40.0]), groups)
+    whole = torch.tensor([1.0, 2.0, 30.0, 40.0])
+    assert torch.allclose(first, (whole - whole.mean()) / whole.std(unbiased=False))  # two each: fewer than three
+    other = PerPrompt(buffer=4, minimum=3)
+    other.load(ours.state())
+    second = torch.tensor([3.0, 4.0, 50.0, 60.0])
+    a, b = ours(second, groups), other(second, groups)
+    kept = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert torch.equal(a, b) and torch.allclose(a[:2], (second[:2] - kept.mean()) / kept.std(unbiased=False))
+    assert len(ours.past[0]) == 4
+    ours(second, groups)
+    assert ours.past[0] == [3.0, 4.0, 3.0, 4.0]
+
+
+# adjoint --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [DDIM(1.0), FlowSDE(math.sqrt(2)), SDEDPMSolverPP(2)], ids=str)
+def test_the_lean_adjoint_is_the_gradient_along_the_base_chain(method):
+    """a_k is the derivative of a_N . x_N in a displacement of x_k, noise fixed, the base stepping: autograd and differences."""
+    plan = method.plan(PROCESS, UniformLambda(6, start=0.9, end=0.1))
+    policy = corrected(MIXTURE, plan)
+    batch = batch_of(plan, 4, 3, d=2)
+    base = Policy(policy.reference, plan)
+    states = visited(base, batch)
+    end = torch.randn(4, 2, generator=torch.Generator().manual_seed(2))
+    adjoint = adjoint_path(Chain.of(plan, policy.reference, states[0]), states, end)
+    controls = torch.zeros(6, 4, 2, requires_grad=True)
+    out = sample(policy.reference, plan, batch.x, noise=batch.noise, controls=controls)
+    assert torch.allclose(out, states[-1], atol=1e-13)
+    (grad,) = torch.autograd.grad((out * end).sum(), controls)
+    assert torch.allclose(adjoint[:-1], grad, rtol=1e-11, atol=1e-12) and not adjoint.requires_grad
+    assert torch.equal(adjoint[-1], end)
+
+
+def test_batch_mates_do_not_meet():
+    plan = DDIM(1.0).plan(PROCESS, UniformLambda(5, start=0.9, end=0.1))
+    base = MIXTURE.denoiser(PROCESS)
+    whole = batch_of(plan, 4, 3, d=2)
+    states = visited(Policy(base, plan), whole)
+    adjoint = adjoint_path(Chain.of(plan, base, states[0]), states, states[-1])
+    for i in range(4):
+        one = states[:, i : i + 1]
+        assert torch.allclose(adjoint_path(Chain.of(plan, base, one[0]), one, one[-1]), adjoint[:, i : i + 1], atol=1e-13)
+
+
+def test_adjoint_matching_loss_is_zero_at_the_control():
+    generator = torch.Generator().manual_seed(0)
+    m0, a = torch.randn(2, 3, 2, generator=generator)
+    m = (m0 - 0.3**2 * a).requires_grad_()
+    loss = adjoint_matching_loss(m, m0, 0.3, a)
+    assert float(loss.detach().abs().max()) < 1e-28
+    (grad,) = torch.autograd.grad(adjoint_matching_loss(m0.clone().requires_grad_(), m0, 0.3, a).sum(), m, allow_unused=True)
+    assert grad is None
+    start = m0.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(adjoint_matching_loss(start, m0, 0.3, a).sum(), start)
+    assert torch.allclose(grad, a)  # no control yet: the loss pulls along the adjoint alone
+
+
+def test_pathwise_kl_is_path_kl_at_the_visited_states():
+    """Its value against means recomputed there, its gradient against differences in the weights."""
+    plan = SDEDPMSolverPP(2).plan(PROCESS, UniformLambda(5, start=0.9, end=0.1))
+    policy, batch = corrected(MIXTURE, plan), batch_of(plan, 3, 3, d=2)
+    with torch.no_grad():
+        for p in policy.denoiser.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+
+    def value(graph):
+        states = trajectory(policy.denoiser, plan, batch.x, range(6), noise=batch.noise, gradient=Checkpoint() if graph else None)
+        return states, pathwise_kl(policy, batch, states)
+
+    states, kl = value(True)
+    ours, base = (Chain.of(plan, m, states[0]) for m in (policy.denoiser, policy.reference))
+    means, frozen = ([chain.mean(states, k) for k in range(5)] for chain in (ours, base))
+    exact = path_kl(means, frozen, [ours.std(k) for k in range(5)])
+    assert torch.allclose(kl, exact, rtol=1e-9) and float(kl.min()) > 1e-3
+    weight = list(policy.denoiser.parameters())[1]
+    (grad,) = torch.autograd.grad(kl.sum(), weight)
+    with torch.no_grad():
+        found = []
+        for sign in (1, -1):
+            weight[3] += sign * 1e-5
+            found.append(float(value(False)[1].sum()))
+            weight[3] -= sign * 1e-5
+    assert float(grad[3]) == pytest.approx((found[0] - found[1]) / 2e-5, rel=1e-6)
+
+
+# memory ---------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_the_correlation_of_start_and_sample():
+    """Against a million pairs, and 1 for an ODE."""
+    plan = FlowSDE(0.7).plan(RECTIFIED, UNIT)
+    gaussian = Denoiser(lambda x, t: (1 - t)[:, None] / ((1 - t) ** 2 + t**2)[:, None] * x, RECTIFIED, DATA)
+    noise = torch.randn(11, 400_000, 1, generator=torch.Generator().manual_seed(0))
+    x = run(gaussian, plan, noise[0], noise=GivenNoise(noise[1:]))
+    found = float(torch.corrcoef(torch.cat([noise[0], x], 1).T)[0, 1])
+    assert memory(plan) == pytest.approx(found, abs=0.005)
+    assert memory(FlowEuler().plan(RECTIFIED, UNIT)) == pytest.approx(1.0)
+    assert memoryless(FlowSDE(math.sqrt(2)).plan(RECTIFIED, UNIT)) and not memoryless(plan)
+    assert memory(DDIM(1.0).plan(VP(), torch.linspace(1.0, 0.0, 500))) == pytest.approx(float(VP().alpha(1.0)), rel=0.05)
+
+
+# rewards --------------------------------------------------------------------------------------------------------------
+
+
+def brightness(x, context):
+    return x.flatten(1).mean(1)
+
+
+def test_score_checks_what_a_reward_gives():
+    x = torch.ones(3, 2, requires_grad=True)
+    assert score(brightness, x, differentiable=True).requires_grad and not score(brightness, x).requires_grad
+    assert score(lambda x, c: torch.ones(3, dtype=torch.long), x).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"reward brightness.*expected a tensor \(3,\)") as _:
+        def wrong(x, context):
+            return brightness(x, context).mean()
+
+        named: Any = wrong
+        named.name = "brightness"
+        score(named, x)
+    with pytest.raises(ValueError, match="expected a tensor"):
+        number: Any = lambda x, c: 1.0  # noqa: E731
+        score(number, x)
+    with pytest.raises(FloatingPointError, match=r"samples \[1\] of 3.*the samples are finite"):
+        score(lambda x, c: torch.tensor([0.0, math.nan, 1.0]), x)
+    with pytest.raises(ValueError, match="reward detached.*differentiable reward; use DDPO"):
+        def detached(x, context):
+            return x.detach().sum(1)
+
+        score(detached, x, differentiable=True)
+
+
+def test_per_step_conditioning_reaches_its_step():
+    plan = DDIM(1.0).plan(PROCESS, UniformLambda(3, start=0.9, end=0.1))
+    values = torch.arange(3.0)[:, None].expand(3, 2)
+    model = Denoiser(lambda x, t, c: 0 * x + c, PROCESS, DATA)
+    chain = Chain.of(plan, model, torch.zeros(2, 2), PerStep(values[:, None, :].expand(3, 2, 2)))
+    states = torch.zeros(4, 2, 2)
+    gains = [float(chain.mean(states, k)[0, 0]) for k in range(3)]
+    single = [float(Chain.of(plan, model, states[0], torch.full((2, 2), float(k))).mean(states, k)[0, 0]) for k in range(3)]
+    assert gains == single and gains[1] != 0
+
+
