@@ -1,6 +1,6 @@
 """What the gradient is for: optimising what enters a sampler, fine-tuning it to a reward."""
 
-from .adapter import AdapterOff, load_adapter, load_weights, lora, save_adapter, save_weights
+from .adapter import AdapterOff, load_adapter, load_weights, lora, reference_of, save_adapter, save_weights
 from .adjoint_matching import AdjointMatching
 from .advantages import Advantages, OverBatch, OverGroup, PerPrompt, Scale, batch_advantages, group_advantages
 from .alignprop import AlignProp, Cut, NormalCut, UniformCut
@@ -44,6 +44,6 @@ __all__ = [
     "Quadratic", "ReFL", "Result", "Reward", "RewardTrainer", "Saturation", "Scale", "StateValue", "Stop", "TrainConfig",
     "UniformCut", "World", "adam", "adjoint_matching_loss", "adjoint_path", "batch_advantages", "clamped_loss", "diverge",
     "gaussian_kl", "gaussian_logprob", "group_advantages", "load_adapter", "load_weights", "lora", "memory", "memoryless",
-    "optimise", "path_kl", "path_kl_loss", "pathwise_kl", "per_step_kl_loss", "ppo_clip_loss", "save_adapter", "save_weights",
-    "score", "score_loss", "solve", "to_go", "visited",
+    "optimise", "path_kl", "path_kl_loss", "pathwise_kl", "per_step_kl_loss", "ppo_clip_loss", "reference_of", "save_adapter",
+    "save_weights", "score", "score_loss", "solve", "to_go", "visited",
 ]  # fmt: skip

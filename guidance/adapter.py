@@ -2,14 +2,14 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..solvers import Denoiser, Model
+from ..solvers import ClassifierFree, Denoiser, Model
 
 
 def _peft() -> Any:
@@ -103,15 +103,22 @@ def _layers(model: Model) -> list[Any]:
 
 
 def reference_of(model: Model) -> Model:
-    """The model as it is now, frozen: its adapters switched off where it has some, else a copy."""
+    """The model as it is now, frozen: its adapters switched off where it has some, else a copy in eval mode."""
     if _layers(model):
-        return AdapterOff(model)
+        return within(model, AdapterOff)
     frozen = copy.deepcopy(model)
     for network in frozen.networks():
-        network.requires_grad_(False)
+        network.requires_grad_(False).eval()
     for value in frozen.parameters():
         value.requires_grad_(False)
     return frozen
+
+
+def within(model: Model, wrap: Callable[[Model], Model]) -> Model:
+    """`wrap` around what is guided rather than around the guidance, which objectives must be able to see."""
+    if isinstance(model, ClassifierFree):
+        return ClassifierFree(within(model.denoiser, wrap), model.scale, model.null)
+    return wrap(model)
 
 
 class Autocast(Model):

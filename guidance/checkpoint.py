@@ -42,7 +42,8 @@ class Checkpoints:
 
         final, aside = self.folder / f"iteration-{iteration:08d}", self.folder / f".writing-{iteration:08d}"
         if self.world.first:
-            shutil.rmtree(aside, ignore_errors=True)
+            for stale in (*self.folder.glob(".writing-*"), *self.folder.glob(".replaced-*")):
+                shutil.rmtree(stale)
             aside.mkdir(parents=True)
         self.world.wait()
         _write(aside / f"process-{self.world.rank}.pt", lambda path: torch.save(own, path))
@@ -56,8 +57,8 @@ class Checkpoints:
             sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
             _write(aside / MANIFEST, lambda path: path.write_text(json.dumps(sizes)))
             _sync(aside)
-            if final.exists():
-                shutil.rmtree(final)
+            if final.exists():  # out of the way first: whoever is stopped here finds both
+                os.rename(final, self.folder / f".replaced-{iteration:08d}")
             os.rename(aside, final)
             _sync(self.folder)
             for old in self.found()[: -self.keep]:
@@ -66,13 +67,14 @@ class Checkpoints:
         return final
 
     def load(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any], bool]:
-        """(tensors, state, own, exact); with more processes than wrote it the new ones take the first's own, and it is not exact."""
+        """(tensors, state, own, exact): more processes than wrote it take the first's own, which is not exact."""
         from safetensors.torch import load_file
 
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
         mine = path / f"process-{self.world.rank}.pt"
-        own = torch.load(mine if mine.exists() else path / "process-0.pt", weights_only=True)
-        return tensors, torch.load(path / "state.pt", weights_only=True), own, mine.exists()
+        own, state = (torch.load(file, map_location="cpu", weights_only=True)  # not where another process had them
+                      for file in (mine if mine.exists() else path / "process-0.pt", path / "state.pt"))
+        return tensors, state, own, mine.exists()
 
 
 def _whole(path: Path) -> bool:

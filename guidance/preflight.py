@@ -67,7 +67,7 @@ def preflight(trainer: "RewardTrainer") -> Preflight:
     batch = trainer.batches()[0][0]
     kept, counts = copy.deepcopy(trainer.objective.state()), (trainer.reward.queries, trainer.reward.seconds)
     _storable(kept)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([trainer.world.device] if trainer.world.device.type == "cuda" else []):
         networks = trainer.denoiser.networks()
         _agree(trainer, "weights", [whole(value.detach()) for network in networks for value in network.parameters()])
         log_ratio = kl = None
@@ -76,7 +76,7 @@ def preflight(trainer: "RewardTrainer") -> Preflight:
             log_ratio = float(diverge(ours, ours, plan, batch).log_ratio.abs().max())
             if not log_ratio < NEAR:
                 raise ValueError(f"ratio: got |log p_now / p_rollout| up to {log_ratio:.3g} nats for unchanged weights, expected "
-                                 "0; is dropout on (call network.eval()), or does the network draw random numbers or mix the batch?")
+                                 "0; is dropout on (call network.eval()), or does the network draw random numbers, mix the batch?")
             if policy.reference is not None:
                 kl = float(diverge(ours, policy.reference, plan, batch).kl.mean())
                 if not kl < NEAR and not trainer.done:

@@ -12,7 +12,8 @@ from .objective import Reward
 class Scored:
     """`reward(samples, context)`, refused where its shape or its graph is wrong.
 
-    A value that is not finite is noted in `trouble` rather than raised: the other processes must stop too.
+    A value that is not finite is noted in `trouble` and replaced by 0 until the trainer, on all processes at once, refuses the
+    step: raised here, it would leave the others waiting.
     """
 
     def __init__(self, reward: Reward, name: str = "reward") -> None:
@@ -33,7 +34,8 @@ class Scored:
             raise ValueError(f"{self.name}: got values without a graph, expected a differentiable reward: this objective needs its "
                              "gradient; drop no_grad, detach and numpy from it, or take an objective that needs none, such as DDPO")
         finite = torch.isfinite(value.detach())
-        if self.trouble is None and not bool(finite.all()):
-            places = (~finite).nonzero().flatten().tolist()
-            self.trouble = f"{self.name}: {value.detach()[~finite][0].item()} for sample {places[0]} of {len(x)}"
-        return value
+        if bool(finite.all()):
+            return value
+        place = int((~finite).nonzero()[0])
+        self.trouble = self.trouble or f"{self.name}: {value.detach()[place].item()} for sample {place} of {len(x)}"
+        return torch.where(finite, value, 0)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..solvers import Model, Plan
-from .adapter import Autocast, reference_of, save_adapter, save_weights, whole
+from .adapter import Autocast, reference_of, save_adapter, save_weights, whole, within
 from .checkpoint import Checkpoints
 from .config import TrainConfig, solve
-from .evaluate import Decline, Evaluation, evaluate
+from .divergence import transitions_of
+from .evaluate import NO_KL, Decline, Evaluation, evaluate
 from .interrupt import Interrupt
 from .log import Log
 from .objective import Batch, Experience, Loss, Objective, Policy, Reward
@@ -78,10 +79,16 @@ class RewardTrainer:
                 network.to(self.world.device)
             self.world.spread(value.data for value in self.weights.values())
         base = reference_of(denoiser) if reference is None else reference
-        dtype = config.precision.value
-        self.policy = Policy(denoiser if dtype is None else Autocast(denoiser, dtype), plan,
-                             base if dtype is None else Autocast(base, dtype))
+        low = config.precision.value
+        self.policy = Policy(denoiser, plan, base) if low is None else Policy(
+            within(denoiser, lambda inner: Autocast(inner, low)), plan, within(base, lambda inner: Autocast(inner, low)))
         objective.check(self.policy)
+        if config.max_kl is not None and (config.evaluate_every is None or transitions_of(plan) is None):
+            raise ValueError(f"max_kl: got {config.max_kl} with evaluate_every={config.evaluate_every} and {plan.name}, expected "
+                             f"evaluations and a path KL; {NO_KL}")
+        if config.patience is not None and (config.evaluate_every is None or not heldout):
+            raise ValueError(f"patience: got {config.patience}, evaluate_every={config.evaluate_every} and {len(heldout or {})} "
+                             "held-out rewards, expected evaluations and at least 1; pass heldout={name: reward}")
         self.reward = Scored(reward)
         self.heldout = {name: Scored(value, name) for name, value in (heldout or {}).items()}
         self.evaluation = evaluation or prompts
@@ -90,6 +97,7 @@ class RewardTrainer:
         self.decline = Decline(list(self.heldout), config.patience)
         self.checkpoints = Checkpoints(Path(config.out) / "checkpoints", config.keep, self.world)
         self.done = self.drawn = 0
+        self.saved = -1  # the iteration of the newest checkpoint
         first = next(iter(self.weights.values()))
         self.like = torch.empty(0, dtype=first.dtype, device=self.world.device)
 
@@ -127,8 +135,11 @@ class RewardTrainer:
                         end = End.INTERRUPT
                     if end is not None or self.done % self.config.checkpoint_every == 0:
                         self.save()
-                if end is None and self.done % self.config.checkpoint_every:
+                if self.saved != self.done:
                     self.save()
+        except FloatingPointError as error:
+            raise FloatingPointError(f"iteration {self.done}: {error}; the weights are those before this step, the latest whole "
+                                     f"checkpoint is {self.checkpoints.latest()}") from error
         finally:
             if log is not None:
                 log.close()
@@ -207,9 +218,11 @@ class RewardTrainer:
     def _step(self, tally: Tally, first: bool) -> None:
         self.average_gradients()
         weights = list(self.weights.values())
-        norm = whole(torch.nn.utils.clip_grad_norm_(weights, float("inf") if self.config.clip is None else self.config.clip))
-        self.stop_if_broken(norm)
-        tally.norms.append(float(norm))
+        norm = torch.nn.utils.get_total_norm([value.grad for value in weights if value.grad is not None])
+        self.stop_if_broken(whole(norm))  # before clipping spreads what is not finite
+        tally.norms.append(float(whole(norm)))
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.config.clip, norm)
         before = [value.detach().clone() for value in weights] if first else []
         self.optimizer.step()
         if self.average is not None:
@@ -225,9 +238,7 @@ class RewardTrainer:
             grads = {name: whole(value.grad) for name, value in self.weights.items() if value.grad is not None}
             bad = [f"gradient of {name}" for name, grad in grads.items() if not bool(grad.isfinite().all())]
             self.optimizer.zero_grad()
-            raise FloatingPointError(f"iteration {self.done}: not finite: {said or (*bad, 'a value on another process')[0]}; the "
-                                     "weights are those before this step, the latest whole checkpoint is "
-                                     f"{self.checkpoints.latest()}")
+            raise FloatingPointError(f"not finite: {said or (*bad, 'a value on another process')[0]}")
 
     def _assess(self, log: Log | None) -> End | None:
         if self.config.evaluate_every is None:
@@ -243,6 +254,7 @@ class RewardTrainer:
 
     def save(self) -> Path:
         """Write a checkpoint now; all processes call it."""
+        self.saved = self.done
         return save(self)
 
     def restore(self, path: Path) -> None:
@@ -252,6 +264,7 @@ class RewardTrainer:
             ValueError: it has other weights than these. Settings that changed since are warned of.
         """
         restore(self, path)
+        self.saved = self.done
 
     def scored(self) -> list[Scored]:
         """Every reward."""
