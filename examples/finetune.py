@@ -43,8 +43,8 @@ from pullback.solvers import DDIM, ConstantFlowSDE, FlowSDE, Method, UniformT
 def rewards(digit: int) -> dict[str, Reward]:
     return {
         "classifier": ClassifierReward(load("classifier0"), digit),
-        "jpeg": -JPEGSize().normalise(0.392, 0.003),
-        "brightness": Brightness().normalise(0.32, 0.06),
+        "jpeg": -JPEGSize().normalise(0.391, 0.003),
+        "brightness": Brightness().normalise(0.307, 0.025),
     }
 
 
@@ -80,8 +80,8 @@ def settings(kl: float) -> dict[str, Setting]:
 
 # %%
 def main() -> None:
-    run = options(__doc__, objective="draft", reward="classifier", digit=3, kl=1.0, iterations=40, rank=8, lr=0.0, samples=0,
-                  steps=8, evaluation=64)
+    run = options(__doc__, objective="draft", reward="classifier", digit=3, kl=0.3, iterations=30, rank=8, lr=0.0, samples=0,
+                  steps=8, evaluation=64, resume=0)
     known, scored = settings(run.kl), rewards(run.digit)
     for name, table in (("objective", known), ("reward", scored)):
         if getattr(run, name) not in table:
@@ -100,7 +100,7 @@ def main() -> None:
                             heldout={"judge": ClassifierReward(load("classifier1"), run.digit, log=False)})
     before = trainer.evaluate()
     trainer.check()
-    trainer.train()
+    trainer.train(resume=bool(run.resume))  # a folder with checkpoints is refused without --resume 1
     after = trainer.evaluate()
     if trainer.world.first:
         trainer.export(folder / "tuned")
