@@ -122,7 +122,7 @@ def draw(before, after, rows, name, count=12):
 
     count = min(count, len(before))
     figure = plt.figure(figsize=(11, 5.6))
-    grid = figure.add_gridspec(4, count, height_ratios=(1, 1, 0.55, 2.6), hspace=0.1, wspace=0.06)
+    grid = figure.add_gridspec(4, count, height_ratios=(1, 1, 0.4, 2.6), hspace=0.1, wspace=0.06)
     for row, images in enumerate((before, after)):
         for k in range(count):
             axis = figure.add_subplot(grid[row, k])
@@ -134,7 +134,7 @@ def draw(before, after, rows, name, count=12):
     axis = figure.add_subplot(grid[3, :])
     kl, value, error, when = ([row[key] for row in rows] for key in ("kl", "reward", "reward_se", "iteration"))
     axis.errorbar(kl, value, error, color="#9db4cc", lw=1.2, capsize=2, zorder=1)
-    dots = axis.scatter(kl, value, c=when, cmap="Blues", vmin=-max(when) / 3, s=40, edgecolor="#1f4e79", lw=0.8, zorder=2)
+    dots = axis.scatter(kl, value, c=when, cmap="viridis_r", s=40, edgecolor="white", lw=0.8, zorder=2)
     figure.colorbar(dots, label="iteration", pad=0.015)
     axis.set(xlabel="path KL to the base [nats]", ylabel="reward on held-out noise", title=name)
     axis.spines[["top", "right"]].set_visible(False)
