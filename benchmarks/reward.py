@@ -26,10 +26,10 @@ from pullback.solvers import Addressed, UniformT
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 STEPS, EVALUATION, BASE = 8, 128, 1024
-# updates and samples of each: what fits into about 20 s of one core
-BUDGET = {"draft": (32, 16), "draft-k": (40, 16), "draft-lv": (48, 16), "alignprop": (40, 16), "refl": (48, 16),
-          "adjoint-matching": (40, 16), "ddpo-sf": (40, 32), "ddpo-is": (30, 32), "dpok": (24, 32), "flow-grpo": (30, 32),
-          "dance-grpo": (36, 32), "ddpo-sf, jpeg": (40, 32)}
+# updates and samples of each
+BUDGET = {"draft": (72, 16), "draft-k": (80, 16), "draft-lv": (80, 16), "alignprop": (80, 16), "refl": (80, 16),
+          "adjoint-matching": (80, 16), "ddpo-sf": (64, 32), "ddpo-is": (60, 32), "dpok": (48, 32), "flow-grpo": (56, 32),
+          "dance-grpo": (72, 32), "ddpo-sf, jpeg": (80, 32)}
 LR, RANK = 5e-3, 8
 
 

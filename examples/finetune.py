@@ -43,8 +43,8 @@ from pullback.solvers import DDIM, ConstantFlowSDE, FlowSDE, Method, UniformT
 def rewards(digit: int) -> dict[str, Reward]:
     return {
         "classifier": ClassifierReward(load("classifier0"), digit),
-        "jpeg": -JPEGSize().normalise(0.392, 0.003),
-        "brightness": Brightness().normalise(0.32, 0.06),
+        "jpeg": -JPEGSize().normalise(0.391, 0.003),
+        "brightness": Brightness().normalise(0.307, 0.025),
     }
 
 
@@ -80,8 +80,8 @@ def settings(kl: float) -> dict[str, Setting]:
 
 # %%
 def main() -> None:
-    run = options(__doc__, objective="draft", reward="classifier", digit=3, kl=1.0, iterations=40, rank=8, lr=0.0, samples=0,
-                  steps=8, evaluation=64)
+    run = options(__doc__, objective="draft", reward="classifier", digit=3, kl=0.3, iterations=30, rank=8, lr=0.0, samples=0,
+                  steps=8, evaluation=64, resume=0)
     known, scored = settings(run.kl), rewards(run.digit)
     for name, table in (("objective", known), ("reward", scored)):
         if getattr(run, name) not in table:
@@ -100,7 +100,7 @@ def main() -> None:
                             heldout={"judge": ClassifierReward(load("classifier1"), run.digit, log=False)})
     before = trainer.evaluate()
     trainer.check()
-    trainer.train()
+    trainer.train(resume=bool(run.resume))  # a folder with checkpoints is refused without --resume 1
     after = trainer.evaluate()
     if trainer.world.first:
         trainer.export(folder / "tuned")
@@ -122,7 +122,7 @@ def draw(before, after, rows, name, count=12):
 
     count = min(count, len(before))
     figure = plt.figure(figsize=(11, 5.6))
-    grid = figure.add_gridspec(4, count, height_ratios=(1, 1, 0.55, 2.6), hspace=0.1, wspace=0.06)
+    grid = figure.add_gridspec(4, count, height_ratios=(1, 1, 0.4, 2.6), hspace=0.1, wspace=0.06)
     for row, images in enumerate((before, after)):
         for k in range(count):
             axis = figure.add_subplot(grid[row, k])
@@ -134,7 +134,7 @@ def draw(before, after, rows, name, count=12):
     axis = figure.add_subplot(grid[3, :])
     kl, value, error, when = ([row[key] for row in rows] for key in ("kl", "reward", "reward_se", "iteration"))
     axis.errorbar(kl, value, error, color="#9db4cc", lw=1.2, capsize=2, zorder=1)
-    dots = axis.scatter(kl, value, c=when, cmap="Blues", vmin=-max(when) / 3, s=40, edgecolor="#1f4e79", lw=0.8, zorder=2)
+    dots = axis.scatter(kl, value, c=when, cmap="viridis_r", s=40, edgecolor="white", lw=0.8, zorder=2)
     figure.colorbar(dots, label="iteration", pad=0.015)
     axis.set(xlabel="path KL to the base [nats]", ylabel="reward on held-out noise", title=name)
     axis.spines[["top", "right"]].set_visible(False)
