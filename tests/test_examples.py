@@ -14,6 +14,7 @@ SMALL = {
     "sample": [],
     "gradients": ["--steps", "6"],
     "digit_guidance": ["--steps", "2"],
+    "lookahead": ["--count", "2", "--steps", "20"],
 }
 SHARED = {"networks", "data", "train", "bundled", "common"}  # imported by the examples; train writes the weights
 
