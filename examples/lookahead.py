@@ -99,7 +99,7 @@ def draw(found):
         axis.axhline(1, color="#dddddd", zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("cosine to the rollout's gradient", fontsize=12)
-    axes[-1].legend(frameon=False, fontsize=11, loc="lower right")
+    axes[0].legend(frameon=False, fontsize=11, loc="lower right")
     figure.tight_layout()
     return figure
 

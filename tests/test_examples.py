@@ -15,6 +15,7 @@ SMALL = {
     "gradients": ["--steps", "6"],
     "digit_guidance": ["--steps", "2"],
     "lookahead": ["--count", "2", "--steps", "20"],
+    "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }
 SHARED = {"networks", "data", "train", "bundled", "common"}  # imported by the examples; train writes the weights
 
