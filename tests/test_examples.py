@@ -18,6 +18,8 @@ SMALL = {
     "robustness": ["--quick", "1"],
     "finetune": ["--iterations", "2", "--samples", "8", "--steps", "4", "--evaluation", "16"],
     "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
+    "lookahead": ["--count", "2", "--steps", "20"],
+    "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }
 SHARED = {"networks", "data", "train", "bundled", "common"}  # imported by the examples; train writes the weights
 
