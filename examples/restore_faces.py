@@ -22,7 +22,8 @@ def fitted(faces: Tensor, seed: int, copies: int) -> Mixture:
     from sklearn.mixture import GaussianMixture
 
     more = augment(faces.repeat(copies, 1, 1, 1), torch.Generator().manual_seed(seed), mirror=True)
-    fit = GaussianMixture(2, reg_covar=0.003, max_iter=10, random_state=seed).fit(torch.cat([faces, more]).flatten(1).double().numpy())
+    rows = torch.cat([faces, more]).flatten(1).double().numpy()
+    fit = GaussianMixture(2, reg_covar=0.003, max_iter=10, random_state=seed).fit(rows)
     weights, means, covs = (torch.as_tensor(v) for v in (fit.weights_, fit.means_, fit.covariances_))
     return Mixture(weights, means, (covs + covs.mT) / 2)
 
@@ -77,18 +78,21 @@ def draw(pictures, found, count):
     import matplotlib.pyplot as plt
 
     names = list(next(iter(pictures.values())))
-    figure, axes = plt.subplots(len(names), 2 * count, figsize=(2.2 * count + 1.6, 1.12 * len(names)), squeeze=False)
+    figure, axes = plt.subplots(len(names), 2 * count + 1, figsize=(2.2 * count + 2.2, 1.12 * len(names)), squeeze=False,
+                                gridspec_kw={"width_ratios": [1] * count + [0.35] + [1] * count})
+    for axis in axes[:, count]:  # room for the second column of numbers
+        axis.axis("off")
     for p, (problem, shown) in enumerate(pictures.items()):
         for r, name in enumerate(names):
             for k in range(count):
-                axis = axes[r, p * count + k]
+                axis = axes[r, p * (count + 1) + k]
                 axis.imshow(shown[name][k, 0].cpu(), cmap="gray", vmin=-1, vmax=1)
                 axis.set_xticks([])
                 axis.set_yticks([])
                 axis.spines[:].set_visible(False)
             if name in found[problem]:
-                axes[r, p * count].set_ylabel(f"{found[problem][name]['psnr']:.1f} dB", fontsize=10)
-        axes[0, p * count + count // 2].set_title(problem, fontsize=12)
+                axes[r, p * (count + 1)].set_ylabel(f"{found[problem][name]['psnr']:.1f} dB", fontsize=10)
+        axes[0, p * (count + 1) + count // 2].set_title(problem, fontsize=12)
     figure.subplots_adjust(left=0.2, wspace=0.05, hspace=0.05)
     for r, name in enumerate(names):
         box = axes[r, 0].get_position()
