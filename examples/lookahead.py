@@ -6,6 +6,7 @@ denoiser is exact and for the bundled digits with a classifier's loss.
 """
 
 # %%
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,6 @@ from bundled import denoiser, load
 from common import options, write
 from pullback.adjoint import Checkpoint, sample
 from pullback.guidance import Context, Guide, steer
-from pullback.guidance.context import Loss
 from pullback.solvers import DDIM, VP, Addressed, Mixture, Model
 from torch import Tensor
 
@@ -27,7 +27,7 @@ TIMES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2)
 class Probe(Guide):
     """Changes nothing; keeps x_t and the gradients by every k at the steps asked for."""
 
-    loss: Loss
+    loss: Callable[[Tensor], Tensor]
     at: tuple[int, ...]
     differentiates = True
 
@@ -41,7 +41,7 @@ class Probe(Guide):
         return x
 
 
-def cosines(model: Model, loss: Loss, start: Tensor, steps: int) -> Tensor:
+def cosines(model: Model, loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
     """(times, k, B): cosine of the gradient by each k to the gradient through the rest of the plan."""
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     at = tuple(round(steps * (1 - t)) for t in TIMES)
