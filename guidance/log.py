@@ -29,7 +29,7 @@ class Log:
         self._trim(done)
         self.file = self.path.open("a")
         self.events: Any = _writer(folder, done) if tensorboard else None
-        self.bar = tqdm(initial=done, total=total, disable=not progress, unit="iteration")
+        self.bar = tqdm(initial=max(done, 0), total=total, disable=not progress, unit="iteration")
 
     def _trim(self, done: int) -> None:
         kept = [line for line in read_log(self.path) if line["iteration"] <= done]

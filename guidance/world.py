@@ -64,14 +64,20 @@ def processes(accelerator: Any = None) -> Processes:
     """`Accelerated` where accelerate is installed, else alone.
 
     Raises:
-        ImportError: a launcher started several processes and accelerate is missing.
+        ImportError: a launcher started several processes and accelerate is missing. RuntimeError: accelerate finds fewer.
     """
     if accelerator is not None:
         return Accelerated(accelerator)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
     if importlib.util.find_spec("accelerate") is not None:
         from accelerate import Accelerator
 
-        return Accelerated(Accelerator())
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # on a machine without an accelerator Accelerate passes over the launcher unless told to stay on the CPU
+        found = Accelerator(cpu=size > 1 and not torch.accelerator.is_available())
+        if found.num_processes != size:
+            raise RuntimeError(f"processes: got {found.num_processes} by accelerate, expected the launcher's {size}: each would "
+                               "train alone and write to one folder; pass accelerator=Accelerator(...)")
+        return Accelerated(found)
+    if size > 1:
         raise ImportError("accelerate: got none, expected it for several processes; pip install 'pullback[train]'")
     return Processes()

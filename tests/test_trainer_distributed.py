@@ -206,3 +206,13 @@ def test_what_breaks_on_one_process_is_refused_on_both(quick):
     for said in (first, second):
         assert "weights: got different numbers on 2 processes" in said["frozen"]
         assert "samples: got 7 per update, expected a multiple of 2" in said["uneven"]
+
+
+def test_a_launcher_is_seen_on_cpus(tmp_path):
+    """Accelerate passes over it there unless told: two processes would each train alone and write to one folder."""
+    script = tmp_path / "script.py"
+    script.write_text("from pullback.guidance.world import processes\nworld = processes()\n"
+                      "print(f'{world.rank} of {world.size}', flush=True)\n")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
+                          capture_output=True, text=True, timeout=180, cwd=HERE.parent)
+    assert sorted(line for line in done.stdout.splitlines() if " of " in line) == ["0 of 2", "1 of 2"], done.stderr[-2000:]
