@@ -3,7 +3,7 @@
     python benchmarks/reward.py [--seeds 0 1 2] [--only draft ddpo-sf]    writes benchmarks/results/reward.json, reward.png
                                                                          and docs/reward-results.md
 
-Reward: log p(3 | x) of a classifier, beta = 1, so that the optimum is the base's own p(x | 3). Does an objective close half the
+Reward: log p(3 | x) of a classifier, beta = 0.3 reward per nat. Does an objective close half the
 gap between the base's mean and the mean of its best of 64, on noise it never trained on, by three standard errors over seeds?
 One more run is DDPO on JPEG size, which has no gradient. Figures are added to those already in reward.json, run by run.
 """
@@ -27,9 +27,10 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 STEPS, EVALUATION, BASE = 8, 128, 1024
 # updates and samples of each
-BUDGET = {"draft": (72, 16), "draft-k": (80, 16), "draft-lv": (80, 16), "alignprop": (80, 16), "refl": (80, 16),
-          "adjoint-matching": (80, 16), "ddpo-sf": (64, 32), "ddpo-is": (60, 32), "dpok": (48, 32), "flow-grpo": (56, 32),
-          "dance-grpo": (72, 32), "ddpo-sf, jpeg": (80, 32)}
+BUDGET = {"draft": (24, 16), "draft-k": (32, 16), "draft-lv": (32, 16), "alignprop": (32, 16), "refl": (40, 16),
+          "adjoint-matching": (32, 16), "ddpo-sf": (36, 32), "ddpo-is": (32, 32), "dpok": (28, 32), "flow-grpo": (36, 32),
+          "dance-grpo": (40, 32), "ddpo-sf, jpeg": (48, 32)}
+BETA = 0.3
 LR, RANK = 5e-3, 8
 
 
@@ -38,7 +39,7 @@ def base_model(name):
     from bundled import denoiser
     from finetune import settings
 
-    how = settings(0.3 if name.endswith("jpeg") else 1.0)[name.split(",")[0]]  # beta per nat, in the reward's unit
+    how = settings(BETA)[name.split(",")[0]]
     model = denoiser(how.network)
     plan = how.method.plan(model.process, UniformT(STEPS, start=1.0, end=0.02))
     start = torch.zeros(BASE, 1, 8, 8)
@@ -115,7 +116,7 @@ def report(facts):
     """docs/reward-results.md."""
     lines = ["# Reward fine-tuning: what was measured", "", "Written by `benchmarks/reward.py`; the picture is "
              "`benchmarks/results/reward.png`.", "", f"Digits sampler, {STEPS} steps, LoRA of rank {RANK}, AdamW {LR:g}, reward "
-             "log p(3 | x) of `classifier0` with beta = 1 reward per nat, so that the optimum is the base's own p(x | 3). VP and "
+             f"log p(3 | x) of `classifier0` with beta = {BETA} reward per nat (JPEG: compressibility, normalised). VP and "
              f"DDIM(eta=1) but for the two flow objectives, which run on the digits flow. Held-out noise, {EVALUATION} samples a "
              "run. `half` is the middle between the base's mean and the mean of its best of 64; *closes* means that the "
              "end of training lies above it by three standard errors.", "",
@@ -130,11 +131,11 @@ def report(facts):
                      f"{mean(e['reward'] for e in ends):.2f} | {margin:+.2f} / {error:.2f} | {closes} | "
                      f"{mean(e['kl'] for e in ends):.2f} | {queries(runs[0], runs[0]['updates'])} | "
                      f"{mean(r['cpu_seconds'] for r in runs):.0f} | {mean(e['judge'] for e in ends):.2f} |")
-    lines += ["", "judge: mean probability of a 3 by `classifier1`, which training never saw (it says nothing of the "
-              "JPEG run). Budgets differ and are small: this is a test of learning, not a ranking. CPU seconds are of one "
-              "thread of a busy machine, evaluations included.", "",
-              "DRaFT-LV and ReFL train late steps only, which polish a digit and cannot turn it into another at this KL weight; "
-              "reward.md 2.6 measured the same of DRaFT-1."]
+    lines += ["", "judge: mean probability of a 3 by `classifier1`, which training never saw (it says nothing of the JPEG run). "
+              "Budgets differ and are small: this is a test of learning, not a ranking. CPU seconds are of one thread of a busy "
+              "machine, evaluations included. `best possible` in the picture is the VP base tilted by exp(r/beta) for every beta, "
+              f"by importance weights on {BASE} samples: no sampler has more reward at that KL.", "",
+              "DRaFT-LV and ReFL train late steps only, which polish a digit and hardly turn it into another."]
     (HERE.parent / "docs" / "reward-results.md").write_text("\n".join(lines) + "\n")
 
 
@@ -164,21 +165,25 @@ def draw(facts):
     half = statistics.fmean((r["base_mean"] + r["best_of_64"]) / 2 for r in runs["draft"])
     for axis, label in zip(axes, ("path KL to the base [nats]", "reward queries", "CPU seconds"), strict=False):
         axis.axhline(half, color="#bbbbbb", lw=1, ls=(0, (4, 3)), zorder=0)
-        axis.set(xlabel=label, ylim=(-4.4, 0.1))
+        axis.set(xlabel=label, ylim=(-4.6, 0.1))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("log p(3 | x) on held-out noise")
-    axes[0].set_xlim(-0.1, 4.0)
-    axes[0].text(4.0, half + 0.06, "half the gap to best of 64", ha="right", va="bottom", fontsize=8, color="#888888")
+    axes[2].text(1.0, half + 0.04, "half the gap\nto best of 64", ha="left", va="bottom", fontsize=8, color="#888888",
+                 transform=axes[2].get_yaxis_transform())
     for axis in axes[1:3]:
         axis.set_yticklabels([])
     memory = json.loads((HERE / "results" / "draft.json").read_text())["peak_MiB"]
-    shades = {"Direct": "#c8553d", "Checkpoint": "#1f4e79", "Reversible": "#2a8c4a"}
-    for name, row in memory.items():
-        steps, sizes = [int(n) for n in row], list(row.values())
-        dashes = "--" if name == "DRaFT-5, Direct" else "-"
-        axes[3].plot(steps, sizes, marker="o", ms=3.5, color=shades.get(name, "#8a6fb0"), ls=dashes)
-        axes[3].annotate(name, (steps[-1], sizes[-1]), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center")
-    axes[3].set(xlabel="sampler steps", ylabel="peak memory of DRaFT's gradient [MiB]", xlim=(5, 150), yscale="log", xscale="log")
+    looks = {"Direct": ("#c8553d", "Direct"), "Checkpoint": ("#1f4e79", "Checkpoint, Reversible, DRaFT-5"),
+             "DRaFT-5, Direct": ("#8a6fb0", "DRaFT-5, Direct")}  # the three lie on each other
+    for name, (colour, label) in looks.items():
+        steps, sizes = [int(n) for n in memory[name]], list(memory[name].values())
+        axes[3].plot(steps, sizes, marker="o", ms=3.5, color=colour)
+        axes[3].annotate(label, (steps[0], sizes[0]), xytext=(0, 6), textcoords="offset points", fontsize=8, color=colour)
+    axes[3].set(xlabel="sampler steps", ylabel="peak memory of DRaFT's gradient [MiB]", xscale="log", yscale="log", ylim=(1, 100),
+                xticks=[10, 20, 50, 100], yticks=[1, 3, 10, 30, 100])
+    axes[3].minorticks_off()
+    for axis in (axes[3].xaxis, axes[3].yaxis):
+        axis.set_major_formatter("{x:g}")
     axes[3].spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=12, frameon=False, fontsize=8.5)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
