@@ -93,3 +93,7 @@ class Spy(Guide):
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         self.look(ctx)  # type: ignore[operator]
         return data
+
+
+def named(guide):
+    return type(guide).__name__
