@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "got $$($(PYTHON) --version), expected Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[examples,dev,ode,train]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[examples,dev,ode,rewards,train]"
 	touch $@
 
 clean:

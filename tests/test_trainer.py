@@ -17,6 +17,7 @@ from pullback.adjoint import sample
 from pullback.guidance import (
     Arithmetic,
     End,
+    FunctionReward,
     Prompt,
     Prompts,
     RewardTrainer,
@@ -269,6 +270,8 @@ def test_check_finds_a_ratio_that_is_not_one(tmp_path):
 @pytest.mark.parametrize("scored, error, what", [
     (lambda x, context: x, ValueError, r"reward: got \(8, 2\), expected a tensor of shape \(8,\)"),
     (lambda x, context: reward(x) * torch.nan, FloatingPointError, "reward: nan for sample 0"),
+    # one that looks for itself must not raise on one process and leave the others waiting
+    (FunctionReward(lambda x, context: reward(x) * torch.nan), FloatingPointError, "^not finite: reward: .*"),
     (lambda x, context: reward(x.detach()), ValueError, "differentiable"),
 ])  # fmt: skip
 def test_check_refuses_a_reward_that_cannot_serve(tmp_path, scored, error, what):
