@@ -71,6 +71,7 @@ from .tfg import TFG
 from .tmpd import TMPD
 from .trainer import End, RewardTrainer
 from .travel import Travel
+from .twist import Twist
 from .universal import Universal
 from .validity import obstacle
 
@@ -85,7 +86,7 @@ __all__ = [
     "ParticleNoise", "PerPrompt", "PhaseRetrieval", "PiGDM", "Policy", "Potential", "Precision", "Preflight", "Prior",
     "Priors", "Prompt", "Prompts", "REDdiff", "Raw", "ReFL", "Resampling", "Residual", "Result", "Reward", "RewardTrainer",
     "SampleLBFGS", "Scale", "ScoreRatio", "Setting", "SkipStraight", "StateValue", "Steered", "StepSize", "Stop",
-    "Stratified", "Systematic", "Terminal", "Through", "Together", "Total", "TrainConfig", "Travel", "UniformCut", "Unit",
+    "Stratified", "Systematic", "Terminal", "Through", "Together", "Total", "TrainConfig", "Travel", "Twist", "UniformCut", "Unit",
     "Universal", "Window", "World", "adam", "adjoint_matching_loss", "adjoint_path", "advdiff", "batch_advantages", "best_of",
     "blended_start", "clamped_loss", "d_flow", "diverge", "dno", "doodl", "edit", "ess", "flow_grad", "gaussian_kl",
     "gaussian_logprob", "group_advantages", "lbfgs", "load_adapter", "load_weights", "lora", "memory", "memoryless",
