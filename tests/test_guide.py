@@ -48,7 +48,7 @@ def named(guide):
 
 def test_every_public_guide_is_enrolled():
     public = {thing for thing in vars(guidance).values() if inspect.isclass(thing) and issubclass(thing, Guide)}
-    assert public - {Guide} == set(GUIDES)
+    assert public - {Guide, guidance.Twist} == set(GUIDES)
 
 
 class Null(Guide):
