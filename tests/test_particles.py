@@ -28,7 +28,7 @@ from pullback.guidance import (
     smc,
     svdd,
 )
-from pullback.solvers import DDIM, DDPM, Addressed, Combine, DPMSolverPP, Gaussian, Mixture, UniformLambda
+from pullback.solvers import DDIM, DDPM, Addressed, Combine, DPMSolverPP, Gaussian, GivenTimes, Mixture, UniformLambda
 
 PLAN = DDPM().plan(PROCESS, UniformLambda(6, start=0.9, end=0.05))
 STANDARD = Gaussian(torch.zeros(1, dtype=torch.float64), 1.0)
@@ -134,6 +134,16 @@ def test_own_likelihoods_cancel_when_nothing_is_resampled():
     assert torch.allclose(found.log_z, by_hand.logsumexp(1) - math.log(32), atol=1e-9)
     by_data = cloud(STANDARD, 32, 3, proposal=TMPD(SEEN).during(), threshold=0.0)  # weighed by r(D) on the way
     assert torch.allclose(found.log_weights, by_data.log_weights, atol=1e-9) and not torch.allclose(found.ess[0], by_data.ess[0])
+
+
+def test_a_last_step_without_noise_leaves_the_proposal_out():
+    """To t = 0 DDIM(1.0) draws nothing in its last step: no density, no correction, the weights still those of r(x_N)."""
+    plan, source = DDIM(1.0).plan(PROCESS, GivenTimes([0.9, 0.6, 0.3, 0.1, 0.0])), Addressed(11, samples=range(3))
+    x = particles(source, torch.zeros(3, 1, dtype=torch.float64), 16)
+    own, by_data = (smc(TWO.denoiser(PROCESS), plan, x, likelihood, source, proposal=guide, threshold=0.0)
+                    for guide in (TMPD(SEEN), TMPD(SEEN).during()))
+    assert torch.equal(own.x, by_data.x) and own.run.vjps == 3
+    assert torch.allclose(own.log_weights, by_data.log_weights, atol=1e-9)
 
 
 @pytest.mark.parametrize("proposal", [TMPD(SEEN), PiGDM(SEEN)], ids=["TMPD", "PiGDM"])
