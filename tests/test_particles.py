@@ -123,6 +123,7 @@ def test_own_likelihoods_cancel_when_nothing_is_resampled():
         alpha, sigma = PROCESS.alpha(torch.tensor(PLAN.times[k])), PROCESS.sigma(torch.tensor(PLAN.times[k]))
         (a, _), (c, _) = op.terms
         (std, _), = op.noise
+        assert isinstance(a, float) and isinstance(c, float) and isinstance(std, float)
         data = alpha * x
         moved = c * sigma**2 / (sigma**2 + STD**2) * (Y - data)  # of the mean, by the proposal
         drawn = a * x + c * data + moved + std * noise(k, x)
