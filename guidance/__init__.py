@@ -45,7 +45,7 @@ from .measurement import Measurement
 from .memory import memory, memoryless
 from .mpgd import MPGD
 from .nonlinear import Clipping, NonLinear, PhaseRetrieval
-from .objective import Batch, Experience, Loss, Objective, Policy, RewardFunction, World
+from .objective import Batch, Experience, Loss, Objective, Policy, Reward, RewardFunction, World
 from .operators import Blur, Downsample, GaussianNoise, Linear, Mask, Matrix, Operator
 from .optimise import Over, Result, Stop, adam, optimise
 from .particles import Cloud, ParticleNoise, particles
@@ -77,6 +77,7 @@ from .tfg import TFG
 from .tmpd import TMPD
 from .trainer import End, RewardTrainer
 from .travel import Travel
+from .twist import Twist
 from .universal import Universal
 from .validity import obstacle
 
@@ -93,8 +94,8 @@ __all__ = [
     "Preflight", "Preprocess", "Prior", "Priors", "Prompt", "Prompts", "QuadraticReward", "REDdiff", "Raw", "ReFL",
     "Resampling", "Residual", "Result", "Reward", "RewardFunction", "RewardTrainer", "SampleLBFGS", "Saturation", "Scale",
     "ScoreRatio", "Setting", "SkipStraight", "StateValue", "Steered", "StepSize", "Stop", "Stratified", "Systematic",
-    "Terminal", "Through", "Together", "Total", "TrainConfig", "Travel", "UniformCut", "Unit", "Universal", "Window", "World",
-    "adam", "adjoint_matching_loss", "adjoint_path", "advdiff", "batch_advantages", "best_of", "blended_start",
+    "Terminal", "Through", "Together", "Total", "TrainConfig", "Travel", "Twist", "UniformCut", "Unit", "Universal", "Window",
+    "World", "adam", "adjoint_matching_loss", "adjoint_path", "advdiff", "batch_advantages", "best_of", "blended_start",
     "clamped_loss", "d_flow", "diverge", "dno", "doodl", "edit", "ess", "flow_grad", "gaussian_kl", "gaussian_logprob",
     "group_advantages", "lbfgs", "load_adapter", "load_weights", "lora", "memory", "memoryless", "obstacle", "oc_flow",
     "optimise", "particles", "path_kl", "path_kl_loss", "pathwise_kl", "per_step_kl_loss", "pgd", "ppo_clip_loss", "purify",

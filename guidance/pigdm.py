@@ -6,12 +6,12 @@ from torch import Tensor
 
 from ..solvers import Model, Plan
 from .context import Context
-from .guide import Guide
 from .measurement import Measurement
+from .twist import Twist
 
 
 @dataclass(frozen=True, eq=False)
-class PiGDM(Guide):
+class PiGDM(Twist):
     """D' = D + strength (sigma^2/alpha) J^T A^T (r_t^2 A A^T + s_y^2 I)^-1 (y - A D), J = dD/dx_t.
 
     p(y|x_t) is taken for N(A D, r_t^2 A A^T + s_y^2 I) with r_t^2 = s0^2 sigma^2/(alpha^2 s0^2 + sigma^2), the posterior
@@ -35,5 +35,9 @@ class PiGDM(Guide):
         spread = prior * noise / (ctx.alpha.square() * prior + noise)
         rest = m.residual(ctx.data)
         ctx.report(rest.flatten(1).square().sum(1))
-        slope = ctx.vjp(m.pull(m.solve(rest, spread.flatten(), m.variance), data))
-        return data + self.strength * ctx.tweedie * slope
+        solved = m.solve(rest, spread.flatten(), m.variance)
+        ctx.memory(self)["log_likelihood"] = -0.5 * (rest * solved).flatten(1).sum(1).detach()  # the determinant is of t only
+        return data + self.strength * ctx.tweedie * ctx.vjp(m.pull(solved, data))
+
+    def log_likelihood(self, ctx: Context) -> Tensor:
+        return ctx.memory(self)["log_likelihood"]

@@ -23,8 +23,9 @@ def smc(denoiser: Model, plan: Plan, x: Tensor, reward: RewardFunction, noise: A
     """Weighted particles of p(x_0) exp(r(x_0)/beta) / Z, p the law of `plan`'s samples.
 
         propose  x_{k+1} ~ q(. | x_k),  the step with the proposal's predictions
-        weigh    log w += log G_k + log p(x_{k+1} | x_k) - log q(x_{k+1} | x_k),   r_k = r(D(x_k))/beta
+        weigh    log w += log G_k,   r_k = r(D(x_k))/beta, or log p(y | x_k)/beta of a proposal that is a `Twist` (TMPD, PiGDM)
         resample where ESS <= threshold K; else the weights are kept
+        correct  log w += log p(x_{k+1} | x_k) - log q(x_{k+1} | x_k)
 
     with exact weights at the end whatever the proposal and the potentials: E[exp(log_z)] = E_p[exp(r/beta)] for every K, and
     `Cloud.mean` converges to the tilted mean as K grows. r = log p(y | x_0) with beta = 1 gives the posterior and its evidence.
@@ -34,7 +35,8 @@ def smc(denoiser: Model, plan: Plan, x: Tensor, reward: RewardFunction, noise: A
         x: (B, K, ...) particles of the law at the plan's first time; `particles` draws them.
         reward: (x (B K, ...), context) to (B K,); context is repeated for the particles as cond is: tensors (B, ...).
         noise: particle k of a sample has stream `noise.stream + k`; resampling and the proposal have others.
-        proposal: any guide on the data prediction or velocity; its own errors cost variance, never bias.
+        proposal: any guide on the data prediction or velocity; its own errors cost variance, never bias. A `Twist`'s likelihood is
+            far better calibrated at high noise than r(D): docs/inverse.md has both; `TMPD(m).during()` weighs by r(D).
         threshold: 0 never resamples before the end, 1 always.
 
     Source: Wu et al. 2023 (twisted diffusion sampler), arXiv 2306.17775, algorithm 1; Singhal et al. 2025, arXiv 2501.06848.

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ..solvers import Model, Plan
 from .context import Context
-from .guide import Guide
 from .measurement import Measurement
+from .twist import Twist
 
 
 @dataclass(frozen=True, eq=False)
-class TMPD(Guide):
+class TMPD(Twist):
     """D' = D + C A^T (A C A^T + s_y^2 I)^-1 (y - A D), C = Cov[x_0|x_t] = (sigma^2/alpha) dD/dx_t (Tweedie's second moment).
 
     p(x_0|x_t) is taken for N(D, C): exact for any Gaussian data; for others the covariance is exact and the shape is not.
@@ -35,7 +35,12 @@ class TMPD(Guide):
         m = self.measurement
         rest = m.residual(ctx.data)
         ctx.report(rest.flatten(1).square().sum(1))
-        return data + conditioned(ctx, m, rest)[0]
+        shift, log_likelihood = conditioned(ctx, m, rest)
+        ctx.memory(self)["log_likelihood"] = log_likelihood.detach()
+        return data + shift
+
+    def log_likelihood(self, ctx: Context) -> Tensor:
+        return ctx.memory(self)["log_likelihood"]
 
 
 def conditioned(ctx: Context, m: Measurement, rest: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from .objective import RewardFunction
 from .particles import followed
 from .potentials import Potential
 from .resampling import Resampling, ess, uniforms
+from .twist import Twist
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +55,16 @@ class Weighing(Guide):
         if not memory:
             zero = torch.zeros(self.shape, dtype=torch.float64, device=x.device)
             memory.update(log_w=zero, given=zero, log_z=zero[:, 0], rewards=[], ess=[], resampled=[])
-        rewards = [*memory["rewards"], self._scaled(ctx.data)]
+        rewards = [*memory["rewards"], self._seen(ctx, memory["rewards"])]
         gain = self.potential(torch.stack(rewards))
         given = memory["given"] + gain  # log of all potentials of the lineage
         if last:
             gain, given = gain + self._scaled(x) - given, self._scaled(x)
-        log_w = memory["log_w"] + gain
+        log_w, ratio = memory["log_w"] + gain, torch.zeros_like(gain)
         if self.proposal.hooks() and ctx.step in self.noisy:
-            ratio = ctx.log_transition(x, guided=False).double() - ctx.log_transition(x, guided=True).double()
-            log_w = log_w + ratio.reshape(self.shape)
+            ratio = (ctx.log_transition(x, guided=False).double() - ctx.log_transition(x, guided=True).double()).reshape(self.shape)
+        if last:
+            log_w = log_w + ratio
         size = ess(log_w)
         chosen = (size <= self.threshold * self.shape[1]) & (not last)
         ancestors = torch.arange(self.shape[1], device=x.device).expand(self.shape)
@@ -71,12 +73,20 @@ class Weighing(Guide):
             ancestors = torch.where(chosen[:, None], drawn, ancestors)
             memory["log_z"] = memory["log_z"] + torch.where(chosen, log_mean(log_w), 0.0)
             log_w = torch.where(chosen[:, None], 0.0, log_w)
-            given, *rewards = followed([given, *rewards], ancestors)
-        memory.update(log_w=log_w, given=given, rewards=rewards)
+            given, ratio, *rewards = followed([given, ratio, *rewards], ancestors)
+        memory.update(log_w=log_w if last else log_w + ratio, given=given, rewards=rewards)
         memory["ess"].append(size)
         memory["resampled"].append(chosen)
         base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
         return (base + ancestors).flatten() if bool(chosen.any()) else None
+
+    def _seen(self, ctx: Context, before: list[Tensor]) -> Tensor:
+        """The scaled reward of x_k: the proposal's own where it has one, else that of D(x_k)."""
+        if not isinstance(self.proposal, Twist):
+            return self._scaled(ctx.data)
+        if ctx.step not in self.noisy:  # the proposal was left out
+            return before[-1] if before else torch.zeros(self.shape, dtype=torch.float64, device=ctx.x.device)
+        return self.proposal.log_likelihood(ctx).double().reshape(self.shape) / self.beta
 
     def _scaled(self, x: Tensor) -> Tensor:
         value = self.reward(x, self.context)

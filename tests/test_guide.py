@@ -37,7 +37,7 @@ NOISE_SOURCE = Addressed(11)
 
 def test_every_public_guide_is_enrolled():
     public = {thing for thing in vars(guidance).values() if inspect.isclass(thing) and issubclass(thing, Guide)}
-    assert public - {Guide} == set(GUIDES)
+    assert public - {Guide, guidance.Twist} == set(GUIDES)
 
 
 class Null(Guide):
