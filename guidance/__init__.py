@@ -45,7 +45,7 @@ from .measurement import Measurement
 from .memory import memory, memoryless
 from .mpgd import MPGD
 from .nonlinear import Clipping, NonLinear, PhaseRetrieval
-from .objective import Batch, Experience, Loss, Objective, Policy, Reward, RewardFunction, World
+from .objective import Batch, Experience, Loss, Objective, Policy, RewardFunction, World
 from .operators import Blur, Downsample, GaussianNoise, Linear, Mask, Matrix, Operator
 from .optimise import Over, Result, Stop, adam, optimise
 from .particles import Cloud, ParticleNoise, particles
