@@ -28,7 +28,9 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SMALL) | SHARED
 
 
-RUNS = [(name, ()) for name in SMALL] + [("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis")]
+LONG = {"sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
+RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
+RUNS += [("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis")]
 
 
 @pytest.mark.parametrize("name, more", RUNS, ids=lambda part: "-".join(part) if isinstance(part, tuple) else part)

@@ -34,7 +34,8 @@ def test_observed_order_is_the_declared_one(method):
         assert slope == pytest.approx(method.order, abs=0.15 if method.order < 4 else 0.3)
 
 
-@pytest.mark.parametrize("method, n", [(DPMSolverPP(3), 512), (FlowAdams(3), 512), (DEIS(3), 1024)], ids=str)
+@pytest.mark.parametrize("method, n", [pytest.param(DPMSolverPP(3), 512, marks=pytest.mark.slow), (FlowAdams(3), 512),
+                                       pytest.param(DEIS(3), 1024, marks=pytest.mark.slow)], ids=str)
 def test_the_usual_warm_up_leaves_second_order(method, n):
     """One first-order step costs h^2 once, whatever follows it."""
     truth = solved(DEIS(4, starter=True), 2000)[0]

@@ -208,6 +208,7 @@ def test_what_breaks_on_one_process_is_refused_on_both(quick):
         assert "samples: got 7 per update, expected a multiple of 2" in said["uneven"]
 
 
+@pytest.mark.slow
 def test_a_launcher_is_seen_on_cpus(tmp_path):
     """Accelerate passes over it there unless told: two processes would each train alone and write to one folder."""
     script = tmp_path / "script.py"
