@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import pytest
 import torch
 from pullback import solvers
 from pullback.solvers import (
@@ -90,3 +91,8 @@ def warped(n: int, low: float = -2.0, high: float = 2.5) -> torch.Tensor:
 
 
 PROCESS = VP()
+
+
+def thinned(cases):
+    """Every third case in the default suite, the others in `make test-all`: for long laws that another law covers in part."""
+    return [case if k % 3 == 0 else pytest.param(case, marks=pytest.mark.slow) for k, case in enumerate(cases)]
