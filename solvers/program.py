@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .model import Model
-from .plan import Coefficient, Combine, Evaluate, Instruction, Plan, reads, uses_backwards, writes
+from .plan import Coefficient, Combine, Evaluate, Plan, reads, uses_backwards, writes
 from .prediction import conversion
 from .process import as_time
 
@@ -103,7 +103,7 @@ class _Bound:
 
     def op(self, k: int) -> Op:
         op, bits = self.plan.instructions[k], self.dead[k]
-        dead = tuple([name for j, name in enumerate(_touched(op)) if bits >> j & 1 and name not in self.kept]) if bits else ()
+        dead = _chosen((*writes(op), *reads(op)), bits, self.kept) if bits else ()
         step = bisect_right(self.plan.starts, k) - 1
         if isinstance(op, Evaluate):
             index = self.index[k]
@@ -147,15 +147,17 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     return Program(plan, Ops(bound, 0, len(plan.instructions)))
 
 
-def _touched(op: Instruction) -> list[str]:
-    return sorted({*reads(op), *writes(op)})
+def _chosen(names: tuple[str, ...], bits: int, kept: frozenset[str]) -> tuple[str, ...]:
+    return tuple([name for j, name in enumerate(names) if bits >> j & 1 and name not in kept])
 
 
 def _dead(plan: Plan) -> "array[int]":
-    """For each instruction the registers dead after it, one bit for each it touches: names would take ten times the memory."""
+    """For each instruction which of the registers it writes and reads are dead after it, a bit each: names would take ten times
+    the memory."""
     bits = array("Q")
     for op, gone in zip(reversed(plan.instructions), uses_backwards(plan.instructions, plan.exit), strict=True):
-        bits.append(sum(1 << j for j, name in enumerate(_touched(op)) if name in gone))
+        names = (*writes(op), *reads(op))
+        bits.append(sum(1 << names.index(name) for name in gone))
     return bits[::-1]
 
 
