@@ -1,21 +1,21 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
-from .adjoint_deis import AdjointDEIS
-from .audit import Audit, Row, audit
-from .bridge import as_ode, as_sde
+from . import bridges, continuous
+from .auditing import Audit, audit
+from .bridges import *
+from .checkpoint import Checkpoint, Mechanism
 from .cond import PerStep
-from .continuous import Continuous
-from .diffeq import TorchDiffEq
-from .gradient import Auto, Checkpoint, Direct, Gradient, Mechanism, Truncated
-from .keep import Keep
-from .outside import Backsolve
-from .path import States
+from .continuous import *
+from .gradient import Direct, Gradient
 from .reversible import Reversible
-from .sample import sample, trajectory
-from .sde import TorchSDE
+from .sampling import sample, trajectory
+from .schedule import Keep
+from .skip_straight import SkipStraight
+from .truncated import Auto, Truncated
 
 __all__ = [
-    "AdjointDEIS", "Audit", "Auto", "Backsolve", "Checkpoint", "Continuous", "Direct", "Gradient", "Keep", "Mechanism",
-    "PerStep", "Reversible", "Row", "States", "TorchDiffEq", "TorchSDE", "Truncated", "as_ode", "as_sde", "audit", "sample",
-    "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Keep", "Mechanism", "PerStep", "Reversible",
+    "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
 ]  # fmt: skip
+__all__ += bridges.__all__
+__all__ += continuous.__all__

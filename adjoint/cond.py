@@ -20,12 +20,15 @@ def leaves(cond: Any) -> list[Tensor]:
     return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
 
-def check(cond: Any, steps: int) -> bool:
+def check_steps(cond: Any, steps: int) -> bool:
     """Whether any leaf is PerStep; each must have one value for each of the plan's steps."""
     scheduled = [leaf for leaf in tree_leaves(cond) if isinstance(leaf, PerStep)]
     for leaf in scheduled:
         if len(leaf.values) != steps:
-            raise ValueError(f"cond: got PerStep with {len(leaf.values)} values, expected {steps}, one for each step of the plan")
+            raise ValueError(
+                f"cond: got PerStep with {len(leaf.values)} values, expected {steps}, one for each step of "
+                "the plan"
+            )
     return bool(scheduled)
 
 

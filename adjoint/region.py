@@ -1,9 +1,9 @@
 """Region: one network call whose activations are dropped and recomputed in the backward pass.
 
-The call runs under its own `saved_tensors_hooks`. Packing a tensor keeps only its number; the first unpack of the
-backward pass replays the call on the kept state and hands out the replay's tensors one by one. Autograd does the rest,
-so captured tensors with a graph of their own, FSDP and double backward behave as in the plain loop. The graph's nodes
-stay: about 0.4 MiB a call for a network of 1 M parameters.
+The call runs under its own `saved_tensors_hooks`. Packing a tensor keeps only its number; the first unpack of
+the backward pass replays the call on the kept state and hands out the replay's tensors one by one. Autograd
+does the rest, so captured tensors with a graph of their own, FSDP and double backward behave as in the plain
+loop. The graph's nodes stay: about 0.4 MiB a call for a network of 1 M parameters.
 """
 
 import weakref
@@ -13,20 +13,24 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..solvers import Call, Evaluator
-from .mark import changed, drift, mark
-from .rollout import Rollout, Snapshot
-from .surroundings import Surroundings
+from ..solvers import Call
+from ..solvers.program import Evaluator
+from .call_state import Surroundings
+from .fingerprint import changed, drift, mark
+from .rollout import Rollout
+from .snapshot import Snapshot
 
 
 class Live:
     """The region whose replay is alive: at most one per run, so that memory holds one activation.
 
-    A backward pass to some inputs only never asks for some of a replay's tensors; without this they would pile up.
+    A backward pass to some inputs only never asks for some of a replay's tensors; without this they would
+    pile up.
     """
 
     def __init__(self) -> None:
-        # weak: a cycle with the region would keep an activation until the garbage collector comes by, and it counts objects
+        # weak: a cycle with the region would keep an activation until the garbage collector comes by, and it
+        # counts objects
         self.region: weakref.ref[Region] | None = None
         self.task = -1
 
@@ -45,7 +49,9 @@ class Live:
 class Region:
     """A single call `fn(state)`, run once now and once more for each backward pass over it."""
 
-    def __init__(self, fn: Callable[[Tensor], Tensor], name: str, live: Live, snapshot: Snapshot, offload: bool) -> None:
+    def __init__(
+        self, fn: Callable[[Tensor], Tensor], name: str, live: Live, snapshot: Snapshot, offload: bool
+    ) -> None:
         self.fn, self.name, self.live, self.snapshot, self.offload = fn, name, live, snapshot, offload
         self.count = -1  # unknown until the call has returned
         self.saved: list[Tensor] = []
@@ -68,8 +74,8 @@ class Region:
         leaf = tensor if tensor._base is None else tensor._base
         if leaf.is_leaf and leaf.requires_grad:
             self.leaves.append((leaf, leaf._version))
-        # held until the call returns: a network may differentiate inside (an energy's score, a classifier's gradient).
-        # Detached: a node that holds its own output never dies
+        # held until the call returns: a network may differentiate inside (an energy's score, a classifier's
+        # gradient). Detached: a node that holds its own output never dies
         self.saved.append(tensor.detach())
         return len(self.saved) - 1
 
@@ -86,12 +92,16 @@ class Region:
         if self.live.begins():
             self.snapshot.check()
         if not self.offload and self.kept._version != self.version:
-            raise RuntimeError(f"{self.name}: the state was changed in place after the forward pass; expected it untouched until "
-                               "backward; clone it before writing to it")
+            raise RuntimeError(
+                f"{self.name}: the state was changed in place after the forward pass; expected it untouched "
+                "until backward; clone it before writing to it"
+            )
         for leaf, version in self.leaves:  # captured ones; the snapshot knows the declared
             if leaf._version != version:
-                raise RuntimeError(f"{self.name}: a captured tensor {tuple(leaf.shape)} was changed in place between forward "
-                                   f"and backward (version {version} then, {leaf._version} now); call backward first")
+                raise RuntimeError(
+                    f"{self.name}: a captured tensor {tuple(leaf.shape)} was changed in place between "
+                    f"forward and backward (version {version} then, {leaf._version} now); call backward first"
+                )
         saved: list[Tensor] = []
 
         def keep(tensor: Tensor) -> int:
@@ -102,8 +112,10 @@ class Region:
         with self.around.restored(), saved_tensors_hooks(keep, saved.__getitem__):
             out = self.fn(state)
         if len(saved) != self.count:
-            raise RuntimeError(f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
-                               "took another path than in the forward pass; make it deterministic or use Direct()")
+            raise RuntimeError(
+                f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
+                "took another path than in the forward pass; make it deterministic or use Direct()"
+            )
         if not drift(self.mark, mark(out)) <= 1:
             raise changed(self.name)
         self.live.enter(self)

@@ -6,26 +6,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Plan, Program, Sum, inversion, solve, total, widened
+from ..solvers import Call, Plan, inversion
+from ..solvers.inverse import overwritten, widened
+from ..solvers.loop import total
+from ..solvers.program import Program, Sum
 from .gradient import Gradient, Registers, refuse
 from .rollout import Rollout
 from .sensitivity import Replay, Sensitivity
-from .trajectory import Captured, Tape, differentiable
+from .tape import Captured, Tape, differentiable
 from .transpose import transpose
 
 
 @dataclass(frozen=True)
 class Reversible(Gradient):
-    """Memory of 2-3 states and one network call, whatever N: for plans that can be inverted (`ReversibleHeun`, `OBELM`, ...).
+    """Memory of 2-3 states and one network call, whatever N: for plans that can be inverted
+    (`ReversibleHeun`, `OBELM`, ...).
 
-    The state is carried in float64 whatever the network's dtype, so that it comes back as it was: the gradient is that of
-    `Direct` on the same plan to round-off. The prediction that a step is solved with is the one its VJP needs: 4 N F, as
-    `Checkpoint`. A gradient of the gradient costs one more run, by regions, with the memory of N states.
+    The state is carried in float64 whatever the network's dtype, so that it comes back as it was: the
+    gradient is that of `Direct` on the same plan to round-off. The prediction that a step is solved with is
+    the one its VJP needs: 4 N F, as `Checkpoint`. A gradient of the gradient costs one more run, by regions,
+    with the memory of N states.
 
     Args:
         anchor: keep the state every `anchor` steps too and restart from it: for plans that amplify round-off.
-        tolerance: relative error of the reconstructed state, at an anchor or at the start, past which the backward pass
-            raises RuntimeError.
+        tolerance: relative error of the reconstructed state, at an anchor or at the start, past which the
+            backward pass raises RuntimeError.
         observe: called with that error after each backward pass, the largest one met.
 
     Source: Kidger et al. 2021, arXiv 2105.13493; McCallum and Foster 2024, arXiv 2410.11648.
@@ -55,7 +60,10 @@ class _Backwards(Tape):
         super().__init__(rollout, registers)
         self.strategy, self.dtype = strategy, registers["x"].dtype
         how = inversion(rollout.program.plan)
-        self.carried, self.undos = how.carried, how.undos[-len(rollout.program.ops) :]  # a truncated program is the end of its plan
+        self.carried, self.undos = (
+            how.carried,
+            how.undos[-len(rollout.program.ops) :],
+        )  # a truncated program is the end of its plan
         self.anchors: dict[int, Registers] = {}
         self.end: Registers = {}
 
@@ -80,7 +88,10 @@ class _Backwards(Tape):
 
     def kept(self) -> list[Tensor]:
         held = [*self.end.values(), *(value for anchor in self.anchors.values() for value in anchor.values())]
-        self.end, self.anchors = dict.fromkeys(self.end), {k: dict.fromkeys(v) for k, v in self.anchors.items()}  # type: ignore
+        self.end, self.anchors = (
+            dict.fromkeys(self.end),
+            {k: dict.fromkeys(v) for k, v in self.anchors.items()},
+        )  # type: ignore
         return held
 
     def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> Registers:
@@ -99,7 +110,9 @@ class _Backwards(Tape):
 class _Retrace:
     """The registers of one backward pass."""
 
-    def __init__(self, tape: _Backwards, live: Registers, anchors: dict[int, Registers], into: Sensitivity) -> None:
+    def __init__(
+        self, tape: _Backwards, live: Registers, anchors: dict[int, Registers], into: Sensitivity
+    ) -> None:
         self.tape, self.live, self.anchors, self.into, self.error = tape, live, anchors, into, 0.0
         self.replays: dict[int, Replay] = {}
         self.ops: Program = tape.wide
@@ -115,7 +128,11 @@ class _Retrace:
                 self.live[item[0].outs[0]] = self.replay(item[1], item[0].src).out.detach().double()
         item = self.ops.ops[k][0]
         written = item.out if isinstance(item, Sum) else item[0].outs[0]
-        value = None if undo.target is None else solve(item, undo.target, self.live, self.tape.rollout.noise)
+        value = (
+            None
+            if undo.target is None
+            else overwritten(item, undo.target, self.live, self.tape.rollout.noise)
+        )
         self.live.pop(written, None)  # it is not there before k; kept, a thousand predictions would pile up
         if value is not None and undo.target is not None:
             self.live[undo.target] = value
@@ -146,6 +163,8 @@ class _Retrace:
         error = float((self.live[name] - value).norm() / scale)
         self.error = max(self.error, error)
         if not error <= self.tape.strategy.tolerance:
-            raise RuntimeError(f"Reversible: the reconstructed state {name!r} is off by {error:.2g} of its norm, expected at most "
-                               f"{self.tape.strategy.tolerance:g}: the plan amplifies round-off, or the network is not "
-                               "deterministic; set anchor=K, take another method or grid, or use Checkpoint()")
+            raise RuntimeError(
+                f"Reversible: the reconstructed state {name!r} is off by {error:.2g} of its norm, expected "
+                f"at most {self.tape.strategy.tolerance:g}: the plan amplifies round-off, or the network is "
+                "not deterministic; set anchor=K, take another method or grid, or use Checkpoint()"
+            )

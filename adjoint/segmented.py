@@ -7,23 +7,30 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Ops, Program
-from .keep import Keep, chosen, split
-from .mark import compare, mark
+from ..solvers import Call
+from ..solvers.program import Ops, Program
+from .call_state import Surroundings
+from .fingerprint import compare, mark
+from .gradient import Registers
 from .rollout import Rollout
+from .schedule import Keep, choose, split
 from .sensitivity import Replay, Sensitivity
-from .surroundings import Surroundings
-from .trajectory import Tape
+from .tape import Tape
 from .transpose import transpose
-
-Registers = dict[str, Tensor]
 
 
 class Segmented(Tape):
     """The Tape of Checkpoint(memory_budget=..., recursive=...)."""
 
-    def __init__(self, rollout: Rollout, registers: Registers, budget: int | None, recursive: bool, offload: bool,
-                 say: Callable[[Keep], None]) -> None:
+    def __init__(
+        self,
+        rollout: Rollout,
+        registers: Registers,
+        budget: int | None,
+        recursive: bool,
+        offload: bool,
+        say: Callable[[Keep], None],
+    ) -> None:
         super().__init__(rollout, registers)
         self.budget, self.recursive, self.offload, self.say = budget, recursive, offload, say
         program = rollout.program
@@ -73,7 +80,7 @@ class Segmented(Tape):
             out = super()._first(call, state)
         size = sum(nbytes for place, nbytes in seen.items() if place not in own)
         state_bytes, held = (0, 0) if self.offload else (state.nbytes, max(self.held, state.nbytes))
-        self.keep = chosen(self.calls, self.steps, state_bytes, held, size, self.budget, self.recursive)
+        self.keep = choose(self.calls, self.steps, state_bytes, held, size, self.budget, self.recursive)
         self.say(self.keep)
         return out
 
@@ -88,7 +95,10 @@ class Segmented(Tape):
         return value.to("cpu") if self.offload else value
 
     def kept(self) -> list[Tensor]:
-        held = [*self.states.values(), *(value for live in self.snapshots.values() for value in live.values())]
+        held = [
+            *self.states.values(),
+            *(value for live in self.snapshots.values() for value in live.values()),
+        ]
         self.names = list(self.states), {step: list(live) for step, live in self.snapshots.items()}
         self.states, self.snapshots = {}, {}
         return held
@@ -102,8 +112,12 @@ class Segmented(Tape):
         back = _Backward(self, into, end, states)
         high = self.steps
         for used, (low, live) in enumerate(sorted(snapshots.items(), reverse=True)):
-            back.reverse(low, high, {name: value.to(end.device) for name, value in live.items()},
-                         self.keep.slots - (len(snapshots) - 1 - used))
+            back.reverse(
+                low,
+                high,
+                {name: value.to(end.device) for name, value in live.items()},
+                self.keep.slots - (len(snapshots) - 1 - used),
+            )
             high = low
         compare(self.marks, back.seen)
         return back.cotangents

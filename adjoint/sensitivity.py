@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..solvers import Call, GivenNoise, Value
+from ..solvers import Call, GivenNoise
+from ..solvers.program import Value
 from .cond import local
-from .rollout import Rollout, now, undeclared
+from .leaves import now, undeclared
+from .rollout import Rollout
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +107,8 @@ class Sensitivity:
 
 def late(call: Call, what: str) -> RuntimeError:
     """What to raise where a call reaches what the first one did not."""
-    return RuntimeError(f"network call {call.index} of step {call.step} reaches {what} the first call did not; expected the same "
-                        "inputs at every call; register it as a parameter, pass it in cond, or use "
-                        "Checkpoint(mechanism=Mechanism.REGION)")
+    return RuntimeError(
+        f"network call {call.index} of step {call.step} reaches {what} the first call did not; expected the "
+        "same inputs at every call; register it as a parameter, pass it in cond, or use "
+        "Checkpoint(mechanism=Mechanism.REGION)"
+    )

@@ -1,14 +1,15 @@
 """The exact discrete adjoint of a plan: the same instructions backwards, with transposed coefficients.
 
-For `out <- sum c_r reg_r + sum k_j noise_j` the cotangents move as `a_r += c_r a_out`, `a_noise_j += k_j a_out`; for an
-Evaluate as `a_src += VJP(a_out)`. What the VJP needs is the caller's business.
+For `out <- sum c_r reg_r + sum k_j noise_j` the cotangents move as `a_r += c_r a_out`, `a_noise_j += k_j
+a_out`; for an Evaluate as `a_src += VJP(a_out)`. What the VJP needs is the caller's business.
 """
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-from ..solvers import Call, Program, Sum, Value
+from ..solvers import Call
+from ..solvers.program import Program, Sum, Value
 from .sensitivity import Sensitivity
 
 Pull = Callable[[Call, str, Tensor], Tensor | None]
@@ -35,17 +36,24 @@ class Cotangents:
             held.add_(value, alpha=c)
 
 
-def transpose(program: Program, end: Tensor | dict[str, Tensor], pull: Pull, into: Sensitivity,
-              undo: Callable[[int], None] | None = None,
-              opened: Callable[[int], None] | None = None) -> dict[str, Tensor]:
+def transpose(
+    program: Program,
+    end: Tensor | dict[str, Tensor],
+    pull: Pull,
+    into: Sensitivity,
+    undo: Callable[[int], None] | None = None,
+    opened: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
     """Walk `program` backwards from the cotangent `end` of "x" (or of several registers).
 
     Returns the cotangents of the registers on entry.
 
     Args:
-        pull: (call, source register, cotangent of the prediction) -> cotangent of the source; None where nothing flows.
+        pull: (call, source register, cotangent of the prediction) -> cotangent of the source; None where
+            nothing flows.
         into: receives the cotangents of noise and controls.
-        undo: given each instruction's index before its cotangents move: a reversible plan restores a register there.
+        undo: given each instruction's index before its cotangents move: a reversible plan restores a register
+            there.
         opened: given each step when its first instruction is undone.
     """
     cotangents, ops = Cotangents(**({"x": end} if isinstance(end, Tensor) else end)), program.ops

@@ -1,10 +1,12 @@
-"""DRaFT's gradient against the network calls it needs, DRaFT-K against a loop written by hand, and memory against steps.
+"""DRaFT's gradient against the network calls it needs, DRaFT-K against a loop written by hand, and memory
+against steps.
 
     python benchmarks/draft.py [--repeats 5]      writes benchmarks/results/draft.json
 
-Seconds are the process's own CPU time on one thread, medians over repeats, alternating. Limit of the full chain: 50 calls
-without a graph, 50 with one and their VJPs. The loops by hand keep what ours keep: activations (plain) or states (checkpointed).
-Memory is the largest sum of live allocations within one value and gradient, from torch's profiler.
+Seconds are the process's own CPU time on one thread, medians over repeats, alternating. Limit of the full
+chain: 50 calls without a graph, 50 with one and their VJPs. The loops by hand keep what ours keep:
+activations (plain) or states (checkpointed). Memory is the largest sum of live allocations within one value
+and gradient, from torch's profiler.
 """
 
 import argparse
@@ -17,10 +19,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from pullback.adjoint import Checkpoint, Direct, Gradient, Reversible, Truncated, sample
-from pullback.guidance import Batch, DRaFT, LinearReward, Policy, World
-from pullback.solvers import DDIM, VP, Denoiser, Method, ReversibleHeun, UniformLambda, V
 from torch.utils.checkpoint import checkpoint
+
+from pullback.adjoint import Checkpoint, Direct, Gradient, Reversible, Truncated, sample
+from pullback.guidance import Batch, DRaFT, LinearReward, Policy
+from pullback.guidance.objectives.peers import World
+from pullback.solvers import DDIM, VP, Denoiser, Method, ReversibleHeun, UniformLambda, V
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
@@ -32,7 +36,12 @@ def setting(size: int, width: int, count: int):
 
     torch.manual_seed(0)
     network = UNet(size, width, (1, 2))
-    return network, Denoiser(network, VP(), V), torch.randn(count, 1, size, size), LinearReward(torch.randn(size * size))
+    return (
+        network,
+        Denoiser(network, VP(), V),
+        torch.randn(count, 1, size, size),
+        LinearReward(torch.randn(size * size)),
+    )
 
 
 def by_hand(network, x, reward, last: int, checkpointed: bool):
@@ -82,7 +91,9 @@ def calls_only(network, x) -> Callable[[], None]:
 def ours(model, x, reward, gradient: Gradient):
     plan = DDIM().plan(model.process, UniformLambda(STEPS, start=1.0, end=0.03))
     weights = list(model.network.parameters())
-    return lambda: list(torch.autograd.grad(-reward(sample(model, plan, x, gradient=gradient)).mean(), weights))
+    return lambda: list(
+        torch.autograd.grad(-reward(sample(model, plan, x, gradient=gradient)).mean(), weights)
+    )
 
 
 def objective(model, x, reward, last: int | None):
@@ -100,7 +111,9 @@ def objective(model, x, reward, last: int | None):
 def peak(strategy: Gradient, method: Method, steps: int) -> float:
     _, model, x, reward = setting(8, 24, 4)
     plan = method.plan(model.process, UniformLambda(steps, start=1.0, end=0.03))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as found:
         (-reward(sample(model, plan, x, gradient=strategy)).mean()).backward()
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
     live = most = 0
@@ -115,17 +128,35 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
-    strategies = {"Direct": (Direct(), DDIM()), "Checkpoint": (Checkpoint(), DDIM()),
-                  "Reversible": (Reversible(), ReversibleHeun()),
-                  f"DRaFT-{LAST}, Direct": (Truncated(LAST, Direct()), DDIM()), f"DRaFT-{LAST}": (Truncated(LAST), DDIM())}
-    memory = {name: {n: peak(how, method, n) for n in (10, 20, 50, 100)} for name, (how, method) in strategies.items()}
+    strategies = {
+        "Direct": (Direct(), DDIM()),
+        "Checkpoint": (Checkpoint(), DDIM()),
+        "Reversible": (Reversible(), ReversibleHeun()),
+        f"DRaFT-{LAST}, Direct": (Truncated(LAST, Direct()), DDIM()),
+        f"DRaFT-{LAST}": (Truncated(LAST), DDIM()),
+    }
+    memory = {
+        name: {n: peak(how, method, n) for n in (10, 20, 50, 100)}
+        for name, (how, method) in strategies.items()
+    }
     for name, row in memory.items():
-        print(f"peak MiB at 10, 20, 50, 100 steps: {name:16s} " + ", ".join(f"{value:.2f}" for value in row.values()), flush=True)
+        print(
+            f"peak MiB at 10, 20, 50, 100 steps: {name:16s} "
+            + ", ".join(f"{value:.2f}" for value in row.values()),
+            flush=True,
+        )
     network, model, x, reward = setting(32, 48, 1)
-    pairs = {"full chain / its calls": (objective(model, x, reward, None), calls_only(network, x)),
-             f"DRaFT-{LAST} / by hand, checkpointed": (objective(model, x, reward, LAST), by_hand(network, x, reward, LAST, True)),
-             f"DRaFT-{LAST} / by hand, plain": (ours(model, x, reward, Truncated(LAST, Direct())),
-                                                by_hand(network, x, reward, LAST, False))}
+    pairs = {
+        "full chain / its calls": (objective(model, x, reward, None), calls_only(network, x)),
+        f"DRaFT-{LAST} / by hand, checkpointed": (
+            objective(model, x, reward, LAST),
+            by_hand(network, x, reward, LAST, True),
+        ),
+        f"DRaFT-{LAST} / by hand, plain": (
+            ours(model, x, reward, Truncated(LAST, Direct())),
+            by_hand(network, x, reward, LAST, False),
+        ),
+    }
     rows = {}
     for name, (a, b) in pairs.items():
         left, right = a(), b()
@@ -139,18 +170,32 @@ def main() -> None:
                 run()
                 kept.append(time.process_time() - began)
         ratios = [u / v for u, v in zip(*times, strict=True)]
-        rows[name] = {"seconds": statistics.median(times[0]), "against": statistics.median(times[1]),
-                      "ratio": statistics.median(ratios), "ratios": ratios}
-        print(f"{name:36s} {rows[name]['seconds']:.3f} s against {rows[name]['against']:.3f} s, ratio {rows[name]['ratio']:.3f}",
-              flush=True)
+        rows[name] = {
+            "seconds": statistics.median(times[0]),
+            "against": statistics.median(times[1]),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+        }
+        print(
+            f"{name:36s} {rows[name]['seconds']:.3f} s against {rows[name]['against']:.3f} s, ratio "
+            f"{rows[name]['ratio']:.3f}",
+            flush=True,
+        )
     call = []
     for _ in range(20):
         began = time.process_time()
         with torch.no_grad():
             network(x, torch.full((1,), 0.5))
         call.append(time.process_time() - began)
-    facts = {"network_call_ms": 1e3 * statistics.median(call), "steps": STEPS, "repeats": repeats, "rows": rows, "peak_MiB": memory,
-             "torch": torch.__version__, "machine": platform.machine()}
+    facts = {
+        "network_call_ms": 1e3 * statistics.median(call),
+        "steps": STEPS,
+        "repeats": repeats,
+        "rows": rows,
+        "peak_MiB": memory,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
     print(f"network call {facts['network_call_ms']:.1f} ms")
     (HERE / "results" / "draft.json").write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -2,12 +2,13 @@
 
     python benchmarks/gradients.py      writes benchmarks/results/gradients.json and gradients.png
 
-Problem: 8 Gaussians of deviation 0.3 in 16 dimensions, means N(0, spread^2), VP, t from 1 to 1e-3, loss = squared distance to
-the first mean. Truth: `Checkpoint` on 1500 steps of DPM-Solver++(3). Figures: median over the draws of the relative error of
-the gradient at the starting noise, and the relative error of the gradient at a shift that conditioning adds to the data
-prediction, which sums over the whole run as a parameter's does. Cost in forwards F of the network: calls + 2 VJPs.
-"torchdiffeq ..., t grid" and "lambda grid" restart `odeint_adjoint` from recorded states at the nodes, one step between them;
-"ends only" and "torchdiffeq dopri5" re-solve the state from the sample, their O(1) memory. For dopri5 N is -log10 tolerance.
+Problem: 8 Gaussians of deviation 0.3 in 16 dimensions, means N(0, spread^2), VP, t from 1 to 1e-3, loss =
+squared distance to the first mean. Truth: `Checkpoint` on 1500 steps of DPM-Solver++(3). Figures: median over
+the draws of the relative error of the gradient at the starting noise, and the relative error of the gradient
+at a shift that conditioning adds to the data prediction, which sums over the whole run as a parameter's does.
+Cost in forwards F of the network: calls + 2 VJPs. "torchdiffeq ..., t grid" and "lambda grid" restart
+`odeint_adjoint` from recorded states at the nodes, one step between them; "ends only" and "torchdiffeq
+dopri5" re-solve the state from the sample, their O(1) memory. For dopri5 N is -log10 tolerance.
 """
 
 import json
@@ -20,6 +21,8 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from pullback.adjoint import (
     AdjointDEIS,
     Backsolve,
@@ -49,7 +52,6 @@ from pullback.solvers import (
     UniformLambda,
     UniformT,
 )
-from torch import Tensor, nn
 
 HERE, DIM, DRAWS = pathlib.Path(__file__).parent, 16, 64
 STEPS, START, END = (5, 10, 20, 50, 100), 1.0, 1e-3
@@ -58,7 +60,9 @@ RECORDED = Continuous(states=States.RECORDED)
 
 
 class Counted(nn.Module):
-    """The exact data prediction of a mixture, shifted by the conditioning; counts its calls and the VJPs through them."""
+    """The exact data prediction of a mixture, shifted by the conditioning; counts its calls and the VJPs
+    through them.
+    """
 
     def __init__(self, mixture: Mixture) -> None:
         super().__init__()
@@ -82,9 +86,14 @@ class Problem:
     def __init__(self, spread: float) -> None:
         g = torch.Generator().manual_seed(0)
         means = torch.randn(8, DIM, generator=g) * spread
-        self.network, self.target = Counted(Mixture.isotropic(torch.full((8,), 0.125), means, torch.full((8,), 0.3))), means[0]
+        self.network, self.target = (
+            Counted(Mixture.isotropic(torch.full((8,), 0.125), means, torch.full((8,), 0.3))),
+            means[0],
+        )
         self.model, self.x = Denoiser(self.network, VP(), DATA), torch.randn(DRAWS, DIM, generator=g)
-        self.truth = self.gradients(DPMSolverPP(3, exact=True, starter=True).plan(VP(), self.grid(1500)), Checkpoint())[0]
+        self.truth = self.gradients(
+            DPMSolverPP(3, exact=True, starter=True).plan(VP(), self.grid(1500)), Checkpoint()
+        )[0]
 
     def grid(self, n: int, kind: str = "lambda") -> Any:
         return GRIDS[kind](n, start=START, end=END)
@@ -96,17 +105,33 @@ class Problem:
         out = sample(self.model, plan, x, cond=shift, gradient=strategy, **kwargs)
         forwards, self.network.vjps = self.network.calls, 0
         found = torch.autograd.grad((out - self.target).square().sum(), [x, shift])
-        return list(found), {"forward_calls": forwards, "backward_calls": self.network.calls - forwards, "vjps": self.network.vjps,
-                             "cost_F": self.network.calls + 2 * self.network.vjps}
+        return list(found), {
+            "forward_calls": forwards,
+            "backward_calls": self.network.calls - forwards,
+            "vjps": self.network.vjps,
+            "cost_F": self.network.calls + 2 * self.network.vjps,
+        }
 
-    def row(self, name: str, n: int, plan: Any, strategy: Gradient, truth: list[Tensor] | None = None, **kwargs: Any
-            ) -> dict[str, Any]:
+    def row(
+        self,
+        name: str,
+        n: int,
+        plan: Any,
+        strategy: Gradient,
+        truth: list[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         (x, shift), counts = self.gradients(plan, strategy, **kwargs)
         true_x, true_shift = truth or self.truth
         relative = (x - true_x).norm(dim=1) / true_x.norm(dim=1)
         print(".", end="", flush=True)
-        return {"name": name, "N": n, "x_error": float(relative.median()),
-                "cond_error": float((shift - true_shift).norm() / true_shift.norm()), **counts}
+        return {
+            "name": name,
+            "N": n,
+            "x_error": float(relative.median()),
+            "cond_error": float((shift - true_shift).norm() / true_shift.norm()),
+            **counts,
+        }
 
 
 def flows(p: Problem) -> list[dict[str, Any]]:
@@ -129,8 +154,17 @@ def flows(p: Problem) -> list[dict[str, Any]]:
         for method in ("euler", "midpoint", "rk4"):
             for kind in ("t", "lambda"):
                 plan = DDIM().plan(VP(), p.grid(n, kind))
-                rows.append(p.row(f"torchdiffeq {method}, {kind} grid", n, plan, TorchDiffEq(method, gradient=Backsolve())))
-            ends = TorchDiffEq(method, options={"step_size": (START - END) / n * (1 + 1e-9)}, gradient=Backsolve())
+                rows.append(
+                    p.row(
+                        f"torchdiffeq {method}, {kind} grid",
+                        n,
+                        plan,
+                        TorchDiffEq(method, gradient=Backsolve()),
+                    )
+                )
+            ends = TorchDiffEq(
+                method, options={"step_size": (START - END) / n * (1 + 1e-9)}, gradient=Backsolve()
+            )
             rows.append(p.row(f"torchdiffeq {method}, ends only", n, DDIM().plan(VP(), p.grid(1)), ends))
         plan = DDIM().plan(VP(), p.grid(n))
         rows.append(p.row("TorchDiffEq dopri5 1e-5, Continuous", n, plan, TorchDiffEq(gradient=RECORDED)))
@@ -142,20 +176,37 @@ def flows(p: Problem) -> list[dict[str, Any]]:
 
 
 def paths(p: Problem) -> list[dict[str, Any]]:
-    """Gradients of the reverse SDE along one Brownian path; truth: Euler-Maruyama on 1600 steps of that path, exactly."""
+    """Gradients of the reverse SDE along one Brownian path; truth: Euler-Maruyama on 1600 steps of that path,
+    exactly.
+    """
     whole, rows = 1600, []
     fine = torch.randn(whole, DRAWS, DIM, generator=torch.Generator().manual_seed(1))
-    truth, _ = p.gradients(EulerMaruyama().plan(VP(), p.grid(whole, "t")), Checkpoint(), noise=GivenNoise(fine))
+    truth, _ = p.gradients(
+        EulerMaruyama().plan(VP(), p.grid(whole, "t")), Checkpoint(), noise=GivenNoise(fine)
+    )
     for n in (25, 50, 100, 200):
         part = whole // n
         coarse = fine.reshape(n, part, DRAWS, DIM).sum(1) / math.sqrt(part)
         plan = DDPM().plan(VP(), p.grid(n, "t"))
         second = Continuous(method=DDIM(1.0), states=States.RECORDED)
-        rows.append(p.row("Checkpoint, EulerMaruyama", n, EulerMaruyama().plan(VP(), p.grid(n, "t")), Checkpoint(), truth,
-                          noise=GivenNoise(coarse)))
-        for name, inner in (("sdeint_adjoint, euler", Backsolve()), ("TorchSDE euler, AdjointDEIS(1)", AdjointDEIS(1)),
-                            ("TorchSDE euler, Continuous(DDIM(1))", second)):
-            rows.append(p.row(name, n, plan, TorchSDE("euler", gradient=inner), truth, noise=GivenNoise(coarse)))
+        rows.append(
+            p.row(
+                "Checkpoint, EulerMaruyama",
+                n,
+                EulerMaruyama().plan(VP(), p.grid(n, "t")),
+                Checkpoint(),
+                truth,
+                noise=GivenNoise(coarse),
+            )
+        )
+        for name, inner in (
+            ("sdeint_adjoint, euler", Backsolve()),
+            ("TorchSDE euler, AdjointDEIS(1)", AdjointDEIS(1)),
+            ("TorchSDE euler, Continuous(DDIM(1))", second),
+        ):
+            rows.append(
+                p.row(name, n, plan, TorchSDE("euler", gradient=inner), truth, noise=GivenNoise(coarse))
+            )
     return rows
 
 
@@ -168,12 +219,20 @@ def main() -> None:
         for kind, measure in (("ode", flows), ("sde", paths)):
             rows += [{"spread": spread, "equation": kind, **row} for row in measure(problem)]
         print(f"spread {spread}: {time.perf_counter() - began:.0f} s", flush=True)
-    facts = {"machine": platform.processor() or platform.machine(), "platform": platform.platform(),
-             "python": platform.python_version(), **{name: version(name) for name in ("torch", "torchdiffeq", "torchsde")},
-             "draws": DRAWS, "seconds": round(time.perf_counter() - began), "rows": rows}
+    facts = {
+        "machine": platform.processor() or platform.machine(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchdiffeq", "torchsde")},
+        "draws": DRAWS,
+        "seconds": round(time.perf_counter() - began),
+        "rows": rows,
+    }
     for row in rows:
-        print(f"{row['spread']} {row['name']:45s} {row['N']:4d}  x {row['x_error']:9.2e}  cond {row['cond_error']:9.2e}  "
-              f"{row['cost_F']:6d} F")
+        print(
+            f"{row['spread']} {row['name']:45s} {row['N']:4d}  x {row['x_error']:9.2e}  cond "
+            f"{row['cond_error']:9.2e}  {row['cost_F']:6d} F"
+        )
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "gradients.json").write_text(json.dumps(facts, indent=1) + "\n")
     draw(rows)
@@ -193,17 +252,26 @@ SHOWN = {  # name: (label, colour, marker)
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Error against cost, one panel for the noise and one for the conditioning; geometric means over the two problems."""
+    """Error against cost, one panel for the noise and one for the conditioning; geometric means over the two
+    problems.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
-    for axis, key, title in zip(axes, ("x_error", "cond_error"), ("starting noise", "conditioning"), strict=True):
+    for axis, key, title in zip(
+        axes, ("x_error", "cond_error"), ("starting noise", "conditioning"), strict=True
+    ):
         for name, (label, colour, marker) in SHOWN.items():
-            halves = [[r for r in rows if r["name"] == name and r["spread"] == spread] for spread in (0.5, 1.5)]
-            points = [(math.sqrt(a["cost_F"] * b["cost_F"]), math.sqrt(a[key] * b[key])) for a, b in zip(*halves, strict=True)]
+            halves = [
+                [r for r in rows if r["name"] == name and r["spread"] == spread] for spread in (0.5, 1.5)
+            ]
+            points = [
+                (math.sqrt(a["cost_F"] * b["cost_F"]), math.sqrt(a[key] * b[key]))
+                for a, b in zip(*halves, strict=True)
+            ]
             axis.loglog(*zip(*points, strict=True), marker=marker, color=colour, label=label, ms=5)
         axis.axhline(1, color="0.85", zorder=0)
         axis.set(xlabel="cost in network calls, a VJP counting 2", title=f"gradient at the {title}")

@@ -2,14 +2,15 @@
 
     python benchmarks/inverse.py [--seeds 4 --samples 300 --steps 60 --digits 100]
 
-writes benchmarks/results/inverse.json and docs/inverse.md. G1: 25 Gaussians on a grid of spacing 8, repeated over d
-dimensions, random weights, random A (m, d) with singular values in (0, 1), s_y = 0.1. G2: a full-covariance mixture fitted
-to scikit-learn's 8x8 digits. The posterior is a mixture again, so draws from it, and p(y|x_t), are exact.
+writes benchmarks/results/inverse.json and docs/inverse.md. G1: 25 Gaussians on a grid of spacing 8, repeated
+over d dimensions, random weights, random A (m, d) with singular values in (0, 1), s_y = 0.1. G2: a
+full-covariance mixture fitted to scikit-learn's 8x8 digits. The posterior is a mixture again, so draws from
+it, and p(y|x_t), are exact.
 
-A method is an `Entry`: a function of (problem, start, seed, scale) that returns `Drawn`; add a line to ENTRIES.
-Scales are chosen, from the few listed, on a measurement of its own (seed 999) with a third of the samples. Whatever else is
-chosen for a method (numbers of particles, thresholds, travel) is chosen on measurements with seeds 901 and up, never on those of
-the table (0, 1, ...), which is run once.
+A method is an `Entry`: a function of (problem, start, seed, scale) that returns `Drawn`; add a line to
+ENTRIES. Scales are chosen, from the few listed, on a measurement of its own (seed 999) with a third of the
+samples. Whatever else is chosen for a method (numbers of particles, thresholds, travel) is chosen on
+measurements with seeds 901 and up, never on those of the table (0, 1, ...), which is run once.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from pullback.adjoint import sample
 from pullback.guidance import (
     DAPS,
@@ -52,13 +55,12 @@ from pullback.guidance import (
     best_of,
     d_flow,
     dno,
-    particles,
     smc,
+    starting_particles,
     steer,
     svdd,
 )
 from pullback.solvers import DDIM, VP, Addressed, Mixture, UniformLambda
-from torch import Tensor
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROCESS, STD = VP(), 0.1
@@ -99,7 +101,9 @@ def grid_mixture(d: int, m: int, seed: int, steps: int) -> Problem:
     g = torch.Generator().manual_seed(10_000 * d + 1_000 * m + seed)
     nodes = 8.0 * torch.arange(-2, 3)
     weights = torch.rand(25, generator=g) + 1e-3
-    prior = Mixture.isotropic(weights / weights.sum(), torch.cartesian_prod(nodes, nodes).repeat(1, d // 2), 1.0)
+    prior = Mixture.isotropic(
+        weights / weights.sum(), torch.cartesian_prod(nodes, nodes).repeat(1, d // 2), 1.0
+    )
     left, right = (torch.linalg.qr(torch.randn(n, m, generator=g))[0] for n in (m, d))
     matrix = left @ torch.diag(torch.rand(m, generator=g)) @ right.T
     y = prior.sample(1, g) @ matrix.T + STD * torch.randn(1, m, generator=g)
@@ -132,7 +136,9 @@ def digit_problem(prior: Mixture, held: Tensor, kind: str, seed: int, steps: int
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples, what they took, and for weighted particles the effective sample size of the cloud at the end and at its least."""
+    """Samples, what they took, and for weighted particles the effective sample size of the cloud at
+    the end and at its least.
+    """
 
     sample: Tensor
     nfe: int
@@ -154,31 +160,45 @@ class Entry:
 
 def guided(make: Callable[[Problem, float], Guide], eta: float = 1.0) -> Run:
     """A guide as an entry, on DDIM(eta)."""
+
     def run(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
         draws = Addressed(seed, stream=7)
-        found = steer(p.prior.denoiser(PROCESS), p.plan(eta), x, make(p, scale), noise=Addressed(seed), draws=draws)
+        found = steer(
+            p.prior.denoiser(PROCESS), p.plan(eta), x, make(p, scale), noise=Addressed(seed), draws=draws
+        )
         return Drawn(found.sample, found.nfe, found.vjps)
 
     return run
 
 
 def cloud(times: int, make: Callable[[Problem, float], Guide]) -> Run:
-    """Twisted SMC: one cloud of K = `times` n particles, the n samples drawn from it by their weights (systematic, once)."""
+    """Twisted SMC: one cloud of K = `times` n particles, the n samples drawn from it by their
+    weights (systematic, once).
+    """
+
     def run(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
         noise, n = Addressed(seed, samples=[0], stream=9), len(x)
-        start = particles(noise, torch.zeros_like(x[:1]), times * n)
+        start = starting_particles(noise, torch.zeros_like(x[:1]), times * n)
         found = smc(p.prior.denoiser(PROCESS), p.plan(1.0), start, p.reward, noise, proposal=make(p, scale))
         edges = found.log_weights[0].exp().cumsum(0)
         drawn = torch.searchsorted(edges / edges[-1], (torch.arange(n) + 0.5) / n).clamp(max=times * n - 1)
-        return Drawn(found.x[0][drawn], times * found.run.nfe, times * found.run.vjps,
-                     (float(found.final_ess[0]) / (times * n), float(found.ess.min()) / (times * n)))
+        return Drawn(
+            found.x[0][drawn],
+            times * found.run.nfe,
+            times * found.run.vjps,
+            (float(found.final_ess[0]) / (times * n), float(found.ess.min()) / (times * n)),
+        )
 
     return run
 
 
 def best_of_8(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
     noise, plan = Addressed(seed, samples=range(len(x)), stream=9), p.plan(1.0)
-    return Drawn(best_of(p.prior.denoiser(PROCESS), plan, particles(noise, x, 8), p.reward, noise), 8 * plan.nfe, 0)
+    return Drawn(
+        best_of(p.prior.denoiser(PROCESS), plan, starting_particles(noise, x, 8), p.reward, noise),
+        8 * plan.nfe,
+        0,
+    )
 
 
 def children(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
@@ -190,14 +210,18 @@ def children(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
 def optimised(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
     """D-Flow through 10 DDIM steps."""
     plan = replace(p, steps=10).plan(0.0)
-    found = d_flow(p.prior.denoiser(PROCESS), plan, p.seen.nats, x, steps=3, prior=NormPrior(), progress=False)
+    found = d_flow(
+        p.prior.denoiser(PROCESS), plan, p.seen.nats, x, steps=3, prior=NormPrior(), progress=False
+    )
     return Drawn(found.sample, found.nfe, found.vjps)
 
 
 def all_noise(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
     """DNO through 10 steps of the SDE."""
     plan = replace(p, steps=10).plan(1.0)
-    found = dno(p.prior.denoiser(PROCESS), plan, p.seen.nats, x, Addressed(seed), steps=30, lr=scale, progress=False)
+    found = dno(
+        p.prior.denoiser(PROCESS), plan, p.seen.nats, x, Addressed(seed), steps=30, lr=scale, progress=False
+    )
     return Drawn(found.sample, found.nfe, found.vjps)
 
 
@@ -207,7 +231,9 @@ def exact(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
 
 def unguided(p: Problem, x: Tensor, seed: int, scale: float) -> Drawn:
     plan = p.plan(1.0)
-    return Drawn(sample(p.prior.denoiser(PROCESS), plan, x, noise=Addressed(seed), gradient=None), plan.nfe, 0)
+    return Drawn(
+        sample(p.prior.denoiser(PROCESS), plan, x, noise=Addressed(seed), gradient=None), plan.nfe, 0
+    )
 
 
 ORACLE = "oracle: true p(y given x_t)"
@@ -221,7 +247,9 @@ ENTRIES = [
     Entry("MCG", guided(lambda p, s: MCG(p.seen, Residual(s))), (0.03, 0.3)),
     Entry("LGD", guided(lambda p, s: LGD(p.seen, 8, 1.0, Residual(s))), (0.1, 0.3)),
     Entry("MPGD", guided(lambda p, s: MPGD(p.seen, Raw(s))), (0.1, 0.5)),
-    Entry("FreeDoM, travels 4", guided(lambda p, s: FreeDoM(p.seen, ScoreRatio(s), 4, 0.2, 0.6)), (0.03, 0.1)),
+    Entry(
+        "FreeDoM, travels 4", guided(lambda p, s: FreeDoM(p.seen, ScoreRatio(s), 4, 0.2, 0.6)), (0.03, 0.1)
+    ),
     Entry("universal guidance", guided(lambda p, s: Universal(p.seen, Raw(s), Raw(0.1), 3)), (0.1, 0.5)),
     Entry("TFG", guided(lambda p, s: TFG(p.seen, Unit(s), Unit(0.25), 4)), (0.1, 0.3)),
     Entry("DDNM", guided(lambda p, s: DDNM(p.seen))),
@@ -232,7 +260,9 @@ ENTRIES = [
     Entry("lookahead, k=4", guided(lambda p, s: Lookahead(p.seen, 4, Residual(s)), 0.0), (0.1, 0.3)),
     Entry("SMC, TMPD's p(y given x_t), K = 8 n", cloud(8, lambda p, s: TMPD(p.seen))),
     Entry("SMC, TMPD's p(y given x_t), K = n", cloud(1, lambda p, s: TMPD(p.seen))),
-    Entry("SMC, PiGDM's p(y given x_t), K = n", cloud(1, lambda p, s: PiGDM(p.seen, s * p.spread)), (0.4, 1.0)),
+    Entry(
+        "SMC, PiGDM's p(y given x_t), K = n", cloud(1, lambda p, s: PiGDM(p.seen, s * p.spread)), (0.4, 1.0)
+    ),
     Entry("SMC, TMPD, p(y given D), K = n", cloud(1, lambda p, s: TMPD(p.seen).during(0, 1))),
     Entry("SVDD, 8 children", children, (0.0, 1.0)),
     Entry("best of 8", best_of_8),
@@ -255,7 +285,9 @@ def coverage(a: Tensor, b: Tensor, directions: Tensor) -> float:
 
 
 def mode_error(a: Tensor, p: Problem) -> float:
-    """Total variation between the weights of the prior's components in the draws a and in the posterior, between 0 and 1."""
+    """Total variation between the weights of the prior's components in the draws a and in the posterior,
+    between 0 and 1.
+    """
     return float((p.prior.responsibilities(a).mean(0) - p.posterior.weights).abs().sum() / 2)
 
 
@@ -268,10 +300,25 @@ def measured(entry: Entry, p: Problem, seed: int, n: int, scale: float) -> dict[
     try:
         found = entry.run(p, x, seed, scale)
     except FloatingPointError:
-        return {"sw2": float("inf"), "coverage": 0.0, "modes": 1.0, "ess": None, "nfe": 0, "vjps": 0, "seconds": 0.0}
+        return {
+            "sw2": float("inf"),
+            "coverage": 0.0,
+            "modes": 1.0,
+            "ess": None,
+            "nfe": 0,
+            "vjps": 0,
+            "seconds": 0.0,
+        }
     seconds = time.perf_counter() - began
-    return {"sw2": sliced_w2(found.sample, truth, directions), "coverage": coverage(found.sample, truth, directions),
-            "modes": mode_error(found.sample, p), "ess": found.ess, "nfe": found.nfe, "vjps": found.vjps, "seconds": seconds}
+    return {
+        "sw2": sliced_w2(found.sample, truth, directions),
+        "coverage": coverage(found.sample, truth, directions),
+        "modes": mode_error(found.sample, p),
+        "ess": found.ess,
+        "nfe": found.nfe,
+        "vjps": found.vjps,
+        "seconds": seconds,
+    }
 
 
 def table(make: Callable[[int], Problem], seeds: int, n: int, only: str) -> dict[str, dict[str, Any]]:
@@ -286,14 +333,24 @@ def table(make: Callable[[int], Problem], seeds: int, n: int, only: str) -> dict
             scale = min(entry.scales, key=lambda s: measured(entry, trial, 999, max(n // 3, 30), s)["sw2"])  # noqa: B023
         runs = [measured(entry, p, seed, n, scale) for seed, p in enumerate(problems)]
         distances = [r["sw2"] for r in runs]
-        rows[entry.name] = {"scale": scale, "chosen": len(entry.scales) > 1,
-                            "mean": statistics.mean(distances), "median": statistics.median(distances),
-                            "each": distances, "coverage": statistics.mean(r["coverage"] for r in runs),
-                            "modes": statistics.mean(r["modes"] for r in runs),
-                            "ess": [min(r["ess"][k] for r in runs) for k in (0, 1)] if all(r["ess"] for r in runs) else None,
-                            "nfe": runs[0]["nfe"], "vjps": runs[0]["vjps"],
-                            "seconds": statistics.median(r["seconds"] for r in runs)}
-        print(f"{trial.name:28s} {entry.name:28s} {rows[entry.name]['mean']:7.3f} {rows[entry.name]['median']:7.3f}", flush=True)
+        rows[entry.name] = {
+            "scale": scale,
+            "chosen": len(entry.scales) > 1,
+            "mean": statistics.mean(distances),
+            "median": statistics.median(distances),
+            "each": distances,
+            "coverage": statistics.mean(r["coverage"] for r in runs),
+            "modes": statistics.mean(r["modes"] for r in runs),
+            "ess": [min(r["ess"][k] for r in runs) for k in (0, 1)] if all(r["ess"] for r in runs) else None,
+            "nfe": runs[0]["nfe"],
+            "vjps": runs[0]["vjps"],
+            "seconds": statistics.median(r["seconds"] for r in runs),
+        }
+        print(
+            f"{trial.name:28s} {entry.name:28s} {rows[entry.name]['mean']:7.3f} "
+            f"{rows[entry.name]['median']:7.3f}",
+            flush=True,
+        )
     return rows
 
 
@@ -303,33 +360,43 @@ def page(facts: dict[str, Any]) -> str:
 
 Written by `benchmarks/inverse.py`; do not edit.
 
-Sliced 2-Wasserstein distance of a method's draws to draws from the exact posterior (mean and median over {facts['seeds']}
-measurements, and the mean over the oracle's), error of the mode weights (total variation), share of draws inside the posterior's
-central 90 % (0.90 is calibrated), for particles the effective sample size as a share of K (at the end, at its least; the worst
-measurement), network calls and VJPs a sample, seconds a batch. n = {facts['samples']} samples ({facts['digits']} for digits),
-{facts['steps']} steps, float64, one thread of a shared machine: seconds are rough. SMC runs one cloud of K particles and draws the
-n samples from it by weight; its calls a sample are those of K/n particles. Ratios near and below 1 are within the noise of the
-draws themselves (see the floor), and systematic draws by weight have less of it than independent ones.
+Sliced 2-Wasserstein distance of a method's draws to draws from the exact posterior (mean and median over
+{facts["seeds"]} measurements, and the mean over the oracle's), error of the mode weights (total variation), share
+of draws inside the posterior's central 90 % (0.90 is calibrated), for particles the effective sample size as a
+share of K (at the end, at its least; the worst measurement), network calls and VJPs a sample, seconds a batch. n
+= {facts["samples"]} samples ({facts["digits"]} for digits), {facts["steps"]} steps, float64, one thread of a
+shared machine: seconds are rough. SMC runs one cloud of K particles and draws the n samples from it by weight;
+its calls a sample are those of K/n particles. Ratios near and below 1 are within the noise of the draws
+themselves (see the floor), and systematic draws by weight have less of it than independent ones.
 
-What was chosen where. Scales are the best of the few that the script lists, on a measurement apart (seed 999, a third of the
-samples, so a noisy choice); none shown: there is none to choose. TMPD + Travel(16, 0.3, 0.5) was chosen at d = 8, m = 2, on scratch
-problems of this family (3 seeds, where it came to 3.6 times the oracle). For SMC, the weighing by the proposal's own likelihood
-in place of p(y given D), and K, were chosen on measurements with seeds 901 to 905, mixtures with m = 1 and 2 and digits;
-threshold and resampling are the library's defaults. That its proposals are TMPD and PiGDM was known to be sensible from an earlier
-table of the guides on these very measurements. "K = n" costs what the proposal costs alone. D-Flow is at a reduced size (3
-L-BFGS directions through 10 steps) and gives modes, not draws; DNO is in the script, and was left out of this run for time. Few
+What was chosen where. Scales are the best of the few that the script lists, on a measurement apart (seed 999, a
+third of the samples, so a noisy choice); none shown: there is none to choose. TMPD + Travel(16, 0.3, 0.5) was
+chosen at d = 8, m = 2, on scratch problems of this family (3 seeds, where it came to 3.6 times the oracle). For
+SMC, the weighing by the proposal's own likelihood in place of p(y given D), and K, were chosen on measurements
+with seeds 901 to 905, mixtures with m = 1 and 2 and digits; threshold and resampling are the library's defaults.
+That its proposals are TMPD and PiGDM was known to be sensible from an earlier table of the guides on these very
+measurements. "K = n" costs what the proposal costs alone. D-Flow is at a reduced size (3 L-BFGS directions
+through 10 steps) and gives modes, not draws; DNO is in the script, and was left out of this run for time. Few
 measurements and light tuning: these rankings are for planning, and do not transfer to images by themselves.
 """
     lines = [text.rstrip()]
     for name, rows in sorted(facts["problems"].items()):
         oracle = rows[ORACLE]["mean"]
-        lines += ["", f"## {name}", "", "| method | scale | mean | median | / oracle | modes | coverage | ESS | NFE | VJPs | s |",
-                  "|---" * 11 + "|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "| method | scale | mean | median | / oracle | modes | coverage | ESS | NFE | VJPs | s |",
+            "|---" * 11 + "|",
+        ]
         for method, r in sorted(rows.items(), key=lambda item: item[1]["mean"]):
             scale = f"{r['scale']:g}" if r["chosen"] else ""
             ess = "{:.2f}, {:.2f}".format(*r["ess"]) if r["ess"] else ""
-            lines.append(f"| {method} | {scale} | {r['mean']:.3g} | {r['median']:.3g} | {r['mean'] / oracle:.1f} "
-                         f"| {r['modes']:.2f} | {r['coverage']:.2f} | {ess} | {r['nfe']} | {r['vjps']} | {r['seconds']:.1f} |")
+            lines.append(
+                f"| {method} | {scale} | {r['mean']:.3g} | {r['median']:.3g} | {r['mean'] / oracle:.1f} "
+                f"| {r['modes']:.2f} | {r['coverage']:.2f} | {ess} | {r['nfe']} | {r['vjps']} | "
+                f"{r['seconds']:.1f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -337,11 +404,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name, default in (("seeds", 4), ("samples", 300), ("steps", 60), ("digits", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--only", default="", help="entries with this in their names; the others' rows stay as they are")
+    parser.add_argument(
+        "--only", default="", help="entries with this in their names; the others' rows stay as they are"
+    )
     a = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    results, sizes = ROOT / "benchmarks/results/inverse.json", {k: v for k, v in vars(a).items() if k != "only"}
+    results, sizes = (
+        ROOT / "benchmarks/results/inverse.json",
+        {k: v for k, v in vars(a).items() if k != "only"},
+    )
     facts: dict[str, Any] = {**sizes, "problems": {}}
     if a.only:
         facts = json.loads(results.read_text())

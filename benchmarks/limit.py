@@ -2,9 +2,10 @@
 
     python benchmarks/limit.py      writes benchmarks/results/limit.json
 
-The limit is measured in the same run: the calls a strategy makes forwards without a graph, the replays with one, and their
-VJPs, made one after another on states of the same shape with nothing around them but the sum of the weights' gradients.
-Medians over repeats, alternating; with the weights frozen (a gradient at x) and not.
+The limit is measured in the same run: the calls a strategy makes forwards without a graph, the replays with
+one, and their VJPs, made one after another on states of the same shape with nothing around them but the sum
+of the weights' gradients. Medians over repeats, alternating; with the weights frozen (a gradient at x) and
+not.
 """
 
 import json
@@ -15,6 +16,7 @@ import sys
 import time
 
 import torch
+
 from pullback.adjoint import Checkpoint, Direct, Reversible, sample
 from pullback.solvers import VP, Denoiser, DPMSolverPP, ReversibleHeun, UniformLambda, V
 
@@ -55,8 +57,14 @@ def main() -> None:
 
     cases = {
         "Direct": (lambda: gradient(Direct(), DPMSolverPP(2), STEPS), lambda: graph_calls(STEPS)),
-        "Checkpoint": (lambda: gradient(Checkpoint(), DPMSolverPP(2), STEPS), lambda: (bare(STEPS), graph_calls(STEPS))),
-        "Reversible": (lambda: gradient(Reversible(), ReversibleHeun(), STEPS - 1), lambda: (bare(STEPS), graph_calls(STEPS))),
+        "Checkpoint": (
+            lambda: gradient(Checkpoint(), DPMSolverPP(2), STEPS),
+            lambda: (bare(STEPS), graph_calls(STEPS)),
+        ),
+        "Reversible": (
+            lambda: gradient(Reversible(), ReversibleHeun(), STEPS - 1),
+            lambda: (bare(STEPS), graph_calls(STEPS)),
+        ),
     }
     rows = {}
     for frozen in (True, False):
@@ -71,17 +79,27 @@ def main() -> None:
                         kept.append(time.perf_counter() - began)
         for name, (ours, limit) in times.items():
             rows[f"{name}, {'x' if frozen else 'x and weights'}"] = {
-                "seconds": statistics.median(ours), "limit_seconds": statistics.median(limit),
-                "ratio": statistics.median(a / b for a, b in zip(ours, limit, strict=True))}
+                "seconds": statistics.median(ours),
+                "limit_seconds": statistics.median(limit),
+                "ratio": statistics.median(a / b for a, b in zip(ours, limit, strict=True)),
+            }
     call = []
     for _ in range(20):
         began = time.perf_counter()
         bare(1)
         call.append(time.perf_counter() - began)
     for name, row in rows.items():
-        print(f"{name:26s} {row['seconds']:.3f} s, limit {row['limit_seconds']:.3f} s, ratio {row['ratio']:.3f}")
-    facts = {"network_call_ms": 1e3 * statistics.median(call), "steps": STEPS, "rows": rows, "torch": torch.__version__,
-             "machine": platform.machine(), "parameters": sum(p.numel() for p in weights)}
+        print(
+            f"{name:26s} {row['seconds']:.3f} s, limit {row['limit_seconds']:.3f} s, ratio {row['ratio']:.3f}"
+        )
+    facts = {
+        "network_call_ms": 1e3 * statistics.median(call),
+        "steps": STEPS,
+        "rows": rows,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "parameters": sum(p.numel() for p in weights),
+    }
     print(f"network call {facts['network_call_ms']:.1f} ms")
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "limit.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py      writes benchmarks/results/memory.json and memory.png
 
-Each process compiles its plan (0.8 KiB a step, the user's own), warms up at N = 2 twenty times, then runs N steps on a UNet of
-about 1 M parameters: the resident set's high-water mark over the warm-up's, and the bytes of distinct live tensors between forward
-and backward over those before.
+Each process compiles its plan (0.8 KiB a step, the user's own), warms up at N = 2 twenty times, then runs N
+steps on a UNet of about 1 M parameters: the resident set's high-water mark over the warm-up's, and the bytes
+of distinct live tensors between forward and backward over those before.
 """
 
 import gc
@@ -15,11 +15,34 @@ import subprocess
 import sys
 
 import torch
-from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, Gradient, Mechanism, Reversible, States, sample
-from pullback.solvers import DDPM, VP, Addressed, Denoiser, DPMSolverPP, Method, Plan, ReversibleHeun, UniformLambda, V
+
+from pullback.adjoint import (
+    AdjointDEIS,
+    Checkpoint,
+    Continuous,
+    Direct,
+    Gradient,
+    Mechanism,
+    Reversible,
+    States,
+    sample,
+)
+from pullback.solvers import (
+    DDPM,
+    VP,
+    Addressed,
+    Denoiser,
+    DPMSolverPP,
+    Method,
+    Plan,
+    ReversibleHeun,
+    UniformLambda,
+    V,
+)
 
 STRATEGIES: dict[str, tuple[Gradient, Method]] = {
-    "Direct": (Direct(), DPMSolverPP(2)), "Checkpoint": (Checkpoint(), DPMSolverPP(2)),
+    "Direct": (Direct(), DPMSolverPP(2)),
+    "Checkpoint": (Checkpoint(), DPMSolverPP(2)),
     "Checkpoint by regions": (Checkpoint(mechanism=Mechanism.REGION), DPMSolverPP(2)),
     "Checkpoint, offload": (Checkpoint(offload=True), DPMSolverPP(2)),
     "Checkpoint, recursive": (Checkpoint(recursive=True), DPMSolverPP(2)),
@@ -70,15 +93,25 @@ def point(name: str, steps: int) -> None:
         run(short)
     base = peak_kib()
     live = run(long)
-    print(json.dumps({"peak_MiB": (peak_kib() - base) / 1024, "live_bytes": live, "state_bytes": x.nbytes,
-                      "parameters": sum(p.numel() for p in model.parameters())}))
+    print(
+        json.dumps(
+            {
+                "peak_MiB": (peak_kib() - base) / 1024,
+                "live_bytes": live,
+                "state_bytes": x.nbytes,
+                "parameters": sum(p.numel() for p in model.parameters()),
+            }
+        )
+    )
 
 
 def main() -> None:
     rows: dict[str, dict[int, dict[str, float]]] = {}
     for name in STRATEGIES:
         for n in STEPS if name != "Direct" else (10, 50):
-            out = subprocess.run([sys.executable, __file__, name, str(n)], capture_output=True, text=True, check=True)
+            out = subprocess.run(
+                [sys.executable, __file__, name, str(n)], capture_output=True, text=True, check=True
+            )
             rows.setdefault(name, {})[n] = json.loads(out.stdout)
             print(name, n, rows[name][n], flush=True)
     (HERE / "results").mkdir(exist_ok=True)
@@ -91,7 +124,9 @@ def main() -> None:
     figure, axis = plt.subplots(figsize=(6.5, 4))
     for name, points in rows.items():
         style = "--" if "SDE" in name else "-"
-        axis.loglog(list(points), [max(p["peak_MiB"], 0.1) for p in points.values()], style, marker="o", label=name)
+        axis.loglog(
+            list(points), [max(p["peak_MiB"], 0.1) for p in points.values()], style, marker="o", label=name
+        )
     axis.set(xlabel="steps N", ylabel="peak memory over the warm-up, MiB")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

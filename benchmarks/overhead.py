@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py      writes benchmarks/results/overhead.json
 
-The network returns a stored tensor; the time of calling it and of drawing noise is measured apart and subtracted. Medians
-over repeats. diffusers' schedulers are timed in the same run when diffusers is installed.
+The network returns a stored tensor; the time of calling it and of drawing noise is measured apart and
+subtracted. Medians over repeats. diffusers' schedulers are timed in the same run when diffusers is installed.
 """
 
 import json
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from pullback.adjoint import sample
 from pullback.solvers import (
     DATA,
@@ -36,8 +37,23 @@ from pullback.solvers import (
     UniformT,
 )
 
-METHODS = [DDIM(), DDIM(1.0), DDPM(), DPMSolverPP(2), DPMSolverPP(3), DPMSolverPPSingle(2), DPMSolverPPSingle(3), DEIS(3), DEIS(4),
-           FlowEuler(), FlowMidpoint(), FlowHeun(), FlowAdams(2), FlowAdams(4), EDMHeun()]
+METHODS = [
+    DDIM(),
+    DDIM(1.0),
+    DDPM(),
+    DPMSolverPP(2),
+    DPMSolverPP(3),
+    DPMSolverPPSingle(2),
+    DPMSolverPPSingle(3),
+    DEIS(3),
+    DEIS(4),
+    FlowEuler(),
+    FlowMidpoint(),
+    FlowHeun(),
+    FlowAdams(2),
+    FlowAdams(4),
+    EDMHeun(),
+]
 
 
 def median_us(fn: Callable[[], object], repeats: int = 15) -> float:
@@ -66,12 +82,22 @@ def main() -> None:
         rows[str(method)] = result
         print(f"{str(method):60s} {result['native']:6.1f} us, converted {result['converted']:6.1f}")
     source = Addressed(2**100)
-    ratios = [median_us(lambda: [source(k, x) for k in range(50)], 5)
-              / median_us(lambda: [torch.randn(1, 4, 64, 64) for _ in range(50)], 5) for _ in range(9)]
-    facts = {"us_per_call": rows, "noise_over_randn": statistics.median(ratios),
-             "machine": platform.processor() or platform.machine(),
-             "torch": torch.__version__, "diffusers_us_per_step": diffusers_rows(x, fixed)}
-    print(f"addressed noise / torch.randn: {facts['noise_over_randn']:.2f};  diffusers: {facts['diffusers_us_per_step']}")
+    ratios = [
+        median_us(lambda: [source(k, x) for k in range(50)], 5)
+        / median_us(lambda: [torch.randn(1, 4, 64, 64) for _ in range(50)], 5)
+        for _ in range(9)
+    ]
+    facts = {
+        "us_per_call": rows,
+        "noise_over_randn": statistics.median(ratios),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "diffusers_us_per_step": diffusers_rows(x, fixed),
+    }
+    print(
+        f"addressed noise / torch.randn: {facts['noise_over_randn']:.2f};  diffusers: "
+        f"{facts['diffusers_us_per_step']}"
+    )
     out = pathlib.Path(__file__).parent / "results"
     out.mkdir(exist_ok=True)
     (out / "overhead.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -83,7 +109,13 @@ def diffusers_rows(x: torch.Tensor, fixed: torch.Tensor) -> dict[str, float]:
     except ImportError:
         return {}
     rows = {}
-    for name in ("DDIMScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler", "FlowMatchEulerDiscreteScheduler"):
+    for name in (
+        "DDIMScheduler",
+        "DPMSolverMultistepScheduler",
+        "DEISMultistepScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+    ):
+
         def run(name: str = name) -> float:
             scheduler = getattr(diffusers, name)()
             scheduler.set_timesteps(50)

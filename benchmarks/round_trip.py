@@ -1,9 +1,12 @@
 """Data to noise and back on the faces model: relative error of the returned image, every reversible method beside DDIM.
 
-    python benchmarks/round_trip.py      writes benchmarks/results/round_trip.json and prints the table of docs/reversible.md
+    python benchmarks/round_trip.py
 
-Columns: the network in float64, float32, and under bf16 autocast with a float32 state (all carried in float64 between the
-calls), and the float32 network with the carried states stored as float32 in between, as a file of latents would.
+writes benchmarks/results/round_trip.json and prints the table of docs/reversible.md
+
+Columns: the network in float64, float32, and under bf16 autocast with a float32 state (all carried in float64
+between the calls), and the float32 network with the carried states stored as float32 in between, as a file of
+latents would.
 """
 
 import json
@@ -12,6 +15,7 @@ import sys
 from typing import Any
 
 import torch
+
 from pullback.solvers import (
     BDIA,
     DDIM,
@@ -31,9 +35,23 @@ from pullback.solvers import (
 )
 
 HERE = pathlib.Path(__file__).parent
-METHODS = [ReversibleHeun(), ReversibleHeun(noise_side=True), OBELM(), BDIA(), BDIA(0.5), EDICT(), Coupled(),
-           Coupled(DPMSolverPPSingle(2)), Rex(), Rex(Stages.MIDPOINT)]
-PRECISIONS = {"float64": (torch.float64, False), "float32": (torch.float32, False), "bf16": (torch.float32, True)}
+METHODS = [
+    ReversibleHeun(),
+    ReversibleHeun(noise_side=True),
+    OBELM(),
+    BDIA(),
+    BDIA(0.5),
+    EDICT(),
+    Coupled(),
+    Coupled(DPMSolverPPSingle(2)),
+    Rex(),
+    Rex(Stages.MIDPOINT),
+]
+PRECISIONS = {
+    "float64": (torch.float64, False),
+    "float32": (torch.float32, False),
+    "bf16": (torch.float32, True),
+}
 INEXACT = [DDIM(), DPMSolverPP(2)]
 ENDS = (0.03, 1.0)
 
@@ -60,7 +78,10 @@ def main() -> None:
     with torch.no_grad():
         for steps in (20, 50):
             for method in METHODS + INEXACT:
-                up, down = (method.plan(base.process, UniformLambda(steps, start=a, end=b)) for a, b in (ENDS, ENDS[::-1]))
+                up, down = (
+                    method.plan(base.process, UniformLambda(steps, start=a, end=b))
+                    for a, b in (ENDS, ENDS[::-1])
+                )
                 row: dict[str, float] = {"nfe": up.nfe}
                 registers: dict[str, torch.Tensor] = {}
                 for name, (dtype, autocast) in PRECISIONS.items():
@@ -84,8 +105,10 @@ def main() -> None:
     for name, row in rows.items():
         stored = f"{row['stored in float32']:.1e}" if "stored in float32" in row else ""
         method, steps = name.rsplit(" ", 1)
-        print(f"| `{method}`, {steps} | {row['nfe']} | {row['float64']:.1e} | {row['float32']:.1e} | {row['bf16']:.1e} | "
-              f"{stored} | {row['latent std']:.2f} |")
+        print(
+            f"| `{method}`, {steps} | {row['nfe']} | {row['float64']:.1e} | {row['float32']:.1e} | "
+            f"{row['bf16']:.1e} | {stored} | {row['latent std']:.2f} |"
+        )
     (HERE / "results" / "round_trip.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -3,13 +3,21 @@
 import pathlib
 
 from networks import Embedder
-from pullback.solvers import FLOW, VP, Denoiser, RectifiedFlow, V
 from safetensors.torch import load_file
 from torch import nn
 from train import CLASSIFIER_WIDTHS, EMBEDDER_WIDTHS, MODELS
 
+from pullback.solvers import FLOW, VP, Denoiser, RectifiedFlow, V
+
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
-NAMES = ("faces", "digits", "faces_flow", "digits_flow", *(f"embedder{k}" for k in range(3)), *(f"classifier{k}" for k in range(2)))
+NAMES = (
+    "faces",
+    "digits",
+    "faces_flow",
+    "digits_flow",
+    *(f"embedder{k}" for k in range(3)),
+    *(f"classifier{k}" for k in range(2)),
+)
 
 
 def load(name: str) -> nn.Module:
@@ -32,4 +40,8 @@ def denoiser(name: str) -> Denoiser:
 
     Digits take labels (B,) or class vectors (B, 11) as cond.
     """
-    return Denoiser(load(name), RectifiedFlow(), FLOW) if name.endswith("_flow") else Denoiser(load(name), VP(), V)
+    return (
+        Denoiser(load(name), RectifiedFlow(), FLOW)
+        if name.endswith("_flow")
+        else Denoiser(load(name), VP(), V)
+    )

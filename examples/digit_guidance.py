@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from bundled import denoiser, load
 from common import options, write
+
 from pullback.adjoint import sample
 from pullback.guidance import ChiPrior, adam, optimise
 from pullback.solvers import Addressed, DPMSolverPP, UniformLambda
@@ -18,13 +19,29 @@ def main() -> None:
     plan = DPMSolverPP(2).plan(model.process, UniformLambda(20, start=1.0, end=0.03))
     start = Addressed(run.seed).initial(torch.zeros(run.count, 1, 8, 8, device=run.device))
     wanted = torch.full((run.count,), run.digit, device=run.device)
-    result = optimise(model, plan, lambda x: F.cross_entropy(reader(x), wanted, reduction="none"), start, steps=run.steps,
-                      optimiser=adam(0.1), prior=ChiPrior(0.05))
+    result = optimise(
+        model,
+        plan,
+        lambda x: F.cross_entropy(reader(x), wanted, reduction="none"),
+        start,
+        steps=run.steps,
+        optimiser=adam(0.1),
+        prior=ChiPrior(0.05),
+    )
     before = sample(model, plan, start, gradient=None)
     read = [int((judge(x).argmax(1) == wanted).sum()) for x in (before, result.sample)]
-    print(f"the held-out classifier reads {run.digit} on {read[0]} of {run.count} samples before, {read[1]} after; "
-          f"{result.nfe} NFE")
-    facts = {"digit": run.digit, "before": read[0], "after": read[1], "count": run.count, "nfe": result.nfe, "vjps": result.vjps}
+    print(
+        f"the held-out classifier reads {run.digit} on {read[0]} of {run.count} samples before, {read[1]} "
+        f"after; {result.nfe} NFE"
+    )
+    facts = {
+        "digit": run.digit,
+        "before": read[0],
+        "after": read[1],
+        "count": run.count,
+        "nfe": result.nfe,
+        "vjps": result.vjps,
+    }
     write(run.out, "digit_guidance", draw(before, result), facts)
 
 

@@ -1,4 +1,6 @@
-"""Turn digits into others that keep their hand: RF-Inversion, with learned schedules too, beside FlowEdit and SDEdit."""
+"""Turn digits into others that keep their hand: RF-Inversion, with learned schedules too, beside FlowEdit and
+SDEdit.
+"""
 
 # %%
 from collections.abc import Callable
@@ -9,10 +11,11 @@ import torch.nn.functional as F
 from bundled import denoiser, load
 from common import options, write
 from data import digit_images
-from pullback.guidance import edit
-from pullback.solvers import Addressed, FlowEuler, UniformT
 from torch import Tensor
 from train import held_out
+
+from pullback.guidance import edit
+from pullback.solvers import Addressed, FlowEuler, UniformT
 
 SCALE, GRID = 2.0, UniformT(16)
 STOPS, WEIGHTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7), (10.0, 5.0, 2.0)
@@ -35,17 +38,33 @@ def main() -> None:
     some, wanted = images[train[:32]], (labels[train[:32]] + aims(32)) % 10
     schedules = {}
     for weight in WEIGHTS:
-        def loss(out: Tensor, weight: float = weight) -> Tensor:
-            return F.cross_entropy(reader(out), wanted, reduction="none") + weight * (out - some).square().flatten(1).mean(1)
 
-        schedules[weight] = edit.learn_schedule(model, some, loss, target=wanted, scale=SCALE, grid=GRID, steps=run.steps, lr=0.1,
-                                                learn_gamma=True, shared=True, noise=noise)
+        def loss(out: Tensor, weight: float = weight) -> Tensor:
+            return F.cross_entropy(reader(out), wanted, reduction="none") + weight * (
+                out - some
+            ).square().flatten(1).mean(1)
+
+        schedules[weight] = edit.learn_schedule(
+            model,
+            some,
+            loss,
+            target=wanted,
+            scale=SCALE,
+            grid=GRID,
+            steps=run.steps,
+            lr=0.1,
+            learn_gamma=True,
+            shared=True,
+            noise=noise,
+        )
 
     x, source = images[test[: run.count]], labels[test[: run.count]]
     target = (source + aims(len(x))) % 10
     curves = sweep(methods(model, noise, schedules), x, source, target)
-    facts: dict[str, Any] = {name: [measure(out, x, target, (reader, judge), images[train]) for out in outs]
-                             for name, outs in curves.items()}
+    facts: dict[str, Any] = {
+        name: [measure(out, x, target, (reader, judge), images[train]) for out in outs]
+        for name, outs in curves.items()
+    }
     facts["real"] = {"nearest": nearest(x, images[train])}
     facts["eta"] = {str(w): found.eta.tolist() for w, found in schedules.items()}
     facts["gamma"] = {str(w): found.gamma.tolist() for w, found in schedules.items()}
@@ -57,8 +76,13 @@ def main() -> None:
     picked, source = images[test[first]], labels[test[first]]
     target = torch.tensor([b for _, b in SHOWN], device=run.device)
     shown = sweep(methods(model, noise, schedules), picked, source, target)
-    rows = {"source": picked, "RF-Inversion": shown[HAND][3], "learned": shown[LEARNED][1], "FlowEdit": shown["FlowEdit"][2],
-            "SDEdit": shown["SDEdit"][2]}
+    rows = {
+        "source": picked,
+        "RF-Inversion": shown[HAND][3],
+        "learned": shown[LEARNED][1],
+        "FlowEdit": shown["FlowEdit"][2],
+        "SDEdit": shown["SDEdit"][2],
+    }
     write(run.out, "edit_digits", draw(rows, facts, schedules), facts)
 
 
@@ -66,28 +90,45 @@ HAND, BARE, FRESH = "RF-Inversion, gamma 0.5", "RF-Inversion, gamma 0", "fresh n
 LEARNED = "RF-Inversion, learned gamma(t), eta(t)"
 
 
-def methods(model: Any, noise: Addressed, schedules: dict[float, edit.Learned]
-            ) -> dict[str, list[Callable[[Tensor, Tensor, Tensor], Tensor]]]:
+def methods(
+    model: Any, noise: Addressed, schedules: dict[float, edit.Learned]
+) -> dict[str, list[Callable[[Tensor, Tensor, Tensor], Tensor]]]:
     """By name, from a faithful to a free edit: (image, source, target) to the edited image."""
+
     def inversion(gamma: Any, eta: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        return lambda x, a, b: edit.rf_inversion(model, x, target=b, gamma=gamma, eta=eta, grid=GRID, noise=noise,
-                                                 scale=SCALE).sample
+        return lambda x, a, b: (
+            edit.rf_inversion(
+                model, x, target=b, gamma=gamma, eta=eta, grid=GRID, noise=noise, scale=SCALE
+            ).sample
+        )
 
     def fresh(stop: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        return lambda x, a, b: edit.rf_regenerate(model, noise.initial(x), x, cond=b, eta=edit.Window(0.9, stop=stop), grid=GRID,
-                                                  scale=SCALE)
+        return lambda x, a, b: edit.rf_regenerate(
+            model, noise.initial(x), x, cond=b, eta=edit.Schedule(0.9, stop=stop), grid=GRID, scale=SCALE
+        )
 
     def flow_edit(n_max: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        return lambda x, a, b: edit.flow_edit(model, x, source=a, target=b, n_max=n_max, noise=noise, grid=GRID, source_scale=1.5,
-                                              target_scale=SCALE).sample
+        return lambda x, a, b: (
+            edit.flow_edit(
+                model,
+                x,
+                source=a,
+                target=b,
+                n_max=n_max,
+                noise=noise,
+                grid=GRID,
+                source_scale=1.5,
+                target_scale=SCALE,
+            ).sample
+        )
 
     def sdedit(steps: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         plan = FlowEuler().plan(model.process, GRID.times(model.process)[16 - steps :])
         return lambda x, a, b: edit.sdedit(model, plan, x, target=b, noise=noise, scale=SCALE).sample
 
     return {
-        HAND: [inversion(0.5, edit.Window(0.9, stop=stop)) for stop in reversed(STOPS)],
-        BARE: [inversion(0.0, edit.Window(0.9, stop=stop)) for stop in reversed(STOPS)],
+        HAND: [inversion(0.5, edit.Schedule(0.9, stop=stop)) for stop in reversed(STOPS)],
+        BARE: [inversion(0.0, edit.Schedule(0.9, stop=stop)) for stop in reversed(STOPS)],
         FRESH: [fresh(stop) for stop in reversed(STOPS)],
         LEARNED: [inversion(found.gamma, found.eta) for found in schedules.values()],
         "FlowEdit": [flow_edit(n) for n in (4, 6, 8, 10, 12, 16)],
@@ -109,13 +150,24 @@ def hand(x: Tensor) -> tuple[Tensor, Tensor]:
     return total / at.numel() ** 2, (dark * up * right).sum((1, 2)) / (dark * up * up).sum((1, 2))
 
 
-def measure(out: Tensor, x: Tensor, target: Tensor, classifiers: tuple[Any, Any], real: Tensor) -> dict[str, float]:
-    """Share of targets read by either classifier, distance to the source and to the nearest of the real digits, and the
-    correlations of ink and slant with the source's."""
+def measure(
+    out: Tensor, x: Tensor, target: Tensor, classifiers: tuple[Any, Any], real: Tensor
+) -> dict[str, float]:
+    """Share of targets read by either classifier, distance to the source and to the nearest of the real
+    digits, and the correlations of ink and slant with the source's.
+    """
     read = [float((net(out).argmax(1) == target).double().mean()) for net in classifiers]
-    ink, slant = (float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(hand(out), hand(x), strict=True))
-    return {"reader": read[0], "judge": read[1], "distance": float((out - x).square().mean().sqrt()), "nearest": nearest(out, real),
-            "ink": ink, "slant": slant}
+    ink, slant = (
+        float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(hand(out), hand(x), strict=True)
+    )
+    return {
+        "reader": read[0],
+        "judge": read[1],
+        "distance": float((out - x).square().mean().sqrt()),
+        "nearest": nearest(out, real),
+        "ink": ink,
+        "slant": slant,
+    }
 
 
 def nearest(x: Tensor, real: Tensor) -> float:
@@ -129,7 +181,14 @@ def draw(rows: dict[str, Tensor], facts: dict[str, Any], schedules: dict[float, 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {HAND: "#1f4e79", BARE: "#6fa8dc", FRESH: "#9e9e9e", LEARNED: "#c0392b", "FlowEdit": "#2e8b57", "SDEdit": "#e08e0b"}
+    colours = {
+        HAND: "#1f4e79",
+        BARE: "#6fa8dc",
+        FRESH: "#9e9e9e",
+        LEARNED: "#c0392b",
+        "FlowEdit": "#2e8b57",
+        "SDEdit": "#e08e0b",
+    }
     figure = plt.figure(figsize=(15, 5.4))
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     left, right = halves
@@ -141,22 +200,44 @@ def draw(rows: dict[str, Tensor], facts: dict[str, Any], schedules: dict[float, 
             axis.set(xticks=[], yticks=[])
             if name == "source":
                 axis.set_title("{} → {}".format(*SHOWN[k]), fontsize=12)
-        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12, color="#c0392b" if name == "learned" else "k")
+        axes[0].set_ylabel(
+            name,
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=12,
+            color="#c0392b" if name == "learned" else "k",
+        )
     plane, times = right.subplots(2, 1, gridspec_kw={"height_ratios": (2.1, 1), "hspace": 0.42})
     for name, colour in colours.items():
         points = [(row["distance"], row["judge"]) for row in facts[name]]
         star = name == LEARNED
-        plane.plot(*zip(*points, strict=True), color=colour, label=name, marker="*" if star else "o", ms=14 if star else 4,
-                   ls="--" if name == FRESH else "-", zorder=3 if star else 2)
-    plane.set(xlabel="distance to the source (rms)", ylabel="target digit read\nby the held-out classifier", ylim=(-0.03, 1.05))
+        plane.plot(
+            *zip(*points, strict=True),
+            color=colour,
+            label=name,
+            marker="*" if star else "o",
+            ms=14 if star else 4,
+            ls="--" if name == FRESH else "-",
+            zorder=3 if star else 2,
+        )
+    plane.set(
+        xlabel="distance to the source (rms)",
+        ylabel="target digit read\nby the held-out classifier",
+        ylim=(-0.03, 1.05),
+    )
     plane.legend(fontsize=8.5, frameon=False, loc="lower right")
     found = schedules[WEIGHTS[1]]
     count = len(found.eta)
-    window = edit.Window(0.9, stop=STOPS[2]).values(count)
-    for label, values, colour, line in (("eta, learned", found.eta, colours[LEARNED], "-"),
-                                        ("gamma, learned", found.gamma, "#e6a39c", "-"),
-                                        ("eta, by hand", window, colours[HAND], ":")):
-        times.stairs(values.cpu(), [k / count for k in range(count + 1)], color=colour, label=label, ls=line, lw=2)
+    window = edit.Schedule(0.9, stop=STOPS[2]).values(count)
+    for label, values, colour, line in (
+        ("eta, learned", found.eta, colours[LEARNED], "-"),
+        ("gamma, learned", found.gamma, "#e6a39c", "-"),
+        ("eta, by hand", window, colours[HAND], ":"),
+    ):
+        times.stairs(
+            values.cpu(), [k / count for k in range(count + 1)], color=colour, label=label, ls=line, lw=2
+        )
     times.set(xlabel="share of the pass", ylim=(0, 1.05), xlim=(0, 1))
     times.legend(fontsize=8.5, frameon=False, loc="upper right")
     for axis in (plane, times):

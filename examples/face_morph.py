@@ -1,8 +1,8 @@
 """The main job: a morph of two real faces whose latent is optimised by exact gradients through a 20-step sampler.
 
-Two faces are inverted with the probability flow, their latents are joined by spherical interpolation, and the latent in
-the middle is moved until a face embedder finds the sample equally close to both. Two embedders of other seeds, which the
-loss never saw, judge the result.
+Two faces are inverted with the probability flow, their latents are joined by spherical interpolation, and the
+latent in the middle is moved until a face embedder finds the sample equally close to both. Two embedders of
+other seeds, which the loss never saw, judge the result.
 """
 
 # %%
@@ -14,16 +14,19 @@ import torch.nn.functional as F
 from bundled import denoiser, load
 from common import options, write
 from data import face_images
+from torch import Tensor
+
 from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Reversible, sample
 from pullback.guidance import ChiPrior, adam, optimise
 from pullback.solvers import DPMSolverPP, ReversibleHeun, UniformLambda
-from torch import Tensor
 
 ENDS = {"start": 1.0, "end": 0.03}
 # each with the method and the steps that make 20 network calls
 GRADIENTS = {
-    "checkpoint": (Checkpoint(), DPMSolverPP(2), 20), "reversible": (Reversible(), ReversibleHeun(), 19),
-    "continuous": (Continuous(), DPMSolverPP(2), 20), "adjointdeis": (AdjointDEIS(), DPMSolverPP(2), 20),
+    "checkpoint": (Checkpoint(), DPMSolverPP(2), 20),
+    "reversible": (Reversible(), ReversibleHeun(), 19),
+    "continuous": (Continuous(), DPMSolverPP(2), 20),
+    "adjointdeis": (AdjointDEIS(), DPMSolverPP(2), 20),
 }
 
 
@@ -63,30 +66,55 @@ def main() -> None:
 
     # a handful of fixed shifts and grains: the loss must not win by pixels that only its own embedder sees
     generator = torch.Generator().manual_seed(run.seed)
-    grains = [((dy, dx), 0.15 * torch.randn(1, 1, 25, 25, generator=generator).to(run.device))
-              for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    grains = [
+        ((dy, dx), 0.15 * torch.randn(1, 1, 25, 25, generator=generator).to(run.device))
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    ]
 
     def loss(image: Tensor) -> Tensor:
-        near = torch.stack([similarity(loss_embedder, image.roll(shift, (2, 3)) + grain, faces) for shift, grain in grains]).mean(0)
+        near = torch.stack(
+            [similarity(loss_embedder, image.roll(shift, (2, 3)) + grain, faces) for shift, grain in grains]
+        ).mean(0)
         return -near.sum(0) - 2 * near.min(0).values
 
-    result = optimise(model, decode, loss, start, steps=run.steps, optimiser=adam(0.02), prior=ChiPrior(0.02), gradient=strategy)
+    result = optimise(
+        model,
+        decode,
+        loss,
+        start,
+        steps=run.steps,
+        optimiser=adam(0.02),
+        prior=ChiPrior(0.02),
+        gradient=strategy,
+    )
     naive = sample(model, decode, start, gradient=None)
     rebuilt = [sample(model, decode, latent, gradient=None) for latent in latents]
     before = torch.stack([similarity(judge, naive, faces) for judge in judges]).mean(0)
     after = torch.stack([similarity(judge, result.sample, faces) for judge in judges]).mean(0)
     wins = int((after.min(0).values > before.min(0).values).sum())
     facts = {
-        "gradient": run.gradient, "pairs": run.pairs, "wins": wins, "held_out_before": before.T.tolist(),
+        "gradient": run.gradient,
+        "pairs": run.pairs,
+        "wins": wins,
+        "held_out_before": before.T.tolist(),
         "held_out_after": after.T.tolist(),
         "loss_embedder_after": similarity(loss_embedder, result.sample, faces).T.tolist(),
         "round_trip_rmse": float((torch.stack(rebuilt) - faces).square().mean().sqrt()),
-        "nfe": result.nfe, "vjps": result.vjps, "seconds": round(time.time() - began, 1), "device": run.device,
+        "nfe": result.nfe,
+        "vjps": result.vjps,
+        "seconds": round(time.time() - began, 1),
+        "device": run.device,
         "peak_MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
-    print(f"held-out similarity to the two faces: interpolation {before[:, 0].tolist()}, optimised {after[:, 0].tolist()}")
-    print(f"optimised beats interpolation on {wins} of {run.pairs} pairs by the smaller similarity; "
-          f"{facts['nfe']} NFE, {facts['vjps']} VJPs, peak {facts['peak_MiB']} MiB, {facts['seconds']} s")
+    print(
+        f"held-out similarity to the two faces: interpolation {before[:, 0].tolist()}, optimised "
+        f"{after[:, 0].tolist()}"
+    )
+    print(
+        f"optimised beats interpolation on {wins} of {run.pairs} pairs by the smaller similarity; "
+        f"{facts['nfe']} NFE, {facts['vjps']} VJPs, peak {facts['peak_MiB']} MiB, {facts['seconds']} s"
+    )
     write(run.out, "face_morph", draw(faces, naive, result, before, after), facts)
 
 
@@ -99,7 +127,12 @@ def draw(faces, naive, result, before, after):
 
     figure = plt.figure(figsize=(11, 5.2))
     grid = figure.add_gridspec(2, 4, height_ratios=(1.35, 1), hspace=0.12, wspace=0.35)
-    columns = (("face A", faces[0]), ("interpolated latent", naive), ("optimised latent", result.sample), ("face B", faces[1]))
+    columns = (
+        ("face A", faces[0]),
+        ("interpolated latent", naive),
+        ("optimised latent", result.sample),
+        ("face B", faces[1]),
+    )
     for k, (title, image) in enumerate(columns):
         axis = figure.add_subplot(grid[0, k])
         axis.imshow(image[0, 0].cpu(), cmap="gray", vmin=-1, vmax=1, interpolation="bicubic")
@@ -110,7 +143,9 @@ def draw(faces, naive, result, before, after):
     axis.set(xlabel="optimisation step", ylabel="loss")
     axis.spines[["top", "right"]].set_visible(False)
     axis = figure.add_subplot(grid[1, 2:])
-    for k, (name, values, colour) in enumerate((("interpolated", before, "#b0b0b0"), ("optimised", after, "#1f4e79"))):
+    for k, (name, values, colour) in enumerate(
+        (("interpolated", before, "#b0b0b0"), ("optimised", after, "#1f4e79"))
+    ):
         bars = axis.bar([x + 0.36 * k for x in (0, 1)], values[:, 0].cpu(), 0.34, label=name, color=colour)
         axis.bar_label(bars, fmt="%.2f", fontsize=9)
     axis.set_xticks([0.18, 1.18], ["to face A", "to face B"])

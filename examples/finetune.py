@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bundled import denoiser, load
 from common import options, write
+
 from pullback.guidance import (
     DDPO,
     DPOK,
@@ -35,8 +36,9 @@ from pullback.guidance import (
 from pullback.solvers import DDIM, ConstantFlowSDE, FlowSDE, Method, UniformT
 
 # %% [markdown]
-# The reward's unit decides what beta means: with r = log p(digit | x) and beta = 1 the optimum p(x) exp(r/beta) is p(x | digit).
-# The other two are normalised by mean and deviation over samples of the base model.
+# The reward's unit decides what beta means: with r = log p(digit | x) and beta = 1 the optimum p(x)
+# exp(r/beta) is p(x | digit). The other two are normalised by mean and deviation over samples of the base
+# model.
 
 
 # %%
@@ -50,7 +52,9 @@ def rewards(digit: int) -> dict[str, Reward]:
 
 @dataclass(frozen=True)
 class Setting:
-    """An objective, the sampler it belongs to, and numbers that suit the digits. Band of ratios: 0.03 x 64 pixels, 2 nats."""
+    """An objective, the sampler it belongs to, and numbers that suit the digits. Band of ratios: 0.03 x 64
+    pixels, 2 nats.
+    """
 
     objective: Objective
     lr: float = 5e-3
@@ -73,15 +77,29 @@ def settings(kl: float) -> dict[str, Setting]:
         "ddpo-is": Setting(DDPO(plain, minibatches=2, **free)),
         "dpok": Setting(DPOK(plain, passes=2, **free)),
         "flow-grpo": Setting(FlowGRPO(group, **free), repeats=16, network="digits_flow", method=FlowSDE(0.7)),
-        "dance-grpo": Setting(DanceGRPO(group, **free), repeats=16, network="digits_flow", method=ConstantFlowSDE(0.3)),
+        "dance-grpo": Setting(
+            DanceGRPO(group, **free), repeats=16, network="digits_flow", method=ConstantFlowSDE(0.3)
+        ),
         "adjoint-matching": Setting(AdjointMatching(kl=kl)),
     }
 
 
 # %%
 def main() -> None:
-    run = options(__doc__, objective="draft", reward="classifier", digit=3, kl=0.3, iterations=30, rank=8, lr=0.0, samples=0,
-                  steps=8, evaluation=64, resume=0)
+    run = options(
+        __doc__,
+        objective="draft",
+        reward="classifier",
+        digit=3,
+        kl=0.3,
+        iterations=30,
+        rank=8,
+        lr=0.0,
+        samples=0,
+        steps=8,
+        evaluation=64,
+        resume=0,
+    )
     known, scored = settings(run.kl), rewards(run.digit)
     for name, table in (("objective", known), ("reward", scored)):
         if getattr(run, name) not in table:
@@ -93,11 +111,26 @@ def main() -> None:
         model.network.requires_grad_(True)  # type: ignore[attr-defined]
     plan = how.method.plan(base.process, UniformT(run.steps, start=1.0, end=0.02))
     folder = run.out / f"finetune-{run.objective}-{run.reward}"
-    config = TrainConfig(folder, run.iterations, run.lr or how.lr, samples=run.samples or how.samples, seed=run.seed,
-                         evaluate_every=max(1, run.iterations // 10), evaluation_samples=run.evaluation,
-                         checkpoint_every=run.iterations, tensorboard=False)
-    trainer = RewardTrainer(model, plan, how.objective, reward, Prompts([Prompt()], (1, 8, 8), repeats=how.repeats), config,
-                            heldout={"judge": ClassifierReward(load("classifier1"), run.digit, log=False)})
+    config = TrainConfig(
+        folder,
+        run.iterations,
+        run.lr or how.lr,
+        samples=run.samples or how.samples,
+        seed=run.seed,
+        evaluate_every=max(1, run.iterations // 10),
+        evaluation_samples=run.evaluation,
+        checkpoint_every=run.iterations,
+        tensorboard=False,
+    )
+    trainer = RewardTrainer(
+        model,
+        plan,
+        how.objective,
+        reward,
+        Prompts([Prompt()], (1, 8, 8), repeats=how.repeats),
+        config,
+        heldout={"judge": ClassifierReward(load("classifier1"), run.digit, log=False)},
+    )
     before = trainer.evaluate()
     trainer.check()
     trainer.train(resume=bool(run.resume))  # a folder with checkpoints is refused without --resume 1
@@ -106,11 +139,18 @@ def main() -> None:
         trainer.export(folder / "tuned")
         rows = [row for row in read_log(folder / "log.jsonl") if row["kind"] == "evaluation"]
         name, error = f"{run.objective}, {run.reward}", after.figures["reward_se"]
-        print(f"{name}: reward {before.figures['reward']:.3f} -> {after.figures['reward']:.3f} +- {error:.3f} at "
-              f"{after.figures['kl']:.2f} nats; the other classifier reads {run.digit} with probability "
-              f"{before.figures['judge']:.2f} -> {after.figures['judge']:.2f}")
-        facts = {"objective": run.objective, "reward": run.reward, "kl_weight": run.kl, "before": before.figures,
-                 "after": after.figures}
+        print(
+            f"{name}: reward {before.figures['reward']:.3f} -> {after.figures['reward']:.3f} +- {error:.3f} "
+            f"at {after.figures['kl']:.2f} nats; the other classifier reads {run.digit} with probability "
+            f"{before.figures['judge']:.2f} -> {after.figures['judge']:.2f}"
+        )
+        facts = {
+            "objective": run.objective,
+            "reward": run.reward,
+            "kl_weight": run.kl,
+            "before": before.figures,
+            "after": after.figures,
+        }
         write(run.out, "finetune", draw(before.x, after.x, rows, name), facts)
 
 
@@ -132,7 +172,9 @@ def draw(before, after, rows, name, count=12):
             if k == 0:
                 axis.set_ylabel(("base", "tuned")[row])
     axis = figure.add_subplot(grid[3, :])
-    kl, value, error, when = ([row[key] for row in rows] for key in ("kl", "reward", "reward_se", "iteration"))
+    kl, value, error, when = (
+        [row[key] for row in rows] for key in ("kl", "reward", "reward_se", "iteration")
+    )
     axis.errorbar(kl, value, error, color="#9db4cc", lw=1.2, capsize=2, zorder=1)
     dots = axis.scatter(kl, value, c=when, cmap="viridis_r", s=40, edgecolor="white", lw=0.8, zorder=2)
     figure.colorbar(dots, label="iteration", pad=0.015)

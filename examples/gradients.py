@@ -6,11 +6,16 @@ import time
 import torch
 from bundled import denoiser
 from common import options, write
+
 from pullback.adjoint import Checkpoint, Direct, Truncated, sample
 from pullback.solvers import DPMSolverPP, UniformLambda
 
-STRATEGIES = {"Direct": Direct(), "Checkpoint": Checkpoint(), "Checkpoint, offload": Checkpoint(offload=True),
-              "Truncated(5)": Truncated(5)}
+STRATEGIES = {
+    "Direct": Direct(),
+    "Checkpoint": Checkpoint(),
+    "Checkpoint, offload": Checkpoint(offload=True),
+    "Truncated(5)": Truncated(5),
+}
 
 
 class Live:
@@ -46,11 +51,16 @@ def main() -> None:
         seconds = time.perf_counter() - began
         exact = grad if exact is None else exact
         late = grad[-5:], exact[-5:]
-        rows[name] = {"relative_error_last_5_steps": float((late[0] - late[1]).norm() / late[1].norm()),
-                      "norm_per_step": grad.flatten(1).norm(dim=1).tolist(), "saved_MiB": sum(live.seen.values()) / 2**20,
-                      "seconds": seconds}
-        print(f"{name:20s} error {rows[name]['relative_error_last_5_steps']:.1e}"
-              f"  activations kept {rows[name]['saved_MiB']:7.1f} MiB  {seconds:.2f} s")
+        rows[name] = {
+            "relative_error_last_5_steps": float((late[0] - late[1]).norm() / late[1].norm()),
+            "norm_per_step": grad.flatten(1).norm(dim=1).tolist(),
+            "saved_MiB": sum(live.seen.values()) / 2**20,
+            "seconds": seconds,
+        }
+        print(
+            f"{name:20s} error {rows[name]['relative_error_last_5_steps']:.1e}"
+            f"  activations kept {rows[name]['saved_MiB']:7.1f} MiB  {seconds:.2f} s"
+        )
     write(run.out, "gradients", draw(rows), rows)
 
 

@@ -1,8 +1,8 @@
 """How many network calls a guide must look ahead before its gradient is that of the whole rollout.
 
-At x_t a guide may differentiate D(x_t) with the Jacobian left out (k = 0), D(x_t) itself (k = 1, DPS), or a sample of k network
-calls. The truth is the gradient through every step that the plan has left. Their cosine, against t, for a mixture whose
-denoiser is exact and for the bundled digits with a classifier's loss.
+At x_t a guide may differentiate D(x_t) with the Jacobian left out (k = 0), D(x_t) itself (k = 1, DPS), or a
+sample of k network calls. The truth is the gradient through every step that the plan has left. Their cosine,
+against t, for a mixture whose denoiser is exact and for the bundled digits with a classifier's loss.
 """
 
 # %%
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from bundled import denoiser, load
 from common import options, write
+from torch import Tensor
+
 from pullback.adjoint import Checkpoint, sample
 from pullback.guidance import Context, Guide, steer
 from pullback.solvers import DDIM, VP, Addressed, Mixture, Model
-from torch import Tensor
 
 AHEAD = (0, 1, 2, 4, 8)
 COLOURS = ("#9a9a9a", "#d1495b", "#edae49", "#3a86a8", "#1f4e79")
@@ -60,14 +61,20 @@ def cosines(model: Model, loss: Callable[[Tensor], Tensor], start: Tensor, steps
 def main() -> None:
     run = options(__doc__, count=64, steps=40)
     generator = torch.Generator().manual_seed(run.seed)
-    mixture = Mixture.isotropic(torch.ones(8), 1.5 * torch.randn(8, 16, generator=generator), 0.3).to(run.device)
+    mixture = Mixture.isotropic(torch.ones(8), 1.5 * torch.randn(8, 16, generator=generator), 0.3).to(
+        run.device
+    )
     goal = mixture.means[:1]
     digits, reader = denoiser("digits"), load("classifier0").to(run.device)
     digits.network.to(run.device)  # type: ignore[attr-defined]
     wanted = torch.arange(run.count, device=run.device) % 10
     problems = {
         "mixture in 16 dimensions": (mixture.denoiser(VP()), lambda x: (x - goal).square().sum(1), (16,)),
-        "digits, a classifier's loss": (digits, lambda x: F.cross_entropy(reader(x), wanted, reduction="none"), (1, 8, 8)),
+        "digits, a classifier's loss": (
+            digits,
+            lambda x: F.cross_entropy(reader(x), wanted, reduction="none"),
+            (1, 8, 8),
+        ),
     }
     found = {}
     for name, (model, loss, shape) in problems.items():
@@ -76,8 +83,13 @@ def main() -> None:
         print(f"{name}: mean cosine over {run.count} samples\n   t  " + "".join(f"  k={k} " for k in AHEAD))
         for t, row in zip(TIMES, found[name].tolist(), strict=True):
             print(f"{t:6.2f}" + "".join(f"{value:6.2f}" for value in row))
-    facts = {"steps": run.steps, "count": run.count, "times": TIMES, "k": AHEAD,
-             "cosine": {name: values.tolist() for name, values in found.items()}}
+    facts = {
+        "steps": run.steps,
+        "count": run.count,
+        "times": TIMES,
+        "k": AHEAD,
+        "cosine": {name: values.tolist() for name, values in found.items()},
+    }
     write(run.out, "lookahead", draw(found), facts)
 
 

@@ -40,10 +40,13 @@ class UNet(nn.Module):
         self.label = nn.Linear(classes + 1, emb, bias=False) if classes else None
         self.enter = nn.Conv2d(1, width, 3, padding=1)
         channels = [width * m for m in mults]
-        self.down = nn.ModuleList(Block(a, b, emb) for a, b in zip([width, *channels[:-1]], channels, strict=True))
+        self.down = nn.ModuleList(
+            Block(a, b, emb) for a, b in zip([width, *channels[:-1]], channels, strict=True)
+        )
         self.middle = Block(channels[-1], channels[-1], emb)
-        self.up = nn.ModuleList(Block(2 * b, a, emb) for a, b in
-                                zip([width, *channels[:-1]][::-1], channels[::-1], strict=True))
+        self.up = nn.ModuleList(
+            Block(2 * b, a, emb) for a, b in zip([width, *channels[:-1]][::-1], channels[::-1], strict=True)
+        )
         self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -76,9 +79,18 @@ class Embedder(nn.Module):
         super().__init__()
         self.unit = unit
         self.body = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
-            nn.GroupNorm(8, width), nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
-            nn.GroupNorm(8, 2 * width), nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+            nn.GroupNorm(8, width),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+            nn.GroupNorm(8, 2 * width),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.SiLU(),
         )
         self.head = nn.Linear(2 * width * (size // 2 // 2) ** 2, outputs)
 

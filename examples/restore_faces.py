@@ -1,7 +1,8 @@
-"""Restore faces that the bundled model never saw, by five guides and by the exact posterior mean under a fitted mixture.
+"""Restore faces that the bundled model never saw, by five guides and by the exact posterior mean under a
+fitted mixture.
 
-The mixture's posterior mean minimises the squared error under its own prior; a draw, which is what the guides give, cannot be
-expected to beat a mean by PSNR.
+The mixture's posterior mean minimises the squared error under its own prior; a draw, which is what the guides
+give, cannot be expected to beat a mean by PSNR.
 """
 
 # %%
@@ -9,10 +10,11 @@ import torch
 from bundled import denoiser
 from common import options, write
 from data import face_images
-from pullback.guidance import DDNM, DPS, MCG, DiffPIR, Downsample, Mask, Measurement, PiGDM, Residual, steer
-from pullback.solvers import DDIM, Addressed, Mixture
 from torch import Tensor
 from train import augment, held_out
+
+from pullback.guidance import DDNM, DPS, MCG, DiffPIR, Downsample, Mask, Measurement, PiGDM, Residual, steer
+from pullback.solvers import DDIM, Addressed, Mixture
 
 NOISE = 0.05
 
@@ -48,27 +50,48 @@ def main() -> None:
     found, pictures = {}, {}
     for problem, physics in {"inpainting": Mask(mask), "super-resolution x5": Downsample(5)}.items():
         seen = Measurement.of(physics, truth, Addressed(run.seed, stream=1), NOISE)
-        guides = {"DPS": DPS(seen, Residual()), "MCG": MCG(seen, Residual()), "PiGDM": PiGDM(seen, data_std=width),
-                  "DDNM": DDNM(seen), "DiffPIR": DiffPIR(seen)}
+        guides = {
+            "DPS": DPS(seen, Residual()),
+            "MCG": MCG(seen, Residual()),
+            "PiGDM": PiGDM(seen, data_std=width),
+            "DDNM": DDNM(seen),
+            "DiffPIR": DiffPIR(seen),
+        }
         start = Addressed(run.seed).initial(torch.zeros_like(truth))
         rows, shown = {}, {"measured": physics.A_dagger(seen.y).reshape(truth.shape)}
         for name, guide in guides.items():
             result = steer(model, plan, start, guide, noise=Addressed(run.seed))
             shown[name] = result.sample
-            rows[name] = {"psnr": float(psnr(result.sample, truth).mean()), "nfe": result.nfe, "vjps": result.vjps}
-        matrix = physics.A(torch.eye(625, device=run.device).reshape(625, 1, 25, 25)).flatten(1).T.double().cpu()
+            rows[name] = {
+                "psnr": float(psnr(result.sample, truth).mean()),
+                "nfe": result.nfe,
+                "vjps": result.vjps,
+            }
+        matrix = (
+            physics.A(torch.eye(625, device=run.device).reshape(625, 1, 25, 25)).flatten(1).T.double().cpu()
+        )
         means = [mixture.posterior(matrix, y, NOISE).mean for y in seen.y.flatten(1).double().cpu()]
         exact = torch.stack(means).float().reshape(-1, 1, 25, 25).to(run.device)
         shown["mixture's mean"], shown["truth"] = exact, truth
         rows["mixture's mean"] = {"psnr": float(psnr(exact, truth).mean()), "nfe": 0, "vjps": 0}
         best = max(guides, key=lambda name: rows[name]["psnr"])
-        print(problem + ": " + ", ".join(
-            f"{name} {row['psnr']:.1f} dB ({row['nfe']} NFE, {row['vjps']} VJPs)" for name, row in rows.items()))
+        print(
+            problem
+            + ": "
+            + ", ".join(
+                f"{name} {row['psnr']:.1f} dB ({row['nfe']} NFE, {row['vjps']} VJPs)"
+                for name, row in rows.items()
+            )
+        )
         ahead = rows["mixture's mean"]["psnr"] - rows[best]["psnr"]
         print(f"   the mixture's posterior mean has {ahead:+.1f} dB on the best guide, {best}")
         found[problem], pictures[problem] = rows, shown
-    write(run.out, "restore_faces", draw(pictures, found, min(3, run.faces)),
-          {"faces": run.faces, "seeds": run.seeds, "noise_std": NOISE, "results": found})
+    write(
+        run.out,
+        "restore_faces",
+        draw(pictures, found, min(3, run.faces)),
+        {"faces": run.faces, "seeds": run.seeds, "noise_std": NOISE, "results": found},
+    )
 
 
 def draw(pictures, found, count):
@@ -78,8 +101,13 @@ def draw(pictures, found, count):
     import matplotlib.pyplot as plt
 
     names = list(next(iter(pictures.values())))
-    figure, axes = plt.subplots(len(names), 2 * count + 1, figsize=(2.2 * count + 2.2, 1.12 * len(names)), squeeze=False,
-                                gridspec_kw={"width_ratios": [1] * count + [0.35] + [1] * count})
+    figure, axes = plt.subplots(
+        len(names),
+        2 * count + 1,
+        figsize=(2.2 * count + 2.2, 1.12 * len(names)),
+        squeeze=False,
+        gridspec_kw={"width_ratios": [1] * count + [0.35] + [1] * count},
+    )
     for axis in axes[:, count]:  # room for the second column of numbers
         axis.axis("off")
     for p, (problem, shown) in enumerate(pictures.items()):

@@ -5,14 +5,17 @@ import math
 
 import torch
 from common import options, write
-from pullback.adjoint import sample
-from pullback.guidance import AdjointMatching, Batch, DRaFT, Objective, Policy, QuadraticReward, World
-from pullback.solvers import DATA, DDIM, VP, Addressed, Denoiser, Mixture, Model, Plan, UniformLambda
 from torch import Tensor, nn
 
+from pullback.adjoint import sample
+from pullback.guidance import AdjointMatching, Batch, DRaFT, Objective, Policy, QuadraticReward
+from pullback.guidance.objectives.peers import World
+from pullback.solvers import DATA, DDIM, VP, Addressed, Denoiser, Mixture, Model, Plan, UniformLambda
+
 # %% [markdown]
-# Six Gaussians on a ring, a reward that falls off around a point on it: the tilted law is a mixture again, known in closed form.
-# DDIM(eta=1) is memoryless, so that this law, not one distorted by the starting noise, is the optimum of E[r] - beta KL.
+# Six Gaussians on a ring, a reward that falls off around a point on it: the tilted law is a mixture again,
+# known in closed form. DDIM(eta=1) is memoryless, so that this law, not one distorted by the starting noise,
+# is the optimum of E[r] - beta KL.
 
 # %%
 ANGLES = torch.arange(6) * math.tau / 6
@@ -83,8 +86,11 @@ def main() -> None:
     start = noise.initial(torch.zeros(run.count, 2))
     found, distance, rewards = {}, {"two draws of the exact law": sliced(exact, again)}, {}
     models: dict[str, Model] = {"base": LAW.denoiser(plan.process)}
-    for name, objective in (("Adjoint Matching", AdjointMatching(BETA, sampled=None)), ("DRaFT + KL", DRaFT(kl=BETA)),
-                            ("DRaFT without KL", DRaFT())):
+    for name, objective in (
+        ("Adjoint Matching", AdjointMatching(BETA, sampled=None)),
+        ("DRaFT + KL", DRaFT(kl=BETA)),
+        ("DRaFT without KL", DRaFT()),
+    ):
         models[name], rewards[name] = tune(objective, plan, run.updates, run.batch, run.seed)
     for name, model in models.items():
         found[name] = sample(model, plan, start, noise=noise, gradient=None)
@@ -92,7 +98,10 @@ def main() -> None:
     for name, value in distance.items():
         print(f"sliced W1 to the tilted mixture: {name:26s} {value:.3f}")
     best = float(REWARD(exact).mean())
-    facts = {"sliced_w1": distance, "reward": {name: float(REWARD(x).mean()) for name, x in found.items()} | {"exact": best}}
+    facts = {
+        "sliced_w1": distance,
+        "reward": {name: float(REWARD(x).mean()) for name, x in found.items()} | {"exact": best},
+    }
     write(run.out, "tilted_mixture", draw(tilted, found, distance, rewards, best), facts)
 
 
@@ -111,14 +120,20 @@ def draw(tilted, found, distance, rewards, best):
 
     def smoothed(x, width=0.11):
         """A kernel density on the grid: kernels of a Gaussian factorise over the axes."""
-        kernel = torch.exp(-(side[:, None, None] - x.T) ** 2 / (2 * width**2))  # (160, 2, points)
+        kernel = torch.exp(-((side[:, None, None] - x.T) ** 2) / (2 * width**2))  # (160, 2, points)
         return kernel[:, 1] @ kernel[:, 0].T / len(x) / (math.tau * width**2)
 
     names = ("Adjoint Matching", "DRaFT + KL", "DRaFT without KL")
     figure, axes = plt.subplots(1, 5, figsize=(15, 3.3), constrained_layout=True)
-    panels = {"base": density(LAW), r"exact: $p\, e^{r/\beta}$": density(tilted), **{name: smoothed(found[name]) for name in names}}
+    panels = {
+        "base": density(LAW),
+        r"exact: $p\, e^{r/\beta}$": density(tilted),
+        **{name: smoothed(found[name]) for name in names},
+    }
     for axis, (name, values) in zip(axes, panels.items(), strict=True):
-        axis.contourf(side, side, values, levels=torch.linspace(0.02, 1.0, 15) * float(values.max()), cmap="Blues")
+        axis.contourf(
+            side, side, values, levels=torch.linspace(0.02, 1.0, 15) * float(values.max()), cmap="Blues"
+        )
         axis.plot(*REWARD.centre, marker="*", ms=11, color="#c8553d", mec="white", mew=0.8)
         axis.set(title=name, xticks=[], yticks=[], aspect="equal")
         if name in distance:

@@ -1,9 +1,10 @@
 """Train the bundled models. On one core: faces about 14 minutes, digits 6, embedders and classifiers 2 each.
 
-    python examples/train.py --model faces|digits|faces_flow|digits_flow|embedders|classifiers [--out examples/weights] [--steps N]
+    python examples/train.py --model faces|digits|faces_flow|digits_flow|embedders|classifiers
+                             [--out examples/weights] [--steps N]
 
-Deterministic for a given number of steps. `faces` and `digits` predict v under VP(), their `_flow` twins the velocity eps - x0
-under RectifiedFlow(); the loss is the mean square of what is predicted.
+Deterministic for a given number of steps. `faces` and `digits` predict v under VP(), their `_flow` twins the
+velocity eps - x0 under RectifiedFlow(); the loss is the mean square of what is predicted.
 """
 
 import argparse
@@ -35,7 +36,9 @@ def held_out(count: int, share: float) -> tuple[Tensor, Tensor]:
     return order[cut:], order[:cut]
 
 
-def loss_of(name: str, network: nn.Module, x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+def loss_of(
+    name: str, network: nn.Module, x: Tensor, labels: Tensor | None, generator: torch.Generator
+) -> Tensor:
     """Mean square of v - network(x_t, t), t uniform in [0, 1]; for a flow v = eps - x0, else alpha eps - sigma x0."""
     from pullback.solvers import VP, RectifiedFlow
 
@@ -78,12 +81,30 @@ def train_diffusion(name: str, out: pathlib.Path, steps: int) -> dict[str, float
                 slow.lerp_(fast, 1 - decay)
         if step % 1000 == 999 or step == steps - 1:
             with torch.no_grad():
-                losses = [float(loss_of(name, average, images[part].repeat(4, 1, 1, 1),
-                                        None if labels is None else labels[part].repeat(4), torch.Generator().manual_seed(2)))
-                          for part in (train, test)]
-            print(f"{name} step {step}: train {losses[0]:.4f} held-out {losses[1]:.4f}, {time.time() - began:.0f} s", flush=True)
+                losses = [
+                    float(
+                        loss_of(
+                            name,
+                            average,
+                            images[part].repeat(4, 1, 1, 1),
+                            None if labels is None else labels[part].repeat(4),
+                            torch.Generator().manual_seed(2),
+                        )
+                    )
+                    for part in (train, test)
+                ]
+            print(
+                f"{name} step {step}: train {losses[0]:.4f} held-out {losses[1]:.4f}, "
+                f"{time.time() - began:.0f} s",
+                flush=True,
+            )
             save_file(average.state_dict(), out / f"{name}.safetensors")
-    return {"steps": steps, "train_loss": losses[0], "held_out_loss": losses[1], "seconds": round(time.time() - began)}
+    return {
+        "steps": steps,
+        "train_loss": losses[0],
+        "held_out_loss": losses[1],
+        "seconds": round(time.time() - began),
+    }
 
 
 def augment(x: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
@@ -95,11 +116,20 @@ def augment(x: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
 
     flip = torch.where(torch.rand(count, generator=generator) < (0.5 if mirror else 0.0), -1.0, 1.0)
     turn, zoom = spread(count) * 0.15, 1 + spread(count) * 0.1
-    rows = torch.stack([torch.stack([zoom * turn.cos() * flip, -turn.sin(), spread(count) * 0.15], 1),
-                        torch.stack([turn.sin() * flip, zoom * turn.cos(), spread(count) * 0.15], 1)], 1)
-    moved = F.grid_sample(x, F.affine_grid(rows, list(x.shape), align_corners=False), padding_mode="border", align_corners=False)
+    rows = torch.stack(
+        [
+            torch.stack([zoom * turn.cos() * flip, -turn.sin(), spread(count) * 0.15], 1),
+            torch.stack([turn.sin() * flip, zoom * turn.cos(), spread(count) * 0.15], 1),
+        ],
+        1,
+    )
+    moved = F.grid_sample(
+        x, F.affine_grid(rows, list(x.shape), align_corners=False), padding_mode="border", align_corners=False
+    )
     moved = moved * (1 + 0.3 * spread(count, 1, 1, 1)) + 0.2 * spread(count, 1, 1, 1)
-    moved = moved + 0.15 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(x.shape, generator=generator)
+    moved = moved + 0.15 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(
+        x.shape, generator=generator
+    )
     side = x.shape[-1]
     corner = torch.randint(side, (count, 2), generator=generator)
     line = torch.arange(side)
@@ -141,7 +171,9 @@ def train_classifier(seed: int, out: pathlib.Path, steps: int) -> dict[str, floa
     adam = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(steps):
         pick = train[torch.randint(len(train), (64,), generator=generator)]
-        loss = F.cross_entropy(network(augment(images[pick], generator, mirror=False)), labels[pick], label_smoothing=0.05)
+        loss = F.cross_entropy(
+            network(augment(images[pick], generator, mirror=False)), labels[pick], label_smoothing=0.05
+        )
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -159,8 +191,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    steps = options.steps or {"digits": 5000, "faces": 4500, "digits_flow": 5000, "faces_flow": 4500,
-                              "embedders": 1500, "classifiers": 2500}[options.model]
+    steps = (
+        options.steps
+        or {
+            "digits": 5000,
+            "faces": 4500,
+            "digits_flow": 5000,
+            "faces_flow": 4500,
+            "embedders": 1500,
+            "classifiers": 2500,
+        }[options.model]
+    )
     if options.model in MODELS:
         report = {options.model: train_diffusion(options.model, options.out, steps)}
     else:

@@ -16,32 +16,38 @@ DEEPEST = 40  # halvings that an address has room for
 
 @dataclass(frozen=True)
 class Brownian(Path):
-    """W(stop) - W(start) of a Brownian motion W on `clock`, Var = clock(stop) - clock(start), low <= start < stop <= high.
+    """W(stop) - W(start) of a Brownian motion W on `clock`, Var = clock(stop) - clock(start), low <= start <
+    stop <= high.
 
-    [low, high] is a lattice of `cells` 2^depth points, to which ends are rounded, as a binary tree: intervals of cells are
-    split at a cell's end, cells into halves. With c = clock, m the middle of [a, b], I = W(b) - W(a), xi_m its own draw:
+    [low, high] is a lattice of `cells` 2^depth points, to which ends are rounded, as a binary tree: intervals
+    of cells are split at a cell's end, cells into halves. With c = clock, m the middle of [a, b], I = W(b) -
+    W(a), xi_m its own draw:
 
-        f = (c(m) - c(a))/(c(b) - c(a)),  d = sqrt(f (1 - f) (c(b) - c(a))) xi_m,  left = f I + d,  right = (1 - f) I - d
+        f = (c(m) - c(a))/(c(b) - c(a)),  d = sqrt(f (1 - f) (c(b) - c(a))) xi_m
+        left = f I + d,                   right = (1 - f) I - d
 
-    Every lattice point is the middle of one interval and so the slot of one draw of `Addressed`. Hence the values depend
-    on (seed, sample, stream), [low, high], `cells` and the points alone: not on the batch, on the order of queries, on other
-    points asked for, or on `depth`, beyond rounding. They are drawn in float32 and summed in float64.
+    Every lattice point is the middle of one interval and so the slot of one draw of `Addressed`. Hence the
+    values depend on (seed, sample, stream), [low, high], `cells` and the points alone: not on the batch, on
+    the order of queries, on other points asked for, or on `depth`, beyond rounding. They are drawn in float32
+    and summed in float64.
 
     Args:
         seed, samples, stream, on_cpu: of `Addressed`. The default stream is not that of `Addressed(seed)`.
         low, high: ends in the coordinate that the tree halves; `on(plan)` takes lambda for it.
-        clock: an increasing function of the coordinate. `Exponential(rate)` says which suits which method; the default,
-            e^{2 lambda}, that of DDPM and SDEDPMSolverPP.
-        cells: equal parts on top of the tree. A grid of cells 2^k equal steps of [low, high] falls on the tree's own points.
+        clock: an increasing function of the coordinate. `Exponential(rate)` says which suits which method;
+            the default, e^{2 lambda}, that of DDPM and SDEDPMSolverPP.
+        cells: equal parts on top of the tree. A grid of cells 2^k equal steps of [low, high] falls on the
+            tree's own points.
         depth: halvings of a cell, at most 40. Steps must be longer than a lattice spacing.
         keep: most increments remembered, each one float64 state. They save draws and change no value.
 
     Raises:
-        ValueError: arguments out of range, a clock that does not increase, ends outside [low, high] or on one lattice point.
+        ValueError: arguments out of range, a clock that does not increase, ends outside [low, high] or on one
+            lattice point.
 
-    Cost: in order along a grid (forwards or back), one draw an increment where its nodes are the tree's, else about
-    depth - log2(N/cells). Alone: up to twice the tree's height. Source: Levy's construction; as a tree without storage,
-    Li et al. 2020, arXiv 2001.01328.
+    Cost: in order along a grid (forwards or back), one draw an increment where its nodes are the tree's, else
+    about depth - log2(N/cells). Alone: up to twice the tree's height. Source: Levy's construction; as a tree
+    without storage, Li et al. 2020, arXiv 2001.01328.
     """
 
     seed: int
@@ -59,10 +65,14 @@ class Brownian(Path):
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(f"Brownian: got low={self.low}, high={self.high}, expected finite low < high; swap them")
+            raise ValueError(
+                f"Brownian: got low={self.low}, high={self.high}, expected finite low < high; swap them"
+            )
         if not (1 <= self.cells <= 2**20 and 0 <= self.depth <= DEEPEST and self.keep >= 0):
-            raise ValueError(f"Brownian: got cells={self.cells}, depth={self.depth}, keep={self.keep}, expected cells in 1 .. 2^20,"
-                             f" depth in 0 .. {DEEPEST} and keep >= 0")
+            raise ValueError(
+                f"Brownian: got cells={self.cells}, depth={self.depth}, keep={self.keep}, expected cells in "
+                f"1 .. 2^20, depth in 0 .. {DEEPEST} and keep >= 0"
+            )
         source = Addressed(self.seed, self.samples, self.stream, self.on_cpu)
         for name, value in (("samples", source.samples), ("_source", source), ("_kept", {})):
             object.__setattr__(self, name, value)
@@ -77,7 +87,9 @@ class Brownian(Path):
         top = self.cells << self.depth
         root = self._remembered((0, top), state)
         if root is None:
-            root = self._remember((0, top), state, self._draw(top, state).mul_(math.sqrt(self._length(0, top))))
+            root = self._remember(
+                (0, top), state, self._draw(top, state).mul_(math.sqrt(self._length(0, top)))
+            )
         pieces = self._pieces(0, top, root, a, b, state)
         total = pieces[0].clone()  # what is remembered is never handed out
         for piece in pieces[1:]:
@@ -133,16 +145,22 @@ class Brownian(Path):
     def _ends(self, start: float, stop: float) -> tuple[int, int]:
         """Lattice points nearest to `start` and `stop`."""
         if not start < stop:
-            raise ValueError(f"Brownian: got start={start}, stop={stop}, expected stop later than start; swap them")
+            raise ValueError(
+                f"Brownian: got start={start}, stop={stop}, expected stop later than start; swap them"
+            )
         top = self.cells << self.depth
         at = [(u - self.low) / (self.high - self.low) * top for u in (start, stop)]
         if not (at[0] >= -0.5 and at[1] <= top + 0.5):
-            raise ValueError(f"Brownian: got [{start:.6g}, {stop:.6g}], expected inside [{self.low:.6g}, {self.high:.6g}]; widen "
-                             "low and high, once for all grids")
+            raise ValueError(
+                f"Brownian: got [{start:.6g}, {stop:.6g}], expected inside [{self.low:.6g}, "
+                f"{self.high:.6g}]; widen low and high, once for all grids"
+            )
         a, b = round(at[0]), round(at[1])
         if a == b:
-            raise ValueError(f"Brownian: got {start} and {stop}, expected more than one lattice spacing, "
-                             f"{(self.high - self.low) / top:.3g}, between them; raise depth={self.depth}")
+            raise ValueError(
+                f"Brownian: got {start} and {stop}, expected more than one lattice spacing, "
+                f"{(self.high - self.low) / top:.3g}, between them; raise depth={self.depth}"
+            )
         return a, b
 
     def _length(self, a: int, b: int) -> float:
@@ -150,6 +168,8 @@ class Brownian(Path):
         top = self.cells << self.depth
         ends = [self.clock(self.low + (self.high - self.low) * (k / top)) for k in (a, b)]
         if not -math.inf < ends[0] < ends[1] < math.inf:
-            raise ValueError(f"Brownian: got clock {ends[0]} then {ends[1]} at lattice points {a} and {b} of {top}, expected it to "
-                             "increase; pass an increasing, finite clock")
+            raise ValueError(
+                f"Brownian: got clock {ends[0]} then {ends[1]} at lattice points {a} and {b} of {top}, "
+                "expected it to increase; pass an increasing, finite clock"
+            )
         return ends[1] - ends[0]

@@ -21,7 +21,9 @@ class Builder:
     def __init__(self, process: Process, times: Tensor) -> None:
         self.process = process
         self.t, self.alpha, self.sigma, self.lam = (
-            array("d", values.tolist()) for values in (times, process.alpha(times), process.sigma(times), process.lam(times)))
+            array("d", values.tolist())
+            for values in (times, process.alpha(times), process.sigma(times), process.lam(times))
+        )
         self.steps = len(self.t) - 1
         self.ops: list[Instruction] = []
         self.starts: list[int] = []
@@ -68,7 +70,9 @@ class Builder:
         return f"D{i}" if f"D{i}" in self.evaluated else self.evaluate(f"D{i}", self.t[i], DATA)
 
     def reach(self, i: int, order: int, cap: float) -> int:
-        """How many past nodes step i can use: history available, finite, and no step `cap` times the mean of those behind."""
+        """How many past nodes step i can use: history available, finite, and no step `cap` times the mean of
+        those behind.
+        """
         if not (self.finite(i) and self.finite(i + 1)):
             return 1
         usable = 1
@@ -84,12 +88,16 @@ class Builder:
         """(ratio, gain) of DDIM from node s, sigma_s > 0, to node t: ratio x + gain D."""
         ratio = self.sigma[t] / self.sigma[s]
         # alpha_t (1 - e^{-h}) by expm1 where h is finite, alpha_t - alpha_s sigma_t / sigma_s where it is not
-        gain = (-self.alpha[t] * math.expm1(self.lam[s] - self.lam[t]) if self.finite(s) and self.finite(t)
-                else self.alpha[t] - self.alpha[s] * ratio)
+        gain = (
+            -self.alpha[t] * math.expm1(self.lam[s] - self.lam[t])
+            if self.finite(s) and self.finite(t)
+            else self.alpha[t] - self.alpha[s] * ratio
+        )
         return ratio, gain
 
     def first_order(self, i: int, src: str = "x", out: str = "x") -> None:
-        """DDIM from node i to i + 1, legal at alpha = 0 and sigma = 0: x_t = (sigma_t/sigma_s) x + (...) D or its noise form.
+        """DDIM from node i to i + 1, legal at alpha = 0 and sigma = 0: x_t = (sigma_t/sigma_s) x + (...) D or
+        its noise form.
 
         The prediction is taken at `src`, which holds what `out` is stepped from.
         """
@@ -99,7 +107,9 @@ class Builder:
             self.combine(out, (ratio, out), (gain, data))
         else:
             ratio = self.alpha[i + 1] / self.alpha[i]
-            self.combine(out, (ratio, out), (self.sigma[i + 1], self.evaluate(f"E{i}", self.t[i], NOISE, src)))
+            self.combine(
+                out, (ratio, out), (self.sigma[i + 1], self.evaluate(f"E{i}", self.t[i], NOISE, src))
+            )
 
 
 class Method(ABC):
@@ -120,18 +130,22 @@ class Method(ABC):
             grid: a Grid, or times: (N+1,), or (N+1, B) for one grid per sample.
 
         Raises:
-            ValueError: unsorted or duplicate times, times outside the process, a rising grid for a stochastic method.
+            ValueError: unsorted or duplicate times, times outside the process, a rising grid for a stochastic
+                method.
         """
         times = checked_times(grid, process)
         if self.stochastic and bool((times[1] > times[0]).any()):
-            raise ValueError(f"{self}: got a rising grid, expected one that falls from noise to data; noise is only added "
-                             "while denoising: use a deterministic method to encode")
+            raise ValueError(
+                f"{self}: got a rising grid, expected one that falls from noise to data; noise is only added "
+                "while denoising: use a deterministic method to encode"
+            )
         if times.ndim == 2:
             return stack([self._compile(process, column) for column in times.T])
         return self._compile(process, times)
 
     def part(self, process: Process, times: Tensor, low: int, high: int) -> Plan:
-        """Steps low .. high - 1 as they stand in the whole plan on `times`; those before are empty, those after left out.
+        """Steps low .. high - 1 as they stand in the whole plan on `times`; those before are empty, those
+        after left out.
 
         Its memory grows with high - low only: what walks a long plan piece by piece asks for it.
         """
@@ -143,8 +157,15 @@ class Method(ABC):
                 builder.starts = [0] * i
             builder.begin()
             self.step(builder, i)
-        return Plan(str(self), process, tuple(builder.t[: high + 1]), tuple(builder.ops), tuple(builder.starts), self.order,
-                    self.stochastic)
+        return Plan(
+            str(self),
+            process,
+            tuple(builder.t[: high + 1]),
+            tuple(builder.ops),
+            tuple(builder.starts),
+            self.order,
+            self.stochastic,
+        )
 
     def _compile(self, process: Process, times: Tensor) -> Plan:
         return self.part(process, times, 0, len(times) - 1)

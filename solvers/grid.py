@@ -31,7 +31,10 @@ class _Spaced(Grid):
             raise ValueError(f"{type(self).__name__}: got n={self.n}, expected at least one step")
 
     def ends(self, process: Process) -> tuple[float, float]:
-        return (process.t_max if self.start is None else self.start, process.t_min if self.end is None else self.end)
+        return (
+            process.t_max if self.start is None else self.start,
+            process.t_min if self.end is None else self.end,
+        )
 
     def finite(self, process: Process) -> tuple[Tensor, Tensor]:
         """lambda at both ends, refused where infinite."""
@@ -39,8 +42,8 @@ class _Spaced(Grid):
         lams = process.lam(start), process.lam(end)
         if not all(bool(lam.isfinite()) for lam in lams):
             raise ValueError(
-                f"{type(self).__name__}: got lambda {float(lams[0]):.4g} to {float(lams[1]):.4g}, expected finite ends; "
-                "pass start= and end= inside the process, or use UniformT"
+                f"{type(self).__name__}: got lambda {float(lams[0]):.4g} to {float(lams[1]):.4g}, expected "
+                "finite ends; pass start= and end= inside the process, or use UniformT"
             )
         return lams
 
@@ -91,7 +94,9 @@ class Quadratic(_Spaced):
 
 @dataclass(frozen=True)
 class Shifted(_Spaced):
-    """t' = shift t / (1 + (shift - 1) t) of a uniform grid in t. Source: Esser et al. 2024, arXiv 2403.03206, eq. 23."""
+    """t' = shift t / (1 + (shift - 1) t) of a uniform grid in t. Source: Esser et al. 2024, arXiv 2403.03206,
+    eq. 23.
+    """
 
     shift: float = 3.0
 
@@ -115,7 +120,9 @@ class _Labels(Grid):
     def times(self, process: Process) -> Tensor:
         count = int(process.t_max) + 1
         if process.t_min != -1.0 or not 1 <= self.n <= count:
-            raise ValueError(f"{type(self).__name__}: got n={self.n} on {process}, expected 1 to T steps on a DiscreteVP")
+            raise ValueError(
+                f"{type(self).__name__}: got n={self.n} on {process}, expected 1 to T steps on a DiscreteVP"
+            )
         return torch.cat([self.labels(count).to(torch.float64), torch.tensor([-1.0], dtype=torch.float64)])
 
 
@@ -151,6 +158,9 @@ class GivenTimes(Grid):
         return self.values.clone()
 
 
+Times = Grid | Tensor | Sequence[float]  # a Grid, or times (N+1,) or (N+1, B) in either direction
+
+
 def checked_times(grid: Grid | Tensor | Sequence[float], process: Process) -> Tensor:
     """The nodes of `grid`, refused unless finite, strictly monotone and inside the process."""
     t = (grid if isinstance(grid, Grid) else GivenTimes(grid)).times(process)
@@ -159,10 +169,14 @@ def checked_times(grid: Grid | Tensor | Sequence[float], process: Process) -> Te
     steps = t.diff(dim=0)
     if not bool(t.isfinite().all()) or not (bool((steps < 0).all()) or bool((steps > 0).all())):
         at = int(((steps * steps[:1]) <= 0).reshape(len(steps), -1).any(1).int().argmax())
-        raise ValueError(f"grid: got times {t[at].tolist()} then {t[at + 1].tolist()} at step {at}, expected strictly "
-                         "falling (or strictly rising) finite times; sort them and drop duplicates")
+        raise ValueError(
+            f"grid: got times {t[at].tolist()} then {t[at + 1].tolist()} at step {at}, expected strictly "
+            "falling (or strictly rising) finite times; sort them and drop duplicates"
+        )
     slack = 1e-9 * (process.t_max - process.t_min)
     if float(t.min()) < process.t_min - slack or float(t.max()) > process.t_max + slack:
-        raise ValueError(f"grid: got times in [{float(t.min()):.6g}, {float(t.max()):.6g}], expected inside [{process.t_min:.6g}, "
-                         f"{process.t_max:.6g}] of {process}; move the grid or widen the process")
+        raise ValueError(
+            f"grid: got times in [{float(t.min()):.6g}, {float(t.max()):.6g}], expected inside "
+            f"[{process.t_min:.6g}, {process.t_max:.6g}] of {process}; move the grid or widen the process"
+        )
     return t

@@ -1,8 +1,9 @@
 """Inversion of a plan, instruction by instruction, found before the first network call.
 
-Going backwards, a Combine that overwrote a register is solved for what it overwrote; a prediction that is gone is
-evaluated again, which is legal where its source stands there unchanged. Plain DDIM fails at its first instruction: both
-the state and the prediction at it are unknown. A control added when a step opens counts as a write to "x".
+Going backwards, a Combine that overwrote a register is solved for what it overwrote; a prediction that is
+gone is evaluated again, which is legal where its source stands there unchanged. Plain DDIM fails at its first
+instruction: both the state and the prediction at it are unknown. A control added when a step opens counts as
+a write to "x".
 """
 
 from collections.abc import Callable
@@ -12,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .loop import combine, entry, execute, predict
 from .model import Model
 from .noise import Noise
 from .plan import Apply, Coefficient, Combine, Evaluate, Plan, reads, writes
 from .program import Call, Evaluator, Ops, Program, Sum, Value, prepare
-from .run import combine, entry, execute, predict
 
 MOST = 4  # two coupled states, and the start of a step at either infinite end
 
@@ -88,7 +89,10 @@ class _Walk:
     def undo(self, k: int) -> Undo:
         op, target, self.again = self.plan.instructions[k], None, []
         if isinstance(op, Apply):
-            raise ValueError(f"{self.plan.name}: got an Apply at instruction {k}, expected Combine and Evaluate only to invert")
+            raise ValueError(
+                f"{self.plan.name}: got an Apply at instruction {k}, expected Combine and Evaluate only to "
+                "invert"
+            )
         if isinstance(op, Evaluate):
             self._restored(k, [name for name, value in self.sources(k) if not self.obtain(name, value)], 0)
             self.have.pop(op.outs[0], None)
@@ -113,9 +117,11 @@ class _Walk:
 
     def _restored(self, k: int, missing: list[str], most: int) -> None:
         if len(missing) > most:
-            raise ValueError(f"{self.plan.name}: instruction {k} cannot be undone: got unknown registers {missing}, expected at "
-                             f"most {most}; use a reversible method (ReversibleHeun, OBELM, BDIA, EDICT, Coupled, Rex) or "
-                             "Checkpoint()")
+            raise ValueError(
+                f"{self.plan.name}: instruction {k} cannot be undone: got unknown registers {missing}, "
+                f"expected at most {most}; use a reversible method (ReversibleHeun, OBELM, BDIA, EDICT, "
+                "Coupled, Rex) or Checkpoint()"
+            )
 
 
 def inversion(plan: Plan) -> Inversion:
@@ -132,11 +138,15 @@ def inversion(plan: Plan) -> Inversion:
         undos.append(same.setdefault(undo, undo))
     lost = [name for name in plan.entry if walk.have.get(name) != -1]
     if lost:
-        raise ValueError(f"{plan.name}: going backwards, got no value for the entry registers {lost}; expected each to be "
-                         "solved for; use a reversible method")
+        raise ValueError(
+            f"{plan.name}: going backwards, got no value for the entry registers {lost}; expected each to be "
+            "solved for; use a reversible method"
+        )
     if len(walk.carried) > MOST:
-        raise ValueError(f"{plan.name}: its inverse needs {len(walk.carried)} states carried to the end, expected at most {MOST}; "
-                         "use a reversible method, which needs two")
+        raise ValueError(
+            f"{plan.name}: its inverse needs {len(walk.carried)} states carried to the end, expected at most "
+            f"{MOST}; use a reversible method, which needs two"
+        )
     return Inversion(("x", *sorted(walk.carried - {"x"})), tuple(undos[::-1]))
 
 
@@ -152,8 +162,15 @@ def inverted(plan: Plan) -> Plan:
         if target is not None:
             assert isinstance(op, Combine)
             ops.append(_solved(op, target))
-    return replace(plan, name=f"inverse of {plan.name}", instructions=tuple(ops), starts=tuple(starts), times=plan.times[::-1],
-                   entry=how.carried, exit=plan.entry)
+    return replace(
+        plan,
+        name=f"inverse of {plan.name}",
+        instructions=tuple(ops),
+        starts=tuple(starts),
+        times=plan.times[::-1],
+        entry=how.carried,
+        exit=plan.entry,
+    )
 
 
 def _solved(op: Combine, target: str) -> Combine:
@@ -166,12 +183,14 @@ def _solved(op: Combine, target: str) -> Combine:
 
 def _ratio(a: Coefficient, b: Coefficient, sign: float = 1.0) -> Coefficient:
     if isinstance(b, tuple):
-        return tuple(sign * x / y for x, y in zip(a if isinstance(a, tuple) else [a] * len(b), b, strict=True))
+        return tuple(
+            sign * x / y for x, y in zip(a if isinstance(a, tuple) else [a] * len(b), b, strict=True)
+        )
     assert isinstance(a, float)
     return sign * a / b
 
 
-def solve(item: Sum, target: str, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
+def overwritten(item: Sum, target: str, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
     """The register that `item` overwrote: (out - sum of the other terms) / c."""
     whole: Value = next(c for c, name in item.terms if name == target)
     terms: list[tuple[Value, Tensor]] = [(1.0, registers[item.out])]
@@ -193,11 +212,13 @@ def narrowed(evaluate: Callable[[Call, Tensor], Tensor], dtype: torch.dtype) -> 
     return lambda call, state: evaluate(call, state.to(dtype)).double()
 
 
-def encode(model: Model, plan: Plan, x: Tensor, cond: Any = None, noise: Noise | None = None) -> dict[str, Tensor]:
+def encode(
+    model: Model, plan: Plan, x: Tensor, cond: Any = None, noise: Noise | None = None
+) -> dict[str, Tensor]:
     """Run a reversible plan and return, in float64, every register that its inverse needs.
 
-    `decode(model, plan, encode(model, plan, x))` is x to round-off. The network sees x's dtype. The grid may rise (data to
-    noise: inversion of an image) or fall.
+    `decode(model, plan, encode(model, plan, x))` is x to round-off. The network sees x's dtype. The grid may
+    rise (data to noise: inversion of an image) or fall.
 
     Raises:
         ValueError: a plan that cannot be inverted; the instruction is named.
@@ -209,8 +230,14 @@ def encode(model: Model, plan: Plan, x: Tensor, cond: Any = None, noise: Noise |
     return {name: registers[name] for name in carried}
 
 
-def decode(model: Model, plan: Plan, registers: dict[str, Tensor], cond: Any = None, noise: Noise | None = None,
-           dtype: torch.dtype = torch.float32) -> Tensor:
+def decode(
+    model: Model,
+    plan: Plan,
+    registers: dict[str, Tensor],
+    cond: Any = None,
+    noise: Noise | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Undo `plan` from the registers that `encode` returned; the network sees `dtype`, which is the result's.
 
     `cond` may be another than `encode`'s: that is editing by exact inversion.

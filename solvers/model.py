@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .prediction import Prediction
-from .process import Process
+from .broadcast import per_sample
+from .prediction import DATA, Prediction, conversion
+from .process import Process, as_time
 
 
 class Model(ABC):
@@ -42,11 +43,18 @@ class Denoiser(Model):
         dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's.
     """
 
-    def __init__(self, network: Callable[..., Tensor], process: object, prediction: object,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        process: object,
+        prediction: object,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         if not isinstance(prediction, Prediction):
-            raise TypeError(f"prediction: got {prediction!r}, expected one of NOISE, DATA, V, FLOW, SCORE; import it "
-                            "from pullback.solvers")
+            raise TypeError(
+                f"prediction: got {prediction!r}, expected one of NOISE, DATA, V, FLOW, SCORE; import it "
+                "from pullback.solvers"
+            )
         if not isinstance(process, Process):
             raise TypeError(f"process: got {process!r}, expected a Process such as VP() or RectifiedFlow()")
         self.network, self.process, self.prediction, self.dtype = network, process, prediction, dtype
@@ -55,8 +63,10 @@ class Denoiser(Model):
         inner = x if self.dtype is None else x.to(self.dtype)
         out = self.network(inner, t) if cond is None else self.network(inner, t, cond)
         if out.shape != x.shape:
-            raise ValueError(f"network output: got shape {tuple(out.shape)}, expected the state's {tuple(x.shape)}; "
-                             "slice off learned variances or wrap the network")
+            raise ValueError(
+                f"network output: got shape {tuple(out.shape)}, expected the state's {tuple(x.shape)}; "
+                "slice off learned variances or wrap the network"
+            )
         return out.to(x.dtype)
 
     def parameters(self) -> Iterator[Tensor]:
@@ -68,7 +78,9 @@ class Denoiser(Model):
 
 
 def _behind(thing: Any, depth: int = 3) -> Iterator[nn.Module]:
-    """The modules that a callable holds: itself, or what its closure, defaults, globals, object or arguments lead to."""
+    """The modules that a callable holds: itself, or what its closure, defaults, globals, object or arguments
+    lead to.
+    """
     if isinstance(thing, nn.Module):
         yield thing
     elif depth:
@@ -80,12 +92,20 @@ def _held(thing: Any) -> list[Any]:
     if isinstance(thing, FunctionType):
         names = thing.__globals__
         cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-        return [*cells, *(thing.__defaults__ or ()), *(names[name] for name in thing.__code__.co_names if name in names)]
+        return [
+            *cells,
+            *(thing.__defaults__ or ()),
+            *(names[name] for name in thing.__code__.co_names if name in names),
+        ]
     if isinstance(thing, MethodType):
         return [thing.__self__, *getattr(thing.__self__, "__dict__", {}).values()]
     if isinstance(thing, partial):
         return [thing.func, *thing.args, *thing.keywords.values()]
-    return list(getattr(thing, "__dict__", {}).values()) if callable(thing) and not isinstance(thing, type) else []
+    return (
+        list(getattr(thing, "__dict__", {}).values())
+        if callable(thing) and not isinstance(thing, type)
+        else []
+    )
 
 
 class ClassifierFree(Model):
@@ -114,3 +134,15 @@ class ClassifierFree(Model):
 
     def networks(self) -> Iterator[nn.Module]:
         yield from self.denoiser.networks()
+
+
+def data_prediction(
+    model: Model, x: Tensor, time: float | tuple[float, ...] | Tensor, cond: Any = None
+) -> Tensor:
+    """D(x, t) = a x + b model(x, t), (B, ...), of a model of any prediction; `time` is one for all or (B,)."""
+    t = as_time(time)
+    out = model(x, t.to(x).reshape(-1).expand(len(x)), cond)
+    if model.prediction == DATA:
+        return out
+    a, b = conversion(model.prediction, DATA, model.process, t)
+    return per_sample(a.to(x), x) * x + per_sample(b.to(x), x) * out

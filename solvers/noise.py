@@ -27,9 +27,9 @@ class Noise(ABC):
 class Addressed(Noise):
     """Counter-based normal noise: Philox-4x64 with key `seed` and counter (block, slot, sample, stream).
 
-    Addresses are distinct by construction, nothing is hashed. Values are drawn in float32 and cast, so float32 and
-    float64 runs see the same noise. On a CUDA state each (sample, slot) is drawn there by its own generator (other values
-    than the CPU's) unless `on_cpu`.
+    Addresses are distinct by construction, nothing is hashed. Values are drawn in float32 and cast, so
+    float32 and float64 runs see the same noise. On a CUDA state each (sample, slot) is drawn there by its own
+    generator (other values than the CPU's) unless `on_cpu`.
 
     Args:
         seed: 0 <= seed < 2^128.
@@ -44,20 +44,30 @@ class Addressed(Noise):
     stream: int = 0
     on_cpu: bool = False
 
-    def __init__(self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False) -> None:
+    def __init__(
+        self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False
+    ) -> None:
         if not 0 <= seed < 2**128:
             raise ValueError(f"Addressed: got seed={seed}, expected 0 <= seed < 2^128")
         if not 0 <= stream < 2**64:
             raise ValueError(f"Addressed: got stream={stream}, expected 0 <= stream < 2^64")
         ids = None if samples is None else tuple(int(s) for s in samples)
-        if ids is not None and (len(set(ids)) != len(ids) or min(ids, default=0) < 0 or max(ids, default=0) >= 2**64):
-            raise ValueError(f"Addressed: got samples={ids}, expected distinct ids in [0, 2^64); equal ids would share noise")
+        if ids is not None and (
+            len(set(ids)) != len(ids) or min(ids, default=0) < 0 or max(ids, default=0) >= 2**64
+        ):
+            raise ValueError(
+                f"Addressed: got samples={ids}, expected distinct ids in [0, 2^64); equal ids would share "
+                "noise"
+            )
         for name, value in (("seed", seed), ("samples", ids), ("stream", stream), ("on_cpu", on_cpu)):
             object.__setattr__(self, name, value)
 
     def check(self, slots: int, like: Tensor) -> None:
         if self.samples is not None and len(self.samples) != len(like):
-            raise ValueError(f"noise: got {len(self.samples)} sample ids, expected {len(like)}, one for each sample of the batch")
+            raise ValueError(
+                f"noise: got {len(self.samples)} sample ids, expected {len(like)}, one for each sample of "
+                "the batch"
+            )
 
     def __call__(self, slot: int, like: Tensor) -> Tensor:
         self.check(slot + 1, like)
@@ -97,9 +107,15 @@ class GivenNoise(Noise):
     values: Tensor
 
     def check(self, slots: int, like: Tensor) -> None:
-        if self.values.ndim != like.ndim + 1 or len(self.values) < slots or self.values.shape[1:] != like.shape:
-            raise ValueError(f"noise: got a tensor of shape {tuple(self.values.shape)}, expected {(slots, *like.shape)}: "
-                             "(slots, B, ...)")
+        if (
+            self.values.ndim != like.ndim + 1
+            or len(self.values) < slots
+            or self.values.shape[1:] != like.shape
+        ):
+            raise ValueError(
+                f"noise: got a tensor of shape {tuple(self.values.shape)}, expected {(slots, *like.shape)}: "
+                "(slots, B, ...)"
+            )
 
     def __call__(self, slot: int, like: Tensor) -> Tensor:
         return self.values[slot].to(like)
@@ -123,5 +139,7 @@ class RecordedNoise(Noise):
     def given(self) -> GivenNoise:
         """The recorded draws, slots 0 .. S-1."""
         if sorted(self.draws) != list(range(len(self.draws))):
-            raise ValueError(f"recorded noise: got slots {sorted(self.draws)}, expected 0 .. S-1; record a whole run first")
+            raise ValueError(
+                f"recorded noise: got slots {sorted(self.draws)}, expected 0 .. S-1; record a whole run first"
+            )
         return GivenNoise(torch.stack([self.draws[slot] for slot in range(len(self.draws))]))

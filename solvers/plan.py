@@ -1,7 +1,7 @@
 """Plan: a sampler written down as a straight-line program of linear instructions around network calls.
 
-Registers hold tensors; "x" is the state on entry and on exit. Coefficients are float64 numbers known before the first
-call; in a stacked plan (one grid per sample) they are tuples with one number per sample.
+Registers hold tensors; "x" is the state on entry and on exit. Coefficients are float64 numbers known before
+the first call; in a stacked plan (one grid per sample) they are tuples with one number per sample.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -96,7 +96,9 @@ class Plan:
     @property
     def slots(self) -> int:
         """Noise slots drawn: 0 .. slots - 1."""
-        return 1 + max((s for op in self.instructions if isinstance(op, Combine) for _, s in op.noise), default=-1)
+        return 1 + max(
+            (s for op in self.instructions if isinstance(op, Combine) for _, s in op.noise), default=-1
+        )
 
     @property
     def batch(self) -> int | None:
@@ -116,15 +118,25 @@ class Plan:
     def split(self, step: int) -> tuple["Plan", "Plan"]:
         """The first `step` steps and the rest; the rest reads the registers that the first part leaves."""
         cut = self.starts[step] if step < self.steps else len(self.instructions)
-        head = replace(self, instructions=self.instructions[:cut], starts=self.starts[:step], times=self.times[: step + 1])
-        tail = replace(self, instructions=self.instructions[cut:], starts=tuple(s - cut for s in self.starts[step:]),
-                       times=self.times[step:])
+        head = replace(
+            self,
+            instructions=self.instructions[:cut],
+            starts=self.starts[:step],
+            times=self.times[: step + 1],
+        )
+        tail = replace(
+            self,
+            instructions=self.instructions[cut:],
+            starts=tuple(s - cut for s in self.starts[step:]),
+            times=self.times[step:],
+        )
         return head, tail
 
     def inverse(self) -> "Plan":
         """The plan that undoes this one exactly (to round-off): from what `encode` returns back to "x".
 
-        Step k of the inverse is step N - 1 - k here, so PerStep conditioning is flipped. Cost: the same network calls.
+        Step k of the inverse is step N - 1 - k here, so PerStep conditioning is flipped. Cost: the same
+        network calls.
 
         Raises:
             ValueError: a plan that cannot be inverted, as DDIM's; the instruction is named.
@@ -134,8 +146,10 @@ class Plan:
         return inverted(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.steps} steps, {self.nfe} network calls, order {self.order}, {self.slots} noise slots, "
-                 f"{self.held} registers held"]
+        lines = [
+            f"{self.name}: {self.steps} steps, {self.nfe} network calls, order {self.order}, {self.slots} "
+            f"noise slots, {self.held} registers held"
+        ]
         bounds = dict(zip(self.starts, range(self.steps), strict=True))
         for k, op in enumerate(self.instructions):
             lines.append(f"{bounds.get(k, ''):>4}  {_line(op)}")
@@ -151,7 +165,9 @@ def _line(op: Instruction) -> str:
         return f"{', '.join(op.outs)} <- {op.want.name}({op.src}, t={_number(op.t).lstrip('+')})"
     if isinstance(op, Apply):
         return f"{', '.join(op.outs)} <- {getattr(op.fn, '__name__', op.fn)}({', '.join(op.srcs)})"
-    parts = [f"{_number(c)} {name}" for c, name in op.terms] + [f"{_number(c)} noise[{slot}]" for c, slot in op.noise]
+    parts = [f"{_number(c)} {name}" for c, name in op.terms] + [
+        f"{_number(c)} noise[{slot}]" for c, slot in op.noise
+    ]
     return f"{op.out} <- {' '.join(parts)}"
 
 
@@ -179,20 +195,32 @@ def stack(plans: list[Plan]) -> Plan:
     first = plans[0]
 
     def shape(plan: Plan) -> list[Any]:
-        return [(type(op), reads(op), writes(op), len(op.noise) if isinstance(op, Combine) else 0) for op in plan.instructions]
+        return [
+            (type(op), reads(op), writes(op), len(op.noise) if isinstance(op, Combine) else 0)
+            for op in plan.instructions
+        ]
 
     for i, plan in enumerate(plans):
         if shape(plan) != shape(first):
-            raise ValueError(f"per-sample grid: sample {i} compiles to another program than sample 0; expected grids of one "
-                             "kind (the same ends at alpha=0 or sigma=0, similar step ratios); sample them apart")
+            raise ValueError(
+                f"per-sample grid: sample {i} compiles to another program than sample 0; expected grids of "
+                "one kind (the same ends at alpha=0 or sigma=0, similar step ratios); sample them apart"
+            )
     ops: list[Instruction] = []
     for same in zip(*(p.instructions for p in plans), strict=True):
         op = same[0]
         if isinstance(op, Evaluate):
             op = replace(op, t=tuple(o.t for o in same))
         elif isinstance(op, Combine):
-            op = replace(op, terms=tuple((tuple(o.terms[j][0] for o in same), name) for j, (_, name) in enumerate(op.terms)),
-                         noise=tuple((tuple(o.noise[j][0] for o in same), slot) for j, (_, slot) in enumerate(op.noise)))
+            op = replace(
+                op,
+                terms=tuple(
+                    (tuple(o.terms[j][0] for o in same), name) for j, (_, name) in enumerate(op.terms)
+                ),
+                noise=tuple(
+                    (tuple(o.noise[j][0] for o in same), slot) for j, (_, slot) in enumerate(op.noise)
+                ),
+            )
         ops.append(op)
     times = tuple(tuple(p.times[i] for p in plans) for i in range(len(first.times)))
     return replace(first, times=times, instructions=tuple(ops))

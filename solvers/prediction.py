@@ -41,14 +41,17 @@ def _named(name: str) -> Prediction:
     return next(p for p in PREDICTIONS if p.name == name)
 
 
-def conversion(have: Prediction, want: Prediction, process: Process, t: Tensor | float) -> tuple[Tensor, Tensor]:
+def conversion(
+    have: Prediction, want: Prediction, process: Process, t: Tensor | float
+) -> tuple[Tensor, Tensor]:
     """Coefficients (a, b) with want = a x_t + b have, from x_t = alpha x_0 + sigma eps.
 
     With have = A x_0 + B eps and want = A' x_0 + B' eps:  det = alpha B - sigma A,
     a = (A' B - B' A) / det,  b = (alpha B' - sigma A') / det.
 
     Raises:
-        ValueError: where `have` does not determine `want` (NOISE at alpha = 0, DATA at sigma = 0, SCORE at sigma = 0).
+        ValueError: where `have` does not determine `want` (NOISE at alpha = 0, DATA at sigma = 0, SCORE at
+            sigma = 0).
     """
     t = as_time(t)
     if have == want:
@@ -62,15 +65,19 @@ def conversion(have: Prediction, want: Prediction, process: Process, t: Tensor |
         where = float(t[bad].flatten()[0])
         raise ValueError(
             f"a {have.name} prediction does not determine {want.name} at t={where:.6g}: got alpha="
-            f"{float(process.alpha(where)):.3g}, sigma={float(process.sigma(where)):.3g}; expected both positive; "
-            "end the grid inside the process, or use a network that predicts V, FLOW or "
+            f"{float(process.alpha(where)):.3g}, sigma={float(process.sigma(where)):.3g}; expected both "
+            "positive; end the grid inside the process, or use a network that predicts V, FLOW or "
             f"{'DATA' if have in (NOISE, SCORE) else 'NOISE'}"
         )
     return a, b
 
 
-def convert(value: Tensor, x: Tensor, have: Prediction, want: Prediction, process: Process, t: Tensor | float) -> Tensor:
+def convert(
+    value: Tensor, x: Tensor, have: Prediction, want: Prediction, process: Process, t: Tensor | float
+) -> Tensor:
     """`value`, a prediction of kind `have` at state `x` (B, ...) and time `t` (scalar or (B,)), as kind `want`."""
-    a, b = (c.to(x).reshape(c.shape + (1,) * (x.ndim - c.ndim) if c.ndim else ()) for c in
-            conversion(have, want, process, t))
+    a, b = (
+        c.to(x).reshape(c.shape + (1,) * (x.ndim - c.ndim) if c.ndim else ())
+        for c in conversion(have, want, process, t)
+    )
     return a * x + b * value

@@ -1,7 +1,7 @@
 """Processes: x_t = alpha(t) x_0 + sigma(t) eps, the clock every sampler runs on.
 
-All functions take and return float64 tensors of any shape. `t` grows from data to noise. alpha = 0 and sigma = 0 are
-legal end points; lambda is then -inf or +inf.
+All functions take and return float64 tensors of any shape. `t` grows from data to noise. alpha = 0 and sigma
+= 0 are legal end points; lambda is then -inf or +inf.
 """
 
 import math
@@ -154,7 +154,9 @@ class SubVP(Process):
 
 @dataclass(frozen=True)
 class VE(Process):
-    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t, t in [0, 1]. arXiv 2011.13456, eq. 31."""
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t, t in [0, 1]. arXiv
+    2011.13456, eq. 31.
+    """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -218,16 +220,22 @@ class DiscreteVP(_VariancePreserving):
     """A table of alpha_bar: log alpha(t) interpolates log(alpha_bar)/2 linearly; t = -1 is clean data, t = T-1 the end.
 
     Args:
-        alphas_cumprod: decreasing values in (0, 1), one per training step; a last value 0 (zero terminal SNR) is legal
-            at its own index.
+        alphas_cumprod: decreasing values in (0, 1), one per training step; a last value 0 (zero terminal SNR)
+            is legal at its own index.
     """
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         table = as_time(alphas_cumprod).detach().cpu()
-        if table.ndim != 1 or len(table) < 2 or bool((table[1:] >= table[:-1]).any()) or table[0] >= 1 or table[-1] < 0:
+        if (
+            table.ndim != 1
+            or len(table) < 2
+            or bool((table[1:] >= table[:-1]).any())
+            or table[0] >= 1
+            or table[-1] < 0
+        ):
             raise ValueError(
-                f"alphas_cumprod: got shape {tuple(table.shape)}, expected a strictly decreasing vector in [0, 1); "
-                "pass the scheduler's alphas_cumprod, not its betas"
+                f"alphas_cumprod: got shape {tuple(table.shape)}, expected a strictly decreasing vector in "
+                "[0, 1); pass the scheduler's alphas_cumprod, not its betas"
             )
         self.t_min, self.t_max = -1.0, float(len(table) - 1)
         self._nodes = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * table.log()])

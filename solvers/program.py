@@ -107,13 +107,21 @@ class _Bound:
         step = bisect_right(self.plan.starts, k) - 1
         if isinstance(op, Evaluate):
             index = self.index[k]
-            a, b = self.maps[index].tolist() if self.plan.batch is None else map(self.ready, map(tuple, self.maps[index]))
+            a, b = (
+                self.maps[index].tolist()
+                if self.plan.batch is None
+                else map(self.ready, map(tuple, self.maps[index]))
+            )
             item: Any = (op, Call(index, step, self.times[index], a, b))
         elif isinstance(op, Combine):
             if self.plan.batch is None:
                 item = Sum(op.out, op.terms, op.noise)  # type: ignore[arg-type]
             else:
-                item = Sum(op.out, tuple((self.ready(c), r) for c, r in op.terms), tuple((self.ready(c), s) for c, s in op.noise))
+                item = Sum(
+                    op.out,
+                    tuple((self.ready(c), r) for c, r in op.terms),
+                    tuple((self.ready(c), s) for c, s in op.noise),
+                )
         else:
             item = op
         return item, dead, step
@@ -121,21 +129,27 @@ class _Bound:
     def ready(self, c: Coefficient) -> Value:
         if isinstance(c, float):
             return c
-        return torch.tensor(c, dtype=self.dtype, device=self.times.device).reshape(-1, *(1,) * (self.ndim - 1))
+        return torch.tensor(c, dtype=self.dtype, device=self.times.device).reshape(
+            -1, *(1,) * (self.ndim - 1)
+        )
 
 
 def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     """Check model and batch against the plan and bind its numbers, before any network call.
 
     Raises:
-        ValueError: another process than the model's, a batch that a stacked plan does not fit, a prediction that does
-            not determine what the plan asks for.
+        ValueError: another process than the model's, a batch that a stacked plan does not fit, a prediction
+            that does not determine what the plan asks for.
     """
     if model.process != plan.process:
-        raise ValueError(f"process: got a plan for {plan.process}, expected the denoiser's {model.process}; compile the plan "
-                         "with denoiser.process")
+        raise ValueError(
+            f"process: got a plan for {plan.process}, expected the denoiser's {model.process}; compile the "
+            "plan with denoiser.process"
+        )
     if plan.batch is not None and plan.batch != len(like):
-        raise ValueError(f"per-sample plan: got a batch of {len(like)}, expected {plan.batch}, one column of the grid each")
+        raise ValueError(
+            f"per-sample plan: got a batch of {len(like)}, expected {plan.batch}, one column of the grid each"
+        )
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
     labels = times.to(like).reshape(len(calls), -1).expand(-1, len(like))
@@ -152,10 +166,13 @@ def _chosen(names: tuple[str, ...], bits: int, kept: frozenset[str]) -> tuple[st
 
 
 def _dead(plan: Plan) -> "array[int]":
-    """For each instruction which of the registers it writes and reads are dead after it, a bit each: names would take ten times
-    the memory."""
+    """For each instruction which of the registers it writes and reads are dead after it, a bit each: names
+    would take ten times the memory.
+    """
     bits = array("Q")
-    for op, gone in zip(reversed(plan.instructions), uses_backwards(plan.instructions, plan.exit), strict=True):
+    for op, gone in zip(
+        reversed(plan.instructions), uses_backwards(plan.instructions, plan.exit), strict=True
+    ):
         names = (*writes(op), *reads(op))
         bits.append(sum(1 << names.index(name) for name in gone))
     return bits[::-1]

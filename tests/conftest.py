@@ -3,20 +3,26 @@
 import importlib.util
 import pathlib
 import sys
-import types
-
-if importlib.util.find_spec("pullback") is None:
-    root = types.ModuleType("pullback")
-    root.__path__ = [str(pathlib.Path(__file__).parents[1])]
-    sys.modules["pullback"] = root
 
 import hypothesis
 import pytest
 import torch
 
+ROOT = pathlib.Path(__file__).parents[1]
+if importlib.util.find_spec("pullback.solvers") is None:  # not installed: its folders lie beside the package
+    sys.path.insert(0, str(ROOT))
+    import pullback
+
+    pullback.__path__.append(str(ROOT))
+
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("laws", deadline=None, derandomize=True, max_examples=25,
-                                     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+hypothesis.settings.register_profile(
+    "laws",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
 hypothesis.settings.load_profile("laws")
 
 

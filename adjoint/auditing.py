@@ -1,0 +1,224 @@
+"""audit: gradient strategies side by side on the user's own model."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..solvers import Model, Noise, Plan
+from .cond import leaves
+from .gradient import Direct, Gradient
+from .reversible import Reversible
+from .sampling import sample
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy against the reference, over x and every tensor of conditioning, controls, noise and parameters.
+
+    Attributes:
+        error, cosine, ratio: |g - g*| / |g*|, <g, g*> / |g||g*|, |g| / |g*| of all gradients concatenated.
+        reconstruction: relative error of the state that Reversible recovers; None elsewhere.
+        seconds: median of a value and a gradient. memory: bytes, the highest above the start (live tensors
+            on the CPU, the allocator's on a GPU).
+        calls, vjps: network calls forward (counted) and VJPs (as the strategy says).
+    """
+
+    name: str
+    error: float
+    cosine: float
+    ratio: float
+    reconstruction: float | None
+    seconds: float
+    memory: int
+    calls: int
+    vjps: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Rows that print as a table and draw themselves."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'strategy':36s} {'error':>9s} {'cosine':>9s} {'ratio':>8s} {'rebuilt':>9s} {'s':>8s} "
+            f"{'MiB':>8s} {'calls':>6s} {'VJPs':>5s}"
+        ]
+        for row in self.rows:
+            rebuilt = f"{row.reconstruction:9.1e}" if row.reconstruction is not None else " " * 9
+            lines.append(
+                f"{row.name[:36]:36s} {row.error:9.1e} {row.cosine:9.6f} {row.ratio:8.4f} {rebuilt} "
+                f"{row.seconds:8.3f} {row.memory / 2**20:8.2f} {row.calls:6d} {row.vjps:5d}"
+            )
+        return "\n".join(lines)
+
+    def figure(self) -> Any:
+        """A matplotlib figure: error against memory, one dot a strategy."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.5, 4.2))
+        axis = figure.add_subplot()
+        for row in self.rows:
+            axis.scatter(row.memory / 2**20, max(row.error, 1e-17), s=60, label=row.name[:36])
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="peak memory of value and gradient, MiB",
+            ylabel="relative gradient error",
+        )
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        figure.tight_layout()
+        return figure
+
+
+def audit(
+    denoiser: Model,
+    plan: Plan,
+    x: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    strategies: Mapping[str, Gradient | tuple[Gradient, Plan]],
+    *,
+    cond: Any = None,
+    noise: Noise | Tensor | None = None,
+    controls: Tensor | None = None,
+    reference: Gradient | None = None,
+    repeats: int = 3,
+) -> Audit:
+    """Compare gradients of `loss(sample)` under several strategies with the exact one of `plan`.
+
+    Args:
+        loss: (B, ...) -> (B,) or a scalar.
+        strategies: name to strategy, or to (strategy, plan) where it wants another plan than the reference's.
+        reference: what counts as exact, by default `Direct()`; `Checkpoint()` where that does not fit.
+
+    Returns:
+        one Row per strategy, the reference first; print it, or `.figure()`.
+
+    Raises:
+        ValueError: where nothing requires grad.
+    Cost: `repeats` + 2 values and gradients of each.
+    """
+    exact = reference or Direct()
+    inputs = [
+        value
+        for value in (x, *leaves(cond), controls, noise, *denoiser.parameters())
+        if isinstance(value, Tensor) and value.requires_grad
+    ]
+    if not inputs:
+        raise ValueError(
+            "audit: got no input and no parameter that requires grad, expected at least one; call "
+            "requires_grad_()"
+        )
+    truth, rows = None, []
+    for name, entry in {f"{type(exact).__name__} (reference)": exact, **strategies}.items():
+        strategy, own = entry if isinstance(entry, tuple) else (entry, plan)
+        errors: list[float] = []
+        if isinstance(strategy, Reversible):
+            strategy = replace(strategy, observe=errors.append)
+        counted = _Counted(denoiser)
+
+        def once(strategy: Gradient = strategy, own: Plan = own, model: Model = counted) -> Tensor:  # type: ignore[assignment]
+            out = sample(model, own, x, cond=cond, noise=noise, controls=controls, gradient=strategy)
+            grads = torch.autograd.grad(loss(out).sum(), inputs, allow_unused=True)
+            return torch.cat(
+                [
+                    (torch.zeros_like(v) if g is None else g).flatten().double().cpu()
+                    for v, g in zip(inputs, grads, strict=True)
+                ]
+            )
+
+        gradient = once()
+        calls = counted.calls
+        truth = gradient if truth is None else truth
+        seconds = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            once()
+            seconds.append(time.perf_counter() - began)
+        with _Peak(x.device) as memory:
+            once()
+        size, norm = float(truth.norm()), float(gradient.norm())
+        rows.append(
+            Row(
+                name,
+                float((gradient - truth).norm()) / size,
+                float(gradient @ truth) / (size * norm or 1.0),
+                norm / size,
+                max(errors) if errors else None,
+                statistics.median(seconds),
+                memory.bytes,
+                calls,
+                strategy.cost(own)[1],
+            )
+        )
+    return Audit(tuple(rows))
+
+
+class _Counted(Model):
+    """A model that counts its calls."""
+
+    def __init__(self, inner: Model) -> None:
+        self.inner, self.process, self.prediction, self.calls = inner, inner.process, inner.prediction, 0
+        self.network = getattr(inner, "network", None)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        self.calls += 1
+        return self.inner(x, t, cond)
+
+    def parameters(self):
+        return self.inner.parameters()
+
+    def networks(self):
+        return self.inner.networks()
+
+
+class _Peak(TorchDispatchMode):
+    """Peak bytes above the start: of live tensors on the CPU, where one counts storages op by op, of the
+    allocator on a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device, self.bytes, self.total = device, 0, 0
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __enter__(self) -> "_Peak":
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+        else:
+            super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.before
+        else:
+            super().__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                known = self.live.get(storage._cdata)
+                if known is None or known[0].expired():
+                    self.total += storage.nbytes() - (known[1] if known else 0)
+                    self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        if self.total > self.bytes:  # only a new peak is worth looking for the dead
+            self.live = {key: pair for key, pair in self.live.items() if not pair[0].expired()}
+            self.total = sum(size for _, size in self.live.values())
+            self.bytes = max(self.bytes, self.total)
+        return out

@@ -1,0 +1,84 @@
+"""Solving for the states backwards, from the sample to the noise."""
+
+import math
+from array import array
+
+import torch
+from torch import Tensor
+
+from ...solvers import DATA, NOISE, Combine, Evaluate, Noise, Plan, Process
+from ...solvers.methods.weights import data_weights
+from ...solvers.prediction import conversion
+
+
+class Flow:
+    """The probability-flow ODE by exponential Adams of second order in the noise prediction, with linear
+    extrapolation.
+    """
+
+    def __init__(self, process: Process, times: list[float]) -> None:
+        t = torch.tensor(times, dtype=torch.float64)
+        self.alpha, self.sigma, self.lam = (
+            array("d", f(t).tolist()) for f in (process.alpha, process.sigma, process.lam)
+        )
+        self.past: Tensor | None = None
+        if not math.isfinite(self.lam[-1]):
+            raise ValueError(
+                f"States.RESOLVED: got an infinite lambda at the sample's end t={times[-1]:g}, expected "
+                "sigma > 0 there; end the grid before, or use recorded states"
+            )
+
+    def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
+        """The state at node i - 1 from that at node i and the noise prediction there."""
+        past, self.past = self.past, eps
+        if not math.isfinite(self.lam[i - 1]):
+            return self.sigma[i - 1] * eps
+        h = self.lam[i - 1] - self.lam[i]
+        ratio = self.alpha[i - 1] / self.alpha[i]
+        if past is None:
+            return ratio * x - self.sigma[i - 1] * math.expm1(h) * eps
+        now, older = data_weights(-h, [0.0, (self.lam[i + 1] - self.lam[i]) / h])
+        return ratio * x + self.sigma[i - 1] * (now * eps + older * past)
+
+
+class Retraced:
+    """A stochastic run of single-call steps x_t = r x_s + g P(x_s) + k xi along the same noise, to first order."""
+
+    def __init__(self, plan: Plan, noise: Noise | None, begin: int) -> None:
+        assert noise is not None
+        self.noise, self.steps = noise, []
+        bounds = [*plan.starts, len(plan.instructions)]
+        for i in range(begin, plan.steps):
+            ops = plan.instructions[bounds[i] : bounds[i + 1]]
+            if not (
+                len(ops) == 2
+                and isinstance(ops[0], Evaluate)
+                and isinstance(ops[1], Combine)
+                and len(ops[1].noise) < 2
+            ):
+                raise ValueError(
+                    f"States.RESOLVED: got {plan.name} with {len(ops)} instructions in step {i}, expected "
+                    "single-call first-order steps (DDPM, DDIM(eta=1)) to re-solve along the noise; use "
+                    "recorded states"
+                )
+            terms = {name: float(c) for c, name in ops[1].terms}  # type: ignore[arg-type]
+            ratio, gain = terms.get("x", 0.0), terms[ops[0].outs[0]]
+            # P = a x + b E at the noisier node: the step in terms of the noise prediction
+            a, b = (float(c) for c in conversion(NOISE, ops[0].want, plan.process, float(ops[0].t)))  # type: ignore[arg-type]
+            self.steps.append((ratio + gain * a, gain * b, ops[1].noise))
+
+    def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
+        """The state at node i - 1 from that at node i and the noise prediction there."""
+        ratio, gain, noise = self.steps[i - 1]
+        value = x - gain * eps
+        for c, slot in noise:
+            value = value - c * self.noise(slot, x)
+        return value / ratio
+
+
+def as_noise(process: Process, t: float, x: Tensor, prediction: Tensor, kind: object) -> Tensor:
+    """A DATA or NOISE prediction as the noise prediction."""
+    if kind == NOISE:
+        return prediction
+    a, b = (float(c) for c in conversion(DATA, NOISE, process, t))
+    return a * x + b * prediction

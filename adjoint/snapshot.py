@@ -1,0 +1,89 @@
+"""Snapshot: what must not change between a run and its backward pass."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from .parameters import named, sharded
+from .rollout import Rollout
+
+
+class Snapshot:
+    """Versions of all that enters a run and modes of its modules: a replay after any change would be silently wrong."""
+
+    def __init__(self, rollout: Rollout, tensors: dict[str, Tensor]) -> None:
+        self.rollout, self.tensors = rollout, tensors
+        self.versions = {name: value._version for name, value in self.tensors.items()}
+        self.buffers = {name: (value, value._version) for name, value in self._named(nn.Module.named_buffers)}
+        # FSDP swaps parameters and their storage around every call
+        self.places = {} if sharded(rollout.model) else self._places()
+        self.modes = self._modes()
+
+    def check(self) -> None:
+        """Raise RuntimeError naming what changed since."""
+        for name, value in self.tensors.items():
+            if value._version != self.versions[name]:
+                raise RuntimeError(
+                    f"{name} {tuple(value.shape)} was changed in place between forward and backward (version "
+                    f"{self.versions[name]} then, {value._version} now); call backward before the "
+                    "optimiser's step, clone before writing, or use Direct()"
+                )
+        places = self._places() if self.places else {}
+        for name in self.places.keys() | places.keys():
+            if places.get(name) != self.places.get(name):
+                raise RuntimeError(
+                    f"parameter {name} was replaced between forward and backward; expected the network as it "
+                    "was; call backward before loading or moving weights, or use Direct()"
+                )
+        self.check_buffers("between forward and backward")
+        for name, now in self._modes().items():
+            if self.modes.get(name) != now:
+                raise RuntimeError(
+                    f"module {name!r} had (train, adapters) {self.modes.get(name)} in the forward pass, "
+                    f"{now} now; expected the same in backward; switch modes and adapters after it"
+                )
+
+    def check_buffers(self, when: str) -> None:
+        """Raise RuntimeError naming a buffer written to since."""
+        now = dict(self._named(nn.Module.named_buffers))
+        for name, (value, version) in self.buffers.items():
+            if now.get(name) is not value or value._version != version:
+                raise RuntimeError(
+                    f"buffer {name} of the network was changed {when}; a replay would use another value and "
+                    "change it once more (batch normalisation in train mode? DDP's broadcast_buffers?); call "
+                    "eval(), turn the broadcast off, or use Direct()"
+                )
+
+    def _modes(self) -> dict[str, tuple[Any, ...]]:
+        return {
+            name: (module.training, *(_plain(vars(module).get(flag)) for flag in ADAPTER_FLAGS))
+            for name, module in self._named(nn.Module.named_modules)
+        }
+
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Which tensor each parameter is, and where its numbers lie."""
+        return {
+            name: (id(value), value.data_ptr()) for name, value in self._named(nn.Module.named_parameters)
+        }
+
+    def _named(self, what: Callable[[nn.Module], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+        return named(self.rollout.model, what)
+
+
+ADAPTER_FLAGS = (
+    "_active_adapter",
+    "_disable_adapters",
+    "merged_adapters",
+    "scaling",
+)  # as peft's layers name them
+
+
+def _plain(value: Any) -> Any:
+    return (
+        tuple(value.items())
+        if isinstance(value, dict)
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+    )

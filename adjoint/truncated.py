@@ -1,0 +1,56 @@
+"""Truncated and Auto: strategies that hand a part of the run, or all of it, to another."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..solvers import Plan
+from .checkpoint import Checkpoint
+from .gradient import Gradient, Registers
+from .rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Truncated(Gradient):
+    """Differentiates only the last `last` steps; the steps before run without a graph. DRaFT-K (arXiv 2309.17400).
+
+    The gradient is that of the truncated chain: with last < N nothing reaches x, early noise or early
+    conditioning. Cost: N F + 3 last F under `Direct`, one F more per step under `Checkpoint`.
+    """
+
+    last: int
+    inner: Gradient = field(default_factory=Checkpoint)
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise ValueError(
+                f"Truncated: got last={self.last}, expected at least 1 step; gradient=None samples without "
+                "gradients"
+            )
+
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        program = rollout.program
+        cut = max(0, program.plan.steps - self.last)
+        head, tail = program.steps(0, cut), program.steps(cut, program.plan.steps)
+        if cut:
+            with torch.no_grad():
+                registers = replace(rollout, program=head).execute(
+                    {name: value.detach() for name, value in registers.items()}
+                )
+        return self.inner.run(replace(rollout, program=tail), registers)
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        head, tail = plan.split(max(0, plan.steps - self.last))
+        calls, vjps = self.inner.cost(tail)
+        return head.nfe + calls, vjps
+
+
+@dataclass(frozen=True)
+class Auto(Gradient):
+    """`Checkpoint()` where something requires grad, plain sampling where nothing does: the default of `sample`."""
+
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        return Checkpoint().run(rollout, registers)
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        return Checkpoint().cost(plan)

@@ -1,0 +1,9 @@
+"""Attacks through a sampler and the defence by it. Knows guides; knows nothing of training."""
+
+from .adversarial_guidance import Adversarial, advdiff
+from .attack import L2, Attack, Ball, Linf, pgd
+from .purification import purify, straight_through
+
+__all__ = [
+    "Adversarial", "Attack", "Ball", "L2", "Linf", "advdiff", "pgd", "purify", "straight_through",
+]  # fmt: skip

@@ -1,0 +1,125 @@
+"""AdvDiff: adversarial samples by guidance towards a target near the end, and by moving the starting noise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adjoint import Gradient, sample
+from ...solvers import Model, Noise, Plan
+from ...solvers.broadcast import per_sample
+from ..guides.context import Context
+from ..guides.guide import Guide
+from ..guides.steering import steer
+from ..loss import Loss
+
+
+@dataclass(frozen=True, eq=False)
+class TowardsTarget(Guide):
+    """x <- x + scale grad log_prob(x) after each of the last steps; keeps what it added."""
+
+    log_prob: Loss
+    scale: float
+    first: int
+
+    def state(self, ctx: Context, x: Tensor) -> Tensor:
+        if ctx.step < self.first:
+            return x
+        added = self.scale * ctx.gradient(self.log_prob, x)[1]
+        ctx.memory(self)[str(ctx.step)] = added
+        return x + added
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """sample (B, ...), the noise x (B, ...) it started from, success (B,) and how many rounds each took (B,)."""
+
+    sample: Tensor
+    x: Tensor
+    success: Tensor
+    rounds: Tensor
+    nfe: int
+    vjps: int
+
+
+def advdiff(
+    denoiser: Model,
+    plan: Plan,
+    log_prob: Loss,
+    x: Tensor,
+    success: Callable[[Tensor], Tensor],
+    *,
+    cond: Any = None,
+    noise: Noise | Tensor | None = None,
+    scale: float = 0.75,
+    noise_scale: float = 0.5,
+    rounds: int = 10,
+    last: float = 0.2,
+    gradient: Gradient | None = None,
+) -> Adversarial:
+    """Repeat until success(sample) (B,), at most `rounds` times:
+
+        sample from x, adding scale grad log_prob(x_k) to the state after each of the last `last` N steps
+        x <- x + noise_scale g
+        g = grad log_prob at the sample (published: the Jacobian of the sampler left out), or with a
+            `gradient` strategy J^T grad log_prob, J = d sample/dx with the additions held
+
+    Args:
+        log_prob: (B, ...) to (B,) the attacked classifier's log p(target | .), on states as on samples.
+        gradient: None for the published first-order update, else a strategy for the exact one.
+
+    A sample that has succeeded is kept; its mates go on. The published form multiplies both scales by
+    variances of the schedule: put them into scale and noise_scale. Source: Dai et al. 2024, arXiv 2307.12499,
+    algorithm 1. Cost: a round plan.nfe network calls, with `gradient` the strategy's calls and VJPs more.
+    """
+    if rounds < 1 or not 0 <= last <= 1:
+        raise ValueError(
+            f"advdiff: got rounds={rounds}, last={last}, expected rounds >= 1 and 0 <= last <= 1"
+        )
+    x, found, taken = x.detach().clone(), None, torch.zeros(len(x), dtype=torch.long, device=x.device)
+    done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    calls = vjps = 0
+    for turn in range(rounds):
+        guide = TowardsTarget(log_prob, scale, plan.steps - round(last * plan.steps))
+        run = steer(denoiser, plan, x, guide, cond=cond, noise=noise)
+        calls += run.nfe
+        found = run.sample if found is None else torch.where(_wide(done, x), found, run.sample)
+        taken = torch.where(done, taken, turn + 1)
+        done = done | success(found)
+        if bool(done.all()) or turn + 1 == rounds:
+            break
+        if gradient is None:
+            move = _slope(log_prob, found)
+        else:
+            live, memory = x.requires_grad_(), run.memory(guide)
+            zero = torch.zeros_like(x)
+            added = [memory.get(str(k), zero) for k in range(plan.steps)]
+            out = (
+                sample(
+                    denoiser,
+                    plan,
+                    live,
+                    cond=cond,
+                    noise=noise,
+                    controls=torch.stack([zero, *added[:-1]]).detach(),
+                    gradient=gradient,
+                )
+                + added[-1]
+            )
+            (move,) = torch.autograd.grad(log_prob(out).sum(), live)
+            x, spent = x.detach(), gradient.cost(plan)
+            calls, vjps = calls + spent[0], vjps + spent[1]
+        x = torch.where(_wide(done, x), x, x + noise_scale * move)
+    assert found is not None
+    return Adversarial(found, x, done, taken, calls, vjps)
+
+
+def _slope(log_prob: Loss, x: Tensor) -> Tensor:
+    point = x.detach().requires_grad_()
+    return torch.autograd.grad(log_prob(point).sum(), point)[0]
+
+
+def _wide(flags: Tensor, x: Tensor) -> Tensor:
+    return per_sample(flags, x)

@@ -1,0 +1,49 @@
+"""Diffusion purification: a defence that diffuses an image to t* and samples it back, with its true gradient."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ...adjoint import Auto, Gradient, sample
+from ...solvers import Model, Noise, Plan
+from ...solvers.broadcast import per_sample
+from ...solvers.process import as_time
+
+
+def purify(
+    denoiser: Model,
+    plan: Plan,
+    image: Tensor,
+    start: Tensor,
+    *,
+    cond: Any = None,
+    noise: Noise | Tensor | None = None,
+    gradient: Gradient | None = Auto(),
+) -> Tensor:
+    """The sample of `plan` from x_{t*} = alpha(t*) image + sigma(t*) start, t* the plan's first time.
+
+    With an adaptive attack in mind: the gradient at `image` is that of the whole chain at the memory of the
+    strategy (`Reversible`: flat in the steps; `Checkpoint`: a state a step), where published evaluations cut
+    it to a few steps or leave the Jacobian out (`straight_through`), and overestimate the defence.
+
+    Args:
+        image: (B, ...) in the range the denoiser was trained on.  start: like it, standard normal; fresh for
+            every call in use, averaged over in an attack.
+
+    Source: Nie et al. 2022 (DiffPure), arXiv 2205.07460, section 3. Cost: plan.nfe network calls, and the
+    strategy's.
+    """
+    if image.shape != start.shape:
+        raise ValueError(f"start: got shape {tuple(start.shape)}, expected the image's {tuple(image.shape)}")
+    time = as_time(plan.times[0])
+    alpha, sigma = (
+        per_sample(level.to(image), image) for level in (plan.process.alpha(time), plan.process.sigma(time))
+    )
+    return sample(denoiser, plan, alpha * image + sigma * start, cond=cond, noise=noise, gradient=gradient)
+
+
+def straight_through(image: Tensor, purified: Tensor) -> Tensor:
+    """`purified` with the gradient of `image`: the Jacobian-free approximation (BPDA: Athalye et al. 2018,
+    arXiv 1802.00420).
+    """
+    return image + (purified - image).detach()

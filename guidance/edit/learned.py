@@ -1,0 +1,135 @@
+"""Learn how strongly RF-Inversion holds on to the image at each step, by the gradient through the whole edit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adjoint import Checkpoint, Gradient
+from ...solvers import Addressed, FlowEuler, Method, Model, UniformT
+from ...solvers.grid import Times
+from .base import Edit
+from .rectified_inversion import rf_inversion, rf_invert, rf_regenerate
+from .schedule import Schedule, Strength, strengths
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The best schedules seen, sample by sample unless shared, and what led there.
+
+    Attributes:
+        edit: the edit under them. eta, gamma: (N, B), or (N,) if shared. loss: (B,) at the best.
+        losses: (steps, B). nfe, vjps: calls forward (replays included) and backward.
+    """
+
+    edit: Edit
+    eta: Tensor
+    gamma: Tensor
+    loss: Tensor
+    losses: Tensor
+    nfe: int
+    vjps: int
+
+
+def learn_schedule(
+    denoiser: Model,
+    image: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    target: Any,
+    source: Any = None,
+    gamma: Strength = 0.5,
+    eta: Strength = Schedule(0.9, stop=0.25),
+    learn_gamma: bool = False,
+    shared: bool = False,
+    steps: int = 20,
+    lr: float = 0.05,
+    grid: Times = UniformT(28),
+    method: Method = FlowEuler(),
+    noise: Addressed | Tensor = Addressed(0),
+    scale: float | Tensor = 1.0,
+    null: Any = None,
+    gradient: Gradient = Checkpoint(),
+) -> Learned:
+    """Minimise loss(edit) over eta(t), and gamma(t) with `learn_gamma`, by Adam, projected on [0, 1] after every step.
+
+    Args:
+        loss: the edited batch (B, ...) to (B,): whatever an edit should be, close here and different there.
+        eta, gamma: where to start. shared: one schedule for the whole batch (its samples then share the sum
+            of their losses).
+        lr: Adam's, in units of eta.
+        Others as `rf_inversion`.
+
+    Raises:
+        ValueError: as `rf_inversion`; a loss of another shape than (B,). FloatingPointError: a loss that is
+            not finite.
+
+    Cost: per step N calls, N replays and N VJPs for eta, twice that with gamma; memory of `gradient`, N
+    states and one activation for `Checkpoint`. New here; the schedules it starts from: arXiv 2410.10792.
+    """
+    if steps < 1:
+        raise ValueError(f"learn_schedule: got steps={steps}, expected at least 1")
+    image, plan = image.detach(), method.plan(denoiser.process, grid)
+    variables = []
+    for name, value in (("eta", eta), ("gamma", gamma)):
+        start = strengths(name, value, plan.steps, image).detach().to(image)
+        if shared and start.ndim == 2:
+            raise ValueError(
+                f"{name}: got one schedule for each of {len(image)} samples and shared=True, expected (N,); "
+                "average it"
+            )
+        start = start if shared or start.ndim == 2 else start[:, None].expand(-1, len(image))
+        variables.append(start.clone().requires_grad_(name == "eta" or learn_gamma))
+    (rate, hold), free = variables, [v for v in variables if v.requires_grad]
+    common: dict[str, Any] = {"grid": grid, "method": method}
+    inversion, back = (
+        {"cond": source, "noise": noise, **common},
+        {"cond": target, "scale": scale, "null": null, **common},
+    )
+    with torch.no_grad():
+        latent = rf_invert(denoiser, image, gamma=hold, gradient=None, **inversion)
+    adam, rows = torch.optim.Adam(free, lr=lr), []
+    best, kept = (
+        torch.full_like(image.flatten(1)[:, 0], float("inf")),
+        [v.detach().clone() for v in variables],
+    )
+    for step in range(steps + 1):
+        if learn_gamma:
+            latent = rf_invert(denoiser, image, gamma=hold, gradient=gradient, **inversion)
+        value = loss(rf_regenerate(denoiser, latent, image, eta=rate, gradient=gradient, **back))
+        if value.shape != (len(image),):
+            raise ValueError(
+                f"loss: got shape {tuple(value.shape)}, expected ({len(image)},): one value per sample"
+            )
+        if not bool(value.detach().isfinite().all()):
+            raise FloatingPointError(f"loss: not finite at step {step}: got {value.detach().tolist()}")
+        rows.append(value.detach())
+        better = (rows[-1].sum() < best.sum()).expand_as(best) if shared else rows[-1] < best
+        best = torch.where(better, rows[-1], best)
+        take = better[0] if shared else better
+        kept = [torch.where(take, now.detach(), old) for now, old in zip(variables, kept, strict=True)]
+        if step < steps:
+            adam.zero_grad()
+            value.sum().backward(inputs=free)
+            adam.step()
+            with torch.no_grad():
+                for variable in free:
+                    variable.clamp_(0, 1)
+    edit = rf_inversion(
+        denoiser,
+        image,
+        target=target,
+        source=source,
+        eta=kept[0],
+        gamma=kept[1],
+        noise=noise,
+        scale=scale,
+        null=null,
+        gradient=None,
+        **common,
+    )
+    passes, (calls, vjps) = 2 if learn_gamma else 1, gradient.cost(plan)
+    nfe = passes * (calls * steps + plan.nfe) + plan.nfe + edit.nfe
+    return Learned(edit, kept[0], kept[1], best, torch.stack(rows), nfe, passes * vjps * steps)

@@ -1,0 +1,106 @@
+"""Editing by recovered noise (CycleDiffusion, edit-friendly DDPM inversion) and by fresh noise (SDEdit)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adjoint import Auto, Gradient, sample
+from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
+from ...solvers.broadcast import per_sample
+from .base import Edit, guided, seed_of
+
+
+def cycle_diffusion(
+    denoiser: Model,
+    plan: Plan,
+    image: Tensor,
+    *,
+    source: Any,
+    target: Any,
+    noise: Noise = Addressed(0),
+    encoding: Encoding = Encoding.JOINT,
+    scale: float | Tensor = 1.0,
+    null: Any = None,
+    gradient: Gradient | None = Auto(),
+) -> Edit:
+    """The start and noises from which a stochastic `plan` gives the image under `source`, run again under `target`.
+
+    Equal conditions give the image back to round-off. The recovered noise is not differentiated, the run from
+    it is.
+
+    Args:
+        plan: stochastic, ending at sigma > 0 (DDPM, DDIM(eta > 0), SDE-DPM-Solver, ...); how far up it starts
+            is the edit's strength.
+        image: (B, ...) at its last time. noise: what the path upwards is drawn with.
+        encoding: JOINT, one path (CycleDiffusion), or INDEPENDENT (edit-friendly).
+        scale, null: classifier-free guidance of the edit.
+
+    Returns:
+        An Edit with start and noises. Raises ValueError: a plan without a draw of its own in every step,
+            noise that does not fit.
+
+    Cost: 2 runs, N + 1 float64 states. Source: Wu and De la Torre 2022, arXiv 2210.05559, algorithm 1.
+    """
+    with torch.no_grad():
+        start, draws = recover_noise(denoiser, plan, image, cond=source, noise=noise, encoding=encoding)
+    out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=draws, gradient=gradient)
+    return Edit(out, start, 2 * plan.nfe, seed_of(noise), draws)
+
+
+def edit_friendly(
+    denoiser: Model,
+    plan: Plan,
+    image: Tensor,
+    *,
+    source: Any,
+    target: Any,
+    noise: Noise = Addressed(0),
+    scale: float | Tensor = 1.0,
+    null: Any = None,
+    gradient: Gradient | None = Auto(),
+) -> Edit:
+    """`cycle_diffusion` with states drawn independently: larger noises, which hold on to the image more strongly.
+
+    Source: Huberman-Spiegelglas et al. 2023, arXiv 2304.06140, algorithm 1.
+    """
+    return cycle_diffusion(
+        denoiser,
+        plan,
+        image,
+        source=source,
+        target=target,
+        noise=noise,
+        encoding=Encoding.INDEPENDENT,
+        scale=scale,
+        null=null,
+        gradient=gradient,
+    )
+
+
+def sdedit(
+    denoiser: Model,
+    plan: Plan,
+    image: Tensor,
+    *,
+    target: Any,
+    noise: Addressed = Addressed(0),
+    scale: float | Tensor = 1.0,
+    null: Any = None,
+    gradient: Gradient | None = Auto(),
+) -> Edit:
+    """`plan` under `target` from x = alpha image + sigma n at its first time, which is the strength of the edit.
+
+    Args:
+        plan: falling; deterministic or not. image: (B, ...) clean data. noise: n is its starting noise; its
+            slots serve the plan.
+
+    Cost: one run. Source: Meng et al. 2021, arXiv 2108.01073, algorithm 1.
+    """
+    t = torch.tensor(plan.times[0], dtype=torch.float64, device=image.device)
+    alpha, sigma = (
+        per_sample(level(t.cpu()).to(image), image) for level in (plan.process.alpha, plan.process.sigma)
+    )
+    start = alpha * image + sigma * noise.initial(image)
+    out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=noise, gradient=gradient)
+    return Edit(out, start, plan.nfe, seed_of(noise))

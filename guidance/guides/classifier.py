@@ -1,0 +1,49 @@
+"""Classifier guidance, on the noisy state and on the prediction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..loss import Loss
+from .context import Context
+from .guide import Guide
+from .step_size import Raw, StepSize
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierGuidance(Guide):
+    """D' = D + scale (sigma^2/alpha) grad_{x_t} log p(c|x_t, t), for a classifier of noisy states:
+    `log_prob(x, t)` -> (B,).
+
+    With scale 1 and the true p(c|x_t) the run samples p(x_0|c): the oracle of the benchmarks. Source:
+    Dhariwal and Nichol 2021, arXiv 2105.05233, algorithm 2 (eps' = eps - scale sigma grad). Cost: no VJP of
+    the network; any plan that denoises.
+    """
+
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    scale: float = 1.0
+
+    def data(self, ctx: Context, data: Tensor) -> Tensor:
+        t = ctx.time.to(ctx.x).expand(len(ctx.x))
+        value, slope = ctx.gradient(lambda x: -self.log_prob(x, t), ctx.x.detach())
+        ctx.report(value)
+        return data - self.scale * ctx.tweedie * slope
+
+
+@dataclass(frozen=True, eq=False)
+class DataGuidance(Guide):
+    """D' = D - (sigma^2/alpha) policy(grad_{x_t} L(D(x_t))), L = -log p(c|x_0) in nats read off the prediction.
+
+    Classifier guidance with a classifier of clean samples; for a measurement `measurement.nats` with the
+    policy `SNR`. Needs no particular plan. Cost: one VJP a call.
+    """
+
+    loss: Loss
+    policy: StepSize = Raw()
+    differentiates = True
+
+    def data(self, ctx: Context, data: Tensor) -> Tensor:
+        value, slope = ctx.gradient(self.loss, ctx.data)
+        ctx.report(value)
+        return data - ctx.tweedie * self.policy(ctx, ctx.vjp(slope), value)

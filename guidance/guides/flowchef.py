@@ -1,0 +1,26 @@
+"""FlowChef: steering without the network's Jacobian."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..loss import Loss
+from .context import Context
+from .guide import Guide
+from .step_size import Raw, StepSize
+
+
+@dataclass(frozen=True, eq=False)
+class FlowChef(Guide):
+    """x_s <- x_s - policy(grad L at D): the identity in place of dD/dx_t, named as the approximation it is.
+
+    Source: Patel et al. 2024, arXiv 2412.00100, algorithm 1. Cost: no VJP.
+    """
+
+    loss: Loss
+    policy: StepSize = Raw()
+
+    def state(self, ctx: Context, x: Tensor) -> Tensor:
+        value, slope = ctx.gradient(self.loss, ctx.data)
+        ctx.report(value)
+        return x - self.policy(ctx, slope, value)

@@ -1,0 +1,199 @@
+"""Guide: a few optional hooks on one step of a plan, and how guides are put together."""
+
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...solvers import Model, Plan
+from .context import Context
+
+
+class Hook(enum.Enum):
+    """Where a guide acts."""
+
+    DATA = "data"
+    VELOCITY = "velocity"
+    STATE = "state"
+    ACCEPT = "accept"
+    REPEAT = "repeat"
+
+
+class Guide(ABC):  # noqa: B024  (every hook is optional)
+    """What is done to a run while it samples. A guide overrides the hooks it needs; it keeps no state of its
+    own (`ctx.memory(self)` does), so that one guide serves any number of runs.
+
+    `differentiates`: whether it calls `ctx.vjp` or `ctx.lookahead`, so that network calls are made with a
+    graph.
+    """
+
+    differentiates: bool = False
+
+    def data(self, ctx: Context, data: Tensor) -> Tensor:
+        """D' (B, ...) in place of the data prediction D, at every network call with sigma > 0."""
+        return data
+
+    def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
+        """u' in place of the velocity u = alpha' x_0 + sigma' eps (after `data`): controls."""
+        return velocity
+
+    def state(self, ctx: Context, x: Tensor) -> Tensor:
+        """x' in place of the state after the step; `ctx` is that of the call at the step's start. Multistep
+        history, which holds predictions, is left as it is.
+        """
+        return x
+
+    def accept(self, ctx: Context, x: Tensor) -> Tensor | None:
+        """Ancestors (B,), integers, for the states proposed by the step, or None to go on: every register
+        follows them.
+        """
+        return None
+
+    def repeats(self, step: int, steps: int) -> int:
+        """How often a step is taken; before each repetition the state is noised back to the step's start
+        (time travel).
+        """
+        return 1
+
+    def graph(self, step: int, steps: int) -> bool:
+        """Whether the network calls of a step keep their graph for `ctx.vjp`."""
+        return self.differentiates
+
+    def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:  # noqa: B027
+        """Raise ValueError for what cannot work, before any network call."""
+
+    def parts(self) -> tuple["Guide", ...]:
+        """The guides this one is made of."""
+        return (self,)
+
+    def hooks(self) -> frozenset[Hook]:
+        """The hooks it overrides."""
+        return frozenset(
+            hook for hook, name in _METHODS.items() if getattr(type(self), name) is not getattr(Guide, name)
+        )
+
+    def __add__(self, other: "Guide") -> "Together":
+        """Both at once: corrections computed at the same prediction (or state) and added, in either order."""
+        return Together((*self.parts(), *other.parts()))
+
+    def during(self, start: float = 0.0, stop: float = 1.0) -> "Window":
+        """The same guide on a part of the steps only."""
+        return Window(self, start, stop)
+
+
+_METHODS = {
+    Hook.DATA: "data",
+    Hook.VELOCITY: "velocity",
+    Hook.STATE: "state",
+    Hook.ACCEPT: "accept",
+    Hook.REPEAT: "repeats",
+}
+
+
+@dataclass(frozen=True)
+class Together(Guide):
+    """Several guides: their corrections are added; repeats are the most that one asks for."""
+
+    guides: tuple[Guide, ...]
+
+    def parts(self) -> tuple[Guide, ...]:
+        return self.guides
+
+    def hooks(self) -> frozenset[Hook]:
+        return frozenset().union(*(guide.hooks() for guide in self.guides))
+
+    def data(self, ctx: Context, data: Tensor) -> Tensor:
+        return _added(data, [guide.data(ctx, data) for guide in self.guides])
+
+    def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
+        return _added(velocity, [guide.velocity(ctx, velocity) for guide in self.guides])
+
+    def state(self, ctx: Context, x: Tensor) -> Tensor:
+        return _added(x, [guide.state(ctx, x) for guide in self.guides])
+
+    def accept(self, ctx: Context, x: Tensor) -> Tensor | None:
+        return next((index for guide in self.guides if (index := guide.accept(ctx, x)) is not None), None)
+
+    def repeats(self, step: int, steps: int) -> int:
+        return max(guide.repeats(step, steps) for guide in self.guides)
+
+    def graph(self, step: int, steps: int) -> bool:
+        return any(guide.graph(step, steps) for guide in self.guides)
+
+    def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
+        choosers = [guide for guide in self.guides if Hook.ACCEPT in guide.hooks()]
+        if len(choosers) > 1:
+            raise ValueError(f"guides: got {len(choosers)} that choose among particles, expected at most one")
+        for guide in self.guides:
+            guide.check(denoiser, plan, x)
+
+
+def _added(base: Tensor, results: list[Tensor]) -> Tensor:
+    changed = [result for result in results if result is not base]
+    if len(changed) < 2:
+        return changed[0] if changed else base
+    return base + sum((result - base for result in changed[1:]), changed[0] - base)
+
+
+@dataclass(frozen=True)
+class Window(Guide):
+    """`guide` from fraction `start` of the steps (0 is the first, noisiest) up to, not including, fraction `stop`."""
+
+    guide: Guide
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop <= 1:
+            raise ValueError(
+                f"Window: got start={self.start}, stop={self.stop}, expected 0 <= start < stop <= 1"
+            )
+
+    def open(self, step: int, steps: int) -> bool:
+        """Whether the guide acts at this step."""
+        return self.start <= step / steps < self.stop
+
+    def parts(self) -> tuple[Guide, ...]:
+        inner = self.guide.parts()
+        return (self,) if len(inner) == 1 else tuple(replace(self, guide=guide) for guide in inner)
+
+    def hooks(self) -> frozenset[Hook]:
+        return self.guide.hooks()
+
+    def data(self, ctx: Context, data: Tensor) -> Tensor:
+        return self.guide.data(ctx, data) if self.open(ctx.step, ctx.steps) else data
+
+    def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
+        return self.guide.velocity(ctx, velocity) if self.open(ctx.step, ctx.steps) else velocity
+
+    def state(self, ctx: Context, x: Tensor) -> Tensor:
+        return self.guide.state(ctx, x) if self.open(ctx.step, ctx.steps) else x
+
+    def accept(self, ctx: Context, x: Tensor) -> Tensor | None:
+        return self.guide.accept(ctx, x) if self.open(ctx.step, ctx.steps) else None
+
+    def repeats(self, step: int, steps: int) -> int:
+        return self.guide.repeats(step, steps) if self.open(step, steps) else 1
+
+    def graph(self, step: int, steps: int) -> bool:
+        return self.open(step, steps) and self.guide.graph(step, steps)
+
+    def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
+        self.guide.check(denoiser, plan, x)
+
+
+class Twist(Guide, ABC):
+    """A guide with its own log p(y | x_t). As the proposal of `smc` it weighs particles by that on the way,
+    in place of exp(r(D(x_t))), which takes the prediction for certain: at high noise far too sharp. The last
+    weight stays exact.
+
+    Source: Wu et al. 2023 (twisted diffusion sampler), arXiv 2306.17775, section 3.2: any positive twisting
+    function will do, the nearer to p(y | x_t) the less the weights vary.
+    """
+
+    @abstractmethod
+    def log_likelihood(self, ctx: Context) -> Tensor:
+        """log p(y | x_t) (B,) at the call whose data prediction the guide has just corrected, up to a
+        constant of the time t that all particles share. Free: `data` has computed it.
+        """

@@ -1,0 +1,44 @@
+"""RED-diff: variational inference of one point."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..loss import Loss
+from .context import Context
+from .guide import Guide
+
+
+@dataclass(frozen=True, eq=False)
+class REDdiff(Guide):
+    """Adam on mu with grad L(mu) + weight (sigma/alpha) (eps(x_t) - e) at x_t = alpha mu + sigma e;
+    then x_s = alpha_s mu + sigma_s e'.
+
+    The network's Jacobian is left out. It seeks a mode: one point, no draw from the posterior; end the plan
+    at sigma = 0 or close to it, and use many steps. mu starts at the first prediction. Source: Mardani et al.
+    2023, arXiv 2305.04391, eq. 10 and algorithm 1. Cost: no VJP; needs draws.
+    """
+
+    loss: Loss
+    weight: float = 0.25
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def state(self, ctx: Context, x: Tensor) -> Tensor:
+        kept = ctx.memory(self)
+        mu = kept.get("mu", ctx.data)
+        value, slope = ctx.gradient(self.loss, mu)
+        ctx.report(value)
+        # eps(x_t) - e = (alpha/sigma) (mu - D), so the weight sigma/alpha cancels
+        slope = slope + self.weight * (mu - ctx.data)
+        first, second = self.betas
+        kept["mean"] = first * kept.get("mean", torch.zeros_like(mu)) + (1 - first) * slope
+        kept["square"] = second * kept.get("square", torch.zeros_like(mu)) + (1 - second) * slope.square()
+        kept["count"] = kept.get("count", 0) + 1
+        mean, square = (
+            kept["mean"] / (1 - first ** kept["count"]),
+            kept["square"] / (1 - second ** kept["count"]),
+        )
+        kept["mu"] = mu - self.lr * mean / (square.sqrt() + 1e-8)
+        return ctx.next_alpha * kept["mu"] + ctx.next_sigma * ctx.draw()

@@ -1,0 +1,83 @@
+"""Training-free guidance: DPS, LGD, MPGD, FreeDoM and universal guidance as choices of one class."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..loss import Loss
+from .context import Context
+from .guide import Guide
+from .lgd import smoothed
+from .step_size import Bayes, Raw, Residual, ScoreRatio, StepSize
+from .universal import descended
+
+
+@dataclass(frozen=True, eq=False)
+class TFG(Guide):
+    """x_s <- x_s - g rho(grad_{x_t} L~(D)) + h Delta_0, Delta_0 from `iterations` descents mu(grad L~) from
+    D, `travels` times.
+
+    L~ is L smoothed by `samples` draws of scale width r_t (0: L itself). With `consistent` a change of D
+    moves eps with it (universal guidance): h = dx_s/dD, g = h sigma^2/alpha; else eps is held (MPGD): h =
+    alpha_s, g = 1. Source: Ye et al. 2024, arXiv 2409.15761, algorithm 1. Cost: `travels` calls a step, as
+    many VJPs where rho is given.
+    """
+
+    loss: Loss
+    rho: StepSize | None = None
+    mu: StepSize | None = None
+    iterations: int = 1
+    samples: int = 0
+    width: float = 1.0
+    travels: int = 1
+    consistent: bool = False
+
+    def repeats(self, step: int, steps: int) -> int:
+        return self.travels
+
+    def graph(self, step: int, steps: int) -> bool:
+        return self.rho is not None
+
+    def state(self, ctx: Context, x: Tensor) -> Tensor:
+        loss = smoothed(ctx, self.loss, self.samples, self.width * ctx.prior_variance.sqrt())
+        value, slope = ctx.gradient(loss, ctx.data)
+        ctx.report(value)
+        gain = ctx.gain if self.consistent else ctx.next_alpha
+        if self.rho is not None:
+            move = self.rho(ctx, ctx.vjp(slope), value)
+            x = x - (gain * ctx.tweedie * move if self.consistent else move)
+        if self.mu is None:
+            return x
+        return x + gain * descended(ctx, loss, self.mu, self.iterations)
+
+    @classmethod
+    def dps(cls, loss: Loss, policy: StepSize = Residual()) -> "TFG":
+        """`DPS`."""
+        return cls(loss, rho=policy)
+
+    @classmethod
+    def lgd(cls, loss: Loss, samples: int = 8, width: float = 1.0, policy: StepSize = Bayes()) -> "TFG":
+        """`LGD`."""
+        return cls(loss, rho=policy, samples=samples, width=width)
+
+    @classmethod
+    def mpgd(cls, loss: Loss, policy: StepSize = Raw()) -> "TFG":
+        """`MPGD` without a projection."""
+        return cls(loss, mu=policy)
+
+    @classmethod
+    def freedom(cls, loss: Loss, policy: StepSize = ScoreRatio(), travels: int = 1) -> "TFG":
+        """`FreeDoM`, travelling at every step."""
+        return cls(loss, rho=policy, travels=travels)
+
+    @classmethod
+    def universal(
+        cls,
+        loss: Loss,
+        forward: StepSize = Raw(),
+        backward: StepSize = Raw(),
+        steps: int = 1,
+        travels: int = 1,
+    ) -> "TFG":
+        """`Universal`."""
+        return cls(loss, rho=forward, mu=backward, iterations=steps, travels=travels, consistent=True)

@@ -1,0 +1,76 @@
+"""Which plans can carry which hooks."""
+
+import torch
+
+from ...solvers import DATA, Evaluate, Model, Plan
+from ...solvers.plan import last_uses, reads, writes
+from ...solvers.prediction import conversion
+from ...solvers.process import as_time
+from .guide import Hook
+
+
+def misfit(plan: Plan, hook: Hook) -> str:
+    """Why `plan` cannot carry `hook`, or "".
+
+    | hook | plans |
+    |---|---|
+    | DATA, VELOCITY | all that denoise: not the inverse of a plan, not a rising grid |
+    | STATE, REPEAT, ACCEPT | those whose step begins with a network call at "x" (not if a corrector made it
+    before, nor churn) | | STATE, REPEAT | those that carry one state from step to step: not BDIA, EDICT,
+    reversible Heun and kin |
+    """
+    if plan.entry != ("x",) or plan.exit != ("x",):
+        return "an inverse, which runs from sample to noise"
+    start, end = (plan.process.lam(as_time(plan.times[i])) for i in (0, -1))
+    if bool((start > end).any()):
+        return "a grid that rises from data to noise"
+    if hook in (Hook.DATA, Hook.VELOCITY):
+        return ""
+    if hook is not Hook.ACCEPT and (states := _states_between(plan)):
+        return f"a second state ({states[0]}) carried from step to step, which a change of x alone would contradict"
+    closed = next((k for k in range(plan.steps) if not opens(plan, k)), None)
+    return "" if closed is None else f"a step ({closed}) without a network call at its start time and state"
+
+
+def opens(plan: Plan, step: int) -> bool:
+    """Whether a step evaluates the network at its start time and at "x" as the step found it."""
+    ends = (*plan.starts, len(plan.instructions))
+    for op in plan.instructions[ends[step] : ends[step + 1]]:
+        if isinstance(op, Evaluate) and op.src == "x" and op.t == plan.times[step]:
+            return True
+        if "x" in writes(op):
+            return False
+    return False
+
+
+def _states_between(plan: Plan) -> list[str]:
+    """Registers other than "x" and predictions that are alive where one step ends and the next begins."""
+    alive, found, predicted, bounds = {"x"}, [], set(), set(plan.starts[1:])
+    for k, (op, dead) in enumerate(
+        zip(plan.instructions, last_uses(plan.instructions, plan.exit), strict=True)
+    ):
+        if k in bounds:
+            found += sorted(alive - {"x"} - predicted)
+        alive |= set(writes(op))
+        if isinstance(op, Evaluate) or all(name in predicted for name in reads(op)):
+            predicted |= set(writes(op))
+        else:
+            predicted -= set(writes(op))
+        alive -= set(dead)
+    return found
+
+
+def refuse_misfits(plan: Plan, model: Model, hooks: frozenset[Hook]) -> None:
+    """Raise ValueError where `plan` cannot carry `hooks`, or `model` does not give data where it is asked."""
+    for hook in sorted(hooks, key=lambda h: h.value):
+        reason = misfit(plan, hook)
+        if reason:
+            raise ValueError(
+                f"guide: got {plan.name} for a guide with the {hook.value} hook, expected a plan that can "
+                f"carry it; this one has {reason}; take DDIM, DDPM or DPMSolverPP on a falling grid, or a "
+                "guide on the data prediction"
+            )
+    times = [op.t for op in plan.instructions if isinstance(op, Evaluate)]
+    noisy = [t for t in times if bool((plan.process.sigma(as_time(t)) > 0).all())]
+    if noisy:
+        conversion(model.prediction, DATA, plan.process, torch.tensor(noisy, dtype=torch.float64))

@@ -1,0 +1,17 @@
+"""Optimising what enters a sampler: noise, conditioning, controls, weights. Knows no reward model and no guide."""
+
+from .black_box import BlackBox
+from .concentration import Concentration
+from .dflow import d_flow
+from .direct_latents import doodl
+from .direct_noise import dno
+from .flow_control import flow_grad, oc_flow
+from .optimisation import Over, Result, Stop, adam, optimise
+from .priors import ChiPrior, NormPrior, Prior
+from .reward_noise import reno
+from .sample_lbfgs import lbfgs
+
+__all__ = [
+    "BlackBox", "ChiPrior", "Concentration", "NormPrior", "Over", "Prior", "Result", "Stop", "adam", "d_flow",
+    "dno", "doodl", "flow_grad", "lbfgs", "oc_flow", "optimise", "reno",
+]  # fmt: skip

@@ -1,0 +1,45 @@
+"""A loss without a gradient, given one by finite differences at the sample."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...solvers import Addressed
+from ...solvers.broadcast import per_sample
+
+
+@dataclass(frozen=True, eq=False)
+class BlackBox:
+    """loss(x) with the gradient g = mean_q [loss(x + s d_q) - loss(x - s d_q)] / (2 s) d_q, d_q ~ N(0, I).
+
+    Exact in expectation for quadratic losses, of variance O(d/draws). The sampler in front of it is
+    differentiated exactly: the paper's hybrid gradient.
+
+    Args:
+        loss: (B, ...) to (B,); called without a graph.
+        noise: source of directions; each call takes fresh slots, so the n-th call of one object always sees
+            the same.
+        draws: directions a call.  std: s.
+
+    Source: Tang et al. 2024, arXiv 2405.18881, section 4. Cost: 1 + 2 draws calls of the loss.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+    noise: Addressed
+    draws: int = 16
+    std: float = 0.01
+    _slots: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        point = x.detach()
+        with torch.no_grad():
+            value, slope = self.loss(point), torch.zeros_like(point)
+            for _ in range(self.draws):
+                direction = self.noise(next(self._slots), point)
+                change = self.loss(point + self.std * direction) - self.loss(point - self.std * direction)
+                slope += per_sample(change, x) * direction
+            slope /= 2 * self.std * self.draws
+        return value + (slope * (x - point)).flatten(1).sum(1)

@@ -1,0 +1,70 @@
+"""DOODL: optimise the starting noise on its sphere, through an invertible sampler at memory that does not
+grow with steps.
+"""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adjoint import Gradient, Reversible
+from ...solvers import Addressed, Model, Plan
+from ...solvers.broadcast import per_sample
+from ..loss import Loss
+from .optimisation import MakeOptimiser, Result, optimise
+
+
+def doodl(
+    denoiser: Model,
+    plan: Plan,
+    loss: Loss,
+    x: Tensor,
+    *,
+    cond: Any = None,
+    steps: int = 50,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+    clip: float | None = 1.0,
+    jitter: float = 1e-4,
+    noise: Addressed = Addressed(0, stream=1),
+    gradient: Gradient = Reversible(),
+    optimiser: MakeOptimiser | None = None,
+    progress: bool = True,
+) -> Result:
+    """x <- |x_start| u / |u|,  u = x - lr grad loss(Phi(x)) + jitter xi, sample by sample.
+
+    Args:
+        plan: reversible (EDICT as published, BDIA, ReversibleHeun, ...) for `Reversible`; any for another
+            `gradient`.
+        lr, momentum, clip: of gradient descent; or give `optimiser`.  jitter: std of xi.  noise: source of
+            xi, one slot a step.
+
+    Source: Wallace et al. 2023, arXiv 2303.13703, section 4 and algorithm 1. Cost: as `optimise`; memory flat
+    in the steps.
+    """
+    radius, slots = _norm(x), itertools.count()
+    noise.check(steps, x)
+
+    def back_to_the_sphere(value: Tensor) -> Tensor:
+        moved = value + jitter * noise(next(slots), value)
+        return moved * (radius / _norm(moved))
+
+    sgd: MakeOptimiser = lambda variables: torch.optim.SGD(variables, lr=lr, momentum=momentum)  # noqa: E731
+    return optimise(
+        denoiser,
+        plan,
+        loss,
+        x,
+        cond=cond,
+        optimiser=optimiser or sgd,
+        steps=steps,
+        clip=clip,
+        gradient=gradient,
+        project=back_to_the_sphere,
+        progress=progress,
+    )
+
+
+def _norm(x: Tensor) -> Tensor:
+    return per_sample(x.detach().flatten(1).norm(dim=1), x)

@@ -1,0 +1,96 @@
+"""FlowGrad and OC-Flow: optimise controls that push the state before every step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adjoint import Checkpoint, Gradient
+from ...solvers import Model, Plan
+from ..loss import Loss
+from .optimisation import MakeOptimiser, Over, Result, adam, optimise
+from .priors import NormPrior, Priors
+
+
+def flow_grad(
+    denoiser: Model,
+    plan: Plan,
+    loss: Loss,
+    x: Tensor,
+    *,
+    cond: Any = None,
+    controls: Tensor | None = None,
+    steps: int = 20,
+    optimiser: MakeOptimiser = adam(0.05),
+    gradient: Gradient = Checkpoint(),
+    progress: bool = True,
+) -> Result:
+    """min over u of loss(x_N),  x_{k+1} = step_k(x_k + u_k). For Euler steps of length h the gradient is du_k
+    = lambda_k,
+
+        lambda_N = grad loss(x_N),   lambda_k = (I + h J_k)^T lambda_{k+1},   J_k the Jacobian of the velocity.
+
+    Args:
+        controls: (N, B, ...) to start from, default 0.
+        gradient: `SkipStraight()` for the paper's skipping of straight stretches; exact strategies take every
+            step.
+
+    Source: Liu et al. 2023 (FlowGrad), CVPR 2023, section 3. Cost: as `optimise`.
+    """
+    return optimise(
+        denoiser,
+        plan,
+        loss,
+        x,
+        cond=cond,
+        controls=controls,
+        over=Over(x=False, controls=True),
+        steps=steps,
+        optimiser=optimiser,
+        gradient=gradient,
+        progress=progress,
+    )
+
+
+def oc_flow(
+    denoiser: Model,
+    plan: Plan,
+    loss: Loss,
+    x: Tensor,
+    *,
+    cond: Any = None,
+    controls: Tensor | None = None,
+    steps: int = 50,
+    lr: float = 0.1,
+    cost: float = 1.0,
+    gradient: Gradient = Checkpoint(),
+    progress: bool = True,
+) -> Result:
+    """min over u of loss(x_N) + cost/2 sum_k |u_k|^2 by u <- beta u - lr lambda, beta = 1 - lr cost (extended MSA).
+
+    lambda as in `flow_grad`. On linear dynamics with a quadratic loss the limit is the linear-quadratic
+    regulator.
+
+    Args:
+        lr: eta, below 2/(cost + the loss's curvature in u) to converge.  cost: weight of the running cost.
+
+    Source: Wang et al. 2024 (OC-Flow), arXiv 2410.18070, algorithm 1. Cost: as `optimise`.
+    """
+    if not 0 < lr * cost < 1 and cost:
+        raise ValueError(
+            f"oc_flow: got lr={lr}, cost={cost}: beta={1 - lr * cost:.3g}, expected 0 < beta < 1; lower lr"
+        )
+    return optimise(
+        denoiser,
+        plan,
+        loss,
+        x,
+        cond=cond,
+        controls=controls,
+        over=Over(x=False, controls=True),
+        steps=steps,
+        optimiser=lambda variables: torch.optim.SGD(variables, lr=lr),
+        prior=Priors(controls=NormPrior(cost)),
+        gradient=gradient,
+        progress=progress,
+    )

@@ -1,0 +1,147 @@
+"""L-BFGS for a batch of independent problems: every sample has its own history and its own line search."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ARMIJO, CURVATURE = 1e-4, 0.9  # Nocedal and Wright 2006, eq. 3.7: c1, c2
+
+
+class SampleLBFGS(torch.optim.Optimizer):
+    """L-BFGS with a strong Wolfe line search, sample by sample: torch's couples batch mates through one inner product.
+
+    Two-loop recursion over the last `history` pairs (Nocedal and Wright 2006, algorithm 7.4) and a bracketing
+    search for
+
+        f(x + a p) <= f + c1 a f',   |f'(x + a p)| <= c2 |f'|,   c1 = 1e-4, c2 = 0.9
+
+    with secant steps kept in the middle of the bracket. The first trial step is 1, at the very start lr
+    min(1, 1/|g|_1), as torch's. A sample whose search fails stays where it is and forgets its history; the
+    others do not notice.
+
+    Args:
+        variables: tensors (B, ...) with the batch first.
+        lr: first step.  history: pairs kept.  searches: most evaluations of a line search.
+
+    The closure of `step` returns the losses (B,) and sets the gradients of their sum. Cost: at least one
+    evaluation a step, as many as the slowest sample's search needs.
+    """
+
+    def __init__(
+        self, variables: list[Tensor], lr: float = 1.0, history: int = 10, searches: int = 20
+    ) -> None:
+        super().__init__(variables, {"lr": lr})
+        self.variables, self.lr, self.history, self.searches = variables, lr, history, searches
+        self.pairs: list[
+            tuple[Tensor, Tensor, Tensor]
+        ] = []  # s, y (B, d) and 1/(s.y), 0 where a pair does not count
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def step(self, closure: Callable[[], Any]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One direction and its line search; returns the losses (B,) at its start."""
+        x = torch.cat([value.detach().flatten(1) for value in self.variables], 1)
+        loss, grad = self.last if self.last is not None else self._at(x, closure)
+        fresh = not self.pairs
+        direction = self._direction(grad)
+        slope = (direction * grad).sum(1)
+        uphill = slope >= 0
+        direction = torch.where(uphill[:, None], -grad, direction)
+        slope = torch.where(uphill, -grad.square().sum(1), slope)
+        size = torch.ones_like(slope)
+        if fresh:
+            size = self.lr * (1 / grad.abs().sum(1).clamp(min=torch.finfo(grad.dtype).tiny)).clamp(max=1)
+        size, after, new = self._search(x, direction, loss, slope, size, grad, closure)
+        moved = size[:, None] * direction
+        self._remember(moved, new - grad)
+        self._write(x + moved)
+        self.last = (after, new)
+        return loss
+
+    def _direction(self, grad: Tensor) -> Tensor:
+        q, shares = grad.clone(), []
+        for s, y, rho in reversed(self.pairs):
+            share = rho * (s * q).sum(1)
+            q = q - share[:, None] * y
+            shares.append(share)
+        gamma = torch.ones_like(grad[:, 0])
+        for s, y, rho in self.pairs:  # the newest pair that counts, sample by sample
+            gamma = torch.where(
+                rho > 0, (s * y).sum(1) / y.square().sum(1).clamp(min=torch.finfo(y.dtype).tiny), gamma
+            )
+        q = gamma[:, None] * q
+        for (s, y, rho), share in zip(self.pairs, reversed(shares), strict=True):
+            q = q + (share - rho * (y * q).sum(1))[:, None] * s
+        return -q
+
+    def _search(
+        self,
+        x: Tensor,
+        direction: Tensor,
+        loss: Tensor,
+        slope: Tensor,
+        size: Tensor,
+        grad: Tensor,
+        closure: Callable[[], Any],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Step sizes (B,), and the losses and gradients there; 0 where none was found."""
+        low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
+        low_slope, high_slope = slope.clone(), torch.full_like(size, torch.nan)
+        found, best_loss, best_grad = torch.zeros_like(size), loss.clone(), grad.clone()
+        open_ = slope < 0
+        for _ in range(self.searches):
+            if not bool(open_.any()):
+                break
+            value, new = self._at(x + torch.where(open_, size, found)[:, None] * direction, closure)
+            tilt = (new * direction).sum(1)
+            enough = value <= loss + ARMIJO * size * slope
+            # the longest step seen that lowers the loss enough: what is left if the search runs out
+            keep = open_ & enough & (value <= best_loss)
+            found, best_loss = torch.where(keep, size, found), torch.where(keep, value, best_loss)
+            best_grad = torch.where(keep[:, None], new, best_grad)
+            good = enough & (tilt.abs() <= CURVATURE * slope.abs())
+            over = ~enough | (tilt > 0)
+            high, high_slope = (
+                torch.where(open_ & over, size, high),
+                torch.where(open_ & over, tilt, high_slope),
+            )
+            low, low_slope = (
+                torch.where(open_ & ~over, size, low),
+                torch.where(open_ & ~over, tilt, low_slope),
+            )
+            open_ = open_ & ~good
+            share = low_slope / (low_slope - high_slope)  # where the secant of the slopes is zero
+            share = torch.where(share.isfinite(), share, 0.5).clamp(0.1, 0.9)
+            size = torch.where(open_, torch.where(high.isinf(), 2 * size, low + share * (high - low)), size)
+        return found, best_loss, best_grad
+
+    def _remember(self, s: Tensor, y: Tensor) -> None:
+        curvature = (s * y).sum(1)
+        rho = torch.where(
+            curvature > 1e-10 * y.square().sum(1).clamp(min=torch.finfo(y.dtype).tiny), 1 / curvature, 0.0
+        )
+        stuck = (s == 0).all(1)
+        self.pairs = [(a, b, torch.where(stuck, 0.0, r)) for a, b, r in self.pairs][-(self.history - 1) :]
+        self.pairs.append((s, y, rho))
+
+    def _at(self, flat: Tensor, closure: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+        self._write(flat)
+        loss = closure()
+        grads = [torch.zeros_like(v) if v.grad is None else v.grad for v in self.variables]
+        return loss, torch.cat([g.flatten(1) for g in grads], 1)
+
+    def _write(self, flat: Tensor) -> None:
+        start = 0
+        with torch.no_grad():
+            for value in self.variables:
+                size = value[0].numel()
+                value.copy_(flat[:, start : start + size].reshape(value.shape))
+                start += size
+
+
+def lbfgs(
+    lr: float = 1.0, history: int = 10, searches: int = 20
+) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
+    """Per-sample L-BFGS with strong Wolfe line search for `optimise`."""
+    return lambda variables: SampleLBFGS(variables, lr, history, searches)

@@ -1,0 +1,151 @@
+"""Measurement: what was observed of the sample, y = A(x_0) + s_y n, and the algebra that guides need of it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...solvers import Noise
+from ...solvers.broadcast import per_sample
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """y = A(x_0) + noise_std n, n ~ N(0, I).
+
+    Args:
+        physics: anything with `A(x)`; for linear guides also `A_adjoint(y)`, for those that project
+            `A_dagger(y)`: the operators here, or a deepinv physics as it is.
+        y: (B, ...), or (1, ...) for all samples, in the range of the samples (a noise of 0.05 in [-1, 1] is
+            0.025 in [0, 1]).
+        noise_std: s_y >= 0; default: `physics.noise_model.sigma`.
+
+    Raises:
+        ValueError: noise_std missing or out of range; y without a batch axis.
+    """
+
+    physics: Any
+    y: Tensor
+    noise_std: float | None = None
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.physics, "A"):
+            raise ValueError(
+                f"physics: got {type(self.physics).__name__} without `A`, expected an operator such as Mask, "
+                "Matrix or a deepinv physics"
+            )
+        if self.y.ndim < 2:
+            raise ValueError(
+                f"y: got shape {tuple(self.y.shape)}, expected (B, ...) or (1, ...); add a batch axis"
+            )
+        std = self.noise_std
+        if std is None:
+            std = getattr(getattr(self.physics, "noise_model", None), "sigma", None)
+            if std is None:
+                raise ValueError(
+                    "noise_std: got None and a physics without noise_model.sigma, expected s_y >= 0; pass "
+                    "noise_std="
+                )
+        std = torch.as_tensor(std)
+        if std.numel() != 1 or not bool(std.isfinite().all()) or float(std) < 0:
+            raise ValueError(
+                f"noise_std: got {std.tolist()}, expected one finite number >= 0, in the units of y"
+            )
+        object.__setattr__(self, "noise_std", float(std))
+
+    @classmethod
+    def of(cls, physics: Any, x: Tensor, noise: Noise, noise_std: float | None = None) -> "Measurement":
+        """A simulated measurement of samples x (B, ...), its noise drawn from slot 0 of `noise`."""
+        clean = physics.A(x)
+        empty = cls(physics, clean, noise_std)
+        return cls(physics, clean + empty.std * noise(0, clean), empty.std)
+
+    def check(self, x: Tensor, *needs: str, noisy: bool = False) -> None:
+        """Raise ValueError where the physics does not take x (B, ...), does not give y's shape, or lacks what
+        is needed.
+        """
+        for name in needs:
+            if not hasattr(self.physics, name):
+                raise ValueError(
+                    f"physics: got {type(self.physics).__name__} without `{name}`, expected a linear "
+                    "operator that has it; use a guide on a loss (DPS, LGD, MPGD) for this one"
+                )
+        if noisy and not self.std > 0:
+            raise ValueError(
+                "noise_std: got 0, expected s_y > 0 for a guide in nats; pass the smallest noise you believe "
+                "in"
+            )
+        try:
+            with torch.no_grad():
+                seen = self.physics.A(torch.zeros_like(x))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"physics: {type(self.physics).__name__} does not take samples of shape {tuple(x.shape)}, "
+                f"expected one that does ({error})"
+            ) from error
+        if self.y.shape not in (seen.shape, torch.Size((1, *seen.shape[1:]))):
+            raise ValueError(
+                f"y: got shape {tuple(self.y.shape)}, expected {tuple(seen.shape)}, what the physics makes "
+                f"of samples {tuple(x.shape)}, or (1, ...); measure with the same operator"
+            )
+
+    @property
+    def std(self) -> float:
+        """s_y."""
+        assert self.noise_std is not None
+        return self.noise_std
+
+    @cached_property
+    def variance(self) -> float:
+        """s_y^2."""
+        return self.std**2
+
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A(x)."""
+        return self.y.to(x) - self.physics.A(x)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """|y - A(x)|^2, (B,)."""
+        return self.residual(x).flatten(1).square().sum(1)
+
+    def nats(self, x: Tensor) -> Tensor:
+        """-log p(y | x) up to a constant: |y - A(x)|^2 / (2 s_y^2), (B,)."""
+        return self(x) / (2 * self.variance)
+
+    def solve(self, r: Tensor, scale: Tensor | float, noise: Tensor | float) -> Tensor:
+        """(scale A A^T + noise I)^-1 r, scale and noise numbers or (B,): closed form where the operator has
+        `solve`, else CG.
+        """
+        a, b = (per_sample(torch.as_tensor(v).to(r), r) for v in (scale, noise))
+        if hasattr(self.physics, "solve"):
+            return self.physics.solve(r, a, b)
+        return conjugate_gradients(lambda v: a * self.physics.A(self.physics.A_adjoint(v)) + b * v, r)
+
+    def pull(self, r: Tensor, like: Tensor) -> Tensor:
+        """A^T r in the samples' shape."""
+        return self.physics.A_adjoint(r).reshape(like.shape)
+
+
+def conjugate_gradients(apply: Any, r: Tensor, steps: int = 500, tolerance: float = 1e-12) -> Tensor:
+    """apply^-1 r for a symmetric positive definite map, every sample by itself; a converged sample is left alone."""
+
+    def dot(u: Tensor, v: Tensor) -> Tensor:
+        return per_sample((u * v).flatten(1).sum(1), r)
+
+    x, rest, direction = torch.zeros_like(r), r, r
+    old = dot(rest, rest)
+    goal = (tolerance**2 if r.dtype == torch.float64 else 1e-12) * old
+    for _ in range(min(steps, 10 * r[0].numel())):
+        open_ = old > goal
+        if not bool(open_.any()):
+            break
+        image = apply(direction)
+        curve = dot(direction, image)
+        step = torch.where(open_ & (curve > 0), old / torch.where(curve > 0, curve, 1.0), 0.0)
+        x, rest = x + step * direction, rest - step * image
+        new = dot(rest, rest)
+        direction = torch.where(open_, rest + new / torch.where(old > 0, old, 1.0) * direction, direction)
+        old = torch.where(open_, new, old)
+    return x

@@ -1,0 +1,98 @@
+"""DRaFT-LV: the last step's reward gradient with less variance."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...adjoint import sample
+from ...adjoint.cond import at_step
+from ...solvers import Plan
+from ...solvers.broadcast import per_sample
+from ...solvers.loop import execute, predict
+from ...solvers.plan import reads, writes
+from ...solvers.process import as_time
+from ...solvers.program import prepare
+from ..rewards.asked import evaluate_reward
+from ..rewards.base import RewardFunction
+from .direct_gradient import DirectGradient, kl_losses
+from .kl import KL
+from .objective import Batch, LossTerm, Policy
+
+
+@dataclass(frozen=True, eq=False)
+class DRaFTLV(DirectGradient):
+    """-mean_i r(last step from alpha x_0 + sigma eps_i), x_0 the rollout held fixed, (alpha, sigma) at the
+    last step's opening.
+
+    Args:
+        n: noises for each sample; slots S .. S + n - 1 of `Batch.noise`, behind the S of the plan.
+        kl: beta; penalty: per step by default, since the reward's gradient itself does not follow the path.
+
+    Source: Clark et al. 2023, arXiv 2309.17400, section 3 (DRaFT-LV, n = 2). Cost: N + n calls, n VJPs.
+    """
+
+    penalty: KL = KL.PER_STEP
+    n: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n < 1:
+            raise ValueError(f"DRaFTLV: got n={self.n}, expected at least 1")
+
+    def check(self, policy: Policy) -> None:
+        super().check(policy)
+        _last_step(policy.plan)
+
+    def losses(
+        self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
+    ) -> Iterator[LossTerm]:
+        plan = policy.plan
+        _last_step(plan)
+        if batch.noise is None:
+            raise ValueError(
+                "DRaFTLV: got a batch without noise, expected a source to draw from anew; pass "
+                "noise=Addressed(seed, ids)"
+            )
+        batch.noise.check(plan.slots + self.n, batch.x)
+        x0 = sample(policy.denoiser, plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None)
+        for i in range(self.n):
+            renoised = again(plan, x0, batch.noise(plan.slots + i, x0))
+            rewards = evaluate_reward(
+                reward, last_step(policy, renoised, batch), batch.context, differentiable=True
+            )
+            yield LossTerm(
+                -rewards.mean() / self.n, {"reward": float(rewards.detach().mean())}, rewards.detach()
+            )
+        if self.kl:
+            yield from kl_losses(policy, batch, self.kl, self.penalty)
+
+
+def again(plan: Plan, x0: Tensor, eps: Tensor) -> Tensor:
+    """alpha x_0 + sigma eps at the opening of the last step."""
+    t = as_time(plan.times[-2])
+    alpha, sigma = (per_sample(f(t).to(x0), x0) for f in (plan.process.alpha, plan.process.sigma))
+    return alpha * x0 + sigma * eps
+
+
+def last_step(policy: Policy, x: Tensor, batch: Batch) -> Tensor:
+    """The plan's last step from x, with a graph."""
+    plan, noise = policy.plan, batch.noise
+    program = prepare(plan, policy.denoiser, x).steps(plan.steps - 1, plan.steps)
+    cond = at_step(batch.cond, plan.steps - 1)
+    return execute(program, {"x": x}, lambda call, state: predict(policy.denoiser, call, state, cond), noise)[
+        "x"
+    ]
+
+
+def _last_step(plan: Plan) -> None:
+    known = {"x"}
+    for op in plan.instructions[plan.starts[-1] :]:
+        missing = set(reads(op)) - known
+        if missing:
+            raise ValueError(
+                f"DRaFTLV: got {plan.name}, whose last step reads {sorted(missing)} from earlier ones, "
+                "expected a step from x alone; take DDIM, or a grid to sigma = 0"
+            )
+        known |= set(writes(op))

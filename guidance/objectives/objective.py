@@ -1,0 +1,125 @@
+"""Objectives of reward fine-tuning: what to roll out, which losses to descend, what to carry between updates."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...solvers import Model, Noise, Plan
+from ..rewards.base import RewardFunction
+from .peers import World
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """What is trained, how it is sampled and the reference it is compared with.
+
+    Args:
+        denoiser: its parameters that require grad are trained.
+        plan: the sampler.
+        reference: the frozen base as a Model of its own, or the same network with its adapter switched off
+            around each call.
+    """
+
+    denoiser: Model
+    plan: Plan
+    reference: Model | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The samples of one rollout on this process.
+
+    Args:
+        x: (B, ...) starting noise.
+        noise: the injected noise, addressed by the samples' global ids, so that a split over processes
+            changes nothing.
+        groups: (B,) integers: the prompt of each sample; equal for the repeats of one prompt.
+        cond: what the network takes, for B samples.
+        context: what the reward takes beside the samples.
+    """
+
+    x: Tensor
+    noise: Noise | None
+    groups: Tensor
+    cond: Any = None
+    context: Any = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """A rollout and what it was worth. Every tensor is detached.
+
+    Args:
+        batch: what it started from.
+        reward: (B,), before any normalisation.
+        states: (N + 1, B, ...) the states at the plan's nodes, where the objective needs them.
+        extra: what else the objective wants back in `updates`: advantages, old log-probabilities, the lean
+            adjoint.
+    """
+
+    batch: Batch
+    reward: Tensor
+    states: Tensor | None = None
+    extra: Any = None
+
+
+class Objective(ABC):
+    """One algorithm, with its paper's defaults as fields.
+
+    The trainer calls `check` once, then for each iteration `rollout` and `updates`. A loss is a scalar for
+    this process's samples, its mean over processes is what is descended: the trainer averages the gradients.
+    """
+
+    def check(self, policy: Policy) -> None:  # noqa: B027  (most objectives need no more)
+        """Raise ValueError where `policy` cannot serve: a deterministic plan, no reference, no parameters."""
+
+    @abstractmethod
+    def rollout(
+        self, policy: Policy, batch: Batch, reward: RewardFunction, world: World
+    ) -> Experience | None:
+        """Sample and score without a graph; None where `updates` does both at once (direct gradients)."""
+
+    @abstractmethod
+    def updates(
+        self,
+        policy: Policy,
+        batch: Batch,
+        experience: Experience | None,
+        reward: RewardFunction,
+        world: World,
+        generator: torch.Generator,
+    ) -> Iterator[Iterator["LossTerm"]]:
+        """For each optimiser step the losses to be back-propagated one after the other, so that one graph
+        lives at a time.
+
+        Args:
+            generator: for choices that all processes must share (which steps, which order); never for noise.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """What must survive a restart besides weights and optimiser: running statistics, adaptive weights,
+        value nets.
+        """
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:  # noqa: B027  (many carry nothing)
+        """Take back what `state` gave."""
+
+
+@dataclass(frozen=True, eq=False)
+class LossTerm:
+    """A piece of an update: `value` to back-propagate and figures (mean over this process's samples) for the log.
+
+    `rewards` (B,) where this piece scored samples itself.
+    """
+
+    value: Tensor
+    figures: dict[str, float]
+    rewards: Tensor | None = None

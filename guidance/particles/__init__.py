@@ -1,0 +1,12 @@
+"""Many weighted runs a sample: SMC, value decoding, best of N. Knows guides and rewards; trains nothing."""
+
+from .cloud import Cloud, starting_particles
+from .potentials import Difference, Most, Potential, Terminal, Total
+from .resampling import Multinomial, Resampling, Stratified, Systematic, ess
+from .sequential import smc
+from .soft_value import best_of, svdd
+
+__all__ = [
+    "Cloud", "Difference", "Most", "Multinomial", "Potential", "Resampling", "Stratified", "Systematic",
+    "Terminal", "Total", "best_of", "ess", "smc", "starting_particles", "svdd",
+]  # fmt: skip

@@ -1,0 +1,52 @@
+"""Potentials: how a reward seen along the way weighs particles before the end."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Potential(ABC):
+    """log G_k of a lineage from its scaled rewards r_0 .. r_k so far. The last weight is always what is
+    missing to exp(r(x_N)), so that any potential gives the same target and an unbiased estimate; it changes
+    the variance only.
+
+    Source: Singhal et al. 2025 (FK steering), arXiv 2501.06848, section 4.1.
+    """
+
+    @abstractmethod
+    def __call__(self, rewards: Tensor) -> Tensor:
+        """(k + 1, B, K) to (B, K)."""
+
+
+@dataclass(frozen=True)
+class Difference(Potential):
+    """r_k - r_{k-1}, r_{-1} = 0: weights telescope to exp(r_k), the usual twisted target."""
+
+    def __call__(self, rewards: Tensor) -> Tensor:
+        return rewards[-1] - rewards[-2] if len(rewards) > 1 else rewards[-1]
+
+
+@dataclass(frozen=True)
+class Most(Potential):
+    """max_i r_i: lineages that have seen a high reward."""
+
+    def __call__(self, rewards: Tensor) -> Tensor:
+        return rewards.amax(0)
+
+
+@dataclass(frozen=True)
+class Total(Potential):
+    """sum_i r_i: lineages whose rewards stay high."""
+
+    def __call__(self, rewards: Tensor) -> Tensor:
+        return rewards.sum(0)
+
+
+@dataclass(frozen=True)
+class Terminal(Potential):
+    """0: nothing before the end; importance sampling."""
+
+    def __call__(self, rewards: Tensor) -> Tensor:
+        return torch.zeros_like(rewards[-1])

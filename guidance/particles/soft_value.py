@@ -1,0 +1,122 @@
+"""SVDD, best-of-N and CoDe: choose among children by the value of where they lead."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adjoint.cond import at_step
+from ...solvers import Addressed, Model, Plan
+from ...solvers.model import data_prediction
+from ..guides.context import Context
+from ..guides.guide import Guide
+from ..guides.steering import Steered, steer
+from ..rewards.base import RewardFunction
+from .cloud import CHOICE, ParticleNoise, check_particles, repeated, stream
+from .resampling import uniforms
+
+
+@dataclass(frozen=True, eq=False)
+class Choosing(Guide):
+    """Of every `shape[1]` children one goes on, in all their places; see `svdd`."""
+
+    reward: RewardFunction
+    shape: tuple[int, int]
+    context: Any
+    beta: float
+    every: int
+    source: Addressed
+
+    def accept(self, ctx: Context, x: Tensor) -> Tensor | None:
+        last = ctx.step + 1 == ctx.steps
+        if (ctx.step + 1) % self.every and not last:
+            return None
+        value = self.reward(x if last else self._data(ctx, x), self.context).double().reshape(self.shape)
+        if self.beta:
+            edges = (value / self.beta).softmax(1).cumsum(1)
+            points = uniforms(self.source, ctx.step, value[:, :1])
+            index = torch.searchsorted(edges, points).clamp(max=self.shape[1] - 1)
+        else:
+            index = value.argmax(1, keepdim=True)
+        base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
+        return (base + index).expand(self.shape).flatten()
+
+    def _data(self, ctx: Context, x: Tensor) -> Tensor:
+        s = ctx.setting
+        s.counter.nfe += 1
+        return data_prediction(s.model, x, ctx.next_time, at_step(s.cond, ctx.step + 1))
+
+
+def svdd(
+    denoiser: Model,
+    plan: Plan,
+    x: Tensor,
+    reward: RewardFunction,
+    noise: Addressed,
+    *,
+    children: int = 8,
+    beta: float = 0.0,
+    every: int = 1,
+    cond: Any = None,
+    context: Any = None,
+    progress: bool = False,
+) -> Steered:
+    """One lineage a sample: after every `every`-th step draw one of its children with probability
+    softmax(r(D(x))/beta).
+
+    beta = 0 takes the best. every = plan.steps is best-of-N, values in between CoDe's blocks. Steers towards
+    reward without weights: the law is not p exp(r/beta)/Z; `smc` gives that.
+
+    Args:
+        x: (B, ...) starting states.  reward, context, noise: as for `smc`.
+
+    Source: Li et al. 2024 (SVDD), arXiv 2408.08252, algorithm 1; Singh et al. 2025 (CoDe), arXiv 2502.00968.
+    Cost: children times (plan.nfe + plan.steps/every) network calls a sample.
+    """
+    if children < 1 or every < 1 or beta < 0:
+        raise ValueError(
+            f"svdd: got children={children}, every={every}, beta={beta}, expected children, every >= 1, beta "
+            ">= 0"
+        )
+    check_particles(x[:, None], noise)
+    shape = (len(x), children)
+    guide = Choosing(reward, shape, repeated(context, children, len(x)), beta, every, stream(noise, CHOICE))
+    run = steer(
+        denoiser,
+        plan,
+        x.repeat_interleave(children, 0),
+        guide,
+        cond=repeated(cond, children, len(x)),
+        noise=ParticleNoise(noise, children),
+        progress=progress,
+    )
+    return Steered(run.sample[::children], run.losses[:, ::children], run.nfe, run.vjps, noise.seed, {})
+
+
+def best_of(
+    denoiser: Model,
+    plan: Plan,
+    x: Tensor,
+    reward: RewardFunction,
+    noise: Addressed | None = None,
+    *,
+    cond: Any = None,
+    context: Any = None,
+) -> Tensor:
+    """The sample of highest reward of K, (B, ...), from starting states x (B, K, ...). Cost: K plan.nfe calls
+    a sample.
+    """
+    source = Addressed(0) if noise is None else noise
+    check_particles(x, source)
+    shape = (x.shape[0], x.shape[1])
+    guide = Choosing(reward, shape, repeated(context, shape[1], shape[0]), 0.0, plan.steps, source)
+    run = steer(
+        denoiser,
+        plan,
+        x.flatten(0, 1),
+        guide,
+        cond=repeated(cond, shape[1], shape[0]),
+        noise=ParticleNoise(source, shape[1]) if plan.slots else None,
+    )
+    return run.sample[:: shape[1]]

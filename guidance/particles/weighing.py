@@ -1,0 +1,104 @@
+"""The guide behind `smc`: weighs particles after every step and resamples them."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...solvers import Addressed, Model, Plan
+from ..guides.context import Context
+from ..guides.guide import Guide, Hook, Twist
+from ..rewards.base import RewardFunction
+from .cloud import followed
+from .potentials import Potential
+from .resampling import Resampling, ess, uniforms
+
+
+@dataclass(frozen=True, eq=False)
+class Weighing(Guide):
+    """Weighs particles after every step, resamples them where their weights have degenerated; see `smc`.
+
+    `noisy`: the steps that draw noise. Without noise a proposal has no density to weigh it by, and is left
+    out.
+    """
+
+    reward: RewardFunction
+    shape: tuple[int, int]
+    context: Any
+    beta: float
+    proposal: Guide
+    potential: Potential
+    resampling: Resampling
+    threshold: float
+    source: Addressed
+    noisy: frozenset[int]
+
+    def hooks(self) -> frozenset[Hook]:
+        return self.proposal.hooks() | {Hook.ACCEPT}
+
+    def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
+        self.proposal.check(denoiser, plan, x)
+
+    def graph(self, step: int, steps: int) -> bool:
+        return step in self.noisy and self.proposal.graph(step, steps)
+
+    def data(self, ctx: Context, data: Tensor) -> Tensor:
+        return self.proposal.data(ctx, data) if ctx.step in self.noisy else data
+
+    def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
+        return self.proposal.velocity(ctx, velocity) if ctx.step in self.noisy else velocity
+
+    def accept(self, ctx: Context, x: Tensor) -> Tensor | None:
+        memory, last = ctx.memory(self), ctx.step + 1 == ctx.steps
+        if not memory:
+            zero = torch.zeros(self.shape, dtype=torch.float64, device=x.device)
+            memory.update(log_w=zero, given=zero, log_z=zero[:, 0], rewards=[], ess=[], resampled=[])
+        rewards = [*memory["rewards"], self._seen(ctx, memory["rewards"])]
+        gain = self.potential(torch.stack(rewards))
+        given = memory["given"] + gain  # log of all potentials of the lineage
+        if last:
+            gain, given = gain + self._scaled(x) - given, self._scaled(x)
+        log_w, ratio = memory["log_w"] + gain, torch.zeros_like(gain)
+        if self.proposal.hooks() and ctx.step in self.noisy:
+            ratio = (
+                ctx.log_transition(x, guided=False).double() - ctx.log_transition(x, guided=True).double()
+            ).reshape(self.shape)
+        if last:
+            log_w = log_w + ratio
+        size = ess(log_w)
+        chosen = (size <= self.threshold * self.shape[1]) & (not last)
+        ancestors = torch.arange(self.shape[1], device=x.device).expand(self.shape)
+        if bool(chosen.any()):
+            drawn = self.resampling(log_w.softmax(1), uniforms(self.source, ctx.step, log_w))
+            ancestors = torch.where(chosen[:, None], drawn, ancestors)
+            memory["log_z"] = memory["log_z"] + torch.where(chosen, log_mean(log_w), 0.0)
+            log_w = torch.where(chosen[:, None], 0.0, log_w)
+            given, ratio, *rewards = followed([given, ratio, *rewards], ancestors)
+        memory.update(log_w=log_w if last else log_w + ratio, given=given, rewards=rewards)
+        memory["ess"].append(size)
+        memory["resampled"].append(chosen)
+        base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
+        return (base + ancestors).flatten() if bool(chosen.any()) else None
+
+    def _seen(self, ctx: Context, before: list[Tensor]) -> Tensor:
+        """The scaled reward of x_k: the proposal's own where it has one, else that of D(x_k)."""
+        if not isinstance(self.proposal, Twist):
+            return self._scaled(ctx.data)
+        if ctx.step not in self.noisy:  # the proposal was left out
+            return before[-1] if before else torch.zeros(self.shape, dtype=torch.float64, device=ctx.x.device)
+        return self.proposal.log_likelihood(ctx).double().reshape(self.shape) / self.beta
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        value = self.reward(x, self.context)
+        if value.shape != (len(x),):
+            raise ValueError(
+                f"reward: got shape {tuple(value.shape)}, expected ({len(x)},): one value per particle"
+            )
+        return value.detach().double().reshape(self.shape) / self.beta
+
+
+def log_mean(log_w: Tensor) -> Tensor:
+    """log of the mean weight (B,) of log weights (B, K)."""
+    return log_w.logsumexp(1) - math.log(log_w.shape[1])

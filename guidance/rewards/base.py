@@ -1,0 +1,212 @@
+"""Rewards: what a sample is worth, (B,), and how rewards are combined."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...adjoint.transforms import finite
+
+RewardFunction = Callable[[Tensor, Any], Tensor]  # (samples, context) to (B,)
+
+
+class Reward(ABC):
+    """reward(samples, context) -> (B,), larger is better. Compose with `+`, `-`, `*`, `.clip` and `.normalise`.
+
+    samples are (B, ...), context whatever the reward wants beside them (labels, prompts, embeddings). A
+    sample's reward never depends on its batch mates. Plain callables with the same signature are welcome on
+    either side of `+`, `-` and `*`; they count as differentiable. Subclasses write `score`; the checks are
+    here.
+
+    Raises:
+        ValueError: samples without a batch axis; a result that is not (B,); samples that require grad where
+            the reward is not differentiable, or where it is and its result has no graph. FloatingPointError:
+            a reward that is not finite.
+
+    Cost: what `score` costs, and one synchronisation with the device for the check that all is finite.
+    """
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient at the samples exists and is what direct objectives (DRaFT, Adjoint Matching) may use."""
+        return True
+
+    @abstractmethod
+    def score(self, samples: Tensor, context: Any) -> Tensor:
+        """(B,) from samples (B, ...), unchecked."""
+
+    def __call__(self, samples: Tensor, context: Any = None) -> Tensor:
+        name = type(self).__name__
+        if samples.ndim < 2 or not samples.is_floating_point():
+            raise ValueError(
+                f"{name}: got samples of shape {tuple(samples.shape)} and {samples.dtype}, expected floating "
+                "point (B, ...) with a batch axis; add it with samples[None]"
+            )
+        wanted = samples.requires_grad and torch.is_grad_enabled()
+        if wanted and not self.differentiable:
+            raise ValueError(
+                f"{name}: got samples that require grad, expected detached ones: this reward has no "
+                "gradient; use an objective of the score-function family (DDPO, DPOK, GRPO), or pass "
+                "samples.detach()"
+            )
+        value = self.score(samples, context)
+        if value.shape != samples.shape[:1]:
+            raise ValueError(
+                f"{name}: got a reward of shape {tuple(value.shape)}, expected ({len(samples)},): one per "
+                "sample; reduce over every axis but the first"
+            )
+        if wanted and not value.requires_grad:
+            raise ValueError(
+                f"{name}: got a reward without a graph for samples that require grad, expected one; remove "
+                "no_grad and detach inside the reward, or declare it with FunctionReward(fn, "
+                "has_gradient=False)"
+            )
+        if not finite(value):
+            bad = (~torch.isfinite(value.detach())).nonzero().flatten().tolist()
+            raise FloatingPointError(
+                f"{name}: not finite for samples {bad} of the batch, expected finite rewards; bound it with "
+                ".clip(lo, hi) if it is infinite, look at these samples if it is NaN"
+            )
+        return value
+
+    def __add__(self, other: "Reward | RewardFunction | float | int") -> "Reward":
+        return (
+            Affine(self, 1.0, float(other))
+            if isinstance(other, (int, float))
+            else RewardSum(self, as_reward(other))
+        )
+
+    def __radd__(self, other: "RewardFunction | float | int") -> "Reward":
+        return self + other
+
+    def __neg__(self) -> "Reward":
+        return Affine(self, -1.0)
+
+    def __sub__(self, other: "Reward | RewardFunction | float | int") -> "Reward":
+        return self + (-other if isinstance(other, (int, float)) else -as_reward(other))
+
+    def __rsub__(self, other: "RewardFunction | float | int") -> "Reward":
+        return -self + other
+
+    def __mul__(self, other: "Reward | RewardFunction | float | int") -> "Reward":
+        return (
+            Affine(self, float(other))
+            if isinstance(other, (int, float))
+            else RewardProduct(self, as_reward(other))
+        )
+
+    def __rmul__(self, other: "RewardFunction | float | int") -> "Reward":
+        return self * other
+
+    def clip(self, lo: float = -float("inf"), hi: float = float("inf")) -> "Reward":
+        """min(max(r, lo), hi): a bound against reward hacking. No gradient outside [lo, hi]."""
+        return Clipped(self, lo, hi)
+
+    def normalise(self, mean: float, std: float) -> "Reward":
+        """(r - mean) / std, with figures of the base model: then weights of a sum are comparable."""
+        if not std > 0:
+            raise ValueError(
+                f"normalise: got std={std}, expected a number > 0; measure it over samples of the base model"
+            )
+        return Affine(self, 1 / std, -mean / std)
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionReward(Reward):
+    """A plain callable fn(samples, context) -> (B,) as a Reward."""
+
+    fn: RewardFunction
+    has_gradient: bool = True
+
+    @property
+    def differentiable(self) -> bool:
+        return self.has_gradient
+
+    def score(self, samples: Tensor, context: Any) -> Tensor:
+        return self.fn(samples, context)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Reward):
+    """scale * r + shift."""
+
+    reward: Reward
+    scale: float
+    shift: float = 0.0
+
+    @property
+    def differentiable(self) -> bool:
+        return self.reward.differentiable
+
+    def score(self, samples: Tensor, context: Any) -> Tensor:
+        return self.scale * self.reward(samples, context) + self.shift
+
+
+@dataclass(frozen=True, eq=False)
+class RewardSum(Reward):
+    """a + b. Differentiable where both are: a gradient of one term alone would ascend another reward than was
+    asked for.
+    """
+
+    a: Reward
+    b: Reward
+
+    @property
+    def differentiable(self) -> bool:
+        return self.a.differentiable and self.b.differentiable
+
+    def score(self, samples: Tensor, context: Any) -> Tensor:
+        return self.a(samples, context) + self.b(samples, context)
+
+
+@dataclass(frozen=True, eq=False)
+class RewardProduct(Reward):
+    """a * b. Differentiable where both are."""
+
+    a: Reward
+    b: Reward
+
+    @property
+    def differentiable(self) -> bool:
+        return self.a.differentiable and self.b.differentiable
+
+    def score(self, samples: Tensor, context: Any) -> Tensor:
+        return self.a(samples, context) * self.b(samples, context)
+
+
+@dataclass(frozen=True, eq=False)
+class Clipped(Reward):
+    """min(max(r, lo), hi)."""
+
+    reward: Reward
+    lo: float
+    hi: float
+
+    def __post_init__(self) -> None:
+        if not self.lo < self.hi:
+            raise ValueError(f"clip: got lo={self.lo}, hi={self.hi}, expected lo < hi")
+
+    @property
+    def differentiable(self) -> bool:
+        return self.reward.differentiable
+
+    def score(self, samples: Tensor, context: Any) -> Tensor:
+        return self.reward(samples, context).clamp(self.lo, self.hi)
+
+
+def as_reward(reward: Reward | RewardFunction) -> Reward:
+    """A Reward as it is, a plain callable as a FunctionReward."""
+    return reward if isinstance(reward, Reward) else FunctionReward(reward)
+
+
+def check_settled(network: nn.Module, what: str) -> None:
+    """Raise ValueError where a scorer would drop out units or normalise over the batch: in train mode."""
+    loud = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    if any(isinstance(part, loud) and part.training for part in network.modules()):
+        raise ValueError(
+            f"{what}: got a network in train mode with dropout or batch norm, expected eval mode; call "
+            "network.eval(), or batch mates and chance change the reward"
+        )

@@ -1,0 +1,95 @@
+"""What a run writes down: log.jsonl, TensorBoard events, a bar."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+class Log:
+    """Figures by iteration. Only the first process makes one.
+
+    Args:
+        folder: of log.jsonl and the event files.
+        done: iterations that the checkpoint at hand knows of: later records, of a run that died, are dropped.
+        total: iterations in all, for the bar.
+        tensorboard, progress: whether to write event files, to show a bar.
+
+    Raises:
+        ImportError: tensorboard is asked for and missing.
+    """
+
+    def __init__(self, folder: Path, done: int, total: int, tensorboard: bool, progress: bool) -> None:
+        self.path = folder / "log.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._trim(done)
+        self.file = self.path.open("a")
+        self.events: Any = _writer(folder, done) if tensorboard else None
+        self.bar = tqdm(initial=max(done, 0), total=total, disable=not progress, unit="iteration")
+
+    def _trim(self, done: int) -> None:
+        kept = [line for line in read_log(self.path) if line["iteration"] <= done]
+        aside = self.path.with_suffix(".writing")
+        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(aside, self.path)
+
+    def write(self, iteration: int, kind: str, figures: dict[str, Any]) -> None:
+        """One record: {"iteration", "kind", figures}; what is not a finite number becomes null."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in figures.items()
+        }
+        self.file.write(json.dumps({"iteration": iteration, "kind": kind, **clean}) + "\n")
+        self.file.flush()
+        if self.events is not None:
+            for key, value in clean.items():
+                if isinstance(value, int | float):
+                    self.events.add_scalar(f"{kind}/{key}", value, iteration)
+            self.events.flush()
+
+    def pictures(self, iteration: int, x: Tensor, value_range: tuple[float, float]) -> None:
+        """A grid of the samples x (B, H, W) or (B, C, H, W) with C = 1 or 3; others are passed over."""
+        x = x[:, None] if x.ndim == 3 else x
+        if self.events is not None and x.ndim == 4 and x.shape[1] in (1, 3):
+            low, high = value_range
+            self.events.add_images(
+                "samples", ((x[:64] - low) / (high - low)).clamp(0, 1).float().cpu(), iteration
+            )
+
+    def advance(self, **shown: float) -> None:
+        """One iteration more on the bar."""
+        self.bar.set_postfix({key: f"{value:.4g}" for key, value in shown.items()}, refresh=False)
+        self.bar.update()
+
+    def close(self) -> None:
+        """Close the files and the bar."""
+        self.file.close()
+        self.bar.close()
+        if self.events is not None:
+            self.events.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log.jsonl; a last line that was cut short is left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _writer(folder: Path, done: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "tensorboard: got none, expected it for event files; pip install 'pullback[train]' or set "
+            "tensorboard=False"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)

@@ -1,0 +1,105 @@
+"""The one loop: run a plan over registers. Knows nothing of gradients; whoever calls it chooses the grad mode."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from .model import Model
+from .noise import Noise
+from .plan import Apply, Plan
+from .program import Call, Evaluator, Program, Sum, Value, prepare
+
+
+def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
+    """sum of c * tensor into a fresh accumulator: in-place adds on it save nothing and are safe under autograd."""
+    total: Tensor | None = None
+    for c, value in terms:
+        if total is None:
+            total = value * c
+        else:
+            total = _added(total, value, c)
+    assert total is not None
+    return total
+
+
+def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
+    """total + c value, in place unless torch.func wraps `value`: it may have a batch that `total` has no room for."""
+    if is_functorch_wrapped_tensor(value):
+        return total + c * value
+    return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
+
+
+def total(item: Sum, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
+    """What a Combine writes."""
+    value = combine([(c, registers[name]) for c, name in item.terms])
+    for c, slot in item.noise:
+        assert noise is not None
+        value = _added(value, noise(slot, value), c)
+    return value
+
+
+def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
+    """The prediction a plan asked for: a x + b model(x, t)."""
+    out = model(x, call.t, cond)
+    if isinstance(call.a, float) and call.a == 0.0 and call.b == 1.0:
+        return out
+    return combine(((call.a, x), (call.b, out)))
+
+
+def execute(
+    program: Program,
+    registers: dict[str, Tensor],
+    evaluate: Evaluator,
+    noise: Noise | None,
+    before: Callable[[int, dict[str, Tensor]], None] | None = None,
+) -> dict[str, Tensor]:
+    """Run the instructions over `registers` (changed in place and returned).
+
+    Args:
+        evaluate: called with (call, state) for every Evaluate.
+        before: called with (step, registers) when a step opens: controls, callbacks, progress.
+    """
+    current = -1
+    for item, dead, step in program.ops:
+        if step != current:
+            current = step
+            if before is not None:
+                before(step, registers)
+        if isinstance(item, Sum):
+            registers[item.out] = total(item, registers, noise)
+        elif isinstance(item, Apply):
+            results = item.fn(*(registers[name] for name in item.srcs))
+            registers.update(zip(item.outs, results if len(item.outs) > 1 else (results,), strict=True))
+        else:
+            op, call = item
+            out = evaluate(call, registers[op.src])
+            registers.update(zip(op.outs, out if len(op.outs) > 1 else (out,), strict=True))
+        for name in dead:
+            registers.pop(name, None)
+    return registers
+
+
+def entry(plan: Plan, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The registers `plan` starts from; raises ValueError where `x` does not give them."""
+    registers = {"x": x} if isinstance(x, Tensor) else dict(x)
+    if set(registers) != set(plan.entry):
+        raise ValueError(
+            f"x: got registers {sorted(registers)}, expected {sorted(plan.entry)} for {plan.name}; an "
+            "inverse starts from what `encode` returns"
+        )
+    return registers
+
+
+def run(
+    model: Model, plan: Plan, x: Tensor | dict[str, Tensor], cond: Any = None, noise: Noise | None = None
+) -> Tensor:
+    """Run `plan` from state x (B, ...): the plain loop, differentiable by ordinary autograd. An inverse takes
+    registers.
+
+    `adjoint.sample` is the entry point with checks, memory strategies, callbacks and progress.
+    """
+    registers = entry(plan, x)
+    program = prepare(plan, model, registers["x"])
+    return execute(program, registers, lambda call, state: predict(model, call, state, cond), noise)["x"]

@@ -1,0 +1,89 @@
+"""Explicit Runge-Kutta steps as plan rows, in any clock: dy/dclock = f, y = scale * x."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..compiler import Builder
+from ..prediction import NOISE, Prediction
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """Butcher tableau of an explicit method."""
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+
+    @property
+    def c(self) -> tuple[float, ...]:
+        return tuple(sum(row, 0.0) for row in self.a)
+
+
+EULER = Tableau(((),), (1.0,))
+MIDPOINT = Tableau(((), (0.5,)), (0.0, 1.0))
+HEUN = Tableau(((), (1.0,)), (0.5, 0.5))
+KUTTA3 = Tableau(((), (0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6))
+RK4 = Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+BY_ORDER = {1: EULER, 2: HEUN, 3: KUTTA3, 4: RK4}
+
+
+def rho_step(
+    b: Builder,
+    i: int,
+    tableau: Tableau,
+    first: str | None = None,
+    start: tuple[float, float, float] | None = None,
+) -> None:
+    """One step of dy/drho = E with y = x/alpha: the clock of EDM and of DEIS' rhoRK.
+
+    `start` is the (t, alpha, rho) of "x" where that is not node i.
+    """
+    at, scale, low = start or (b.t[i], b.alpha[i], b.rho(i))
+    high = b.rho(i + 1)
+
+    def node(c: float) -> tuple[float, float]:
+        if c == 0.0:
+            return at, scale
+        if c == 1.0:
+            return b.t[i + 1], b.alpha[i + 1]
+        level = low + c * (high - low)
+        t = b.process.time(-math.log(level))
+        return float(t), float(b.process.alpha(t))
+
+    _step(b, i, tableau, high - low, node, NOISE, first)
+
+
+def time_step(b: Builder, i: int, tableau: Tableau, want: Prediction, first: str | None = None) -> None:
+    """One step of dx/dt = u: the clock of flow models."""
+    width = b.t[i + 1] - b.t[i]
+    _step(b, i, tableau, width, lambda c: (b.t[i] + c * width if c < 1 else b.t[i + 1], 1.0), want, first)
+
+
+def _step(
+    b: Builder,
+    i: int,
+    tableau: Tableau,
+    width: float,
+    node: Callable[[float], tuple[float, float]],
+    want: Prediction,
+    first: str | None,
+) -> None:
+    _, scale = node(0.0)
+    outs: list[str] = []
+    for k, (row, c) in enumerate(zip(tableau.a, tableau.c, strict=True)):
+        t, alpha = node(c)
+        if k == 0:
+            outs.append(first or b.evaluate(f"k{i}", t, want))
+            continue
+        stage = f"s{i}_{k}"
+        b.combine(
+            stage,
+            (alpha / scale, "x"),
+            *((alpha * width * w, out) for w, out in zip(row, outs, strict=False)),
+        )
+        outs.append(b.evaluate(f"k{i}_{k}", t, want, stage))
+    _, alpha = node(1.0)
+    b.combine(
+        "x", (alpha / scale, "x"), *((alpha * width * w, out) for w, out in zip(tableau.b, outs, strict=True))
+    )

@@ -1,0 +1,164 @@
+"""Transitions: a stochastic plan read as a chain of Gaussian steps x_{k+1} = m_k(x_k, ...) + s_k xi."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..broadcast import per_sample
+from ..loop import execute
+from ..noise import Noise
+from ..plan import Coefficient, Combine, Plan, reads, writes
+from ..process import as_time
+from ..program import Evaluator, Program, Value
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """The Gaussian steps of `plan`: p(x_{k+1} | x_k, ...) = N(m_k, s_k^2 I), k = 0 .. N-1.
+
+    Attributes:
+        stds: s_k of each step, 0.0 where the step draws nothing; one number per sample in a stacked plan.
+        stochastic: the steps that have a density.
+        slots: the noise slot of each step, None where it draws nothing.
+        excluded: the steps with s_k = 0, as the last one of DDIM(eta=1) on a grid to sigma = 0: they have
+            none.
+
+    Raises:
+        ValueError: a step with more than one draw, or one whose draw is not the last thing that happens to
+            the state.
+    """
+
+    plan: Plan
+    stds: tuple[Coefficient, ...] = field(init=False)
+    slots: tuple[int | None, ...] = field(init=False)
+    _slices: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.plan.entry != ("x",) or self.plan.exit != ("x",):
+            raise ValueError(
+                f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler "
+                "from x to x"
+            )
+        steps = range(self.plan.steps)
+        drawn = [_draw(self.plan, step) for step in steps]
+        object.__setattr__(self, "stds", tuple(s for s, _ in drawn))
+        object.__setattr__(self, "slots", tuple(slot for _, slot in drawn))
+        object.__setattr__(self, "_slices", tuple(_slice(self.plan, step) for step in steps))
+
+    @property
+    def stochastic(self) -> tuple[int, ...]:
+        """Steps with s_k > 0."""
+        return tuple(k for k, s in enumerate(self.stds) if s != 0.0)
+
+    @property
+    def excluded(self) -> tuple[int, ...]:
+        """Steps with s_k = 0."""
+        return tuple(k for k, s in enumerate(self.stds) if s == 0.0)
+
+    def std(self, step: int, like: Tensor) -> Value:
+        """s_k: a number, or (B, 1, ...) in `like`'s dtype for a stacked plan."""
+        s = self.stds[step]
+        return s if isinstance(s, float) else per_sample(as_time(s).to(like), like)
+
+    def window(self, step: int) -> tuple[int, ...]:
+        """The steps whose opening states m_k depends on, k included: more than k alone for multistep methods."""
+        return tuple(sorted({_step_of(self.plan, i) for i in self._slices[step]}))
+
+    def mean(
+        self, program: Program, evaluate: Evaluator, states: Sequence[Tensor] | Tensor, step: int
+    ) -> Tensor:
+        """m_k at given states: the step without its noise.
+
+        Args:
+            program: `prepare(plan, model, states[0])`.
+            evaluate: (call, state) to the prediction, as `solvers.predict` gives it.
+            states: x_0 .. x_k at least, (B, ...) each, as visited; history is evaluated at them too, with its
+                graph.
+
+        Returns:
+            (B, ...), in the states' dtype, float32 at least (half precision is widened); differentiable by
+            plain autograd in states and parameters.
+
+        Cost: the step's network calls, and for a multistep method those of its history.
+        """
+        ops = [program.ops[i] for i in self._slices[step]]
+        wide = torch.promote_types(states[0].dtype, torch.float32)
+        registers: dict[str, Tensor] = {}
+
+        def given(k: int, registers: dict[str, Tensor]) -> None:
+            registers["x"] = states[k].to(wide)
+
+        return execute(Program(program.plan, ops), registers, evaluate, _Silent(), given)["x"]
+
+
+class _Silent(Noise):
+    """Zero for every slot."""
+
+    def check(self, slots: int, like: Tensor) -> None:
+        pass
+
+    def __call__(self, slot: int, like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
+
+
+def _bounds(plan: Plan, step: int) -> tuple[int, int]:
+    return plan.starts[step], plan.starts[step + 1] if step + 1 < plan.steps else len(plan.instructions)
+
+
+def _step_of(plan: Plan, index: int) -> int:
+    return sum(start <= index for start in plan.starts) - 1
+
+
+def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
+    low, high = _bounds(plan, step)
+    ops = plan.instructions[low:high]
+    drawn = [(k, op) for k, op in enumerate(ops) if isinstance(op, Combine) and op.noise]
+    if not drawn:
+        return 0.0, None
+    k, op = drawn[0]
+    if (
+        len(drawn) > 1
+        or len(op.noise) > 1
+        or op.out != "x"
+        or any("x" in writes(later) for later in ops[k + 1 :])
+    ):
+        raise ValueError(
+            f"{plan.name}: got step {step} whose noise does not end it, expected x <- deterministic + s xi "
+            "with one draw; take DDPM, DDIM(eta > 0), FlowSDE, EulerMaruyama, SDEDPMSolverPP or ERSDE"
+        )
+    s, slot = next(iter(op.noise))
+    if not all(v > 0 and math.isfinite(v) for v in (s if isinstance(s, tuple) else (s,))):
+        raise ValueError(
+            f"{plan.name}: got noise of scale {s} in step {step}, expected finite positive numbers; move the "
+            "grid"
+        )
+    return s, slot
+
+
+def _slice(plan: Plan, step: int) -> tuple[int, ...]:
+    """The instructions that m_k takes, given the state at the opening of every step."""
+    low, high = _bounds(plan, step)
+    chosen, written, needed = list(range(low, high)), {"x"}, set[str]()
+    for op in plan.instructions[low:high]:
+        needed |= set(reads(op)) - written
+        written |= set(writes(op))
+    for i in range(low - 1, -1, -1):
+        op = plan.instructions[i]
+        if not needed:
+            break
+        if not needed & set(writes(op)):
+            continue
+        if isinstance(op, Combine) and op.noise:
+            raise ValueError(
+                f"{plan.name}: got a history in step {step} that holds noise of its own, expected one made "
+                "of visited states; take a method that evaluates at the opening of its steps"
+            )
+        chosen.append(i)
+        needed -= set(writes(op))
+        own = plan.starts[_step_of(plan, i)]
+        moved = any("x" in writes(before) for before in plan.instructions[own:i])
+        needed |= {name for name in reads(op) if name != "x" or moved}
+    return tuple(sorted(chosen))

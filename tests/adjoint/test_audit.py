@@ -1,0 +1,61 @@
+"""audit: its figures against what is known of each strategy."""
+
+import pytest
+import torch
+from problems import MIXTURE, PROCESS
+from torch import nn
+
+from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, Reversible, audit
+from pullback.solvers import DATA, Denoiser, DPMSolverPP, ReversibleHeun, UniformLambda
+
+
+def test_the_table_knows_its_strategies():
+    plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(30, start=0.95, end=0.02))
+    other = ReversibleHeun().plan(PROCESS, UniformLambda(29, start=0.95, end=0.02))
+    x, cond = torch.randn(4, 2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    found = audit(
+        MIXTURE.denoiser(PROCESS),
+        plan,
+        x,
+        lambda out: out.square().flatten(1).sum(1),
+        {
+            "checkpoint": Checkpoint(),
+            "reversible": (Reversible(), other),
+            "continuous": Continuous(15),
+            "published": AdjointDEIS(2),
+        },
+        cond=cond,
+        repeats=1,
+    )
+    rows = {row.name: row for row in found.rows}
+    exact = rows["Direct (reference)"]
+    assert exact.error == 0 and exact.ratio == 1 and exact.calls == 30 and exact.vjps == 30
+    assert rows["checkpoint"].error < 1e-12 and rows["checkpoint"].calls == 60
+    # another plan of the same order: another sample, and a gradient close to it
+    assert 0 < rows["reversible"].error < 0.1 and rows["reversible"].reconstruction < 1e-10  # type: ignore[operator]
+    assert (
+        0 < rows["continuous"].error < 0.1
+        and rows["continuous"].vjps == 15
+        and rows["continuous"].calls == 46
+    )
+    assert rows["published"].cosine > 0.9
+    assert all(name in str(found) for name in rows) and len(found.figure().axes) == 1
+
+
+def test_memory_is_that_of_the_strategy():
+    """Direct holds an activation a step, Checkpoint one and the states."""
+    network = nn.Sequential(nn.Linear(64, 4096), nn.Tanh(), nn.Linear(4096, 64))
+    model = Denoiser(lambda x, t: network(x), PROCESS, DATA)
+    plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(20, start=0.95, end=0.02))
+    x = torch.randn(256, 64, requires_grad=True)
+    direct, checkpoint = audit(
+        model, plan, x, lambda out: out.sum(), {"checkpoint": Checkpoint()}, repeats=1
+    ).rows
+    activation = 256 * 4096 * 8
+    assert direct.memory > 20 * activation and checkpoint.memory < 8 * activation
+
+
+def test_nothing_to_differentiate():
+    plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(3, start=0.95, end=0.02))
+    with pytest.raises(ValueError, match="nothing|no input"):
+        audit(MIXTURE.denoiser(PROCESS), plan, torch.randn(1, 2), lambda out: out.sum(), {"direct": Direct()})

@@ -1,0 +1,130 @@
+"""What the network brings along: captured tensors, random numbers, buffers, precision, and what it shares
+with others.
+"""
+
+import pytest
+import torch
+from problems import PROCESS
+from strategies import ESTIMATES, EXACT, REPLAYING, STRATEGIES, close, network, plain, plan_for, start
+from torch import nn
+
+from pullback.adjoint import AdjointDEIS, Auto, Continuous, Direct, sample
+from pullback.solvers import DATA, Denoiser, Evaluate
+
+
+class Holding(nn.Module):
+    """A module with a tensor among its attributes that it never registered."""
+
+    def __init__(self, net, held):
+        super().__init__()
+        self.net, self.held = net, held
+
+    def forward(self, x, t):
+        return self.net(x, t) * self.held.exp()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_a_captured_tensor_is_as_good_as_a_declared_one(strategy):
+    """A leaf, one with a graph of its own, and one behind a module: its gradient as in cond, or an error that
+    says so.
+    """
+
+    def run(body, net, **cond):
+        x = torch.ones(2, 3, requires_grad=True)
+        out = sample(Denoiser(body, PROCESS, DATA), plan_for(strategy), x, gradient=strategy, **cond)
+        return torch.autograd.grad(out.square().sum(), [*net.parameters(), root])
+
+    net, root = network(), torch.randn(3, requires_grad=True)
+    grown = root.exp()
+    want = run(lambda x, t, cond: net(x, t) * cond, net, cond=grown)
+    close(run(lambda x, t: net(x, t) * root.exp(), net), want)
+    close(run(Holding(net, root), net), want)
+    grown = root.exp()
+    if strategy in EXACT and "Reversible" not in str(strategy):
+        close(run(lambda x, t: net(x, t) * grown, net), want)
+    else:
+        with pytest.raises(ValueError, match="graph of its own; pass it in cond"):
+            run(lambda x, t: net(x, t) * grown, net)
+
+
+@pytest.mark.parametrize("lonely", [False, True])
+@pytest.mark.parametrize("strategy", [*STRATEGIES, Continuous(2), AdjointDEIS(steps=2), Auto()], ids=str)
+def test_a_tensor_captured_by_one_call_only(strategy, lonely):
+    """By the last call: also where an adjoint would never evaluate there."""
+    late, plan = torch.randn(3, requires_grad=True), plan_for(strategy)
+    x, calls = (
+        torch.ones(2, 3, requires_grad=not lonely),
+        [op.t for op in plan.instructions if isinstance(op, Evaluate)],
+    )
+
+    def body(x, t):
+        return torch.tanh(x) * (late if float(t[0]) == pytest.approx(calls[-1]) else 1.0)
+
+    def run(gradient):
+        out = sample(Denoiser(body, PROCESS, DATA), plan, x, gradient=gradient).square().sum()
+        late.grad = None
+        out.backward()
+        return [late.grad]
+
+    if isinstance(strategy, Direct) or "Mechanism.REGION" in str(strategy) or "inner=Direct" in str(strategy):
+        close(run(strategy), run(Direct()))
+    else:
+        with pytest.raises(RuntimeError, match="the first call did not; .*Mechanism.REGION"):
+            run(strategy)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_random_numbers_and_written_buffers(strategy):
+    """Dropout is replayed bit for bit or refused; batch normalisation in train mode too."""
+
+    def grads(gradient, *middle):
+        torch.manual_seed(0)
+        net, x = network(*middle), torch.ones(2, 3, requires_grad=True)
+        torch.manual_seed(1)
+        out = sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=gradient)
+        torch.rand(7)  # what is drawn in between is no matter
+        return [out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))]
+
+    if strategy in ESTIMATES:
+        with pytest.raises(ValueError, match="draws random numbers"):
+            grads(strategy, nn.Dropout(0.4))
+    else:
+        close(grads(strategy, nn.Dropout(0.4)), grads(plain(strategy), nn.Dropout(0.4)))
+    close(grads(strategy, nn.BatchNorm1d(8).eval()), grads(strategy, nn.BatchNorm1d(8, eps=1e-5).eval()))
+    if strategy in REPLAYING:
+        with pytest.raises(RuntimeError, match="batch normalisation in train mode"):
+            grads(strategy, nn.BatchNorm1d(8))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_autocast_is_restored(strategy):
+    """Every call of the network in the backward pass sees the precision of the forward pass."""
+    seen = []
+
+    class Seeing(nn.Linear):
+        def forward(self, input):
+            out = super().forward(input)
+            seen.append(out.dtype)
+            return out
+
+    net, x = network(Seeing(8, 8)).float(), torch.ones(2, 3, dtype=torch.float32, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        out = sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=strategy)
+    count = len(seen)
+    got = torch.autograd.grad(out.square().sum(), list(net.parameters()))
+    assert set(seen) == {torch.bfloat16} and (len(seen) > count) == (strategy in REPLAYING)
+    assert all(g.dtype == torch.float32 for g in got)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_a_gradient_of_the_gradient(strategy):
+    def second(gradient):
+        out, _, wanted, *_ = start(gradient, plan=plan_for(strategy))
+        first = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
+        return torch.autograd.grad(torch.stack([g.square().sum() for g in first]).sum(), wanted)
+
+    if strategy in ESTIMATES:
+        with pytest.raises(RuntimeError, match="cannot be differentiated once more"):
+            second(strategy)
+    else:
+        close(second(strategy), second(plain(strategy)), 1e-9)

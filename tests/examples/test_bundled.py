@@ -1,0 +1,64 @@
+"""The bundled models load by name, run, and are what their card says."""
+
+import pytest
+import torch
+from bundled import NAMES, WEIGHTS, denoiser, load
+from data import digit_images, face_images
+from train import held_out
+
+from pullback.adjoint import Checkpoint, sample
+from pullback.solvers import DPMSolverPP, FlowEuler, FlowMidpoint, UniformLambda, UniformT
+
+
+@pytest.mark.parametrize("name", ["faces", "digits"])
+def test_denoisers_sample_and_differentiate(name):
+    side = {"faces": 25, "digits": 8}[name]
+    model = denoiser(name)
+    x = torch.randn(2, 1, side, side, dtype=torch.float32, requires_grad=True)
+    cond = torch.eye(11, dtype=torch.float32)[[3, 7]].requires_grad_() if name == "digits" else None
+    plan = DPMSolverPP(2).plan(model.process, UniformLambda(8, start=1.0, end=0.03))
+    out = sample(model, plan, x, cond=cond, gradient=Checkpoint())
+    grads = torch.autograd.grad(out.square().sum(), [x] + ([cond] if cond is not None else []))
+    assert out.shape == x.shape and float(out.detach().abs().max()) < 3
+    assert all(bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in grads)
+
+
+@pytest.mark.parametrize("name", ["faces_flow", "digits_flow"])
+def test_flows_sample_and_differentiate(name):
+    side = {"faces_flow": 25, "digits_flow": 8}[name]
+    model = denoiser(name)
+    x = torch.randn(2, 1, side, side, dtype=torch.float32, requires_grad=True)
+    cond = torch.eye(11, dtype=torch.float32)[[3, 7]].requires_grad_() if name == "digits_flow" else None
+    out = sample(model, FlowEuler().plan(model.process, UniformT(8)), x, cond=cond, gradient=Checkpoint())
+    grads = torch.autograd.grad(out.square().sum(), [x] + ([cond] if cond is not None else []))
+    assert out.shape == x.shape and float(out.detach().abs().max()) < 3
+    assert all(bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in grads)
+
+
+def test_the_digits_flow_draws_the_digit_asked_for():
+    model, labels = denoiser("digits_flow"), torch.arange(10).repeat(10)
+    start = torch.randn(100, 1, 8, 8, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    drawn = sample(model, FlowMidpoint().plan(model.process, UniformT(20)), start, cond=labels, gradient=None)
+    read = [float((load(f"classifier{k}")(drawn).argmax(1) == labels).double().mean()) for k in (0, 1)]
+    assert min(read) > 0.9, read
+
+
+def test_classifiers_read_held_out_digits():
+    images, labels = digit_images()
+    _, test = held_out(len(images), 0.2)
+    for k in (0, 1):
+        assert float((load(f"classifier{k}")(images[test]).argmax(1) == labels[test]).double().mean()) > 0.95
+
+
+def test_embedders_tell_the_faces_apart():
+    faces = face_images()
+    for k in range(3):
+        table = load(f"embedder{k}")(faces) @ load(f"embedder{k}")(faces.flip(-1)).T
+        assert float((table.argmax(1) == torch.arange(100)).double().mean()) > 0.9
+
+
+def test_names_and_files():
+    with pytest.raises(ValueError, match="expected one of faces"):
+        load("cats")
+    assert {p.name for p in WEIGHTS.iterdir()} >= {f"{n}.safetensors" for n in NAMES}
+    assert not list(WEIGHTS.glob("*.p*t*")) and all(p.stat().st_size < 6e6 for p in WEIGHTS.iterdir())

@@ -1,0 +1,70 @@
+"""Every example runs from its command line and ends in a picture and a number."""
+
+import json
+import pathlib
+import runpy
+import sys
+
+import pytest
+import torch
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+SMALL = {
+    "face_morph": ["--steps", "2"],
+    "sample": [],
+    "gradients": ["--steps", "6"],
+    "digit_guidance": ["--steps", "2"],
+    "edit_digits": ["--steps", "1", "--count", "12"],
+    "robustness": ["--quick", "1"],
+    "finetune": ["--iterations", "2", "--samples", "8", "--steps", "4", "--evaluation", "16"],
+    "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
+    "lookahead": ["--count", "2", "--steps", "20"],
+    "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
+}
+SHARED = {
+    "networks",
+    "data",
+    "train",
+    "bundled",
+    "common",
+}  # imported by the examples; train writes the weights
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SMALL) | SHARED
+
+
+LONG = {"sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
+RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
+RUNS += [("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis")]
+
+
+@pytest.mark.parametrize(
+    "name, more", RUNS, ids=lambda part: "-".join(part) if isinstance(part, tuple) else part
+)
+def test_example(name, more, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--out", str(tmp_path), "--device", "cpu", *SMALL[name], *more])
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    torch.set_default_dtype(
+        torch.float32
+    )  # examples run as a user runs them; the suite's fixture restores float64
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / f"{name}.json").read_text())
+    assert f"{name}.png" in capsys.readouterr().out
+
+
+def test_every_objective_of_finetune_fits_its_sampler():
+    import finetune
+    from bundled import denoiser
+
+    from pullback.guidance import Policy
+    from pullback.solvers import UniformT
+
+    for name, how in finetune.settings(1.0).items():
+        base, tuned = denoiser(how.network), denoiser(how.network)
+        tuned.network.requires_grad_(True)  # type: ignore[attr-defined]
+        how.objective.check(
+            Policy(tuned, how.method.plan(base.process, UniformT(4, start=1.0, end=0.02)), base)
+        )
+        assert how.samples % how.repeats == 0, name

@@ -1,0 +1,234 @@
+"""Attacks and the defence they measure: projections, gradients through the sampler, purification in closed form."""
+
+import pytest
+import torch
+from problems import MIXTURE, PROCESS
+from torch import nn
+
+from pullback.adjoint import Checkpoint, Direct, Reversible, Truncated, sample
+from pullback.guidance import L2, Linf, advdiff, pgd, purify, straight_through
+from pullback.solvers import DDIM, DDPM, Denoiser, DPMSolverPP, Gaussian, ReversibleHeun, UniformLambda, V
+
+MODEL = MIXTURE.denoiser(PROCESS)
+ENDS = {"start": 0.4, "end": 0.05}
+PLAN = DDIM().plan(PROCESS, UniformLambda(6, **ENDS))
+TARGET = torch.tensor([0.9, 0.2], dtype=torch.float64)
+
+
+def distance(x):
+    return (x - TARGET).square().sum(1)
+
+
+def log_prob(x):
+    return -distance(x)
+
+
+def test_projections_are_the_nearest_points():
+    change = 3 * torch.randn(5, 2, 3)
+    for ball, size in (
+        (Linf(0.7), lambda x: x.flatten(1).abs().amax(1)),
+        (L2(1.3), lambda x: x.flatten(1).norm(dim=1)),
+    ):
+        inside = ball.project(change)
+        assert bool((size(inside) <= ball.radius + 1e-12).all()) and torch.allclose(
+            ball.project(inside), inside, atol=1e-15
+        )
+        assert torch.equal(ball.project(1e-3 * change), 1e-3 * change)
+        for _ in range(50):  # nearest: the residual makes an obtuse angle with every way into the ball
+            other = ball.project(torch.randn(5, 2, 3))
+            assert bool((((change - inside) * (other - inside)).flatten(1).sum(1) <= 1e-9).all())
+    assert torch.equal(L2(1.0).direction(torch.zeros(1, 2)), torch.zeros(1, 2))
+
+
+def test_pgd_finds_the_optimum_of_a_linear_loss():
+    """min <w, x> over the ball: -radius sign(w), and -radius w/|w|."""
+    w = torch.randn(4, 3)
+    for ball, best in ((Linf(0.5), -0.5 * w.sign()), (L2(0.5), -0.5 * w / w.norm(dim=1, keepdim=True))):
+        found = pgd(lambda x: (w * x).sum(1), torch.zeros(4, 3), ball, steps=12)
+        assert torch.allclose(found.points[0], best, atol=1e-12) and torch.allclose(
+            found.loss, (w * best).sum(1)
+        )
+    boxed = pgd(lambda x: (w * x).sum(1), torch.zeros(4, 3), Linf(0.5), steps=12, box=(-0.2, 0.3))
+    assert torch.allclose(boxed.points[0], torch.where(w > 0, -0.2, 0.3))
+
+
+def test_pgd_on_latent_conditioning_and_noise_through_the_whole_sampler():
+    plan = DDPM().plan(PROCESS, UniformLambda(6, start=0.9, end=0.05))
+    x, cond, noise = torch.randn(3, 2), torch.zeros(3, 2), torch.randn(3, plan.slots, 2)
+
+    def attack(strategy, b=slice(None)):
+        return pgd(
+            lambda z, c, n: distance(
+                sample(MODEL, plan, z, cond=c, noise=n.movedim(1, 0), gradient=strategy)
+            ),
+            (x[b], cond[b], noise[b]),
+            (L2(0.5), Linf(0.2), L2(0.3)),
+            steps=6,
+            share=0.3,
+        )
+
+    found, direct = attack(Checkpoint()), attack(Direct())
+    assert all(torch.allclose(p, q, atol=1e-10) for p, q in zip(found.points, direct.points, strict=True))
+    assert bool((found.loss < 0.8 * found.losses[0]).all()) and torch.equal(
+        found.loss, found.losses.min(0).values
+    )
+    for start, point, ball in zip((x, cond, noise), found.points, (L2(0.5), Linf(0.2), L2(0.3)), strict=True):
+        assert torch.allclose(ball.project(point - start), point - start, atol=1e-12) and not torch.equal(
+            point, start
+        )
+    for b in range(3):
+        one = attack(Checkpoint(), slice(b, b + 1))
+        assert all(
+            torch.allclose(p[0], q[b], atol=1e-10) for p, q in zip(one.points, found.points, strict=True)
+        )
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: pgd(distance, torch.zeros(2, 2), (L2(1.0), L2(1.0))), "one ball"),
+    (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), steps=0), "steps >= 1"),
+    (lambda: pgd(lambda x: x, torch.zeros(2, 2), L2(1.0)), "one value per sample"),
+    (lambda: purify(MODEL, PLAN, torch.zeros(1, 2), torch.zeros(2, 2)), "the image's"),
+    (lambda: advdiff(MODEL, PLAN, log_prob, torch.zeros(1, 2), lambda x: distance(x) < 0, rounds=0), "rounds >= 1"),
+])  # fmt: skip
+def test_bad_input(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+# purification
+# -----------------------------------------------------------------------------------------------------------
+
+
+def test_purification_of_a_gaussian_is_in_closed_form():
+    """Exact transport of alpha image + sigma start; its Jacobian is alpha times the flow's."""
+    data = Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([[0.8, 0.3], [0.3, 0.5]]))
+    image, start, errors = torch.randn(3, 2).requires_grad_(), torch.randn(3, 2), []
+    levels = [
+        (float(PROCESS.alpha(t)), float(PROCESS.sigma(t))) for t in (torch.tensor(0.4), torch.tensor(0.05))
+    ]
+    exact = data.transport(levels[0][0] * image.detach() + levels[0][1] * start, *levels)
+    jacobian = levels[0][0] * data.transport_matrix(*levels)[0]
+    for n in (25, 50, 100):
+        plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(n, **ENDS))
+        out = purify(data.denoiser(PROCESS), plan, image, start)
+        (grad,) = torch.autograd.grad(out[:, 0].sum(), image)
+        errors.append((float((out - exact).detach().norm()), float((grad - jacobian[0]).norm())))
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert coarse[0] / fine[0] > 3 and coarse[1] / fine[1] > 3
+    assert errors[-1][0] < 1e-3 and errors[-1][1] < 1e-3
+
+
+@pytest.mark.parametrize("strategy", [Checkpoint(), Reversible()], ids=str)
+def test_the_gradient_through_purification_is_exact(strategy):
+    plan = ReversibleHeun().plan(PROCESS, UniformLambda(30, **ENDS))
+    image, start, found = torch.randn(3, 2).requires_grad_(), torch.randn(3, 2), []
+    for gradient in (Direct(), strategy):
+        found.append(
+            torch.autograd.grad(distance(purify(MODEL, plan, image, start, gradient=gradient)).sum(), image)[
+                0
+            ]
+        )
+    assert torch.allclose(*found, rtol=1e-8, atol=1e-12)
+    cut = torch.autograd.grad(distance(purify(MODEL, plan, image, start)).sum(), image)[0]
+    assert float((cut - found[0]).norm()) < 1e-10  # Auto
+
+
+def kept(strategy, steps):
+    """Numbers in distinct storages that autograd holds for the backward pass of one purification."""
+    body = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 16))
+    plan = ReversibleHeun().plan(PROCESS, UniformLambda(steps, **ENDS))
+    seen: dict[int, torch.Tensor] = {}
+
+    def pack(tensor):
+        seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    image = torch.randn(4, 16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = purify(
+            Denoiser(lambda x, t: body(x), PROCESS, V), plan, image, torch.randn(4, 16), gradient=strategy
+        )
+    torch.autograd.grad(out.sum(), image)
+    return sum(t.untyped_storage().nbytes() // 8 for t in seen.values())
+
+
+def test_memory_does_not_grow_with_the_steps():
+    few, many = (kept(Reversible(), n) for n in (10, 120))
+    assert many <= few
+    states = kept(Checkpoint(), 120) - kept(Checkpoint(), 10)
+    assert states <= 110 * 4 * 16 * 2  # two states a step at most
+    assert kept(Direct(), 120) > 3 * kept(
+        Checkpoint(), 120
+    )  # measured 4: a state is 64 numbers, an activation 256
+
+
+def test_straight_through_and_truncation():
+    image, start = torch.randn(3, 2).requires_grad_(), torch.randn(3, 2)
+    purified = purify(MODEL, PLAN, image, start)
+    out = straight_through(image, purified)
+    assert torch.allclose(out, purified.detach(), atol=1e-14)
+    grad = torch.autograd.grad(distance(out).sum(), image)[0]
+    assert torch.allclose(grad, 2 * (purified - TARGET).detach())
+    with pytest.raises(ValueError, match="Truncated"):
+        torch.autograd.grad(purify(MODEL, PLAN, image, start, gradient=Truncated(2)).sum(), image)
+
+
+# AdvDiff
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def by_hand(x, scale):
+    """Ten DDIM steps by plain calls, the last two followed by the addition."""
+    plan = DDIM().plan(PROCESS, UniformLambda(10, start=0.9, end=0.05))
+    times = torch.tensor(plan.times)
+    for k in range(10):
+        a, s, b, t = (float(f(times[j])) for j in (k, k + 1) for f in (PROCESS.alpha, PROCESS.sigma))
+        data = MIXTURE.denoise(x, a, s)
+        x = b * data + t * (x - a * data) / s
+        if k >= 8:
+            x = x + (scale * 2 * (TARGET - x)).detach()
+    return x, plan
+
+
+@pytest.mark.parametrize("strategy", [None, Checkpoint(), Direct()], ids=str)
+def test_advdiff_round_by_round(strategy):
+    start = torch.randn(3, 2)
+    x = start.clone().requires_grad_()
+    out, plan = by_hand(x, 0.1)
+    if strategy is None:
+        move = 2 * (TARGET - out.detach())
+    else:
+        (move,) = torch.autograd.grad(log_prob(out).sum(), x)
+    again, _ = by_hand(start + 0.5 * move, 0.1)
+    found = advdiff(
+        MODEL, plan, log_prob, start, lambda x: distance(x) < -1, scale=0.1, rounds=2, gradient=strategy
+    )
+    assert torch.allclose(found.x, start + 0.5 * move, atol=1e-10) and torch.allclose(
+        found.sample, again.detach(), atol=1e-10
+    )
+    assert found.rounds.tolist() == [2, 2, 2] and not bool(found.success.any())
+    assert found.vjps == (0 if strategy is None else 10)
+
+
+def test_advdiff_stops_sample_by_sample():
+    start = torch.randn(4, 2)
+    plan = by_hand(start, 0.0)[1]
+    limit = float(distance(sample(MODEL, plan, start, gradient=None)).sort().values[1:3].mean())
+    runs = [
+        advdiff(
+            MODEL,
+            plan,
+            log_prob,
+            start[b],
+            lambda x: distance(x) < limit,
+            scale=0.0,
+            noise_scale=0.2,
+            rounds=4,
+            gradient=Checkpoint(),
+        )
+        for b in (slice(None), *(slice(b, b + 1) for b in range(4)))
+    ]
+    assert sorted(runs[0].rounds.tolist())[:2] == [1, 1] and max(runs[0].rounds.tolist()) > 1
+    for b in range(4):
+        assert torch.allclose(runs[b + 1].sample[0], runs[0].sample[b], atol=1e-12)
+        assert int(runs[b + 1].rounds) == int(runs[0].rounds[b])

@@ -1,0 +1,168 @@
+"""`optimise` reaches known optima, keeps the best, and survives interrupts and NaN."""
+
+import pytest
+import torch
+from problems import MIXTURE, PROCESS
+from torch import nn
+
+from pullback.adjoint import PerStep
+from pullback.guidance import ChiPrior, NormPrior, Over, Stop, adam, optimise
+from pullback.solvers import DATA, DDIM, Addressed, Denoiser, DPMSolverPP, UniformLambda
+
+ENDS = {"start": 0.9, "end": 0.05}
+PLAN = DPMSolverPP(2).plan(PROCESS, UniformLambda(5, **ENDS))
+MODEL = MIXTURE.denoiser(PROCESS)
+TARGET = torch.tensor([0.9, 0.2], dtype=torch.float64)
+
+
+def distance(x):
+    return (x - TARGET).square().sum(1)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [Over(), Over(x=False, noise=True), Over(x=False, cond=True), Over(x=False, controls=True)],
+    ids=str,
+)
+def test_every_variable_lowers_the_loss(over):
+    plan = DDIM(0.7).plan(PROCESS, UniformLambda(5, **ENDS)) if over.noise else PLAN
+    result = optimise(
+        MODEL,
+        plan,
+        distance,
+        torch.randn(3, 2),
+        cond=PerStep(torch.zeros(5, 2)),
+        noise=Addressed(1),
+        over=over,
+        steps=25,
+        optimiser=adam(0.15),
+        progress=False,
+    )
+    assert float(result.loss.sum()) < 0.3 * float(result.losses[0].sum())
+    assert torch.allclose(result.loss, distance(result.sample), atol=1e-10)
+    assert result.nfe == plan.nfe * 51 and result.vjps == plan.nfe * 25 and result.seed == 1
+    assert not any(t.requires_grad for t in (result.sample, result.x, result.loss))
+
+
+def test_lbfgs_finds_the_exact_minimum():
+    result = optimise(
+        MODEL,
+        PLAN,
+        distance,
+        torch.zeros(1, 2),
+        steps=6,
+        progress=False,
+        optimiser=lambda variables: torch.optim.LBFGS(variables, lr=1.0, line_search_fn="strong_wolfe"),
+    )
+    assert float(result.loss) < 1e-12
+
+
+def test_parameters_move_and_stay_at_their_best():
+    layer = nn.Linear(2, 2)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x, t):
+            return self.layer(x)
+
+    before = layer.weight.detach().clone()
+    model = Denoiser(Network(), PROCESS, DATA)
+    result = optimise(
+        model,
+        PLAN,
+        distance,
+        torch.randn(4, 2),
+        over=Over(x=False, parameters=True),
+        steps=15,
+        progress=False,
+    )
+    assert not torch.equal(before, layer.weight) and float(result.loss.sum()) < float(result.losses[0].sum())
+    assert torch.allclose(result.loss, distance(result.sample), atol=1e-10)
+
+
+def test_batch_mates_do_not_matter():
+    x = torch.randn(4, 2)
+    whole = optimise(MODEL, PLAN, distance, x, steps=8, progress=False)
+    for b in range(4):
+        one = optimise(MODEL, PLAN, distance, x[b : b + 1], steps=8, progress=False)
+        assert torch.allclose(whole.x[b], one.x[0], atol=1e-10) and torch.allclose(
+            whole.sample[b], one.sample[0], atol=1e-10
+        )
+
+
+@pytest.mark.parametrize("trouble, stop", [(KeyboardInterrupt(), Stop.INTERRUPT), (None, Stop.NAN)])
+def test_the_best_so_far_is_kept(trouble, stop):
+    calls = []
+
+    def loss(x):
+        calls.append(1)
+        if len(calls) == 5:
+            if trouble:
+                raise trouble
+            return distance(x) * float("nan")
+        return distance(x)
+
+    x = torch.randn(2, 2)
+    if trouble:
+        result = optimise(MODEL, PLAN, loss, x, steps=20, progress=False)
+    else:
+        with pytest.warns(UserWarning, match="step 4"):
+            result = optimise(MODEL, PLAN, loss, x, steps=20, progress=False)
+    assert (
+        result.stop is stop
+        and len(result.losses) == 4
+        and torch.equal(result.loss, result.losses.min(0).values)
+    )
+    assert torch.allclose(distance(result.sample), result.loss, atol=1e-10)
+
+
+def test_patience_stops_early():
+    result = optimise(
+        MODEL, PLAN, lambda x: x.sum(1) * 0 + 1.0, torch.randn(2, 2), steps=50, patience=3, progress=False
+    )
+    assert result.stop is Stop.PATIENCE and len(result.losses) == 5
+
+
+def test_priors_have_their_minimum_where_they_say():
+    x = torch.randn(3, 50, requires_grad=True)
+    assert torch.allclose(NormPrior()(x), x.square().sum(1) / 2)
+    shell = (x / x.norm(dim=1, keepdim=True) * 49**0.5).detach().requires_grad_()
+    value = ChiPrior()(shell)
+    assert torch.allclose(value, torch.zeros(3), atol=1e-12)
+    assert torch.allclose(torch.autograd.grad(value.sum(), shell)[0], torch.zeros(3, 50), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda: optimise(MODEL, PLAN, lambda x: x, torch.zeros(1, 2), progress=False),
+            "one value per sample",
+        ),
+        (
+            lambda: optimise(MODEL, PLAN, distance, torch.zeros(1, 2), over=Over(x=False), progress=False),
+            "at least one variable",
+        ),
+        (
+            lambda: optimise(MODEL, PLAN, distance, torch.zeros(1, 2), over=Over(noise=True), progress=False),
+            "stochastic",
+        ),
+        (
+            lambda: optimise(
+                MODEL, PLAN, distance, torch.zeros(1, 2), steps=0, optimiser=adam(), progress=False
+            ),
+            "at least 1",
+        ),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_a_first_loss_that_is_not_finite_raises():
+    with pytest.raises(FloatingPointError, match="step 0"):
+        optimise(MODEL, PLAN, lambda x: distance(x) / 0, torch.zeros(1, 2), progress=False)

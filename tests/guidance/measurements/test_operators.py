@@ -1,0 +1,231 @@
+"""Operators: adjoints, pseudo-inverses, regularised solves, and physics of other libraries by duck typing."""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+
+from pullback.guidance import (
+    DDNM,
+    DPS,
+    TMPD,
+    Blur,
+    Clipping,
+    DiffPIR,
+    Downsample,
+    GaussianNoise,
+    Mask,
+    Matrix,
+    Measurement,
+    NonLinear,
+    PhaseRetrieval,
+    PiGDM,
+    steer,
+)
+from pullback.solvers import DDIM, VP, Addressed, Gaussian, UniformLambda
+
+SHAPE = (3, 2, 8, 6)
+KERNEL = torch.tensor([[0.1, 0.4, 0.0], [0.3, 0.9, 0.2]], dtype=torch.float64)
+
+
+def linear_operators():
+    g = torch.Generator().manual_seed(1)
+    draw = torch.randn(5, 96, generator=g, dtype=torch.float64)
+    low_rank = torch.cat([draw, draw[:2]])
+    mask = (torch.rand(2, 8, 6, generator=g) > 0.4).double()
+    return [
+        Matrix(draw, (2, 8, 6)),
+        Matrix(low_rank, (2, 8, 6)),
+        Mask(mask),
+        Mask(mask * 0.3),
+        Blur(KERNEL),
+        Blur(torch.full((3, 3), 1 / 9, dtype=torch.float64)),
+        Downsample(2),
+        Downsample(1),
+    ]
+
+
+@pytest.mark.parametrize("op", linear_operators(), ids=lambda op: type(op).__name__)
+def test_linear_operators_are_what_they_claim(op):
+    x = torch.randn(SHAPE)
+    y = torch.randn_like(op.A(x))
+    left, right = (op.A(x) * y).flatten(1).sum(1), (x * op.A_adjoint(y)).flatten(1).sum(1)
+    assert torch.allclose(left, right, atol=1e-11)
+    assert torch.allclose(op.A(op.A_dagger(op.A(x))), op.A(x), atol=1e-9)
+    back = op.A_dagger(y)
+    assert torch.allclose(op.A_dagger(op.A(back)), back, atol=1e-8)
+    assert torch.allclose(op.A(2 * x + 1) - op.A(torch.ones_like(x)), 2 * op.A(x), atol=1e-11)
+
+
+@pytest.mark.parametrize("op", linear_operators(), ids=lambda op: type(op).__name__)
+@pytest.mark.parametrize("conjugate", [False, True])
+def test_regularised_solve(op, conjugate):
+    x = torch.randn(SHAPE)
+    r, a, b = torch.randn_like(op.A(x)), torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.3, 0.7, 1e-2])
+    physics = types.SimpleNamespace(A=op.A, A_adjoint=op.A_adjoint) if conjugate else op
+    solved = Measurement(physics, r, 0.1).solve(r, a, b)
+    shape = (-1, *(1,) * (r.ndim - 1))
+    assert torch.allclose(
+        a.reshape(shape) * op.A(op.A_adjoint(solved)) + b.reshape(shape) * solved, r, atol=1e-9
+    )
+
+
+def test_blur_is_a_circular_convolution():
+    x = torch.randn(1, 1, 5, 4)
+    want = torch.zeros(5, 4)
+    for i in range(5):
+        for j in range(4):
+            for h in range(2):
+                for w in range(3):
+                    want[i, j] += KERNEL[h, w] * x[0, 0, (i - h + 1) % 5, (j - w + 1) % 4]
+    assert torch.allclose(Blur(KERNEL).A(x)[0, 0], want, atol=1e-12)
+
+
+def test_nonlinear_operators():
+    x = torch.randn(2, 1, 4, 4)
+    assert torch.allclose(PhaseRetrieval(2).A(x).flatten(1).norm(dim=1), x.flatten(1).norm(dim=1))  # Parseval
+    assert torch.allclose(PhaseRetrieval().A(x), PhaseRetrieval().A(-x))
+    assert torch.equal(Clipping(gain=2.0).A(x), (2 * x).clamp(-1, 1))
+    assert torch.equal(NonLinear(torch.sin).A(x), x.sin())
+    for op in (PhaseRetrieval(1), Clipping(), NonLinear(torch.tanh)):
+        m = Measurement(op, op.A(x), 0.1)
+        assert torch.allclose(m(x), torch.zeros(2), atol=1e-20) and m(x + 0.1).shape == (2,)
+
+
+def test_a_measurement_knows_its_noise_and_its_loss():
+    op, x = Matrix(torch.eye(3)[:2], noise_model=GaussianNoise(0.5)), torch.randn(4, 3)
+    m = Measurement.of(op, x, Addressed(1))
+    noise = Addressed(1)(0, op.A(x))
+    assert m.std == 0.5 and torch.equal(m.y, op.A(x) + 0.5 * noise)
+    assert torch.allclose(m(x), 0.25 * noise.square().sum(1)) and torch.allclose(
+        m.nats(x), noise.square().sum(1) / 2
+    )
+
+
+class Foreign:
+    """A physics as another library might write it: names alone."""
+
+    def __init__(self, matrix, sigma):
+        self.matrix, self.noise_model = matrix, types.SimpleNamespace(sigma=torch.tensor(sigma))
+
+    def A(self, x, **kwargs):
+        return x @ self.matrix.T
+
+    def A_adjoint(self, y, **kwargs):
+        return y @ self.matrix
+
+    def A_dagger(self, y, **kwargs):
+        return y @ torch.linalg.pinv(self.matrix).T
+
+
+PROCESS = VP()
+PLAN = DDIM().plan(PROCESS, UniformLambda(6, start=0.99, end=0.02))
+
+
+@pytest.mark.parametrize("guide", [DPS, PiGDM, TMPD, DDNM, DiffPIR], ids=lambda g: g.__name__)
+def test_a_foreign_physics_gives_what_ours_gives(guide):
+    matrix, y, x = torch.randn(2, 4), torch.randn(3, 2), torch.randn(3, 4)
+    model = Gaussian(torch.randn(4), 0.8).denoiser(PROCESS)
+    ours = steer(model, PLAN, x, guide(Measurement(Matrix(matrix), y, 0.3)))
+    foreign = steer(model, PLAN, x, guide(Measurement(Foreign(matrix, 0.3), y)))
+    assert torch.allclose(ours.sample, foreign.sample, atol=1e-7)
+
+
+class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a mock for torchvision, which deepinv wants at import and its physics do not."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        return (
+            importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+            if fullname.split(".")[0] == "torchvision"
+            else None
+        )
+
+    def create_module(self, spec):
+        module = MagicMock()
+        module.__spec__, module.__path__, module.__name__, module.__version__ = spec, [], spec.name, "0.0"
+        return module
+
+    def exec_module(self, module): ...
+
+
+def test_deepinv_physics_work_unmodified(monkeypatch):
+    if importlib.util.find_spec("torchvision") is None:  # deepinv asks for it, these parts of it do not
+        monkeypatch.setattr(sys, "meta_path", [StandIn(), *sys.meta_path])
+        for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "deepinv")]:
+            monkeypatch.delitem(sys.modules, name)
+    dinv = pytest.importorskip("deepinv")
+    x = torch.randn(2, 1, 8, 8)
+    mask = (torch.rand(1, 8, 8) > 0.5).double()
+    model = Gaussian(torch.zeros(64), 1.0).denoiser(PROCESS)
+    noise = dinv.physics.GaussianNoise(sigma=0.1)
+    for theirs, ours in (
+        (dinv.physics.Inpainting((1, 8, 8), mask=mask, noise_model=noise), Mask(mask)),
+        (dinv.physics.Downsampling((1, 8, 8), factor=2, filter=None, noise_model=noise), None),
+    ):
+        theirs = theirs.double()
+        y = theirs.A(x)
+        m = Measurement(theirs, y)
+        assert m.std == pytest.approx(0.1)
+        for guide in (DPS, PiGDM, DDNM, DiffPIR):
+            found = steer(
+                model, PLAN, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)), guide(m)
+            ).sample
+            assert bool(found.isfinite().all())
+            if ours is not None:
+                same = steer(
+                    model,
+                    PLAN,
+                    torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)),
+                    guide(Measurement(ours, y, 0.1)),
+                ).sample
+                assert torch.allclose(found, same, atol=1e-6)
+
+
+X = torch.zeros(2, 3, dtype=torch.float64)
+GOOD = Measurement(Matrix(torch.eye(3, dtype=torch.float64)[:2]), torch.zeros(2, 2, dtype=torch.float64), 0.1)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: GaussianNoise(-1.0), "sigma: got -1.0"),
+        (
+            lambda: Measurement(Matrix(torch.eye(3)), torch.zeros(2, 3)).__class__(
+                object(), torch.zeros(2, 3)
+            ),
+            "without `A`",
+        ),
+        (lambda: Measurement(Foreign(torch.eye(3), -0.5), torch.zeros(2, 3)), "noise_std: got -0.5"),
+        (lambda: Measurement(Foreign(torch.eye(3), float("nan")), torch.zeros(2, 3)), "noise_std: got nan"),
+        (lambda: Measurement(NonLinear(torch.sin), torch.zeros(3), 0.1), "add a batch axis"),
+        (lambda: Measurement(types.SimpleNamespace(A=torch.sin), torch.zeros(2, 3)), "pass noise_std"),
+        (
+            lambda: Measurement(GOOD.physics, torch.zeros(2, 5), 0.1).check(X),
+            r"y: got shape \(2, 5\), expected \(2, 2\)",
+        ),
+        (lambda: Measurement(GOOD.physics, torch.zeros(3, 2), 0.1).check(X), r"y: got shape \(3, 2\)"),
+        (lambda: GOOD.check(torch.zeros(2, 7)), r"does not take samples of shape \(2, 7\)"),
+        (
+            lambda: Measurement(NonLinear(torch.sin), torch.zeros(2, 3), 0.1).check(X, "A_adjoint"),
+            "without `A_adjoint`",
+        ),
+        (lambda: Measurement(GOOD.physics, GOOD.y, 0.0).check(X, noisy=True), "expected s_y > 0"),
+        (lambda: Matrix(torch.eye(3), (2, 2)), "d = prod"),
+        (lambda: Blur(torch.ones(3)), "expected \\(h, w\\)"),
+        (lambda: Blur(torch.ones(3, 3)).A(torch.zeros(1, 1, 2, 8)), "no smaller than the kernel"),
+        (lambda: Downsample(0), "at least 1"),
+        (lambda: Downsample(3).A(torch.zeros(1, 1, 8, 8)), "multiples of 3"),
+        (lambda: Clipping(1.0, 0.0), "low < high"),
+        (lambda: PhaseRetrieval(-1), "at least 0"),
+        (lambda: PhaseRetrieval().A(torch.zeros(2, 3)), r"expected \(B, C, H, W\)"),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

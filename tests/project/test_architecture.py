@@ -1,0 +1,192 @@
+"""The house: which folder may import which, no cycles, packaging, sizes, one meaning a name, and habits."""
+
+import ast
+import inspect
+import pathlib
+import statistics
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+import pullback
+from pullback import adjoint, guidance, solvers
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAYERS = ("solvers", "adjoint", "guidance")
+FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).glob("**/*.py"))]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+}
+
+# folder: what it may import besides itself. A layer's root stands for the files that lie in it.
+ARROWS: dict[str, set[str]] = {
+    "solvers": set(),
+    "solvers.methods": {"solvers"},
+    "solvers.readings": {"solvers"},
+    "solvers.toy": {"solvers"},
+    "adjoint": {"solvers*"},
+    "adjoint.continuous": {"solvers*", "adjoint"},
+    "adjoint.bridges": {"solvers*", "adjoint", "adjoint.continuous"},
+    "guidance": set(),
+    "guidance.measurements": {"solvers*", "adjoint*"},
+    "guidance.rewards": {"solvers*", "adjoint*"},
+    "guidance.latents": {"solvers*", "adjoint*", "guidance"},
+    "guidance.edit": {"solvers*", "adjoint*"},
+    "guidance.guides": {"solvers*", "adjoint*", "guidance", "guidance.measurements"},
+    "guidance.particles": {"solvers*", "adjoint*", "guidance.guides", "guidance.rewards"},
+    "guidance.adversarial": {"solvers*", "adjoint*", "guidance", "guidance.guides"},
+    "guidance.objectives": {"solvers*", "adjoint*", "guidance.rewards"},
+    "guidance.train": {"solvers*", "adjoint*", "guidance.objectives", "guidance.rewards"},
+}
+
+
+def imports(name: str) -> Iterator[tuple[str, str]]:
+    """(module, imported name) of every import between the library's files: lazy and type-checking ones too."""
+    path = MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            for alias in node.names:
+                yield ".".join([*base, *([node.module] if node.module else [])]), alias.name
+
+
+def target(module: str, name: str) -> str:
+    """The file that an import reaches: a name of a package is followed to where it is defined."""
+    if f"{module}.{name}" in MODULES:
+        return f"{module}.{name}"
+    if MODULES[module].name == "__init__.py":
+        for inner, found in imports(module):
+            if found == name or found == "*" and name in vars(importable(inner)):
+                return target(inner, name)
+    return module
+
+
+def importable(module: str) -> object:
+    """The module itself."""
+    return __import__(f"pullback.{module}", fromlist=["_"])
+
+
+GRAPH = {name: {target(*found) for found in imports(name)} - {name} for name in MODULES}
+CODE = [name for name in MODULES if MODULES[name].name != "__init__.py"]
+
+
+def folder(name: str) -> str:
+    return name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+
+
+def test_the_table_of_arrows_names_every_folder():
+    assert {folder(name) for name in MODULES} == set(ARROWS)
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_imports_follow_the_arrows(name):
+    allowed = {folder(name), *ARROWS[folder(name)]}
+    for reached in GRAPH[name]:
+        at = folder(reached)
+        assert at in allowed or f"{at.split('.')[0]}*" in allowed, f"{name} imports {reached}"
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_imports_inside_the_library_are_relative(name):
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        bare = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        bare += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not {found.split(".")[0] for found in bare} & {*LAYERS, "pullback"}, f"{name}: {bare}"
+
+
+def test_no_cycle_between_files():
+    """Files are peeled off that import nothing which is left, or that nothing left imports: cycles remain."""
+    left = {name: {reached for reached in GRAPH[name] if reached in CODE} for name in CODE}
+    while True:
+        used = set().union(*left.values())
+        free = [name for name, reached in left.items() if not reached & left.keys() or name not in used]
+        if not free:
+            break
+        for name in free:
+            del left[name]
+        left = {name: reached & left.keys() for name, reached in left.items()}
+    assert not left, f"on a cycle or between two: {sorted(left)}"
+
+
+def public_definitions() -> Iterator[tuple[str, str]]:
+    """(name, module) of every class, function and alias that is not private."""
+    for module in CODE:
+        for node in ast.parse(MODULES[module].read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                yield node.name, module
+            elif isinstance(node, ast.Assign):
+                yield from ((each.id, module) for each in node.targets if isinstance(each, ast.Name))
+
+
+def test_no_name_has_two_meanings():
+    found = [name for name, _ in public_definitions() if not name.startswith("_")]
+    twice = {
+        name: [m for n, m in public_definitions() if n == name] for name, n in Counter(found).items() if n > 1
+    }
+    assert not twice
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if MODULES[name].name == "__init__.py"])
+def test_no_function_hides_its_module(name):
+    package = importable(name)
+    for inner in MODULES:
+        if inner.rpartition(".")[0] == name:
+            assert inspect.ismodule(getattr(package, inner.rpartition(".")[2], None)), inner
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_no_no_grad_decorator_and_no_global_random_draw(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert not any("no_grad" in ast.unparse(d) for d in node.decorator_list), node.name
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "torch.randn",
+            "torch.rand",
+            "torch.randint",
+        ):
+            assert "generator" in {k.arg for k in node.keywords}, ast.unparse(node)
+
+
+def test_files_are_small():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in FILES}
+    assert max(lengths.values()) <= 350 and statistics.median(lengths.values()) < 110
+    wide = [len(line) > 110 for path in FILES for line in path.read_text().splitlines()]
+    assert sum(wide) <= 0.05 * len(wide)
+
+
+def test_every_folder_says_what_it_knows():
+    for path in FILES:
+        if path.name == "__init__.py":
+            doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+            assert len(doc) > 40 and ("Knows" in doc or "knows" in doc or path.parent.name == "guidance"), (
+                path
+            )
+
+
+def test_every_folder_is_packaged():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        "pullback." + ".".join(p.parent.relative_to(ROOT).parts) for p in FILES if p.name == "__init__.py"
+    }
+    assert found | {"pullback"} == set(project["packages"]) == set(project["package-dir"])
+    assert all((ROOT / layer / "py.typed").exists() for layer in ("pullback", *LAYERS))
+
+
+@pytest.mark.parametrize("layer", [solvers, adjoint, guidance], ids=lambda m: m.__name__)
+def test_public_names_exist_and_are_documented(layer):
+    for name in layer.__all__:
+        thing = getattr(layer, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            doc = inspect.getdoc(thing) or ""
+            assert doc and not doc.startswith(f"{name}("), f"{name} has no docstring of its own"
+
+
+def test_the_first_names_are_loaded_on_first_use():
+    for name in pullback.__all__:
+        assert getattr(pullback, name) is not None
+    assert {"sample", "Denoiser", "optimise", "__version__"} <= set(dir(pullback))
+    with pytest.raises(AttributeError, match="expected one of"):
+        pullback.nothing  # noqa: B018

@@ -1,0 +1,127 @@
+"""Processes, predictions and grids: round trips over generated processes, times, shapes and dtypes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pullback.solvers import (
+    EDM,
+    FLOW,
+    NOISE,
+    VE,
+    VP,
+    CosineVP,
+    DiscreteVP,
+    GivenTimes,
+    Karras,
+    Leading,
+    Linspace,
+    Quadratic,
+    RectifiedFlow,
+    Shifted,
+    SubVP,
+    Trailing,
+    UniformLambda,
+    UniformT,
+    UserPair,
+    convert,
+)
+from pullback.solvers.prediction import PREDICTIONS, conversion
+
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+TABLE = DiscreteVP(torch.cumprod(1 - BETAS, 0))
+PROCESSES = [
+    VP(),
+    VP(0.2, 12.0),
+    CosineVP(),
+    SubVP(),
+    VE(),
+    EDM(),
+    RectifiedFlow(),
+    TABLE,
+    UserPair(lambda t: torch.cos(t), lambda t: torch.sin(t), 0.0, 1.5),
+]
+processes, parts = st.sampled_from(PROCESSES), st.floats(0.02, 0.98)
+
+
+def inside(process, part):
+    return process.t_min + part * (process.t_max - process.t_min)
+
+
+@given(processes, parts)
+def test_lambda_and_its_inverse(process, part):
+    t = inside(process, part)
+    assert float(process.time(process.lam(t))) == pytest.approx(t, rel=1e-9, abs=1e-9)
+    assert float(process.alpha(t).log() - process.sigma(t).log()) == pytest.approx(
+        float(process.lam(t)), abs=1e-9
+    )
+
+
+@given(processes, parts)
+def test_drift_and_diffusion(process, part):
+    """g^2 = -2 sigma^2 dlambda/dt, by finite differences."""
+    t, h = inside(process, part), 1e-6 * (process.t_max - process.t_min)
+    if process is TABLE:
+        t = float(int(t)) + 0.4
+    slope = float(process.lam(t + h) - process.lam(t - h)) / (2 * h)
+    assert float(process.g2(t)) == pytest.approx(-2 * float(process.sigma(t)) ** 2 * slope, rel=1e-5)
+
+
+@given(
+    processes,
+    parts,
+    st.sampled_from(PREDICTIONS),
+    st.sampled_from(PREDICTIONS),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_conversions_round_trip_and_agree_with_their_definition(process, part, have, want, event, dtype):
+    x0, eps = (torch.randn(2, *event, dtype=dtype) for _ in range(2))
+    t = torch.tensor([inside(process, part), inside(process, 0.5)])
+    column = t.reshape(-1, *[1] * len(event))
+    x = (process.alpha(column) * x0 + process.sigma(column) * eps).to(dtype)
+
+    def value(kind):
+        a, b = kind.row(process, column)
+        return (a * x0 + b * eps).to(dtype)
+
+    there = convert(value(have), x, have, want, process, t)
+    scale = max(float(value(want).abs().max()), float(value(have).abs().max()), float(x.abs().max()), 1.0)
+    condition = max(float(c.abs().max()) for c in (*conversion(have, want, process, t), torch.ones(1)))
+    tolerance = (1e-4 if dtype == torch.float32 else 1e-10) * scale * condition
+    assert torch.allclose(there, value(want), rtol=0, atol=tolerance) and there.dtype == dtype
+
+
+@pytest.mark.parametrize("process", [CosineVP(), RectifiedFlow()], ids=str)
+def test_noise_says_nothing_of_data_at_alpha_zero(process):
+    with pytest.raises(ValueError, match="does not determine"):
+        conversion(NOISE, PREDICTIONS[1], process, 1.0)
+    assert float(process.alpha(1.0)) == 0.0 and float(process.lam(1.0)) == float("-inf")
+    assert conversion(FLOW, PREDICTIONS[1], RectifiedFlow(), 1.0)[0] == 1
+
+
+@given(
+    st.sampled_from([VP(), VE(), EDM(), RectifiedFlow(), CosineVP(), SubVP()]),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_grids_are_monotone_with_exact_ends(process, n, rising):
+    start, end = inside(process, 0.95), inside(process, 0.03)
+    if rising:
+        start, end = end, start
+    for kind in (UniformT, UniformLambda, Karras, Quadratic, Shifted):
+        t = kind(n, start=start, end=end).times(process)
+        assert t.dtype == torch.float64 and len(t) == n + 1
+        assert bool(((t.diff() > 0) == rising).all())
+        if kind is not Shifted:
+            assert t[0].item() == start and t[-1].item() == end
+    assert torch.equal(GivenTimes([0.5, 0.2]).times(process), torch.tensor([0.5, 0.2]))
+
+
+def test_discrete_labels_are_those_of_the_field():
+    assert Trailing(4).times(TABLE).tolist() == [999, 749, 499, 249, -1]
+    assert Leading(4).times(TABLE).tolist() == [751, 501, 251, 1, -1]
+    assert Linspace(4).times(TABLE).tolist() == [999, 666, 333, 0, -1]
+    assert float(TABLE.sigma(-1.0)) == 0.0 and float(TABLE.alpha(-1.0)) == 1.0
+    assert float(TABLE.alpha(10.0)) ** 2 == pytest.approx(float(torch.cumprod(1 - BETAS, 0)[10]))

@@ -1,0 +1,1 @@
+../../../pullback/__init__.py

@@ -1,1 +1,0 @@
-from solvers import *
