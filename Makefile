@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-slow test-all lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/face_morph.py
@@ -11,11 +11,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu"
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 $(if $(shell command -v nvidia-smi),,-m "not gpu")
+# what `make test` leaves out; the tests for a GPU are taken where there is one
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 -m "$(if $(shell command -v nvidia-smi),slow or gpu,slow and not gpu)"
+
+test-all: test test-slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 # torch comes first and alone, pinned: an unpinned one pulls gigabytes
@@ -24,7 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "got $$($(PYTHON) --version), expected Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[examples,dev,ode,rewards,train]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[examples,dev,rewards,train]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps deepinv
 	touch $@
 
 clean:

@@ -52,7 +52,11 @@ def _results(folder: pathlib.Path) -> list[dict[str, dict[str, Any]]]:
     code = (
         "import conftest, sys, test_distributed as d; d.work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "adjoint"), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", code, str(rank), str(port), str(folder)],

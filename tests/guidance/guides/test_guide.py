@@ -41,7 +41,7 @@ def test_every_public_guide_is_enrolled():
     public = {
         thing for thing in vars(guidance).values() if inspect.isclass(thing) and issubclass(thing, Guide)
     }
-    assert public - {Guide, guidance.Twist} == set(GUIDES)
+    assert public - {Guide, guidance.Twist} | {Together} == set(GUIDES)
 
 
 class Null(Guide):
@@ -149,22 +149,21 @@ def test_costs_are_counted_and_no_call_is_wasted(guide):
 
 
 def own_lines(path):
-    """Lines of code that are a guide's own: no imports, docstrings, comments or blanks."""
+    """Lines of code that are a guide's own, however it is laid out: no imports, docstrings, comments or blanks."""
     tree = ast.parse(path.read_text())
-    lines = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and not isinstance(node, (ast.Import, ast.ImportFrom)):
-            lines |= {node.lineno}
-            if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.For, ast.If, ast.With, ast.While)):
-                lines |= set(range(node.lineno, (node.end_lineno or 0) + 1))
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        ):
-            lines -= set(range(node.lineno, (node.end_lineno or 0) + 1))
-    return len(lines)
+        for name in ("body", "orelse", "finalbody"):
+            if isinstance(inner := getattr(node, name, None), list):
+                setattr(node, name, [part for part in inner if not _silent(part)] or inner[:0])
+    return sum(-(-len(line) // 110) for line in ast.unparse(tree).splitlines() if line.strip())
+
+
+def _silent(node):
+    return isinstance(node, ast.Import | ast.ImportFrom) or (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 METHODS = [k for k in GUIDES if k not in (Window, Together)]

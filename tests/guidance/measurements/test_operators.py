@@ -154,12 +154,19 @@ class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module): ...
 
 
-def test_deepinv_physics_work_unmodified(monkeypatch):
+@pytest.fixture
+def dinv(monkeypatch):
+    """deepinv; what was imported for it is forgotten, or the next library would take the mock for torchvision."""
+    before = set(sys.modules)
     if importlib.util.find_spec("torchvision") is None:  # deepinv asks for it, these parts of it do not
         monkeypatch.setattr(sys, "meta_path", [StandIn(), *sys.meta_path])
-        for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "deepinv")]:
-            monkeypatch.delitem(sys.modules, name)
-    dinv = pytest.importorskip("deepinv")
+    yield importlib.import_module("deepinv")
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("torchvision", "deepinv"):
+            del sys.modules[name]
+
+
+def test_deepinv_physics_work_unmodified(dinv):
     x = torch.randn(2, 1, 8, 8)
     mask = (torch.rand(1, 8, 8) > 0.5).double()
     model = Gaussian(torch.zeros(64), 1.0).denoiser(PROCESS)

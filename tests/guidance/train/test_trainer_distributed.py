@@ -182,7 +182,7 @@ def launched(folder: pathlib.Path, slow: bool) -> list[dict[str, Any]]:
     code = f"import conftest, sys, test_trainer_distributed as d; d.work(sys.argv[1], {slow})"
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "guidance" / "train"), *sys.path]),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
@@ -274,7 +274,7 @@ def test_a_launcher_is_seen_on_cpus(tmp_path):
     """Accelerate passes over it there unless told: two processes would each train alone and write to one folder."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from pullback.guidance.world import processes\nworld = processes()\n"
+        "from pullback.guidance.train.processes import processes\nworld = processes()\n"
         "print(f'{world.rank} of {world.size}', flush=True)\n"
     )
     done = subprocess.run(
