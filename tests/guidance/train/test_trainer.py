@@ -393,7 +393,7 @@ def test_digits_with_adapters_and_pictures(tmp_path):
 BARE = """
 import builtins, sys
 asked, real = set(), builtins.__import__
-builtins.__import__ = lambda name, *rest: asked.add(name.split(".")[0]) or real(name, *rest)
+builtins.__import__ = lambda name, *rest, **given: asked.add(name.split(".")[0]) or real(name, *rest, **given)
 for name in ("accelerate", "peft", "tensorboard", "transformers"):
     sys.modules[name] = None
 import conftest, json, torch

@@ -274,7 +274,7 @@ def test_a_launcher_is_seen_on_cpus(tmp_path):
     """Accelerate passes over it there unless told: two processes would each train alone and write to one folder."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from pullback.guidance.world import processes\nworld = processes()\n"
+        "from pullback.guidance.train.processes import processes\nworld = processes()\n"
         "print(f'{world.rank} of {world.size}', flush=True)\n"
     )
     done = subprocess.run(
