@@ -45,6 +45,9 @@ class MeteredReward:
 
     A value that is not finite is noted in `trouble` and replaced by 0 until the trainer, on all processes at
     once, refuses the step: raised here, on one process, it would leave the others waiting.
+
+    Attributes:
+        queries: samples scored so far. seconds: that this took.
     """
 
     def __init__(self, reward: RewardFunction, name: str = "reward") -> None:

@@ -119,7 +119,8 @@ class FunctionReward(Reward):
     """A plain callable fn(samples, context) -> (B,) as a Reward.
 
     Args:
-        has_gradient: False for what counts bytes, votes or humans: then direct objectives refuse it at once.
+        has_gradient: whether there is a gradient at the samples; False is what objectives that need one
+            refuse.
     """
 
     fn: RewardFunction

@@ -106,11 +106,12 @@ class AdapterOff(Wrapped):
         finally:
             for layer in switched:
                 layer.enable_adapters(True)
-            for value, flag in flags:
+            for value, flag in flags:  # peft has made all of an adapter trainable, its frozen weights too
                 value.requires_grad_(flag)
 
 
 def _layers(model: Model) -> list[Any]:
+    """The layers with adapters, known by an attribute of peft's own: looking for them does not need peft."""
     return [
         module
         for network in model.networks()

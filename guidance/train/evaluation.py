@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .divergence import NO_KL, diverge, transitions_of
 from .processes import Processes
 from .prompts import Prompts
-from .run import Run
+from .run import TrainingRun
 
 STREAM = 2**63  # of the evaluation's noise, out of the reach of training's
 
@@ -28,7 +28,7 @@ class Evaluation:
     x: Tensor
 
 
-def evaluate(run: Run, prompts: Prompts) -> Evaluation:
+def evaluate(run: TrainingRun, prompts: Prompts) -> Evaluation:
     """Sample `config.evaluation_samples` over all processes without a graph, always the same prompts and noise.
 
     Figures: each reward, `kl` to the reference in nats, `diversity` (mean pairwise L2 distance of samples),
@@ -36,42 +36,40 @@ def evaluate(run: Run, prompts: Prompts) -> Evaluation:
 
     Cost: plan.nfe network calls, twice that with a path KL.
     """
-    config, plan = run.config, run.policy.plan
-    measurable = run.policy.reference is not None and transitions_of(plan) is not None
-    rewards = {"reward": run.reward, **run.heldout}
+    config = run.config
     share = config.evaluation_samples // run.world.size
     mine = range(run.world.rank * share, (run.world.rank + 1) * share)
     limit = config.limit or share
-    rows = []
-    for low in range(0, share, limit):
-        batch = prompts.batch(mine[low : low + limit], plan, config.seed, run.like, STREAM)
-        with torch.no_grad():
-            x, kl = _sampled(run, batch, measurable)
-            rows.append(
-                (x, torch.stack([kl, *(ask(x, batch.context).to(kl) for ask in rewards.values())], 1))
-            )
-    x, table = (run.world.gather(torch.cat(parts)) for parts in zip(*rows, strict=True))
-    columns = dict(zip(("kl", *rewards), table.unbind(1), strict=True))
-    if not measurable:
-        del columns["kl"]
-    figures: dict[str, Any] = {} if measurable else {"kl": None, "kl_note": NO_KL}
-    for name, column in columns.items():
+    measured = [
+        _measure(run, prompts.batch(mine[low : low + limit], run.policy.plan, config.seed, run.like, STREAM))
+        for low in range(0, share, limit)
+    ]
+    x = run.world.gather(torch.cat([piece for piece, _ in measured]))
+    table = run.world.gather(torch.cat([torch.stack([*columns.values()], 1) for _, columns in measured]))
+    names = measured[0][1].keys()
+    figures: dict[str, Any] = {} if "kl" in names else {"kl": None, "kl_note": NO_KL}
+    for name, column in zip(names, table.unbind(1), strict=True):
         figures |= {name: float(column.mean()), f"{name}_se": float(column.std() / math.sqrt(len(column)))}
     low, high = config.value_range
-    outside = ((x <= low) | (x >= high)).double().mean()
-    return Evaluation(
-        figures | {"diversity": float(torch.pdist(x.flatten(1)).mean()), "saturated": float(outside)}, x
-    )
+    figures["diversity"] = float(torch.pdist(x.flatten(1)).mean())
+    figures["saturated"] = float(((x <= low) | (x >= high)).double().mean())
+    return Evaluation(figures, x)
 
 
-def _sampled(run: Run, batch: Batch, measurable: bool) -> tuple[Tensor, Tensor]:
-    """Samples, and their path KL (B,), NaN where there is none."""
-    ours, plan, base = run.policy.denoiser, run.policy.plan, run.policy.reference
-    if measurable and base is not None:
-        found = diverge(ours, base, plan, batch)
-        return found.x, found.kl
-    x = sample(ours, plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None)
-    return x, x.new_full((len(x),), math.nan)
+def _measure(run: TrainingRun, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Samples, and by name what each of them measures, (B,): the path KL where there is one, and every reward."""
+    policy, columns = run.policy, {}
+    with torch.no_grad():
+        if policy.reference is not None and transitions_of(policy.plan) is not None:
+            found = diverge(policy.denoiser, policy.reference, policy.plan, batch)
+            x, columns["kl"] = found.x, found.kl
+        else:
+            x = sample(
+                policy.denoiser, policy.plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None
+            )
+        for name, reward in {"reward": run.reward, **run.heldout}.items():
+            columns[name] = reward(x, batch.context).to(x)
+    return x, columns
 
 
 def check_evaluations(config: TrainConfig, plan: Plan, heldout: Collection[str], world: Processes) -> None:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..objectives.objective import Batch, Experience, LossTerm
 from .prompts import shared_generator
-from .run import Run
+from .run import TrainingRun
 from .sharded import whole
 from .tally import Tally
 
 
-def iterate(run: Run) -> dict[str, Any]:
+def iterate(run: TrainingRun) -> dict[str, Any]:
     """Move the run on by one iteration; returns its figures for the log.
 
     Raises:
@@ -27,13 +27,12 @@ def iterate(run: Run) -> dict[str, Any]:
     experiences = [rollouts(run, row) for row in batches]
     tally.rewards += [found.reward for row in experiences for found in row if found is not None]
     for update, (row, found) in enumerate(zip(batches, experiences, strict=True)):
-        for losses in steps(run, row, found, update):
-            first = run.done == 0 and not tally.norms
-            norm = gradient(run, losses, tally)
-            before = [value.detach().clone() for value in run.trained.weights.values()] if first else []
-            run.trained.step(norm, run.config.clip)
-            if first:
-                _warn_if_unmoved(run, before)
+        for losses in optimiser_steps(run, row, found, update):
+            norm = step_gradient(run, losses, tally)
+            if run.done == 0 and len(tally.norms) == 1:
+                _first_step(run, norm)
+            else:
+                run.trained.step(norm, run.config.clip)
     run.done += 1
     run.drawn += run.arithmetic.drawn
     return tally.mean(run.world) | {
@@ -43,13 +42,13 @@ def iterate(run: Run) -> dict[str, Any]:
     }
 
 
-def rollouts(run: Run, batches: list[Batch]) -> list[Experience | None]:
+def rollouts(run: TrainingRun, batches: list[Batch]) -> list[Experience | None]:
     """The experience of each piece of an update."""
     return [run.objective.rollout(run.policy, batch, run.reward, run.world) for batch in batches]
 
 
-def steps(
-    run: Run, batches: list[Batch], experiences: list[Experience | None], update: int
+def optimiser_steps(
+    run: TrainingRun, batches: list[Batch], experiences: list[Experience | None], update: int
 ) -> Iterator[Iterable[LossTerm]]:
     """For each optimiser step of an update its losses, those of all pieces one after the other.
 
@@ -71,7 +70,7 @@ def steps(
     return (chain.from_iterable(step) for step in zip(*pieces, strict=True))
 
 
-def gradient(run: Run, losses: Iterable[LossTerm], tally: Tally) -> Tensor:
+def step_gradient(run: TrainingRun, losses: Iterable[LossTerm], tally: Tally) -> Tensor:
     """Fill in the gradient of one optimiser step, the mean over pieces and processes; returns its L2 norm.
 
     Each loss is back-propagated before the next one is computed, so that one graph lives at a time.
@@ -93,7 +92,7 @@ def gradient(run: Run, losses: Iterable[LossTerm], tally: Tally) -> Tensor:
     return norm
 
 
-def _refuse_if_broken(run: Run, trouble: str | None, norm: Tensor) -> None:
+def _refuse_if_broken(run: TrainingRun, trouble: str | None, norm: Tensor) -> None:
     """Raise FloatingPointError on every process if anything of this step is not finite on one of them: before
     clipping would spread it over all weights.
     """
@@ -104,8 +103,11 @@ def _refuse_if_broken(run: Run, trouble: str | None, norm: Tensor) -> None:
         raise FloatingPointError(f"not finite: {trouble or (*bad, 'a value on another process')[0]}")
 
 
-def _warn_if_unmoved(run: Run, before: list[Tensor]) -> None:
+def _first_step(run: TrainingRun, norm: Tensor) -> None:
+    """The first step of all; warns where it leaves the weights as they were."""
     weights = run.trained.weights.values()
+    before = [value.detach().clone() for value in weights]
+    run.trained.step(norm, run.config.clip)
     if all(torch.equal(whole(old), whole(new.detach())) for old, new in zip(before, weights, strict=True)):
         warnings.warn(
             "the weights did not change in the first step: got gradients of 0; is the adapter active, and "

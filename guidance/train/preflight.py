@@ -12,9 +12,9 @@ from torch import Tensor
 from ..objectives.objective import Batch
 from .arithmetic import Arithmetic
 from .divergence import NO_KL, diverge, transitions_of
-from .iteration import gradient, rollouts, steps
+from .iteration import optimiser_steps, rollouts, step_gradient
 from .processes import Processes
-from .run import Run
+from .run import TrainingRun
 from .sharded import whole
 from .tally import Tally
 
@@ -61,7 +61,7 @@ class Preflight:
         )
 
 
-def preflight(run: Run) -> Preflight:
+def preflight(run: TrainingRun) -> Preflight:
     """Run the first optimiser step up to its gradient, and put everything back.
 
     Raises:
@@ -73,8 +73,8 @@ def preflight(run: Run) -> Preflight:
     """
     kept, counts = copy.deepcopy(run.objective.state()), (run.reward.queries, run.reward.seconds)
     _storable(kept)
-    row = run.batches()[0]
     with torch.random.fork_rng([run.world.device] if run.world.device.type == "cuda" else []):
+        row = run.batches()[0]
         frozen_too = (value for network in run.policy.denoiser.networks() for value in network.parameters())
         _agree(run.world, "weights", [whole(value.detach()) for value in frozen_too])
         log_ratio, kl = _densities(run, row[0])
@@ -99,7 +99,7 @@ def preflight(run: Run) -> Preflight:
     )
 
 
-def _densities(run: Run, batch: Batch) -> tuple[float | None, float | None]:
+def _densities(run: TrainingRun, batch: Batch) -> tuple[float | None, float | None]:
     """Largest |log ratio| of the policy to itself, and path KL to the reference; None without a density."""
     ours, plan, base = run.policy.denoiser, run.policy.plan, run.policy.reference
     if transitions_of(plan) is None:
@@ -122,12 +122,12 @@ def _densities(run: Run, batch: Batch) -> tuple[float | None, float | None]:
     return log_ratio, kl
 
 
-def _first_gradient(run: Run, row: list[Batch]) -> float:
+def _first_gradient(run: TrainingRun, row: list[Batch]) -> float:
     """The norm of the first update's first gradient, equal on all processes."""
-    losses = next(steps(run, row, rollouts(run, row), update=0), None)
+    losses = next(optimiser_steps(run, row, rollouts(run, row), update=0), None)
     if losses is None:
         raise ValueError("objective: got no optimiser step from updates(), expected at least one")
-    norm = gradient(run, losses, Tally())
+    norm = step_gradient(run, losses, Tally())
     _agree(run.world, "gradients", [whole(grad) for grad in run.trained.gradients().values()])
     return float(whole(norm))
 

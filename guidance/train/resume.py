@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from .run import Run
+from .run import TrainingRun
 
 # settings that may change between a run and its continuation without changing a number
 FREE = ("out", "iterations", "keep", "checkpoint_every", "tensorboard", "progress")
 
 
-def save(run: Run) -> Path:
+def save(run: TrainingRun) -> Path:
     """Write a checkpoint of everything that decides what comes next."""
     rewards = [run.reward, *run.heldout.values()]
     state = {
@@ -32,7 +32,7 @@ def save(run: Run) -> Path:
     return run.checkpoints.save(run.done, run.trained.tensors(), state, own)
 
 
-def restore(run: Run, path: Path) -> None:
+def restore(run: TrainingRun, path: Path) -> None:
     """Take back what `save` wrote.
 
     Raises:

@@ -18,7 +18,7 @@ from .trained import Trained
 
 
 @dataclass(eq=False)
-class Run:
+class TrainingRun:
     """The parts of a training run. `RewardTrainer` puts them together; `iterate` moves the run on by one
     iteration, `evaluate` and `preflight` look at it, `save` and `restore` write it down and take it back.
 

@@ -41,10 +41,11 @@ def trainable(model: Model) -> dict[str, Tensor]:
 
 
 class Trained:
-    """The trainable parameters of `model`, on every process with the first one's numbers; AdamW; the average.
+    """The trainable parameters of a model with AdamW on them and, where config asks for it, their average.
 
-    Sharded parameters stay where they are: whoever sharded them has dealt them out and averages their
-    gradients.
+    Networks go to this process's device, and every process takes the first one's numbers. Sharded parameters
+    (FSDP 2) are left alone: whoever sharded them has dealt them out, and their gradients are averaged in the
+    backward pass.
 
     Attributes:
         weights: the parameters by name.

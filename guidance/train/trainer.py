@@ -27,7 +27,7 @@ from .preflight import Preflight, preflight
 from .processes import Processes, processes
 from .prompts import Prompts
 from .resume import restore, save
-from .run import Run
+from .run import TrainingRun
 from .trained import Trained
 
 
@@ -62,7 +62,8 @@ class RewardTrainer:
         accelerator: an `accelerate.Accelerator` of your own.
 
     Raises:
-        ValueError: nothing to train, batch arithmetic without a solution, what `objective.check` refuses.
+        ValueError: nothing to train, batch arithmetic without a solution, an end that no evaluation can bring
+            about, what `objective.check` refuses.
 
     `train` raises FloatingPointError where a reward, a loss or a gradient is not finite, naming it and the
     iteration, before the weights are touched.
@@ -92,7 +93,7 @@ class RewardTrainer:
         policy = Policy(config.precision.around(denoiser), plan, config.precision.around(base))
         objective.check(policy)
         watched = {name: MeteredReward(value, name) for name, value in (heldout or {}).items()}
-        self.run = Run(
+        self.run = TrainingRun(
             config,
             world,
             arithmetic,
@@ -175,8 +176,9 @@ class RewardTrainer:
 
     def save(self) -> Path:
         """Write a checkpoint now; all processes call it."""
+        path = save(self.run)
         self.saved = self.done
-        return save(self.run)
+        return path
 
     def restore(self, path: Path) -> None:
         """Take everything back from the checkpoint at `path`; all processes call it.
