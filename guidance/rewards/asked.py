@@ -1,16 +1,12 @@
-"""Rewards asked for once and checked: shape, finiteness, and a gradient where one is needed."""
+"""Rewards as objectives and the trainer ask for them: every answer checked, and where it is wrong, the reward named."""
 
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .base import RewardFunction
-
-
-def name_of(reward: Any) -> str:
-    """What an error calls the reward."""
-    return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
 
 def evaluate_reward(
@@ -29,24 +25,88 @@ def evaluate_reward(
     """
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
         values = reward(samples if differentiable else samples.detach(), context)
-    what = f"reward {name_of(reward)}"
-    if not isinstance(values, Tensor) or values.shape != (len(samples),):
+    what = f"reward {_name_of(reward)}"
+    _check_shape(what, values, samples)
+    values = values if values.is_floating_point() else values.to(samples.dtype)
+    broken = _broken(values)
+    if broken:
+        state = "finite" if bool(samples.detach().isfinite().all()) else "not finite themselves"
+        raise FloatingPointError(
+            f"{what}: got NaN or infinity for samples {broken[:8]} of {len(samples)}, expected finite values; "
+            f"the samples are {state}"
+        )
+    if differentiable:
+        _check_graph(what, values, samples)
+    return values if differentiable else values.detach()
+
+
+class MeteredReward:
+    """`reward(samples, context)`, checked, counted and timed: what a trainer hands to its objective.
+
+    A value that is not finite is noted in `trouble` and replaced by 0 until the trainer, on all processes at
+    once, refuses the step: raised here, on one process, it would leave the others waiting.
+
+    Attributes:
+        queries: samples scored so far. seconds: that this took.
+    """
+
+    def __init__(self, reward: RewardFunction, name: str = "reward") -> None:
+        self.reward, self.name = reward, name
+        self.queries, self.seconds = 0, 0.0
+        self.trouble: str | None = None
+
+    def __call__(self, x: Tensor, context: Any = None) -> Tensor:
+        start = time.perf_counter()
+        try:
+            values = self.reward(x, context)
+        except FloatingPointError as error:  # a `Reward` looks for itself
+            self._note(str(error))
+            values = x.flatten(1).sum(1) * 0  # zeros with a graph
+        self.seconds += time.perf_counter() - start
+        self.queries += len(x)
+        _check_shape(self.name, values, x)
+        if torch.is_grad_enabled():
+            _check_graph(self.name, values, x)
+        broken = _broken(values)
+        if not broken:
+            return values
+        self._note(f"{values[broken[0]].item()} for sample {broken[0]} of {len(x)}")
+        return torch.where(torch.isfinite(values.detach()), values, 0)
+
+    def take_trouble(self) -> str | None:
+        """What was noted since the last time this was asked."""
+        found, self.trouble = self.trouble, None
+        return found
+
+    def _note(self, trouble: str) -> None:
+        self.trouble = self.trouble or f"{self.name}: {trouble}"  # the first is nearest to the cause
+
+
+def _name_of(reward: Any) -> str:
+    """What an error calls the reward."""
+    return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
+
+
+def _check_shape(what: str, values: Any, samples: Tensor) -> None:
+    """Raise ValueError unless there is one value per sample."""
+    if not isinstance(values, Tensor) or values.shape != samples.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
             f"{what}: got {got}, expected a tensor ({len(samples)},): one value per sample; reduce over "
             "every axis but the first"
         )
-    values = values if values.is_floating_point() else values.to(samples.dtype)
-    if not bool(values.detach().isfinite().all()):
-        bad = (~values.detach().isfinite()).nonzero().flatten().tolist()
-        state = "finite" if bool(samples.detach().isfinite().all()) else "not finite themselves"
-        raise FloatingPointError(
-            f"{what}: got NaN or infinity for samples {bad[:8]} of {len(samples)}, expected finite values; "
-            f"the samples are {state}"
-        )
-    if differentiable and samples.requires_grad and not values.requires_grad:
+
+
+def _check_graph(what: str, values: Tensor, samples: Tensor) -> None:
+    """Raise ValueError where samples have a graph that the values do not continue."""
+    if samples.requires_grad and not values.requires_grad:
         raise ValueError(
             f"{what}: got values without a gradient at the samples, expected a differentiable reward; use "
-            "DDPO or FlowGRPO, which need none"
+            "DDPO or FlowGRPO, which need none, or drop no_grad, detach and numpy from the reward"
         )
-    return values if differentiable else values.detach()
+
+
+def _broken(values: Tensor) -> list[int]:
+    """The samples whose value is NaN or infinite."""
+    finite = values.detach().isfinite()
+    return [] if bool(finite.all()) else (~finite).nonzero().flatten().tolist()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...adjoint.transforms import finite
 
@@ -116,7 +116,12 @@ class Reward(ABC):
 
 @dataclass(frozen=True, eq=False)
 class FunctionReward(Reward):
-    """A plain callable fn(samples, context) -> (B,) as a Reward."""
+    """A plain callable fn(samples, context) -> (B,) as a Reward.
+
+    Args:
+        has_gradient: whether there is a gradient at the samples; False is what objectives that need one
+            refuse.
+    """
 
     fn: RewardFunction
     has_gradient: bool = True
@@ -130,25 +135,46 @@ class FunctionReward(Reward):
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Reward):
-    """scale * r + shift."""
+class _Changed(Reward):
+    """Another reward, changed."""
 
     reward: Reward
-    scale: float
-    shift: float = 0.0
 
     @property
     def differentiable(self) -> bool:
         return self.reward.differentiable
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(_Changed):
+    """scale * r + shift."""
+
+    scale: float
+    shift: float = 0.0
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
         return self.scale * self.reward(samples, context) + self.shift
 
 
 @dataclass(frozen=True, eq=False)
-class RewardSum(Reward):
-    """a + b. Differentiable where both are: a gradient of one term alone would ascend another reward than was
-    asked for.
+class Clipped(_Changed):
+    """min(max(r, lo), hi)."""
+
+    lo: float
+    hi: float
+
+    def __post_init__(self) -> None:
+        if not self.lo < self.hi:
+            raise ValueError(f"clip: got lo={self.lo}, hi={self.hi}, expected lo < hi")
+
+    def score(self, samples: Tensor, context: Any) -> Tensor:
+        return self.reward(samples, context).clamp(self.lo, self.hi)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair(Reward):
+    """Two rewards in one. Differentiable where both are: the gradient of one alone would ascend another
+    reward than was asked for.
     """
 
     a: Reward
@@ -158,55 +184,21 @@ class RewardSum(Reward):
     def differentiable(self) -> bool:
         return self.a.differentiable and self.b.differentiable
 
+
+class RewardSum(_Pair):
+    """a + b."""
+
     def score(self, samples: Tensor, context: Any) -> Tensor:
         return self.a(samples, context) + self.b(samples, context)
 
 
-@dataclass(frozen=True, eq=False)
-class RewardProduct(Reward):
-    """a * b. Differentiable where both are."""
-
-    a: Reward
-    b: Reward
-
-    @property
-    def differentiable(self) -> bool:
-        return self.a.differentiable and self.b.differentiable
+class RewardProduct(_Pair):
+    """a * b."""
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
         return self.a(samples, context) * self.b(samples, context)
 
 
-@dataclass(frozen=True, eq=False)
-class Clipped(Reward):
-    """min(max(r, lo), hi)."""
-
-    reward: Reward
-    lo: float
-    hi: float
-
-    def __post_init__(self) -> None:
-        if not self.lo < self.hi:
-            raise ValueError(f"clip: got lo={self.lo}, hi={self.hi}, expected lo < hi")
-
-    @property
-    def differentiable(self) -> bool:
-        return self.reward.differentiable
-
-    def score(self, samples: Tensor, context: Any) -> Tensor:
-        return self.reward(samples, context).clamp(self.lo, self.hi)
-
-
 def as_reward(reward: Reward | RewardFunction) -> Reward:
     """A Reward as it is, a plain callable as a FunctionReward."""
     return reward if isinstance(reward, Reward) else FunctionReward(reward)
-
-
-def check_settled(network: nn.Module, what: str) -> None:
-    """Raise ValueError where a scorer would drop out units or normalise over the batch: in train mode."""
-    loud = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    if any(isinstance(part, loud) and part.training for part in network.modules()):
-        raise ValueError(
-            f"{what}: got a network in train mode with dropout or batch norm, expected eval mode; call "
-            "network.eval(), or batch mates and chance change the reward"
-        )

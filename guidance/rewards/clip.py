@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Reward, check_settled
+from .base import Reward
+from .settled import check_settled
 
 # what OpenAI's CLIP was trained with, and every scorer below after it; `from_path` reads the scorer's own
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

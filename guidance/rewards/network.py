@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Reward, check_settled
+from .base import Reward
+from .settled import check_settled
 
 
 def given(context: Any) -> Any:

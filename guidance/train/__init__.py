@@ -1,9 +1,12 @@
 """The training run: prompts, optimiser, processes, logs, checkpoints, resume. Knows objectives, invents no loss."""
 
-from .adapter import load_adapter, load_weights, lora, reference_of, save_adapter, save_weights
+from .adapter import lora, reference_of
+from .arithmetic import batch_arithmetic
 from .checkpoints import Checkpoints
-from .config import Precision, TrainConfig, batch_arithmetic
+from .config import TrainConfig
+from .files import load_adapter, load_weights, save_adapter, save_weights
 from .log import read_log
+from .precision import Precision
 from .preflight import Preflight
 from .prompts import Prompt, Prompts
 from .trainer import End, RewardTrainer

@@ -1,20 +1,19 @@
-"""Adapters through peft: LoRA on a denoiser, the same network with it switched off as the reference, files to
-and from peft.
-"""
+"""Adapters through peft: LoRA on a denoiser, and the same network with it switched off as the reference."""
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...solvers import ClassifierFree, Denoiser, Model
+from ...solvers import Denoiser, Model
+from .wrapped import Wrapped, within
 
 
-def _peft() -> Any:
+def require_peft() -> Any:
+    """The module peft; ImportError with a way out where it is not installed."""
     try:
         import peft
     except ModuleNotFoundError as error:
@@ -51,7 +50,7 @@ def lora(
 
     Source: Hu et al. 2021, arXiv 2106.09685.
     """
-    peft = _peft()
+    peft = require_peft()
     network = denoiser.network
     if not isinstance(network, nn.Module):
         raise ValueError(
@@ -73,7 +72,7 @@ def lora(
     return Denoiser(adapted, denoiser.process, denoiser.prediction, denoiser.dtype)
 
 
-class AdapterOff(Model):
+class AdapterOff(Wrapped):
     """The model with its adapters switched off for the length of each call: the base as a reference, without a copy.
 
     Adapters stand as they were when a call is over, and their parameters' `requires_grad` too, so runs of the
@@ -84,7 +83,7 @@ class AdapterOff(Model):
     """
 
     def __init__(self, model: Model) -> None:
-        self.model, self.process, self.prediction = model, model.process, model.prediction
+        super().__init__(model)
         self.layers = _layers(model)
         if not self.layers:
             raise ValueError(
@@ -95,12 +94,6 @@ class AdapterOff(Model):
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         with self._off():
             return self.model(x, t, cond)
-
-    def parameters(self) -> Iterator[Tensor]:
-        yield from self.model.parameters()
-
-    def networks(self) -> Iterator[nn.Module]:
-        yield from self.model.networks()
 
     @contextlib.contextmanager
     def _off(self) -> Iterator[None]:
@@ -113,11 +106,12 @@ class AdapterOff(Model):
         finally:
             for layer in switched:
                 layer.enable_adapters(True)
-            for value, flag in flags:
+            for value, flag in flags:  # peft has made all of an adapter trainable, its frozen weights too
                 value.requires_grad_(flag)
 
 
 def _layers(model: Model) -> list[Any]:
+    """The layers with adapters, known by an attribute of peft's own: looking for them does not need peft."""
     return [
         module
         for network in model.networks()
@@ -136,96 +130,3 @@ def reference_of(model: Model) -> Model:
     for value in frozen.parameters():
         value.requires_grad_(False)
     return frozen
-
-
-def within(model: Model, wrap: Callable[[Model], Model]) -> Model:
-    """`wrap` around what is guided rather than around the guidance, which objectives must be able to see."""
-    if isinstance(model, ClassifierFree):
-        return ClassifierFree(within(model.denoiser, wrap), model.scale, model.null)
-    return wrap(model)
-
-
-class Autocast(Model):
-    """The model with its network calls under autocast; state in and prediction out keep their dtype."""
-
-    def __init__(self, model: Model, dtype: torch.dtype) -> None:
-        self.model, self.dtype, self.process, self.prediction = model, dtype, model.process, model.prediction
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        with torch.autocast(x.device.type, self.dtype):
-            return self.model(x, t, cond).to(x.dtype)
-
-    def parameters(self) -> Iterator[Tensor]:
-        yield from self.model.parameters()
-
-    def networks(self) -> Iterator[nn.Module]:
-        yield from self.model.networks()
-
-
-def save_adapter(denoiser: Model, folder: Path | str) -> None:
-    """Write adapter_model.safetensors and adapter_config.json, which `peft.PeftModel.from_pretrained(network,
-    folder)` reads.
-
-    In the dtype of training. Sharded parameters are gathered: call it on every process.
-    """
-    network: Any = next(denoiser.networks())
-    network.save_pretrained(
-        str(folder),
-        state_dict={k: whole(v) for k, v in network.state_dict().items()},
-        is_main_process=_first_process(),
-    )
-
-
-def load_adapter(denoiser: Model, folder: Path | str) -> None:
-    """Read what `save_adapter` or peft wrote into the adapters of `denoiser`.
-
-    Raises:
-        ValueError: keys that the adapters do not have, or lack: nothing is skipped in silence.
-    """
-    from safetensors.torch import load_file
-
-    network: Any = next(denoiser.networks())
-    found = load_file(Path(folder) / "adapter_model.safetensors")
-    want = _peft().get_peft_model_state_dict(network)
-    if found.keys() != want.keys():
-        odd = sorted(found.keys() ^ want.keys())
-        raise ValueError(
-            f"adapter: got {len(found)} tensors in {folder}, expected the network's {len(want)}; they differ "
-            f"in {odd[:3]}; build lora() with the rank and targets of adapter_config.json"
-        )
-    _peft().set_peft_model_state_dict(network, found)
-
-
-def save_weights(denoiser: Model, file: Path | str) -> None:
-    """Write the network's whole state dict as safetensors, in the dtype of training; `load_weights` reads it.
-
-    Sharded parameters are gathered: call it on every process.
-    """
-    from safetensors.torch import save_file
-
-    network: Any = next(denoiser.networks())
-    state = {k: whole(v).detach().clone().contiguous() for k, v in network.state_dict().items()}
-    if _first_process():
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, file)
-
-
-def load_weights(denoiser: Model, file: Path | str) -> None:
-    """Read what `save_weights` wrote; every key must fit."""
-    from safetensors.torch import load_file
-
-    network: Any = next(denoiser.networks())
-    network.load_state_dict(load_file(file))
-
-
-def whole(value: Tensor) -> Tensor:
-    """A sharded tensor gathered (by all processes together), any other as it is."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _first_process() -> bool:
-    return (
-        not torch.distributed.is_available()
-        or not torch.distributed.is_initialized()
-        or torch.distributed.get_rank() == 0
-    )

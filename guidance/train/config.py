@@ -1,18 +1,10 @@
-"""TrainConfig: the numbers of a training run, and the batch arithmetic that follows from three of them."""
+"""TrainConfig: the numbers of a training run."""
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
-import torch
-
-
-class Precision(Enum):
-    """What the network computes in. States, log-probabilities, rewards, weights and gradients stay float32 or wider."""
-
-    FULL = None
-    BF16 = torch.bfloat16
+from .precision import Precision
 
 
 @dataclass(frozen=True)
@@ -89,69 +81,3 @@ class TrainConfig:
             raise ValueError(
                 f"TrainConfig: got ema={self.ema}, expected a decay between 0 and 1, such as 0.999, or None"
             )
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """How the samples of one iteration are dealt out.
-
-    Args:
-        processes: at work.
-        repeats: samples of one prompt.
-        updates: batches per rollout, `pieces` per batch, each `piece` samples over all processes.
-    """
-
-    processes: int
-    repeats: int
-    updates: int
-    pieces: int
-    piece: int
-
-    @property
-    def drawn(self) -> int:
-        """Samples of one iteration, over all processes."""
-        return self.updates * self.pieces * self.piece
-
-    @property
-    def share(self) -> int:
-        """Samples that one device takes at a time."""
-        return self.piece // self.processes
-
-    def __str__(self) -> str:
-        return (
-            f"{self.drawn} samples a rollout = {self.updates} updates x {self.pieces} accumulated pieces x "
-            f"{self.processes} processes x {self.share} samples at a time; {self.drawn // self.repeats} "
-            f"prompts x {self.repeats} repeats"
-        )
-
-
-def batch_arithmetic(
-    samples: int, updates: int, limit: int | None, repeats: int, processes: int
-) -> Arithmetic:
-    """The fewest pieces of whole prompt groups, equal on every process, with at most `limit` samples a device.
-
-    Statistics of a group are taken within a piece, over all processes: hence whole groups.
-
-    Raises:
-        ValueError: no such pieces.
-    """
-    unit = math.lcm(repeats, processes)
-    if samples % unit:
-        raise ValueError(
-            f"samples: got {samples} per update, expected a multiple of {unit}: {repeats} repeats of a "
-            f"prompt, equal shares for {processes} processes; take {max(1, round(samples / unit)) * unit}"
-        )
-    pieces = next(
-        (
-            n
-            for n in range(1, samples // unit + 1)
-            if samples % (n * unit) == 0 and (limit is None or samples // n <= limit * processes)
-        ),
-        None,
-    )
-    if pieces is None:
-        raise ValueError(
-            f"limit: got {limit} samples a device, expected at least {unit // processes}: whole groups of "
-            f"{repeats} repeats over {processes} processes; raise it or repeat prompts less often"
-        )
-    return Arithmetic(processes, repeats, updates, pieces, samples // pieces)

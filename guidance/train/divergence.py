@@ -10,6 +10,8 @@ from ...solvers.loop import entry, execute, predict
 from ...solvers.program import prepare
 from ..objectives.objective import Batch
 
+NO_KL = "no path KL: the plan's transitions are not Gaussian with known mean (deterministic, or noise within a step)"
+
 
 @dataclass(frozen=True, eq=False)
 class Divergence:

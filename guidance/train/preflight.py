@@ -5,18 +5,18 @@ import io
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .adapter import whole
-from .config import Arithmetic
-from .divergence import diverge, transitions_of
-from .evaluation import NO_KL
-
-if TYPE_CHECKING:
-    from .trainer import RewardTrainer
+from ..objectives.objective import Batch
+from .arithmetic import Arithmetic
+from .divergence import NO_KL, diverge, transitions_of
+from .iteration import optimiser_steps, rollouts, step_gradient
+from .processes import Processes
+from .run import TrainingRun
+from .sharded import whole
+from .tally import Tally
 
 NEAR = 1e-3  # nats: PPO's clip of 1e-4 a step is far above float32's rounding and below this over a run
 
@@ -61,8 +61,8 @@ class Preflight:
         )
 
 
-def preflight(trainer: "RewardTrainer") -> Preflight:
-    """Run the first piece of the first update up to its gradient, and put everything back.
+def preflight(run: TrainingRun) -> Preflight:
+    """Run the first optimiser step up to its gradient, and put everything back.
 
     Raises:
         ValueError: a reward of wrong shape or without a needed gradient; a ratio that is not 1; weights or
@@ -71,49 +71,27 @@ def preflight(trainer: "RewardTrainer") -> Preflight:
 
     Warns where the path KL to the reference is not 0 although nothing has been trained.
     """
-    policy, weights = trainer.policy, trainer.weights
-    batch = trainer.batches()[0][0]
-    kept, counts = copy.deepcopy(trainer.objective.state()), (trainer.reward.queries, trainer.reward.seconds)
+    kept, counts = copy.deepcopy(run.objective.state()), (run.reward.queries, run.reward.seconds)
     _storable(kept)
-    with torch.random.fork_rng([trainer.world.device] if trainer.world.device.type == "cuda" else []):
-        networks = trainer.denoiser.networks()
-        _agree(
-            trainer,
-            "weights",
-            [whole(value.detach()) for network in networks for value in network.parameters()],
-        )
-        log_ratio = kl = None
-        ours, plan = policy.denoiser, policy.plan
-        if transitions_of(plan) is not None:
-            log_ratio = float(diverge(ours, ours, plan, batch).log_ratio.abs().max())
-            if not log_ratio < NEAR:
-                raise ValueError(
-                    f"ratio: got |log p_now / p_rollout| up to {log_ratio:.3g} nats for unchanged weights, "
-                    "expected 0; is dropout on (call network.eval()), or does the network draw random "
-                    "numbers, mix the batch?"
-                )
-            if policy.reference is not None:
-                kl = float(diverge(ours, policy.reference, plan, batch).kl.mean())
-                if not kl < NEAR and not trainer.done:
-                    warnings.warn(
-                        f"path KL: got {kl:.3g} nats before training, expected 0; is the reference the model "
-                        "that training starts from?",
-                        stacklevel=3,
-                    )
+    with torch.random.fork_rng([run.world.device] if run.world.device.type == "cuda" else []):
+        row = run.batches()[0]
+        frozen_too = (value for network in run.policy.denoiser.networks() for value in network.parameters())
+        _agree(run.world, "weights", [whole(value.detach()) for value in frozen_too])
+        log_ratio, kl = _densities(run, row[0])
         try:
-            norm = _gradient(trainer)
+            norm = _first_gradient(run, row)
         finally:
-            trainer.objective.load(kept)
-            trainer.reward.queries, trainer.reward.seconds = counts
-            trainer.optimizer.zero_grad()
-    numbers = [value.numel() for value in weights.values()]
-    size = sum(value.numel() * value.element_size() for value in weights.values())
-    state = math.prod(batch.x.shape) * batch.x.element_size()
+            run.objective.load(kept)
+            run.reward.queries, run.reward.seconds = counts
+            run.trained.optimizer.zero_grad()
+    weights, plan = run.trained.weights.values(), run.policy.plan
+    size = sum(value.numel() * value.element_size() for value in weights)
+    state = math.prod(row[0].x.shape) * row[0].x.element_size()
     return Preflight(
-        trainer.arithmetic,
-        sum(numbers),
-        sum(value.numel() for value in trainer.denoiser.parameters()),
-        size * (4 + (trainer.average is not None)),
+        run.arithmetic,
+        sum(value.numel() for value in weights),
+        sum(value.numel() for value in run.policy.denoiser.parameters()),
+        size * (4 + (run.trained.average is not None)),
         state * (plan.nfe + plan.held),
         log_ratio,
         kl,
@@ -121,27 +99,43 @@ def preflight(trainer: "RewardTrainer") -> Preflight:
     )
 
 
-def _gradient(trainer: "RewardTrainer") -> float:
-    row = trainer.batches()[0]
-    found = [trainer.objective.rollout(trainer.policy, batch, trainer.reward, trainer.world) for batch in row]
-    for losses in trainer.steps(row, found, 0):
-        for loss in losses:
-            trainer.pull(loss)
-        break
-    else:
+def _densities(run: TrainingRun, batch: Batch) -> tuple[float | None, float | None]:
+    """Largest |log ratio| of the policy to itself, and path KL to the reference; None without a density."""
+    ours, plan, base = run.policy.denoiser, run.policy.plan, run.policy.reference
+    if transitions_of(plan) is None:
+        return None, None
+    log_ratio = float(diverge(ours, ours, plan, batch).log_ratio.abs().max())
+    if not log_ratio < NEAR:
+        raise ValueError(
+            f"ratio: got |log p_now / p_rollout| up to {log_ratio:.3g} nats for unchanged weights, expected "
+            "0; is dropout on (call network.eval()), or does the network draw random numbers, mix the batch?"
+        )
+    if base is None:
+        return log_ratio, None
+    kl = float(diverge(ours, base, plan, batch).kl.mean())
+    if not kl < NEAR and not run.done:
+        warnings.warn(
+            f"path KL: got {kl:.3g} nats before training, expected 0; is the reference the model that "
+            "training starts from?",
+            stacklevel=4,  # at the call of RewardTrainer.check
+        )
+    return log_ratio, kl
+
+
+def _first_gradient(run: TrainingRun, row: list[Batch]) -> float:
+    """The norm of the first update's first gradient, equal on all processes."""
+    losses = next(optimiser_steps(run, row, rollouts(run, row), update=0), None)
+    if losses is None:
         raise ValueError("objective: got no optimiser step from updates(), expected at least one")
-    trainer.average_gradients()
-    grads = [value.grad for value in trainer.weights.values() if value.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm(grads))
-    trainer.stop_if_broken(norm)
-    _agree(trainer, "gradients", [whole(grad) for grad in grads])
-    return float(norm)
+    norm = step_gradient(run, losses, Tally())
+    _agree(run.world, "gradients", [whole(grad) for grad in run.trained.gradients().values()])
+    return float(whole(norm))
 
 
-def _agree(trainer: "RewardTrainer", what: str, values: list[Tensor]) -> None:
+def _agree(world: Processes, what: str, values: list[Tensor]) -> None:
     """Raise ValueError unless every process holds the same numbers, told by one sum of each tensor."""
-    mine = torch.stack([value.double().square().sum() for value in values])[None].to(trainer.world.device)
-    seen = trainer.world.gather(mine)
+    mine = torch.stack([value.double().square().sum() for value in values])[None].to(world.device)
+    seen = world.gather(mine)
     if not bool((seen == seen[:1]).all()):
         raise ValueError(
             f"{what}: got different numbers on {len(seen)} processes, expected equal ones; seed every "

@@ -97,8 +97,13 @@ class Prompts:
         return _order(seed, turn, len(self.items))[place] if self.shuffle else place
 
 
-@lru_cache(maxsize=4)
+# Philox is a function of (key, counter), so an order or a choice is found by its place, without the draws before
+# it. Of the counter's four words of 64 bits the lowest counts the draws; the place is written into the others.
+
+
+@lru_cache(maxsize=4)  # neighbouring samples ask for the same order
 def _order(seed: int, turn: int, size: int) -> list[int]:
+    """The items' order in pass `turn`."""
     return np.random.Generator(np.random.Philox(key=seed, counter=turn << 192)).permutation(size).tolist()
 
 
@@ -106,4 +111,4 @@ def shared_generator(seed: int, *place: int) -> torch.Generator:
     """A generator for choices that all processes share, at (iteration, update): no state to carry between them."""
     counter = sum(value << 64 * (k + 1) for k, value in enumerate(place))
     word = np.random.Philox(key=seed, counter=counter + (1 << 192)).random_raw()
-    return torch.Generator().manual_seed(int(word) >> 1)
+    return torch.Generator().manual_seed(int(word) >> 1)  # 63 bits: it takes no seed beyond int64

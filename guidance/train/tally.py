@@ -10,7 +10,13 @@ from .processes import Processes
 
 
 class Tally:
-    """Figures of one iteration."""
+    """Figures of one iteration.
+
+    Attributes:
+        rewards: (B,) of each batch that was scored.
+        norms: L2 norm of the gradient at each optimiser step.
+        losses: the figures of each loss.
+    """
 
     def __init__(self) -> None:
         self.rewards: list[Tensor] = []
@@ -24,7 +30,7 @@ class Tally:
             self.rewards.append(loss.rewards.detach())
 
     def mean(self, world: Processes) -> dict[str, Any]:
-        """Means over losses and processes."""
+        """Means over losses and processes; spread of the rewards over all samples."""
         names = sorted({name for row in self.losses for name in row})
         mine = [[row[name] for row in self.losses if name in row] for name in names]
         table = torch.tensor(

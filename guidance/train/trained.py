@@ -1,16 +1,18 @@
-"""What is trained: the parameters by name, and their running average."""
+"""What is trained: the parameters by name, the optimiser that moves them and their running average."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils._pytree import tree_map_only
 
 from ...adjoint.parameters import named
 from ...solvers import Model
-from .adapter import whole
+from .average import Average
+from .config import TrainConfig
+from .processes import Processes
+from .sharded import put, whole
 
 
 def trainable(model: Model) -> dict[str, Tensor]:
@@ -24,7 +26,7 @@ def trainable(model: Model) -> dict[str, Tensor]:
         for name, value in named(model, nn.Module.named_parameters)
         if value.requires_grad
     }
-    for k, value in enumerate(model.parameters()):
+    for k, value in enumerate(model.parameters()):  # those that no module holds
         if value.requires_grad:
             found.setdefault(id(value), (f"parameter {k}", value))
     if not found:
@@ -38,51 +40,92 @@ def trainable(model: Model) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-def put(value: Tensor, new: Tensor) -> None:
-    """Write a whole tensor into a parameter, which takes its own share where it is sharded."""
-    mesh: Any = getattr(value, "device_mesh", None)
-    with torch.no_grad():
-        if mesh is None:
-            value.copy_(new)
-        else:
-            from torch.distributed.tensor import distribute_tensor
+class Trained:
+    """The trainable parameters of a model with AdamW on them and, where config asks for it, their average.
 
-            value.copy_(distribute_tensor(new.to(value.device), mesh, value.placements))  # pyright: ignore
+    Networks go to this process's device, and every process takes the first one's numbers. Sharded parameters
+    (FSDP 2) are left alone: whoever sharded them has dealt them out, and their gradients are averaged in the
+    backward pass.
 
+    Attributes:
+        weights: the parameters by name.
+        average: None unless config.ema is given.
+    """
 
-class Average:
-    """Exponential moving average of the trained weights: a <- decay a + (1 - decay) w after each optimiser step."""
+    def __init__(self, model: Model, config: TrainConfig, world: Processes) -> None:
+        self.weights = trainable(model)
+        self.sharded = any(hasattr(value, "device_mesh") for value in self.weights.values())
+        if not self.sharded:
+            for network in model.networks():
+                network.to(world.device)
+            world.spread(value.data for value in self.weights.values())
+        self.optimizer = torch.optim.AdamW(
+            list(self.weights.values()), config.lr, config.betas, weight_decay=config.weight_decay
+        )
+        self.average = None if config.ema is None else Average(self.weights, config.ema)
 
-    def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
-        self.weights = weights
-        self.values = {name: value.detach().clone() for name, value in weights.items()}
-        self._fold: Any = get_ema_multi_avg_fn(decay)
+    def pull(self, loss: Tensor) -> None:
+        """Back-propagate a scalar into the weights and into nothing else.
 
-    def update(self) -> None:
-        """Take the weights as they are now in."""
-        with torch.no_grad():
-            self._fold(list(self.values.values()), [value.detach() for value in self.weights.values()], None)
+        Raises:
+            ValueError: it is no scalar, or has no graph.
+        """
+        if not loss.requires_grad or loss.ndim:
+            raise ValueError(
+                f"loss: got shape {tuple(loss.shape)}, requires_grad={loss.requires_grad}, expected a scalar "
+                "with a graph; is the reward differentiable, and do the trained weights enter it?"
+            )
+        # named, or a reward's own parameters would collect gradients; sharded weights are no leaves of the graph
+        loss.backward(inputs=None if self.sharded else list(self.weights.values()))
 
-    @contextlib.contextmanager
-    def swapped(self) -> Iterator[None]:
-        """The average stands in the network, and the trained weights again afterwards, whatever happens."""
-        kept = {name: value.detach().clone() for name, value in self.weights.items()}
-        try:
-            self._write(self.values)
-            yield
-        finally:
-            self._write(kept)
+    def average_gradients(self, world: Processes) -> Tensor:
+        """Make each gradient the mean over processes, once for an optimiser step; returns their L2 norm, which
+        is sharded where they are.
+        """
+        for value in self.weights.values():
+            value.grad = torch.zeros_like(value) if value.grad is None else value.grad
+        if not self.sharded:
+            world.mean(self.gradients().values())
+        return torch.nn.utils.get_total_norm(list(self.gradients().values()))
 
-    def _write(self, values: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in self.weights.items():
-                value.copy_(values[name])
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients by name."""
+        return {name: value.grad for name, value in self.weights.items() if value.grad is not None}
 
-    def state(self) -> dict[str, Tensor]:
-        """The averages by name, whole."""
-        return {name: whole(value) for name, value in self.values.items()}
+    def step(self, norm: Tensor, clip: float | None) -> None:
+        """Descend gradients of this L2 norm, scaled down to `clip` where it is larger; fold the average."""
+        if clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(list(self.weights.values()), clip, norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        for name, value in self.values.items():
-            put(value, state[name])
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the average stands in the network, where there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.swapped()
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Weights and average, whole: for a file. All processes call it."""
+        found = {"weights": {name: whole(value.detach()) for name, value in self.weights.items()}}
+        return found if self.average is None else found | {"average": self.average.state()}
+
+    def moments(self) -> dict[str, Any]:
+        """The optimiser's state dict, whole: for a file. All processes call it."""
+        return tree_map_only(Tensor, whole, self.optimizer.state_dict())
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], moments: dict[str, Any]) -> None:
+        """Take back what `tensors` and `moments` gave, but for the learning rate: one changed since is meant."""
+        for name, value in self.weights.items():
+            put(value, tensors["weights"][name])
+        if self.average is not None:
+            self.average.load(tensors["average"])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(moments)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self.sharded:  # the optimiser took whole moments; each must be a share, as its weight is
+            for value, state in self.optimizer.state.items():
+                for name, kept in state.items():
+                    if kept.shape == value.shape:
+                        state[name] = torch.zeros_like(value)
+                        put(state[name], kept)

@@ -137,9 +137,9 @@ def test_half_precision_weights_are_trained_in_float32(tmp_path):
     assert {value.dtype for value in got.weights.values()} == {torch.float32} and got.check().log_ratio == 0
     got.train()
     assert got.evaluate().x.dtype == torch.float32
-    assert {v.dtype for v in load_file(got.checkpoints.latest() / "weights.safetensors").values()} == {
-        torch.float32
-    }  # type: ignore
+    latest = got.checkpoints.latest()
+    assert latest is not None
+    assert {v.dtype for v in load_file(latest / "weights.safetensors").values()} == {torch.float32}
     seen: list[torch.dtype] = []
     next(got.denoiser.networks()).enter.register_forward_hook(lambda *a: seen.append(a[2].dtype))  # type: ignore[union-attr]
     got.evaluate()

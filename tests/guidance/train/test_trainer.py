@@ -19,7 +19,7 @@ from tuning import Net, Pathwise, ScoreFunction, config, logged, noise_of, plan,
 
 from pullback.adjoint import sample
 from pullback.guidance import End, FunctionReward, Prompt, Prompts, RewardTrainer, batch_arithmetic, lora
-from pullback.guidance.train.config import Arithmetic
+from pullback.guidance.train.arithmetic import Arithmetic
 from pullback.guidance.train.divergence import diverge
 from pullback.solvers import DATA, DDIM, Denoiser, SDEDPMSolverPP, Transitions, UniformT, run
 from pullback.solvers.loop import predict
@@ -290,7 +290,7 @@ def test_check_finds_a_ratio_that_is_not_one(tmp_path):
 
 
 @pytest.mark.parametrize("scored, error, what", [
-    (lambda x, context: x, ValueError, r"reward: got \(8, 2\), expected a tensor of shape \(8,\)"),
+    (lambda x, context: x, ValueError, r"reward: got \(8, 2\), expected a tensor \(8,\)"),
     (lambda x, context: reward(x) * torch.nan, FloatingPointError, "reward: nan for sample 0"),
     # one that looks for itself must not raise on one process and leave the others waiting
     (FunctionReward(lambda x, context: reward(x) * torch.nan), FloatingPointError, "^not finite: reward: .*"),
@@ -393,7 +393,7 @@ def test_digits_with_adapters_and_pictures(tmp_path):
 BARE = """
 import builtins, sys
 asked, real = set(), builtins.__import__
-builtins.__import__ = lambda name, *rest, **named: asked.add(name.split(".")[0]) or real(name, *rest, **named)
+builtins.__import__ = lambda name, *rest, **given: asked.add(name.split(".")[0]) or real(name, *rest, **given)
 for name in ("accelerate", "peft", "tensorboard", "transformers"):
     sys.modules[name] = None
 import conftest, json, torch

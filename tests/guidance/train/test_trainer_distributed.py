@@ -34,7 +34,8 @@ from pullback.guidance import (
 )
 from pullback.solvers import DATA, Denoiser
 
-HERE = pathlib.Path(__file__).parents[2]
+HERE = pathlib.Path(__file__).parent
+TESTS = HERE.parents[1]
 FIGURES = (
     "reward",
     "reward_se",
@@ -182,7 +183,7 @@ def launched(folder: pathlib.Path, slow: bool) -> list[dict[str, Any]]:
     code = f"import conftest, sys, test_trainer_distributed as d; d.work(sys.argv[1], {slow})"
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "guidance" / "train"), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(HERE), *sys.path]),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
@@ -282,7 +283,7 @@ def test_a_launcher_is_seen_on_cpus(tmp_path):
         capture_output=True,
         text=True,
         timeout=180,
-        cwd=HERE.parent,
+        cwd=TESTS.parent,
     )
     assert sorted(line for line in done.stdout.splitlines() if " of " in line) == ["0 of 2", "1 of 2"], (
         done.stderr[-2000:]
