@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..compiler import Builder, Method
-from ..plan import Combine, Evaluate, Instruction, writes
+from ..instructions import Combine, Evaluate, Instruction, writes
 from ..prediction import DATA, NOISE
 from .ddim import DDIM
 from .two_state import ReversibleMethod
