@@ -99,11 +99,7 @@ class _Walk:
     def undo(self, k: int) -> Undo:
         """Step back over instruction k; raises ValueError where that cannot be done."""
         op, target, self.again = self.code[k], None, []
-        if isinstance(op, Apply):
-            raise ValueError(
-                f"{self.name}: got the Apply {op} at instruction {k}, expected Combine and Evaluate only to "
-                "invert; take a plan without it, or Checkpoint()"
-            )
+        assert not isinstance(op, Apply)
         if isinstance(op, Evaluate):
             self._at_most(0, self._missing(k), k)
             self.have.pop(op.outs[0], None)
@@ -171,6 +167,12 @@ def undoing(code: Sequence[Instruction], starts: Sequence[int], entry: Sequence[
     Raises:
         ValueError: naming the first instruction, from the end, that cannot be undone.
     """
+    for k, op in enumerate(code):
+        if isinstance(op, Apply):
+            raise ValueError(
+                f"{name}: got the Apply {op} at instruction {k}, expected Combine and Evaluate only to invert; "
+                "take a plan without it, or Checkpoint()"
+            )
     walk = _Walk(code, starts, entry, name)
     same: dict[Undo, Undo] = {}
     undos = []
