@@ -9,7 +9,16 @@ from everything import assert_same, everything
 from problems import MIXTURE, PROCESS, every_method, warped
 from torch import nn
 
-from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, Reversible, Truncated, sample
+from pullback.adjoint import (
+    AdjointDEIS,
+    Checkpoint,
+    Continuous,
+    Direct,
+    Reversible,
+    TorchDiffEq,
+    Truncated,
+    sample,
+)
 from pullback.solvers import (
     BDIA,
     DATA,
@@ -208,3 +217,9 @@ def test_where_the_network_says_nothing_of_data_it_is_an_error():
     with pytest.raises(ValueError, match="NOISE prediction does not determine DATA"):
         run(model, plan, torch.randn(2, 2))
     assert isinstance(plan.step(0)[2], Combine)
+
+
+def test_another_library_s_solver_would_leave_it_out():
+    plan, x = OnData(DDIM(), Clamp()).plan(PROCESS, GRID), torch.randn(3, 2, requires_grad=True)
+    with pytest.raises(ValueError, match="TorchDiffEq.*the Apply"):
+        sample(MIXTURE.denoiser(PROCESS), plan, x, gradient=TorchDiffEq())
