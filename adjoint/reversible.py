@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Plan, inversion
-from ..solvers.inverse import overwritten, widened
+from ..solvers import Call, Noise, Plan, combine, inversion
 from ..solvers.loop import total
-from ..solvers.program import Program, Sum
+from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
 from .gradient import Gradient, Registers, refuse
 from .rollout import Rollout
 from .sensitivity import Replay, Sensitivity
@@ -68,7 +67,7 @@ class _Backwards(Tape):
         self.end: Registers = {}
 
     def forward(self) -> Tensor:
-        self.wide = widened(self.rollout.program, self.carried)
+        self.wide = self.rollout.program.widened(self.carried)
         return super().forward().to(self.dtype)
 
     def execute(self, registers: Registers) -> Registers:
@@ -121,19 +120,16 @@ class _Retrace:
         """Put the registers back to where they stood before instruction k."""
         undo = self.tape.undos[k]
         for back in undo.again:
-            item = self.ops.ops[k - back][0]
-            if isinstance(item, Sum):
+            item = self.ops.ops[k - back]
+            if isinstance(item, BoundCombine):
                 self.live[item.out] = total(item, self.live, self.tape.rollout.noise)
-            else:
-                self.live[item[0].outs[0]] = self.replay(item[1], item[0].src).out.detach().double()
-        item = self.ops.ops[k][0]
-        written = item.out if isinstance(item, Sum) else item[0].outs[0]
-        value = (
-            None
-            if undo.target is None
-            else overwritten(item, undo.target, self.live, self.tape.rollout.noise)
-        )
-        self.live.pop(written, None)  # it is not there before k; kept, a thousand predictions would pile up
+            elif isinstance(item, BoundEvaluate):
+                self.live[item.op.outs[0]] = self.replay(item.call, item.op.src).out.detach().double()
+        item, value = self.ops.ops[k], None
+        if isinstance(item, BoundCombine) and undo.target is not None:
+            value = _overwritten(item, undo.target, self.live, self.tape.rollout.noise)
+        # it is not there before k; kept, a thousand predictions would pile up
+        self.live.pop(item.out if isinstance(item, BoundCombine) else item.op.outs[0], None)
         if value is not None and undo.target is not None:
             self.live[undo.target] = value
 
@@ -168,3 +164,14 @@ class _Retrace:
                 f"at most {self.tape.strategy.tolerance:g}: the plan amplifies round-off, or the network is "
                 "not deterministic; set anchor=K, take another method or grid, or use Checkpoint()"
             )
+
+
+def _overwritten(item: BoundCombine, target: str, registers: Registers, noise: Noise | None) -> Tensor:
+    """What `item` overwrote in `target`: (out - sum of the other terms) / c."""
+    whole: Value = next(c for c, name in item.terms if name == target)
+    terms: list[tuple[Value, Tensor]] = [(1.0, registers[item.out])]
+    terms += [(-c, registers[name]) for c, name in item.terms if name != target]
+    for c, slot in item.noise:
+        assert noise is not None
+        terms.append((-c, noise(slot, registers[item.out])))
+    return combine(terms).div_(whole)

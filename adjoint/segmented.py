@@ -1,14 +1,12 @@
 """Segmented: a run that keeps snapshots of some steps, and comes back to the states between them by running again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..solvers import Call
-from ..solvers.program import Ops, Program
+from ..solvers.program import Program
 from .call_state import Surroundings
 from .fingerprint import compare, mark
 from .gradient import Registers
@@ -33,11 +31,11 @@ class Segmented(Tape):
     ) -> None:
         super().__init__(rollout, registers)
         self.budget, self.recursive, self.offload, self.say = budget, recursive, offload, say
-        program = rollout.program
-        ops, self.whole = program.ops, replace(program, ops=cast(Ops, program.ops).whole())
-        self.begin = ops[0][2]
-        self.steps = ops[-1][2] - self.begin + 1
-        self.calls = sum(isinstance(item, tuple) for item, _, _ in ops)
+        program, ops = rollout.program, rollout.program.ops
+        self.whole = program.whole()
+        self.begin = ops[0].step
+        self.steps = ops[-1].step - self.begin + 1
+        self.calls = sum(1 for _ in program.calls())
         self.keep: Keep | None = None
         self.snapshots: dict[int, Registers] = {}
         self.states: dict[int, Tensor] = {}
@@ -166,7 +164,7 @@ class _Backward:
 
     def _leaf(self, low: int, high: int, live: Registers) -> None:
         program = self.program(low, high)
-        wanted = [item[1].index for item, _, _ in program.ops if isinstance(item, tuple)]
+        wanted = [call.index for call in program.calls()]
         if not all(index in self.states for index in wanted):
             self.states.clear()
             self.run(low, high, live)

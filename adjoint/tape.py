@@ -52,8 +52,8 @@ class Tape:
         self.sensitivity = Sensitivity(rollout, shared)
         self.snapshot, self.wanted = self._snapshot(), bool(self.inputs())
         self.around: list[Surroundings] = []
-        calls = (item[1] for item, _, _ in rollout.program.ops if isinstance(item, tuple))
-        self.first = next((call.index for call in calls), 0)  # a truncated program starts later
+        # a truncated program starts later
+        self.first = next((call.index for call in rollout.program.calls()), 0)
 
     def forward(self) -> Tensor:
         """The sample, under no_grad but for the first call."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..solvers import Call
-from ..solvers.program import Program, Sum, Value
+from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
 from .sensitivity import Sensitivity
 
 Pull = Callable[[Call, str, Tensor], Tensor | None]
@@ -58,10 +58,10 @@ def transpose(
     """
     cotangents, ops = Cotangents(**({"x": end} if isinstance(end, Tensor) else end)), program.ops
     for k in range(len(ops) - 1, -1, -1):
-        item, _, step = ops[k]
+        item = ops[k]
         if undo is not None:
             undo(k)
-        if isinstance(item, Sum):
+        if isinstance(item, BoundCombine):
             a = cotangents.take(item.out)
             if a is not None:
                 for c, name in item.terms:
@@ -69,17 +69,18 @@ def transpose(
                 for c, slot in item.noise:
                     into.noise(slot, a, c)
         else:
-            op, call = item
+            assert isinstance(item, BoundEvaluate)  # a plan with an Apply is differentiated by autograd
+            op = item.op
             a = cotangents.take(op.outs[0])
-            a = None if a is None else pull(call, op.src, a)
+            a = None if a is None else pull(item.call, op.src, a)
             if a is not None:
                 cotangents.add(op.src, a)
-        if k == 0 or ops[k - 1][2] != step:
+        if k == 0 or ops[k - 1].step != item.step:
             if opened is not None:
-                opened(step)
+                opened(item.step)
             if "x" in cotangents.values:
-                into.opened(step, cotangents.values["x"])
-            jump = into.jump(step)
+                into.opened(item.step, cotangents.values["x"])
+            jump = into.jump(item.step)
             if jump is not None:
                 cotangents.add("x", jump)
     return cotangents.values

@@ -16,13 +16,13 @@ from .grid import (
     UniformLambda,
     UniformT,
 )
-from .inverse import decode, encode, inversion
-from .loop import combine, run
+from .instructions import Apply, Combine, Evaluate
+from .loop import advance, combine, run
 from .methods import *
 from .model import ClassifierFree, Denoiser, Model
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .path import Exponential, FromTorchSDE, Path
-from .plan import Apply, Combine, Evaluate, Plan
+from .plan import Plan
 from .prediction import DATA, FLOW, NOISE, SCORE, Prediction, V, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
 from .program import Call
@@ -34,8 +34,8 @@ __all__ = [
     "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FromTorchSDE", "GivenNoise",
     "GivenTimes", "Grid", "Karras", "Leading", "Linspace", "Method", "Model", "NOISE", "Noise", "Path",
     "Plan", "Prediction", "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "SCORE", "Shifted",
-    "SubVP", "Trailing", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "coefficients", "combine",
-    "compiled", "convert", "decode", "encode", "inversion", "methods", "readings", "run", "toy",
+    "SubVP", "Trailing", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "advance", "coefficients",
+    "combine", "compiled", "convert", "methods", "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += methods.__all__
 __all__ += readings.__all__

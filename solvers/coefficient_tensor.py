@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .instructions import Combine, Evaluate, reads, writes
 from .model import Model
-from .plan import Combine, Evaluate, Plan, reads, writes
+from .plan import Plan
 from .prediction import conversion
-from .program import Program, Sum
+from .program import BoundCombine, BoundEvaluate, Program
 
 # (offsets in units of the step, weights) of fourth-order first derivatives: central, and to either side at an
 # end
@@ -28,6 +29,7 @@ def coefficients(plan: Plan, model: Model) -> Tensor:
     Raises:
         ValueError: for a stacked plan, or one with an Apply.
     """
+    plan.check_linear("coefficients")
     found: list[Any] = []
     for op in plan.instructions:
         if isinstance(op, Evaluate):
@@ -35,10 +37,6 @@ def coefficients(plan: Plan, model: Model) -> Tensor:
             found += [op.t, float(a), float(b)]
         elif isinstance(op, Combine):
             found += [c for c, _ in op.terms] + [c for c, _ in op.noise]
-        else:
-            raise ValueError(
-                f"coefficients: got {plan.name} with an Apply, expected Evaluate and Combine only"
-            )
     if plan.batch is not None:
         raise ValueError(
             f"coefficients: got a plan with one grid for each of {plan.batch} samples, expected one grid"
@@ -49,17 +47,14 @@ def coefficients(plan: Plan, model: Model) -> Tensor:
 def bound(program: Program, values: Tensor, like: Tensor) -> Program:
     """`program` with `values`, as `coefficients` orders them, for its numbers."""
     rest, ops = iter(values.to(like).unbind()), []
-    for item, dead, step in program.ops:
-        if isinstance(item, Sum):
-            item = replace(
-                item,
-                terms=tuple((next(rest), name) for _, name in item.terms),
-                noise=tuple((next(rest), slot) for _, slot in item.noise),
-            )
-        else:
-            op, call = item
-            item = (op, replace(call, t=next(rest).expand(len(like)), a=next(rest), b=next(rest)))
-        ops.append((item, dead, step))
+    for item in program.ops:
+        if isinstance(item, BoundCombine):
+            terms = tuple([(next(rest), name) for _, name in item.terms])
+            item = replace(item, terms=terms, noise=tuple([(next(rest), slot) for _, slot in item.noise]))
+        elif isinstance(item, BoundEvaluate):
+            t, a, b = (next(rest) for _ in range(3))
+            item = replace(item, call=replace(item.call, t=t.expand(len(like)), a=a, b=b))
+        ops.append(item)
     return replace(program, ops=ops, learned=values.requires_grad)
 
 

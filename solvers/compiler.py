@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .grid import Grid, checked_times
-from .plan import Combine, Evaluate, Instruction, Plan, stack
+from .instructions import Combine, Evaluate, Instruction
+from .plan import Plan, stack
 from .prediction import DATA, NOISE, Prediction
 from .process import Process
 

@@ -1,23 +1,14 @@
-"""Inversion of a plan, instruction by instruction, found before the first network call.
+"""Inversion of straight-line code, instruction by instruction, before the first network call: symbols only.
 
 Going backwards, a Combine that overwrote a register is solved for what it overwrote; a prediction that is
 gone is evaluated again, which is legal where its source stands there unchanged. Plain DDIM fails at its first
-instruction: both the state and the prediction at it are unknown. A control added when a step opens counts as
-a write to "x".
+instruction: both the state and the prediction at it are unknown.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from .loop import combine, entry, execute, predict
-from .model import Model
-from .noise import Noise
-from .plan import Apply, Coefficient, Combine, Evaluate, Plan, reads, writes
-from .program import Call, Evaluator, Ops, Program, Sum, Value, prepare
+from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, reads, writes
 
 MOST = 4  # two coupled states, and the start of a step at either infinite end
 
@@ -41,136 +32,183 @@ class Inversion:
     undos: tuple[Undo, ...]
 
 
-class _Walk:
-    """Which value each register holds, going backwards; a value is named by the instruction that wrote it."""
+@dataclass(frozen=True)
+class _Entered:
+    """The content of a register that nobody has written yet."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, ops, starts = plan, plan.instructions, set(plan.starts)
-        held: dict[str, int] = {name: -1 for name in plan.entry}
-        self.read: list[tuple[int, ...]] = []  # of each instruction, the values in the order of `reads`
-        self.opened: dict[int, int] = {}
-        for k, op in enumerate(ops):
-            if k in starts and "x" in held:
-                self.opened[k], held["x"] = held["x"], -2 - k
-            self.read.append(tuple(map(held.__getitem__, reads(op))))
-            held.update(dict.fromkeys(writes(op), k))
-        # states that stand at the end and can be carried, if they cannot be had again
-        self.pool = {name: k for name, k in held.items() if k < 0 or isinstance(ops[k], Combine)}
-        self.have = {"x": self.pool.pop("x")}
+
+@dataclass(frozen=True)
+class _Controlled:
+    """The content of "x" after a control was added to it, where a step opens with instruction `opening`."""
+
+    opening: int
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The content of a register since instruction `by`."""
+
+    by: int
+
+
+_Content = _Entered | _Controlled | _Written
+_ENTERED = _Entered()
+
+
+class _Walk:
+    """Walks backwards and knows which content each register can be made to hold before every instruction.
+
+    One step of BDIA, whose two states leap over each other, from the content X of x and Y of y:
+
+        0:  D <- DATA(x)                  x: X   y: Y     D: [0]
+        1:  y <- c y + a x + b D          x: X   y: [1]   D: [0]     [k] is the result of instruction k
+
+    The walk starts at the end with x and y, which are carried, and without D, a prediction. To undo 1 it needs
+    what 1 read. x is still X. D is gone, but 0 read X only: run it again. So the one unknown is Y, and 1 is
+    solved for it: y <- (y - a x - b D) / c. To undo 0 it forgets D. Had 1 written x instead, as DDIM does, X
+    would be unknown, and D with it: two unknowns in one equation, which is refused.
+
+    Attributes:
+        have: registers whose content is at hand where the walk stands.
+        pool: further registers that the run could carry to its end, with their content there, if need be.
+        carried: those that it must.
+        again: the instructions run again so far, for the Undo under way.
+    """
+
+    def __init__(
+        self, code: Sequence[Instruction], starts: Sequence[int], entry: Sequence[str], name: str
+    ) -> None:
+        self.code, self.name, opening = code, name, set(starts)
+        held: dict[str, _Content] = {register: _ENTERED for register in entry}
+        self.read: list[tuple[_Content, ...]] = []  # by each instruction, in the order of `reads`
+        self.opened: dict[int, _Content] = {}  # what "x" held before its control, where a step opens
+        for k, op in enumerate(code):
+            if k in opening and "x" in held:
+                self.opened[k], held["x"] = held["x"], _Controlled(k)
+            self.read.append(tuple([held[register] for register in reads(op)]))
+            held.update(dict.fromkeys(writes(op), _Written(k)))
+        self.have = {"x": held.pop("x")}
+        self.pool = {register: content for register, content in held.items() if self._is_state(content)}
         self.carried = {"x"}
         self.again: list[int] = []
 
-    def sources(self, k: int) -> list[tuple[str, int]]:
-        """(register, value) that instruction k reads."""
-        return list(zip(reads(self.plan.instructions[k]), self.read[k], strict=True))
-
-    def claim(self, name: str) -> None:
-        self.have[name] = self.pool.pop(name)
-        self.carried.add(name)
-
-    def obtain(self, name: str, value: int) -> bool:
-        """Whether `name` holds `value`, after running instructions again or carrying it if that is what it takes."""
-        if self.have.get(name) == value:
-            return True
-        if name in self.have:
-            return False
-        if value >= 0 and name not in reads(self.plan.instructions[value]):
-            before = dict(self.have), dict(self.pool), set(self.carried), list(self.again)
-            if all(self.obtain(n, v) for n, v in self.sources(value)):
-                self.have[name] = value
-                self.again.append(value)
-                return True
-            self.have, self.pool, self.carried, self.again = before
-        if self.pool.get(name) == value:
-            self.claim(name)
-            return True
-        return False
+    def _is_state(self, content: _Content) -> bool:
+        """Predictions are not carried: they are evaluated again."""
+        return not isinstance(content, _Written) or isinstance(self.code[content.by], Combine)
 
     def undo(self, k: int) -> Undo:
-        op, target, self.again = self.plan.instructions[k], None, []
-        if isinstance(op, Apply):
-            raise ValueError(
-                f"{self.plan.name}: got an Apply at instruction {k}, expected Combine and Evaluate only to "
-                "invert"
-            )
+        """Step back over instruction k; raises ValueError where that cannot be done."""
+        op, target, self.again = self.code[k], None, []
+        assert not isinstance(op, Apply)
         if isinstance(op, Evaluate):
-            self._restored(k, [name for name, value in self.sources(k) if not self.obtain(name, value)], 0)
+            self._at_most(0, self._missing(k), k)
             self.have.pop(op.outs[0], None)
-        elif k in (self.have.get(op.out), self.pool.get(op.out)):
+        elif _Written(k) in (self.have.get(op.out), self.pool.get(op.out)):
             target = self._solve(k, op)
-        if self.have.get("x") == -2 - k:
+        if self.have.get("x") == _Controlled(k):
             self.have["x"] = self.opened[k]
-        return Undo(tuple(k - index for index in self.again), target)
+        return Undo(tuple([k - index for index in self.again]), target)
 
     def _solve(self, k: int, op: Combine) -> str | None:
-        """Find what `op` is solved for; its result is gone after that."""
-        missing = [name for name, value in self.sources(k) if not self.obtain(name, value)]
-        self._restored(k, missing, 1)
+        """Find what `op` is solved for, None if nothing is unknown; its result is gone after that."""
+        missing = self._missing(k)
+        self._at_most(1, missing, k)
         if missing and op.out not in self.have:
-            self.claim(op.out)
+            self._carry(op.out)
         self.have.pop(op.out, None)
         self.pool.pop(op.out, None)
         if not missing:
             return None
-        self.have[missing[0]] = dict(self.sources(k))[missing[0]]
+        self.have[missing[0]] = dict(self._sources(k))[missing[0]]
         return missing[0]
 
-    def _restored(self, k: int, missing: list[str], most: int) -> None:
+    def _sources(self, k: int) -> list[tuple[str, _Content]]:
+        """What instruction k read."""
+        return list(zip(reads(self.code[k]), self.read[k], strict=True))
+
+    def _missing(self, k: int) -> list[str]:
+        """The registers that instruction k read and whose content of then cannot be had."""
+        return [register for register, content in self._sources(k) if not self._obtain(register, content)]
+
+    def _obtain(self, register: str, content: _Content) -> bool:
+        """Make `register` hold `content`, by running instructions again or by carrying it; False if nothing helps."""
+        if register in self.have:
+            return self.have[register] == content
+        if isinstance(content, _Written) and register not in reads(self.code[content.by]):
+            before = dict(self.have), dict(self.pool), set(self.carried), list(self.again)
+            if all(self._obtain(*source) for source in self._sources(content.by)):
+                self.have[register] = content
+                self.again.append(content.by)
+                return True
+            self.have, self.pool, self.carried, self.again = before
+        if self.pool.get(register) == content:
+            self._carry(register)
+            return True
+        return False
+
+    def _carry(self, register: str) -> None:
+        self.have[register] = self.pool.pop(register)
+        self.carried.add(register)
+
+    def _at_most(self, most: int, missing: list[str], k: int) -> None:
         if len(missing) > most:
             raise ValueError(
-                f"{self.plan.name}: instruction {k} cannot be undone: got unknown registers {missing}, "
+                f"{self.name}: instruction {k} cannot be undone: got unknown registers {missing}, "
                 f"expected at most {most}; use a reversible method (ReversibleHeun, OBELM, BDIA, EDICT, "
                 "Coupled, Rex) or Checkpoint()"
             )
 
 
-def inversion(plan: Plan) -> Inversion:
-    """How to run `plan` backwards.
+def undoing(code: Sequence[Instruction], starts: Sequence[int], entry: Sequence[str], name: str) -> Inversion:
+    """How to run `code` backwards, from what it carries at its end to its `entry`.
+
+    A control may be added to "x" at each of `starts`; whoever walks back takes it off again there.
 
     Raises:
         ValueError: naming the first instruction, from the end, that cannot be undone.
     """
-    walk = _Walk(plan)
+    for k, op in enumerate(code):
+        if isinstance(op, Apply):
+            raise ValueError(
+                f"{name}: got the Apply {op} at instruction {k}, expected Combine and Evaluate only to invert; "
+                "take a plan without it, or Checkpoint()"
+            )
+    walk = _Walk(code, starts, entry, name)
     same: dict[Undo, Undo] = {}
     undos = []
-    for k in range(len(plan.instructions) - 1, -1, -1):
+    for k in range(len(code) - 1, -1, -1):
         undo = walk.undo(k)
         undos.append(same.setdefault(undo, undo))
-    lost = [name for name in plan.entry if walk.have.get(name) != -1]
+    lost = [register for register in entry if walk.have.get(register) != _ENTERED]
     if lost:
         raise ValueError(
-            f"{plan.name}: going backwards, got no value for the entry registers {lost}; expected each to be "
+            f"{name}: going backwards, got no value for the entry registers {lost}; expected each to be "
             "solved for; use a reversible method"
         )
     if len(walk.carried) > MOST:
         raise ValueError(
-            f"{plan.name}: its inverse needs {len(walk.carried)} states carried to the end, expected at most "
+            f"{name}: its inverse needs {len(walk.carried)} states carried to the end, expected at most "
             f"{MOST}; use a reversible method, which needs two"
         )
     return Inversion(("x", *sorted(walk.carried - {"x"})), tuple(undos[::-1]))
 
 
-def inverted(plan: Plan) -> Plan:
-    """The plan that undoes `plan`: its entry is what `plan` carries at its end, its times run the other way."""
-    how, ops, starts = inversion(plan), [], []
-    bounds = {start: None for start in plan.starts}
-    for k in range(len(plan.instructions) - 1, -1, -1):
-        if k + 1 in bounds or k + 1 == len(plan.instructions):
-            starts.append(len(ops))
-        ops += [plan.instructions[k - back] for back in how.undos[k].again]
-        op, target = plan.instructions[k], how.undos[k].target
-        if target is not None:
+def inverted(
+    code: Sequence[Instruction], starts: Sequence[int], how: Inversion
+) -> tuple[tuple[Instruction, ...], tuple[int, ...]]:
+    """(instructions, starts) of the code that undoes `code`, its steps in the other order."""
+    back: list[Instruction] = []
+    opening: list[int] = []
+    ends = {*starts[1:], len(code)}
+    for k in range(len(code) - 1, -1, -1):
+        if k + 1 in ends:
+            opening.append(len(back))
+        op, undo = code[k], how.undos[k]
+        back += [code[k - distance] for distance in undo.again]
+        if undo.target is not None:
             assert isinstance(op, Combine)
-            ops.append(_solved(op, target))
-    return replace(
-        plan,
-        name=f"inverse of {plan.name}",
-        instructions=tuple(ops),
-        starts=tuple(starts),
-        times=plan.times[::-1],
-        entry=how.carried,
-        exit=plan.entry,
-    )
+            back.append(_solved(op, undo.target))
+    return tuple(back), tuple(opening)
 
 
 def _solved(op: Combine, target: str) -> Combine:
@@ -188,62 +226,3 @@ def _ratio(a: Coefficient, b: Coefficient, sign: float = 1.0) -> Coefficient:
         )
     assert isinstance(a, float)
     return sign * a / b
-
-
-def overwritten(item: Sum, target: str, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
-    """The register that `item` overwrote: (out - sum of the other terms) / c."""
-    whole: Value = next(c for c, name in item.terms if name == target)
-    terms: list[tuple[Value, Tensor]] = [(1.0, registers[item.out])]
-    terms += [(-c, registers[name]) for c, name in item.terms if name != target]
-    for c, slot in item.noise:
-        assert noise is not None
-        terms.append((-c, noise(slot, registers[item.out])))
-    return combine(terms).div_(whole)
-
-
-def widened(program: Program, carried: tuple[str, ...]) -> Program:
-    """`program` for float64 registers, keeping the `carried` ones to the end."""
-    assert isinstance(program.ops, Ops)
-    return replace(program, ops=program.ops.keeping(carried))
-
-
-def narrowed(evaluate: Callable[[Call, Tensor], Tensor], dtype: torch.dtype) -> Evaluator:
-    """`evaluate` in `dtype` for float64 registers."""
-    return lambda call, state: evaluate(call, state.to(dtype)).double()
-
-
-def encode(
-    model: Model, plan: Plan, x: Tensor, cond: Any = None, noise: Noise | None = None
-) -> dict[str, Tensor]:
-    """Run a reversible plan and return, in float64, every register that its inverse needs.
-
-    `decode(model, plan, encode(model, plan, x))` is x to round-off. The network sees x's dtype. The grid may
-    rise (data to noise: inversion of an image) or fall.
-
-    Raises:
-        ValueError: a plan that cannot be inverted; the instruction is named.
-    """
-    carried = inversion(plan).carried
-    program = widened(prepare(plan, model, x), carried)
-    evaluate = narrowed(lambda call, state: predict(model, call, state, cond), x.dtype)
-    registers = execute(program, {"x": x.double()}, evaluate, noise)
-    return {name: registers[name] for name in carried}
-
-
-def decode(
-    model: Model,
-    plan: Plan,
-    registers: dict[str, Tensor],
-    cond: Any = None,
-    noise: Noise | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Undo `plan` from the registers that `encode` returned; the network sees `dtype`, which is the result's.
-
-    `cond` may be another than `encode`'s: that is editing by exact inversion.
-    """
-    back = plan.inverse()
-    wide = {name: value.double() for name, value in entry(back, registers).items()}
-    program = widened(prepare(back, model, wide["x"].to(dtype)), ())
-    evaluate = narrowed(lambda call, state: predict(model, call, state, cond), dtype)
-    return execute(program, wide, evaluate, noise)["x"].to(dtype)

@@ -8,8 +8,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .model import Model
 from .noise import Noise
-from .plan import Apply, Plan
-from .program import Call, Evaluator, Program, Sum, Value, prepare
+from .plan import Plan
+from .program import BoundCombine, BoundEvaluate, Call, Evaluator, Program, Value, prepare
 
 
 def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
@@ -31,7 +31,7 @@ def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
     return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
 
 
-def total(item: Sum, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
+def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
     """What a Combine writes."""
     value = combine([(c, registers[name]) for c, name in item.terms])
     for c, slot in item.noise:
@@ -62,23 +62,28 @@ def execute(
         before: called with (step, registers) when a step opens: controls, callbacks, progress.
     """
     current = -1
-    for item, dead, step in program.ops:
-        if step != current:
-            current = step
+    for item in program.ops:
+        if item.step != current:
+            current = item.step
             if before is not None:
-                before(step, registers)
-        if isinstance(item, Sum):
+                before(current, registers)
+        if isinstance(item, BoundCombine):
             registers[item.out] = total(item, registers, noise)
-        elif isinstance(item, Apply):
-            results = item.fn(*(registers[name] for name in item.srcs))
-            registers.update(zip(item.outs, results if len(item.outs) > 1 else (results,), strict=True))
+        elif isinstance(item, BoundEvaluate):
+            _write(registers, item.op.outs, evaluate(item.call, registers[item.op.src]))
         else:
-            op, call = item
-            out = evaluate(call, registers[op.src])
-            registers.update(zip(op.outs, out if len(op.outs) > 1 else (out,), strict=True))
-        for name in dead:
+            _write(registers, item.op.outs, item.op.fn(*(registers[name] for name in item.op.srcs)))
+        for name in item.dead:
             registers.pop(name, None)
     return registers
+
+
+def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:
+    """One result into its register, or several into theirs."""
+    if len(names) == 1:
+        registers[names[0]] = results
+    else:
+        registers.update(zip(names, results, strict=True))
 
 
 def entry(plan: Plan, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,7 +92,7 @@ def entry(plan: Plan, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     if set(registers) != set(plan.entry):
         raise ValueError(
             f"x: got registers {sorted(registers)}, expected {sorted(plan.entry)} for {plan.name}; an "
-            "inverse starts from what `encode` returns"
+            "inverse starts from what `encode` returns, the rest of a split plan from what `advance` does"
         )
     return registers
 
@@ -95,11 +100,21 @@ def entry(plan: Plan, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
 def run(
     model: Model, plan: Plan, x: Tensor | dict[str, Tensor], cond: Any = None, noise: Noise | None = None
 ) -> Tensor:
-    """Run `plan` from state x (B, ...): the plain loop, differentiable by ordinary autograd. An inverse takes
-    registers.
+    """Run `plan` from state x (B, ...): the plain loop, differentiable by ordinary autograd. An inverse, and
+    the rest of a plan that was split, take registers.
 
     `adjoint.sample` is the entry point with checks, memory strategies, callbacks and progress.
     """
     registers = entry(plan, x)
     program = prepare(plan, model, registers["x"])
     return execute(program, registers, lambda call, state: predict(model, call, state, cond), noise)["x"]
+
+
+def advance(
+    model: Model, plan: Plan, x: Tensor | dict[str, Tensor], cond: Any = None, noise: Noise | None = None
+) -> dict[str, Tensor]:
+    """As `run`, for all registers that the plan leaves, `plan.exit`: what the rest of a split plan starts from."""
+    registers = entry(plan, x)
+    program = prepare(plan, model, registers["x"])
+    done = execute(program, registers, lambda call, state: predict(model, call, state, cond), noise)
+    return {name: done[name] for name in plan.exit}

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from .instructions import Combine
 from .noise import Noise
-from .plan import Combine, Plan
+from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,10 @@ class Path(ABC):
             raise ValueError(
                 f"{plan.name}: got a stacked plan, expected one grid; sample each sample's grid apart"
             )
-        bounds = [*plan.starts, len(plan.instructions)]
         lam = [float(plan.process.lam(t)) for t in plan.times if isinstance(t, float)]
         ends: dict[int, tuple[float, float]] = {}
-        for i, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            slots = {
-                slot
-                for op in plan.instructions[first:last]
-                if isinstance(op, Combine)
-                for _, slot in op.noise
-            }
+        for i in range(plan.steps):
+            slots = {slot for op in plan.step(i) if isinstance(op, Combine) for _, slot in op.noise}
             if len(slots) > 1:
                 raise ValueError(
                     f"{plan.name}: got {len(slots)} draws in step {i}, expected one, its increment; use "
@@ -94,6 +89,11 @@ class Path(ABC):
                     )
                 self.width(pair[0], pair[1])
                 ends[slot] = (pair[0], pair[1])
+        if sorted(ends) != list(range(plan.slots)):
+            raise ValueError(
+                f"{plan.name}: got a plan that draws slots {min(ends)} to {max(ends)}, expected slots from 0; "
+                "call on(plan) with the plan that this one was split from, and use its noise"
+            )
         return PathNoise(self, tuple(ends[slot] for slot in range(plan.slots)))
 
 

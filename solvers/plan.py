@@ -4,58 +4,13 @@ Registers hold tensors; "x" is the state on entry and on exit. Coefficients are 
 the first call; in a stacked plan (one grid per sample) they are tuples with one number per sample.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .prediction import Prediction
+from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, reads, writes
+from .inverse import inverted, undoing
+from .liveness import lifetimes
 from .process import Process
-
-Coefficient = float | tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """outs <- the model's `want` prediction at register `src` and time `t`."""
-
-    outs: tuple[str, ...]
-    src: str
-    t: Coefficient
-    want: Prediction
-
-
-@dataclass(frozen=True)
-class Combine:
-    """out <- sum of c * register over `terms` + sum of k * noise(slot) over `noise`."""
-
-    out: str
-    terms: tuple[tuple[Coefficient, str], ...]
-    noise: tuple[tuple[Coefficient, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Apply:
-    """outs <- fn(*srcs): the escape for what is not linear; differentiated by autograd."""
-
-    outs: tuple[str, ...]
-    srcs: tuple[str, ...]
-    fn: Callable[..., Any]
-
-
-Instruction = Evaluate | Combine | Apply
-
-
-def reads(op: Instruction) -> tuple[str, ...]:
-    """The registers an instruction reads."""
-    if isinstance(op, Evaluate):
-        return (op.src,)
-    # from a list: CPython keeps up to 2000 of the tuples that a generator filled, one more for each call
-    return tuple([name for _, name in op.terms]) if isinstance(op, Combine) else op.srcs
-
-
-def writes(op: Instruction) -> tuple[str, ...]:
-    """The registers an instruction writes."""
-    return (op.out,) if isinstance(op, Combine) else op.outs
 
 
 @dataclass(frozen=True)
@@ -70,7 +25,8 @@ class Plan:
         starts: for each of the N steps the index of its first instruction.
         order: nominal order of convergence.
         stochastic: whether it draws noise.
-        entry, exit: registers that hold tensors before and after; more than "x" in the inverse of a plan.
+        entry, exit: registers that hold tensors before and after; more than "x" in the inverse of a plan, and
+            on either side of a cut through a method with history.
     """
 
     name: str
@@ -109,28 +65,51 @@ class Plan:
     def held(self) -> int:
         """Most registers alive at one time."""
         alive, most = set(self.entry), len(self.entry)
-        for op, dead in zip(self.instructions, last_uses(self.instructions, self.exit), strict=True):
+        for op, dead in zip(self.instructions, self.last_uses(), strict=True):
             alive |= set(writes(op))
             most = max(most, len(alive))
             alive -= set(dead)
         return most
 
+    def last_uses(self) -> list[tuple[str, ...]]:
+        """For each instruction the registers that nobody reads after it."""
+        return lifetimes(self.instructions, self.starts, self.exit)[1]
+
+    def step(self, i: int) -> tuple[Instruction, ...]:
+        """The instructions of step i."""
+        return self.instructions[self.span(i, i + 1)]
+
+    def span(self, low: int, high: int) -> slice:
+        """Where the instructions of steps low .. high - 1 lie, 0 <= low <= high <= N."""
+        ends = (*self.starts[low : high + 1], len(self.instructions))
+        return slice(ends[0], ends[high - low])
+
     def split(self, step: int) -> tuple["Plan", "Plan"]:
-        """The first `step` steps and the rest; the rest reads the registers that the first part leaves."""
-        cut = self.starts[step] if step < self.steps else len(self.instructions)
+        """The first `step` steps and the rest.
+
+        The rest starts from the registers that the first part leaves, its `exit`: "x", and what a multistep
+        method remembers. Noise slots keep their numbers: both parts take the whole run's noise.
+
+            head, tail = plan.split(k)
+            run(model, tail, advance(model, head, x))     # equals run(model, plan, x)
+
+        Raises:
+            ValueError: a step that the plan does not have.
+        """
+        if not 0 <= step <= self.steps:
+            raise ValueError(f"split: got step {step}, expected 0 to {self.steps}")
+        cut = self.span(0, step).stop
+        rest, starts = self.instructions[cut:], tuple([s - cut for s in self.starts[step:]])
+        needed, _ = lifetimes(rest, starts, self.exit)
+        between = ("x", *sorted(needed - {"x"}))
         head = replace(
             self,
             instructions=self.instructions[:cut],
             starts=self.starts[:step],
             times=self.times[: step + 1],
+            exit=between,
         )
-        tail = replace(
-            self,
-            instructions=self.instructions[cut:],
-            starts=tuple(s - cut for s in self.starts[step:]),
-            times=self.times[step:],
-        )
-        return head, tail
+        return head, replace(self, instructions=rest, starts=starts, times=self.times[step:], entry=between)
 
     def inverse(self) -> "Plan":
         """The plan that undoes this one exactly (to round-off): from what `encode` returns back to "x".
@@ -141,49 +120,38 @@ class Plan:
         Raises:
             ValueError: a plan that cannot be inverted, as DDIM's; the instruction is named.
         """
-        from .inverse import inverted  # which needs Plan
+        how = undoing(self.instructions, self.starts, self.entry, self.name)
+        instructions, starts = inverted(self.instructions, self.starts, how)
+        return replace(
+            self,
+            name=f"inverse of {self.name}",
+            instructions=instructions,
+            starts=starts,
+            times=self.times[::-1],
+            entry=how.carried,
+            exit=self.entry,
+        )
 
-        return inverted(self)
+    def check_linear(self, asker: str) -> None:
+        """Raise ValueError in the name of `asker` where the plan holds an Apply, about which nothing is known."""
+        for k, op in enumerate(self.instructions):
+            if isinstance(op, Apply):
+                raise ValueError(
+                    f"{asker}: got {self.name} with the Apply {op} at instruction {k}, expected Evaluate and "
+                    "Combine only; take a plan without it"
+                )
 
     def __str__(self) -> str:
+        ends = "" if self.entry == ("x",) else f", starts from {', '.join(self.entry)}"
+        ends += "" if self.exit == ("x",) else f", leaves {', '.join(self.exit)}"
         lines = [
             f"{self.name}: {self.steps} steps, {self.nfe} network calls, order {self.order}, {self.slots} "
-            f"noise slots, {self.held} registers held"
+            f"noise slots, {self.held} registers held{ends}"
         ]
-        bounds = dict(zip(self.starts, range(self.steps), strict=True))
+        opening = {start: step for step, start in enumerate(self.starts)}
         for k, op in enumerate(self.instructions):
-            lines.append(f"{bounds.get(k, ''):>4}  {_line(op)}")
+            lines.append(f"{opening.get(k, ''):>4}  {op}")
         return "\n".join(lines)
-
-
-def _number(c: Coefficient) -> str:
-    return f"({c[0]:+.4g}, ... {len(c)})" if isinstance(c, tuple) else f"{c:+.6g}"
-
-
-def _line(op: Instruction) -> str:
-    if isinstance(op, Evaluate):
-        return f"{', '.join(op.outs)} <- {op.want.name}({op.src}, t={_number(op.t).lstrip('+')})"
-    if isinstance(op, Apply):
-        return f"{', '.join(op.outs)} <- {getattr(op.fn, '__name__', op.fn)}({', '.join(op.srcs)})"
-    parts = [f"{_number(c)} {name}" for c, name in op.terms] + [
-        f"{_number(c)} noise[{slot}]" for c, slot in op.noise
-    ]
-    return f"{op.out} <- {' '.join(parts)}"
-
-
-def last_uses(instructions: tuple[Instruction, ...], exit: Iterable[str] = ("x",)) -> list[tuple[str, ...]]:
-    """For each instruction the registers nobody reads after it; those of `exit` are read by the caller."""
-    return list(uses_backwards(instructions, exit))[::-1]
-
-
-def uses_backwards(instructions: tuple[Instruction, ...], exit: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """`last_uses` from the last instruction to the first, one at a time."""
-    seen = set(exit)
-    for op in reversed(instructions):
-        touched = {*reads(op), *writes(op)}
-        yield tuple(sorted(touched - seen))
-        seen.difference_update(writes(op))
-        seen.update(reads(op))
 
 
 def stack(plans: list[Plan]) -> Plan:
@@ -206,21 +174,20 @@ def stack(plans: list[Plan]) -> Plan:
                 f"per-sample grid: sample {i} compiles to another program than sample 0; expected grids of "
                 "one kind (the same ends at alpha=0 or sigma=0, similar step ratios); sample them apart"
             )
-    ops: list[Instruction] = []
-    for same in zip(*(p.instructions for p in plans), strict=True):
-        op = same[0]
-        if isinstance(op, Evaluate):
-            op = replace(op, t=tuple(o.t for o in same))
-        elif isinstance(op, Combine):
-            op = replace(
-                op,
-                terms=tuple(
-                    (tuple(o.terms[j][0] for o in same), name) for j, (_, name) in enumerate(op.terms)
-                ),
-                noise=tuple(
-                    (tuple(o.noise[j][0] for o in same), slot) for j, (_, slot) in enumerate(op.noise)
-                ),
-            )
-        ops.append(op)
+    instructions = tuple(_beside(same) for same in zip(*(p.instructions for p in plans), strict=True))
     times = tuple(tuple(p.times[i] for p in plans) for i in range(len(first.times)))
-    return replace(first, times=times, instructions=tuple(ops))
+    return replace(first, times=times, instructions=instructions)
+
+
+def _beside(same: tuple[Any, ...]) -> Instruction:
+    """One instruction of all samples, its numbers as tuples with one for each."""
+    op: Instruction = same[0]
+    if isinstance(op, Evaluate):
+        return replace(op, t=tuple(o.t for o in same))
+    if isinstance(op, Combine):
+        return replace(
+            op,
+            terms=tuple((tuple(o.terms[j][0] for o in same), name) for j, (_, name) in enumerate(op.terms)),
+            noise=tuple((tuple(o.noise[j][0] for o in same), slot) for j, (_, slot) in enumerate(op.noise)),
+        )
+    return op

@@ -96,7 +96,7 @@ class Bridge(Gradient, ABC):
             raise ValueError(
                 f"{self}: got a grid for each of {plan.batch} samples, expected one grid for all"
             )
-        if not ops or ops[0][2] or ops[-1][2] != plan.steps - 1:
+        if not ops or ops[0].step or ops[-1].step != plan.steps - 1:
             raise ValueError(
                 f"Truncated: got {self} inside, whose first steps would be the plan's; expected Checkpoint "
                 "or Direct"
@@ -105,6 +105,7 @@ class Bridge(Gradient, ABC):
             raise ValueError(
                 f"{self}: got coefficients that require grad, expected none: the plan's steps are not taken"
             )
+        plan.check_linear(str(self))  # the plan's steps, and an Apply among them, are not taken
         self.check_plan(plan)
         velocity = Velocity(rollout.model, plan.stochastic)
         outside, inner = Outside(**vars(rollout), bridge=self, velocity=velocity), self.gradient

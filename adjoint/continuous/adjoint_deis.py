@@ -138,14 +138,8 @@ def _check_reverse_sde(strategy: Gradient, plan: Plan) -> None:
     """The factor 2 belongs to the full reverse SDE: compare its noise with the plan's."""
     times = torch.tensor(plan.times, dtype=torch.float64)
     sigma, lam = plan.process.sigma(times).tolist(), plan.process.lam(times).tolist()
-    bounds = [*plan.starts, len(plan.instructions)]
     for i in range(plan.steps):
-        added = [
-            c
-            for op in plan.instructions[bounds[i] : bounds[i + 1]]
-            if isinstance(op, Combine)
-            for c, _ in op.noise
-        ]
+        added = [c for op in plan.step(i) if isinstance(op, Combine) for c, _ in op.noise]
         h = lam[i + 1] - lam[i]
         if not math.isfinite(h):
             continue

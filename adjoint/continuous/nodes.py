@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...solvers import DATA, NOISE, Call, Evaluate, GivenNoise, Plan
+from ...solvers import DATA, NOISE, Call, Combine, Evaluate, GivenNoise, Plan
 from ...solvers.prediction import conversion
-from ...solvers.program import Program, Sum, prepare
+from ...solvers.program import BoundEvaluate, Program, prepare
 from ..fingerprint import changed, drift, mark
 from ..gradient import Gradient
 from ..rollout import Rollout
@@ -30,7 +30,7 @@ class Nodes(Tape):
         super().__init__(rollout, registers)
         self.states, plan = states, rollout.program.plan
         self.begin = (
-            rollout.program.ops[0][2] if rollout.program.ops else 0
+            rollout.program.ops[0].step if rollout.program.ops else 0
         )  # a truncated program starts later
         self.times = [float(t) for t in plan.times[self.begin :] if not isinstance(t, tuple)]
         if len(self.times) != plan.steps - self.begin + 1:
@@ -163,17 +163,14 @@ class Nodes(Tape):
         process = self.rollout.program.plan.process
         ops = tuple(Evaluate((f"E{k}",), "x", t, NOISE) for k, t in enumerate(times))
         probe = Plan("nodes", process, tuple(times), ops, tuple(range(len(ops))), 1, False)
-        return [item[1] for item, _, _ in prepare(probe, self.rollout.model, like).ops]
+        return list(prepare(probe, self.rollout.model, like).calls())
 
     def injected(self, step: int, cotangent: Tensor, into: Sensitivity) -> None:
         """Gradients of the noise that step `step` of the run added to the state."""
-        program, starts = self.rollout.program, self.rollout.program.plan.starts
-        low = starts[step] - starts[self.begin]
-        high = starts[step + 1] - starts[self.begin] if step + 1 < len(starts) else len(program.ops)
-        for item, _, _ in program.ops[low:high]:
-            if isinstance(item, Sum) and item.out == "x":
-                for c, slot in item.noise:
-                    into.noise(slot - self.begin, cotangent, c)
+        for op in self.rollout.program.plan.step(step):
+            if isinstance(op, Combine) and op.out == "x":
+                for c, slot in op.noise:
+                    into.noise(slot - self.begin, cotangent, c)  # type: ignore[arg-type]
 
     def _again(self, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         raise RuntimeError(
@@ -185,13 +182,13 @@ class Nodes(Tape):
 def _first_calls(program: Program) -> dict[int, tuple[Tensor, Tensor]]:
     """{index of the call at its step's node: how its output becomes a data prediction}."""
     found, plan, steps = {}, program.plan, set()
-    for item, _, step in program.ops:
+    for item in program.ops:
         if (
-            isinstance(item, tuple)
-            and step not in steps
-            and item[0].t == plan.times[step]
-            and item[0].src == "x"
+            isinstance(item, BoundEvaluate)
+            and item.step not in steps
+            and item.op.t == plan.times[item.step]
+            and item.op.src == "x"
         ):
-            steps.add(step)
-            found[item[1].index] = conversion(item[0].want, DATA, plan.process, item[0].t)
+            steps.add(item.step)
+            found[item.call.index] = conversion(item.op.want, DATA, plan.process, item.op.t)  # type: ignore[arg-type]
     return found

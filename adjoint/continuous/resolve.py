@@ -47,9 +47,8 @@ class Retraced:
     def __init__(self, plan: Plan, noise: Noise | None, begin: int) -> None:
         assert noise is not None
         self.noise, self.steps = noise, []
-        bounds = [*plan.starts, len(plan.instructions)]
         for i in range(begin, plan.steps):
-            ops = plan.instructions[bounds[i] : bounds[i + 1]]
+            ops = plan.step(i)
             if not (
                 len(ops) == 2
                 and isinstance(ops[0], Evaluate)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ...solvers import Model, Plan, run
+from ...solvers.instructions import reads, writes
 from ...solvers.loop import execute, predict
-from ...solvers.plan import reads, writes
 from ...solvers.program import prepare
 from .base import Edit, guided
 
@@ -113,10 +113,9 @@ def _single_step(plan: Plan) -> None:
             f"{plan.name}: got a stochastic plan, expected a deterministic one; for its noises take "
             "cycle_diffusion"
         )
-    bounds = (*plan.starts, len(plan.instructions))
-    for step, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for step in range(plan.steps):
         written = {"x"}
-        for op in plan.instructions[low:high]:
+        for op in plan.step(step):
             if not set(reads(op)) <= written:
                 raise ValueError(
                     f"{plan.name}: got step {step} that reads {sorted(set(reads(op)) - written)} of an "

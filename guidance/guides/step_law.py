@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...solvers import Noise
 from ...solvers.loop import execute
-from ...solvers.program import Program, Sum
+from ...solvers.program import BoundApply, BoundCombine, Program
 
 
 class _Zero(Noise):
@@ -54,12 +54,12 @@ class Opened:
         not there yet.
         """
         seen, slots = False, []
-        for item, _, step in self.program.ops:
-            if isinstance(item, Sum):
+        for item in self.program.ops:
+            if isinstance(item, BoundCombine):
                 slots += [slot for _, slot in item.noise]
-            elif not isinstance(item, tuple):
+            elif isinstance(item, BoundApply):
                 raise ValueError(
-                    f"transition: got step {step} with an Apply, expected linear instructions only"
+                    f"transition: got step {item.step} with an Apply, expected linear instructions only"
                 )
             elif slots:
                 seen = True

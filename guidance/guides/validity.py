@@ -3,7 +3,7 @@
 import torch
 
 from ...solvers import DATA, Evaluate, Model, Plan
-from ...solvers.plan import last_uses, reads, writes
+from ...solvers.instructions import reads, writes
 from ...solvers.prediction import conversion
 from ...solvers.process import as_time
 from .guide import Hook
@@ -34,8 +34,7 @@ def misfit(plan: Plan, hook: Hook) -> str:
 
 def opens(plan: Plan, step: int) -> bool:
     """Whether a step evaluates the network at its start time and at "x" as the step found it."""
-    ends = (*plan.starts, len(plan.instructions))
-    for op in plan.instructions[ends[step] : ends[step + 1]]:
+    for op in plan.step(step):
         if isinstance(op, Evaluate) and op.src == "x" and op.t == plan.times[step]:
             return True
         if "x" in writes(op):
@@ -46,9 +45,7 @@ def opens(plan: Plan, step: int) -> bool:
 def _states_between(plan: Plan) -> list[str]:
     """Registers other than "x" and predictions that are alive where one step ends and the next begins."""
     alive, found, predicted, bounds = {"x"}, [], set(), set(plan.starts[1:])
-    for k, (op, dead) in enumerate(
-        zip(plan.instructions, last_uses(plan.instructions, plan.exit), strict=True)
-    ):
+    for k, (op, dead) in enumerate(zip(plan.instructions, plan.last_uses(), strict=True)):
         if k in bounds:
             found += sorted(alive - {"x"} - predicted)
         alive |= set(writes(op))

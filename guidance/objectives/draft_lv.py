@@ -10,8 +10,8 @@ from ...adjoint import sample
 from ...adjoint.cond import at_step
 from ...solvers import Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.instructions import reads, writes
 from ...solvers.loop import execute, predict
-from ...solvers.plan import reads, writes
 from ...solvers.process import as_time
 from ...solvers.program import prepare
 from ..rewards.asked import evaluate_reward
@@ -88,7 +88,7 @@ def last_step(policy: Policy, x: Tensor, batch: Batch) -> Tensor:
 
 def _last_step(plan: Plan) -> None:
     known = {"x"}
-    for op in plan.instructions[plan.starts[-1] :]:
+    for op in plan.step(plan.steps - 1):
         missing = set(reads(op)) - known
         if missing:
             raise ValueError(

@@ -79,11 +79,8 @@ def smc(
             "DDIM(1.0)"
         )
     shape, flat = (x.shape[0], x.shape[1]), x.flatten(0, 1)
-    bounds = (*plan.starts, len(plan.instructions))
     noisy = frozenset(
-        k
-        for k in range(plan.steps)
-        if any(isinstance(op, Combine) and op.noise for op in plan.instructions[bounds[k] : bounds[k + 1]])
+        k for k in range(plan.steps) if any(isinstance(op, Combine) and op.noise for op in plan.step(k))
     )
     guide = Weighing(
         reward,

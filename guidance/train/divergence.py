@@ -83,11 +83,6 @@ def diverge(policy: Model, other: Model, plan: Plan, batch: Batch) -> Divergence
 
 def _draw(plan: Plan, step: int, batch: Batch) -> Tensor:
     """The unit draw of a step that has one."""
-    bounds = [*plan.starts, len(plan.instructions)]
-    slot = next(
-        op.noise[0][1]
-        for op in plan.instructions[bounds[step] : bounds[step + 1]]
-        if isinstance(op, Combine) and op.noise
-    )
+    slot = next(op.noise[0][1] for op in plan.step(step) if isinstance(op, Combine) and op.noise)
     assert batch.noise is not None
     return batch.noise(slot, batch.x)

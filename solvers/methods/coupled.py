@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..compiler import Builder, Method
-from ..plan import Combine, Evaluate, Instruction, writes
+from ..instructions import Apply, Combine, Evaluate, Instruction, writes
 from ..prediction import DATA, NOISE
 from .ddim import DDIM
 from .two_state import ReversibleMethod
@@ -76,7 +76,10 @@ class Coupled(ReversibleMethod):
 def _renamed(op: Instruction, names: dict[str, str]) -> Instruction:
     if isinstance(op, Evaluate):
         return replace(op, outs=tuple(names[name] for name in op.outs), src=names[op.src])
-    assert isinstance(op, Combine)
+    if isinstance(op, Apply):
+        return replace(
+            op, outs=tuple(names[name] for name in op.outs), srcs=tuple(names[name] for name in op.srcs)
+        )
     return replace(op, out=names[op.out], terms=tuple((c, names[name]) for c, name in op.terms))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..compiler import Builder, Method
-from ..plan import reads, writes
+from ..instructions import reads, writes
 from ..process import as_time
 
 

@@ -7,7 +7,8 @@ Every prediction is rewritten as a x + b D, so each network input and the result
 import torch
 from torch import Tensor
 
-from ..plan import Combine, Evaluate, Plan
+from ..instructions import Combine, Evaluate
+from ..plan import Plan
 from ..prediction import DATA, conversion
 
 
@@ -15,10 +16,14 @@ def expand(plan: Plan) -> Tensor:
     """(nfe + 1, 2 + nfe + slots) float64: for each evaluation its time then its input, last row the result.
 
     Raises:
-        ValueError: for a stacked plan or one with an Apply, which have no such table.
+        ValueError: for a stacked plan, one with an Apply, or one that starts from more than "x", which have no
+            such table.
     """
+    plan.check_linear("expand")
     if plan.batch is not None:
         raise ValueError("expand: got a stacked plan, expected one grid; expand the samples' plans apart")
+    if plan.entry != ("x",):
+        raise ValueError(f"expand: got a plan that starts from {plan.entry}, expected one from x alone")
     nfe, slots = plan.nfe, plan.slots
     unit = torch.eye(1 + nfe + slots, dtype=torch.float64)
     registers, rows = {"x": unit[0]}, []
@@ -36,7 +41,5 @@ def expand(plan: Plan) -> Tensor:
             for c, slot in op.noise:
                 total = total + c * unit[1 + nfe + slot]  # type: ignore[operator]
             registers[op.out] = total
-        else:
-            raise ValueError("expand: got an Apply, expected a linear plan")
     last = torch.tensor([plan.times[-1]], dtype=torch.float64)
     return torch.stack([*rows, torch.cat([last, registers["x"]])])

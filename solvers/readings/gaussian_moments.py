@@ -16,7 +16,12 @@ from ..prediction import DATA
 
 
 def response(plan: Plan, mean: float, variance: float) -> Tensor:
-    """Coefficients (2 + slots,) of the sample in [1, x, xi_0, ...] for data N(mean, variance), float64."""
+    """Coefficients (2 + slots,) of the sample in [1, x, xi_0, ...] for data N(mean, variance), float64.
+
+    Raises:
+        ValueError: for a plan with an Apply, whose result need not be affine.
+    """
+    plan.check_linear("moments")
     size = 2 + plan.slots
 
     def affine(x: Tensor, t: Tensor) -> Tensor:

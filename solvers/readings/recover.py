@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..broadcast import per_sample
+from ..instructions import Coefficient, Combine, Evaluate, writes
 from ..loop import run
 from ..model import Model
 from ..noise import GivenNoise, Noise
-from ..plan import Coefficient, Combine, Evaluate, Plan, writes
+from ..plan import Plan
 from ..process import as_time
 
 
@@ -100,8 +101,7 @@ class _Steering(Noise):
 
 def _draw(plan: Plan, step: int) -> tuple[Coefficient, int]:
     """The (scale, slot) of the one draw of `step`, which must land on its end node."""
-    end = plan.starts[step + 1] if step + 1 < plan.steps else len(plan.instructions)
-    ops, t = plan.instructions[plan.starts[step] : end], plan.times[step + 1]
+    ops, t = plan.step(step), plan.times[step + 1]
     found = [(k, op) for k, op in enumerate(ops) if isinstance(op, Combine) and op.noise]
     count, steered = (
         sum(len(op.noise) for _, op in found),

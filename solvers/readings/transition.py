@@ -1,6 +1,7 @@
 """Transitions: a stochastic plan read as a chain of Gaussian steps x_{k+1} = m_k(x_k, ...) + s_k xi."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..broadcast import per_sample
+from ..instructions import Coefficient, Combine, reads, writes
 from ..loop import execute
 from ..noise import Noise
-from ..plan import Coefficient, Combine, Plan, reads, writes
+from ..plan import Plan
 from ..process import as_time
 from ..program import Evaluator, Program, Value
 
@@ -28,7 +30,7 @@ class Transitions:
 
     Raises:
         ValueError: a step with more than one draw, or one whose draw is not the last thing that happens to
-            the state.
+            the state; a plan with an Apply.
     """
 
     plan: Plan
@@ -42,6 +44,7 @@ class Transitions:
                 f"{self.plan.name}: got registers {self.plan.entry} to {self.plan.exit}, expected a sampler "
                 "from x to x"
             )
+        self.plan.check_linear("transitions")
         steps = range(self.plan.steps)
         drawn = [_draw(self.plan, step) for step in steps]
         object.__setattr__(self, "stds", tuple(s for s, _ in drawn))
@@ -104,17 +107,14 @@ class _Silent(Noise):
         return torch.zeros_like(like)
 
 
-def _bounds(plan: Plan, step: int) -> tuple[int, int]:
-    return plan.starts[step], plan.starts[step + 1] if step + 1 < plan.steps else len(plan.instructions)
-
-
 def _step_of(plan: Plan, index: int) -> int:
-    return sum(start <= index for start in plan.starts) - 1
+    """The step that an instruction belongs to."""
+    return bisect_right(plan.starts, index) - 1
 
 
 def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
-    low, high = _bounds(plan, step)
-    ops = plan.instructions[low:high]
+    """(scale, slot) of the noise that ends a step; (0.0, None) where it draws nothing."""
+    ops = plan.step(step)
     drawn = [(k, op) for k, op in enumerate(ops) if isinstance(op, Combine) and op.noise]
     if not drawn:
         return 0.0, None
@@ -140,12 +140,12 @@ def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
 
 def _slice(plan: Plan, step: int) -> tuple[int, ...]:
     """The instructions that m_k takes, given the state at the opening of every step."""
-    low, high = _bounds(plan, step)
-    chosen, written, needed = list(range(low, high)), {"x"}, set[str]()
-    for op in plan.instructions[low:high]:
+    own = plan.span(step, step + 1)
+    chosen, written, needed = list(range(own.start, own.stop)), {"x"}, set[str]()
+    for op in plan.step(step):
         needed |= set(reads(op)) - written
         written |= set(writes(op))
-    for i in range(low - 1, -1, -1):
+    for i in range(own.start - 1, -1, -1):  # back through what wrote the history that is read
         op = plan.instructions[i]
         if not needed:
             break
@@ -158,7 +158,7 @@ def _slice(plan: Plan, step: int) -> tuple[int, ...]:
             )
         chosen.append(i)
         needed -= set(writes(op))
-        own = plan.starts[_step_of(plan, i)]
-        moved = any("x" in writes(before) for before in plan.instructions[own:i])
+        # "x" at its step's opening is given; one that the step has written since is not
+        moved = any("x" in writes(before) for before in plan.instructions[plan.starts[_step_of(plan, i)] : i])
         needed |= {name for name in reads(op) if name != "x" or moved}
     return tuple(sorted(chosen))

@@ -23,6 +23,7 @@ from pullback.solvers import (
     FlowSDE,
     Method,
     Mixture,
+    OnData,
     Restart,
     ReversibleHeun,
     Rex,
@@ -83,9 +84,14 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
 
 
 def every_method() -> list[Method]:
-    """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`."""
+    """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`.
+
+    OnData, a wrapper whose plans are not linear, has laws of its own over all of these.
+    """
     classes = list(vars(solvers).values())
-    concrete = [c for c in classes if isinstance(c, type) and issubclass(c, Method) and c is not Method]
+    concrete = [
+        c for c in classes if isinstance(c, type) and issubclass(c, Method) and c not in (Method, OnData)
+    ]
     return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
 
 

@@ -1,0 +1,69 @@
+"""The three instructions that samplers are written in. Registers are named tensors; "x" is the state."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .prediction import Prediction
+
+Coefficient = float | tuple[float, ...]  # a number, or one for each sample of a stacked plan
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """outs <- the model's `want` prediction at register `src` and time `t`."""
+
+    outs: tuple[str, ...]
+    src: str
+    t: Coefficient
+    want: Prediction
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.outs)} <- {self.want.name}({self.src}, t={_number(self.t).lstrip('+')})"
+
+
+@dataclass(frozen=True)
+class Combine:
+    """out <- sum of c * register over `terms` + sum of k * noise(slot) over `noise`."""
+
+    out: str
+    terms: tuple[tuple[Coefficient, str], ...]
+    noise: tuple[tuple[Coefficient, int], ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{_number(c)} {name}" for c, name in self.terms]
+        parts += [f"{_number(c)} noise[{slot}]" for c, slot in self.noise]
+        return f"{self.out} <- {' '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Apply:
+    """outs <- fn(*srcs): the escape for what is not linear; differentiated by autograd."""
+
+    outs: tuple[str, ...]
+    srcs: tuple[str, ...]
+    fn: Callable[..., Any]
+
+    def __str__(self) -> str:
+        fn = getattr(self.fn, "__name__", self.fn)
+        return f"{', '.join(self.outs)} <- {fn}({', '.join(self.srcs)})"
+
+
+Instruction = Evaluate | Combine | Apply
+
+
+def reads(op: Instruction) -> tuple[str, ...]:
+    """The registers an instruction reads."""
+    if isinstance(op, Evaluate):
+        return (op.src,)
+    # from a list: CPython keeps up to 2000 of the tuples that a generator filled, one more for each call
+    return tuple([name for _, name in op.terms]) if isinstance(op, Combine) else op.srcs
+
+
+def writes(op: Instruction) -> tuple[str, ...]:
+    """The registers an instruction writes."""
+    return (op.out,) if isinstance(op, Combine) else op.outs
+
+
+def _number(c: Coefficient) -> str:
+    return f"({c[0]:+.4g}, ... {len(c)})" if isinstance(c, tuple) else f"{c:+.6g}"
