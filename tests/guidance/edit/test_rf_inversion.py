@@ -397,7 +397,7 @@ def test_what_does_not_fit_is_refused_first(options, message):
 def test_other_refusals():
     flow, image = plane(2)
     for bad in ({"value": 1.1}, {"start": -0.1}, {"start": 0.6, "stop": 0.5}, {"stop": 1.2}, {"power": -1.0}):
-        with pytest.raises(ValueError, match="Window: got"):
+        with pytest.raises(ValueError, match="Schedule: got"):
             edit.Schedule(**bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected RectifiedFlow"):
         edit.rf_inversion(MIXTURE.denoiser(VP()), image, target=None)
