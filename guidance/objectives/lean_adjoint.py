@@ -1,4 +1,4 @@
-"""The lean adjoint: how the reward answers to a push at each visited state; and the loss that matches a control to it."""
+"""The lean adjoint, how the reward answers to a push at each visited state, and the loss that matches a control."""
 
 import enum
 
