@@ -165,7 +165,11 @@ def test_a_strategy_serves_the_pass_that_wants_a_gradient(call):
         torch.autograd.grad(call(flow, image, grid=UniformT(4), gradient=g, **conds).sample.sum(), target)[0]
         for g in (Noted(), Direct())
     ]
-    assert torch.allclose(*found, atol=1e-14) and float(found[0].abs().min()) > 0.1 and len(used) == 1
+    assert (
+        torch.allclose(found[0], found[1], atol=1e-14)
+        and float(found[0].abs().min()) > 0.1
+        and len(used) == 1
+    )
 
 
 # AIDI
