@@ -1,4 +1,4 @@
-"""Attacks through a sampler and the defence by it. Knows guides; knows nothing of training."""
+"""Attacks through a sampler (PGD, AdvDiff) and the defence by one (purification). Knows guides; trains nothing."""
 
 from .adversarial_guidance import Adversarial, advdiff
 from .attack import L2, Attack, Ball, Linf, pgd

@@ -18,7 +18,7 @@ from ..loss import Loss
 
 @dataclass(frozen=True, eq=False)
 class TowardsTarget(Guide):
-    """x <- x + scale grad log_prob(x) after each of the last steps; keeps what it added."""
+    """x <- x + scale grad log_prob(x) after each step from step `first` on; remembers what it added, by step."""
 
     log_prob: Loss
     scale: float
@@ -34,7 +34,12 @@ class TowardsTarget(Guide):
 
 @dataclass(frozen=True)
 class Adversarial:
-    """sample (B, ...), the noise x (B, ...) it started from, success (B,) and how many rounds each took (B,)."""
+    """What `advdiff` found.
+
+    Attributes:
+        sample: (B, ...); x: (B, ...) the noise it started from. success: (B,), and rounds: (B,) how many it took.
+        nfe, vjps: of all rounds.
+    """
 
     sample: Tensor
     x: Tensor
@@ -64,7 +69,7 @@ def advdiff(
         sample from x, adding scale grad log_prob(x_k) to the state after each of the last `last` N steps
         x <- x + noise_scale g
         g = grad log_prob at the sample (published: the Jacobian of the sampler left out), or with a
-            `gradient` strategy J^T grad log_prob, J = d sample/dx with the additions held
+            `gradient` strategy J^T grad log_prob, J = d sample/dx with the additions held constant
 
     Args:
         log_prob: (B, ...) to (B,) the attacked classifier's log p(target | .), on states as on samples.
@@ -80,46 +85,36 @@ def advdiff(
         )
     x, found, taken = x.detach().clone(), None, torch.zeros(len(x), dtype=torch.long, device=x.device)
     done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    guide = TowardsTarget(log_prob, scale, plan.steps - round(last * plan.steps))
     calls = vjps = 0
+
+    def through_sampler(point: Tensor, added: list[Tensor], gradient: Gradient) -> Tensor:
+        """The sample once more, from a start that a gradient is asked for, with the guide's additions held."""
+        # what was added after step k is the control at the start of step k + 1; the last is added to the sample
+        controls = torch.stack([torch.zeros_like(point), *added[:-1]])
+        out = sample(
+            denoiser, plan, point, cond=cond, noise=noise, controls=controls.detach(), gradient=gradient
+        )
+        return out + added[-1]
+
     for turn in range(rounds):
-        guide = TowardsTarget(log_prob, scale, plan.steps - round(last * plan.steps))
         run = steer(denoiser, plan, x, guide, cond=cond, noise=noise)
         calls += run.nfe
-        found = run.sample if found is None else torch.where(_wide(done, x), found, run.sample)
+        found = run.sample if found is None else torch.where(per_sample(done, x), found, run.sample)
         taken = torch.where(done, taken, turn + 1)
         done = done | success(found)
         if bool(done.all()) or turn + 1 == rounds:
             break
+        point = (found if gradient is None else x).detach().requires_grad_()
         if gradient is None:
-            move = _slope(log_prob, found)
+            value = log_prob(point)
         else:
-            live, memory = x.requires_grad_(), run.memory(guide)
-            zero = torch.zeros_like(x)
+            memory, zero = run.memory(guide), torch.zeros_like(x)
             added = [memory.get(str(k), zero) for k in range(plan.steps)]
-            out = (
-                sample(
-                    denoiser,
-                    plan,
-                    live,
-                    cond=cond,
-                    noise=noise,
-                    controls=torch.stack([zero, *added[:-1]]).detach(),
-                    gradient=gradient,
-                )
-                + added[-1]
-            )
-            (move,) = torch.autograd.grad(log_prob(out).sum(), live)
-            x, spent = x.detach(), gradient.cost(plan)
-            calls, vjps = calls + spent[0], vjps + spent[1]
-        x = torch.where(_wide(done, x), x, x + noise_scale * move)
+            value = log_prob(through_sampler(point, added, gradient))
+            more_calls, more_vjps = gradient.cost(plan)
+            calls, vjps = calls + more_calls, vjps + more_vjps
+        (move,) = torch.autograd.grad(value.sum(), point)
+        x = torch.where(per_sample(done, x), x, x + noise_scale * move)
     assert found is not None
     return Adversarial(found, x, done, taken, calls, vjps)
-
-
-def _slope(log_prob: Loss, x: Tensor) -> Tensor:
-    point = x.detach().requires_grad_()
-    return torch.autograd.grad(log_prob(point).sum(), point)[0]
-
-
-def _wide(flags: Tensor, x: Tensor) -> Tensor:
-    return per_sample(flags, x)

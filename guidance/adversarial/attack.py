@@ -1,4 +1,4 @@
-"""Projected gradient descent in a ball around where it starts: attacks, for measuring and hardening defences."""
+"""Projected gradient descent in a ball around a given point: attacks, for measuring and hardening defences."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -52,8 +52,10 @@ class L2(Ball):
 
 @dataclass(frozen=True)
 class Attack:
-    """The best points found, sample by sample: `points` as the starts were given, `loss` (B,) there, `losses`
-    (steps + 1, B).
+    """What `pgd` found, each sample at its own best step.
+
+    Attributes:
+        points: one like each of the starts. loss: (B,) there. losses: (steps + 1, B) on the way.
     """
 
     points: tuple[Tensor, ...]

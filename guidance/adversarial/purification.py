@@ -35,15 +35,13 @@ def purify(
     """
     if image.shape != start.shape:
         raise ValueError(f"start: got shape {tuple(start.shape)}, expected the image's {tuple(image.shape)}")
-    time = as_time(plan.times[0])
-    alpha, sigma = (
-        per_sample(level.to(image), image) for level in (plan.process.alpha(time), plan.process.sigma(time))
-    )
+    t, process = as_time(plan.times[0]), plan.process
+    alpha, sigma = (per_sample(level(t).to(image), image) for level in (process.alpha, process.sigma))
     return sample(denoiser, plan, alpha * image + sigma * start, cond=cond, noise=noise, gradient=gradient)
 
 
 def straight_through(image: Tensor, purified: Tensor) -> Tensor:
-    """`purified` with the gradient of `image`: the Jacobian-free approximation (BPDA: Athalye et al. 2018,
-    arXiv 1802.00420).
+    """The value of `purified` with the gradient of `image`, as if purification were the identity: the
+    Jacobian-free approximation (BPDA: Athalye et al. 2018, arXiv 1802.00420).
     """
     return image + (purified - image).detach()

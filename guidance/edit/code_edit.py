@@ -1,4 +1,4 @@
-"""CODE: bring an image that the model would not draw back to what it would, without saying what is wrong with it."""
+"""CODE: bring an image the model would not draw back to one it would, without being told what is wrong with it."""
 
 from typing import Any
 
@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
-from ...solvers import DDIM, SCORE, Addressed, Grid, Method, Model, convert
-from ...solvers.broadcast import per_sample
-from ...solvers.grid import checked_times
-from .base import Edit, seed_of
+from ...solvers import DDIM, SCORE, Addressed, Method, Model, convert
+from ...solvers.grid import Times
+from .base import Edit, alpha_sigma, falling_times, seed_of
 
 
 def code(
     denoiser: Model,
     image: Tensor,
     *,
-    grid: Grid | Tensor,
+    grid: Times,
     cond: Any = None,
     method: Method = DDIM(),
     steps: int = 10,
@@ -27,12 +26,13 @@ def code(
     noise: Addressed = Addressed(0),
     gradient: Gradient | None = Auto(),
 ) -> Edit:
-    """Encode along the ODE to the level t of the grid's first time, correct there, decode:
+    """Encode along the ODE to the grid's first time t, correct there by Langevin steps, decode:
 
         x <- clip(x + a score(x, t) + sqrt(2 a) temperature n),    a = rate sigma(t)^2,    `steps` times
 
-    clip to [alpha limits[0] - width sigma, alpha limits[1] + width sigma], the interval in which a state of
-    level t lies if the data lie in `limits`; the encoded state is clipped too.
+    The score pulls what the model finds improbable at this noise level back to where its data lie, whatever
+    it is. clip to [alpha limits[0] - width sigma, alpha limits[1] + width sigma], where a state at t lies if
+    the data lie in `limits`; the encoded state is clipped too.
 
     Args:
         image: (B, ...) data, at the grid's last time. grid: falling, from the level of the correction
@@ -51,22 +51,17 @@ def code(
             f"code: got steps={steps}, rate={rate}, temperature={temperature}, width={width}, "
             f"limits={limits}, expected numbers at least 0 and rising limits"
         )
-    down, process = checked_times(grid, denoiser.process), denoiser.process
-    if bool((down[1] > down[0]).any()):
-        raise ValueError(
-            f"grid: got times rising from {float(down[0].min()):.4g}, expected a grid falling from noise to "
-            "data"
-        )
-    up, back = (method.plan(process, times) for times in (down.flip(0), down))
+    process = denoiser.process
+    times = falling_times(grid, process)
+    up, down = method.plan(process, times.flip(0)), method.plan(process, times)
     noise.check(steps, image)
-    alpha, sigma = (per_sample(level(down[0]).to(image), image) for level in (process.alpha, process.sigma))
+    alpha, sigma = alpha_sigma(process, times[0], image)
     low, high = alpha * limits[0] - width * sigma, alpha * limits[1] + width * sigma
-    t = down[0].to(image).expand(len(image))
+    t = times[0].to(image).expand(len(image))
     x = torch.clamp(sample(denoiser, up, image, cond=cond, gradient=gradient), low, high)
     a = rate * sigma**2
     for k in range(steps):
-        score = convert(denoiser(x, t, cond), x, denoiser.prediction, SCORE, process, down[0])
+        score = convert(denoiser(x, t, cond), x, denoiser.prediction, SCORE, process, times[0])
         x = torch.clamp(x + a * score + (2 * a).sqrt() * temperature * noise(k, x), low, high)
-    return Edit(
-        sample(denoiser, back, x, cond=cond, gradient=gradient), x, up.nfe + steps + back.nfe, seed_of(noise)
-    )
+    out = sample(denoiser, down, x, cond=cond, gradient=gradient)
+    return Edit(out, x, up.nfe + steps + down.nfe, seed_of(noise))

@@ -1,5 +1,8 @@
 """SDE-Drag: move what is under a point to another by cutting and pasting in the noise of an image."""
 
+import math
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,14 +53,9 @@ def sde_drag(
     2311.01410, algorithm 2 (without its LoRA fine-tuning and its annealed guidance).
     """
     _check(image, source, target, radius, stride, keep)
-    rounds = -(-max(abs(target[a] - source[a]) for a in (0, 1)) // stride)
-    path = [
-        tuple(round(source[a] + (target[a] - source[a]) * r / max(rounds, 1)) for a in (0, 1))
-        for r in range(rounds + 1)
-    ]
     out, result = image, Edit(image, None, 0, seed_of(noise))
-    for r, (old, new) in enumerate(zip(path, path[1:], strict=False)):
-        drawn = Addressed(noise.seed, noise.samples, noise.stream + 1 + r, noise.on_cpu)
+    for r, (old, new) in enumerate(pairwise(_centres(source, target, stride))):
+        drawn = replace(noise, stream=noise.stream + 1 + r)
         with torch.no_grad():
             start, draws = recover_noise(denoiser, plan, out.detach(), cond=cond, noise=drawn)
         here, there = (tuple(slice(c - radius, c + radius + 1) for c in point) for point in (old, new))
@@ -67,6 +65,17 @@ def sde_drag(
         out = sample(denoiser, plan, moved, cond=cond, noise=draws, gradient=gradient)
         result = Edit(out, moved, 2 * plan.nfe * (r + 1), noise.seed, draws)
     return result
+
+
+def _centres(source: Point, target: Point, stride: int) -> list[Point]:
+    """Pixels on the straight line from `source` to `target`, neither coordinate moving more than `stride` at once."""
+    down, right = target[0] - source[0], target[1] - source[1]
+    rounds = math.ceil(max(abs(down), abs(right)) / stride)
+    moved = [
+        (round(source[0] + down * r / rounds), round(source[1] + right * r / rounds))
+        for r in range(1, rounds + 1)
+    ]
+    return [source, *moved]
 
 
 def _check(image: Tensor, source: Point, target: Point, radius: int, stride: int, keep: float) -> None:

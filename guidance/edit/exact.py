@@ -18,7 +18,7 @@ def exact_inversion(
     scale: float | Tensor = 1.0,
     null: Any = None,
 ) -> Edit:
-    """Every register of `plan` from the image under `source`, and the plan undone from them under `target`.
+    """`plan` run from the image to noise under `source`, and undone from its registers under `target`.
 
     Equal conditions give the image back to round-off, whatever the number of steps.
 

@@ -1,12 +1,14 @@
 """AIDI: each step of a sampler undone by a fixed point, Anderson-accelerated."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...solvers import Model, Plan, run
+from ...solvers.broadcast import per_sample
 from ...solvers.instructions import reads, writes
 from ...solvers.loop import execute, predict
 from ...solvers.program import prepare
@@ -53,18 +55,16 @@ def aidi(
         )
     _single_step(plan)
     program, calls = prepare(plan, denoiser, image), 0
+
+    def missing(k: int, end: Tensor, x: Tensor) -> Tensor:
+        """end - Phi_k(x)."""
+        step = program.steps(k, k + 1)
+        return end - execute(step, {"x": x}, lambda call, y: predict(denoiser, call, y, source), None)["x"]
+
     state, worst = image.detach(), torch.zeros(len(image), dtype=image.dtype, device=image.device)
     with torch.no_grad():
         for k in reversed(range(plan.steps)):
-            step, end = program.steps(k, k + 1), state
-
-            def residual(x: Tensor, step=step, end=end) -> Tensor:
-                return (
-                    end
-                    - execute(step, {"x": x}, lambda call, y: predict(denoiser, call, y, source), None)["x"]
-                )
-
-            state, left, count = anderson(residual, end, iterations, memory, tolerance)
+            state, left, count = anderson(partial(missing, k, state), state, iterations, memory, tolerance)
             worst, calls = torch.maximum(worst, left), calls + count * (plan.nfe // plan.steps)
         out = run(guided(denoiser, scale, null), plan, state, target)
     return Edit(out, state, calls + plan.nfe, residual=worst)
@@ -73,14 +73,20 @@ def aidi(
 def anderson(
     residual: Callable[[Tensor], Tensor], x: Tensor, iterations: int, memory: int, tolerance: float
 ) -> tuple[Tensor, Tensor, int]:
-    """(x, its largest residual (B,), evaluations) of x <- x + residual(x), each sample frozen once it has converged."""
+    """(x, its largest residual (B,), evaluations) of x <- x + f(x), f = residual, each sample frozen once it
+    has converged.
+
+    With the differences dx, df between the last iterates and between their residuals, the weights w of least
+    |f - df w| say how far those moves were wrong; the next one is x + f - (dx + df) w. Where f is affine this
+    is GMRES.
+    """
     past: list[tuple[Tensor, Tensor]] = []
     best, least = x, torch.full((len(x),), float("inf"), dtype=x.dtype, device=x.device)
     for count in range(1, iterations + 1):
         f = residual(x)
         size = f.abs().flatten(1).amax(1)
         better = (size < least) & (least > tolerance)
-        best, least = _choose(better, x, best), torch.where(better, size, least)
+        best, least = torch.where(per_sample(better, x), x, best), torch.where(better, size, least)
         if bool((least <= tolerance).all()):
             return best, least, count
         past = [*past, (x.flatten(1), f.flatten(1))][-memory - 1 :]
@@ -91,11 +97,8 @@ def anderson(
             )
             gram = df.mT @ df
             # residuals soon become parallel: a ridge at round-off keeps the weights finite
-            ridge = (
-                1e2
-                * torch.finfo(x.dtype).eps
-                * gram.diagonal(dim1=1, dim2=2).sum(1).clamp(min=torch.finfo(x.dtype).tiny)
-            )
+            limits, trace = torch.finfo(x.dtype), gram.diagonal(dim1=1, dim2=2).sum(1)
+            ridge = 1e2 * limits.eps * trace.clamp(min=limits.tiny)
             gram = gram + ridge[:, None, None] * torch.eye(gram.shape[-1]).to(gram)
             weights = torch.linalg.solve(gram, df.mT @ move[..., None])
             move = move - ((dx + df) @ weights)[..., 0]
@@ -103,11 +106,8 @@ def anderson(
     return best, least, iterations
 
 
-def _choose(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-
 def _single_step(plan: Plan) -> None:
+    """Raise ValueError unless each step is a function of x alone: only then there is an equation to solve for it."""
     if plan.stochastic or plan.slots:
         raise ValueError(
             f"{plan.name}: got a stochastic plan, expected a deterministic one; for its noises take "

@@ -1,23 +1,24 @@
 """FlowEdit: from source to target along the difference of two velocities, without inversion."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...adjoint import Auto, Gradient, PerStep, sample
-from ...solvers import FLOW, Addressed, FlowEuler, GivenNoise, Grid, Model, Noise, UniformT
+from ...solvers import FLOW, Addressed, FlowEuler, GivenNoise, Model, Noise, UniformT
 from ...solvers.broadcast import per_sample
-from ...solvers.grid import checked_times
-from .base import Edit, guided, rectified, seed_of, velocity
+from ...solvers.grid import Times
+from .base import Edit, as_velocity, check_rectified, falling_times, guided, seed_of
 
 
 class VelocityDifference(Model):
     """The mean over `average` draws n of v_target(z_s + (Z - x), t) - v_source(z_s, t), z_s = (1 - t) x + t n.
 
-    Called with cond = {"image", "source", "target", "step"}; draw j of step k is slot k average + j of
-    `noise`.
+    The state Z is the image x with what has been edited so far; the same change is put upon the noised image
+    z_s, and the two velocities differ by what the target asks for. Called with cond = {"image", "source",
+    "target", "step"}; draw j of step k is slot k average + j of `noise`.
     """
 
     def __init__(self, source: Model, target: Model, noise: Noise, average: int) -> None:
@@ -28,10 +29,10 @@ class VelocityDifference(Model):
         image, total = cond["image"], None
         for j in range(self.average):
             noisy = noised(image, t, self.noise(int(cond["step"]) * self.average + j, image))
-            # added last, so that Z = image makes both states equal to the last bit
-            difference = velocity(self.target, noisy + (x - image), t, cond["target"]) - velocity(
-                self.source, noisy, t, cond["source"]
-            )
+            changed = noisy + (x - image)  # in this order Z = image gives `noisy` to the last bit
+            wanted = as_velocity(self.target(changed, t, cond["target"]), self.target, changed, t)
+            present = as_velocity(self.source(noisy, t, cond["source"]), self.source, noisy, t)
+            difference = wanted - present
             total = difference if total is None else total + difference
         assert total is not None
         return total / self.average
@@ -56,7 +57,7 @@ def flow_edit(
     source: Any,
     target: Any,
     noise: Noise | Tensor = Addressed(0),
-    grid: Grid | Tensor | Sequence[float] = UniformT(28),
+    grid: Times = UniformT(28),
     n_max: int = 24,
     n_min: int = 0,
     n_avg: int = 1,
@@ -86,14 +87,9 @@ def flow_edit(
     Cost: 2 n_avg calls a step, one in the last n_min. Source: Kulikov et al. 2024, arXiv 2412.08629,
     algorithm 1.
     """
-    rectified("flow_edit", denoiser)
-    times = checked_times(grid, denoiser.process)
+    check_rectified("flow_edit", denoiser)
+    times = falling_times(grid, denoiser.process)
     count = len(times) - 1
-    if bool((times[1] > times[0]).any()):
-        raise ValueError(
-            f"grid: got times rising from {float(times[0].min()):.4g}, expected a grid falling from noise to "
-            "data"
-        )
     if not 0 <= n_min <= n_max <= count or n_max < 1 or n_avg < 1:
         raise ValueError(
             f"flow_edit: got n_min={n_min}, n_max={n_max}, n_avg={n_avg} on {count} steps, expected 0 <= "
@@ -102,25 +98,17 @@ def flow_edit(
     draws = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     slots = (n_max - n_min) * n_avg + (n_min > 0)
     draws.check(slots, image)
-    here, target_model, z = guided(denoiser, source_scale, null), guided(denoiser, target_scale, null), image
-    if n_max > n_min:
-        plan = FlowEuler().plan(denoiser.process, times[count - n_max : count - n_min + 1])
-        cond = {
-            "image": image,
-            "source": source,
-            "target": target,
-            "step": PerStep(torch.arange(n_max - n_min)),
-        }
-        z = sample(
-            VelocityDifference(here, target_model, draws, n_avg), plan, image, cond=cond, gradient=gradient
-        )
+    begin, turn = count - n_max, count - n_min  # edited from node `begin` to `turn`, sampled from there on
+    from_source, to_target = guided(denoiser, source_scale, null), guided(denoiser, target_scale, null)
+    z = image
+    if begin < turn:
+        plan = FlowEuler().plan(denoiser.process, times[begin : turn + 1])
+        difference = VelocityDifference(from_source, to_target, draws, n_avg)
+        steps = PerStep(torch.arange(turn - begin))
+        cond = {"image": image, "source": source, "target": target, "step": steps}
+        z = sample(difference, plan, image, cond=cond, gradient=gradient)
     if n_min:
-        noisy = noised(image, times[count - n_min].to(image.device), draws(slots - 1, image))
-        z = sample(
-            target_model,
-            FlowEuler().plan(denoiser.process, times[count - n_min :]),
-            noisy + (z - image),
-            cond=target,
-            gradient=gradient,
-        )
+        plan = FlowEuler().plan(denoiser.process, times[turn:])
+        noisy = noised(image, times[turn].to(image.device), draws(slots - 1, image))
+        z = sample(to_target, plan, noisy + (z - image), cond=target, gradient=gradient)
     return Edit(z, None, 2 * n_avg * (n_max - n_min) + n_min, seed_of(noise))

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
 from ...solvers import DDIM, FLOW, Builder, FlowMidpoint, Method, Model
-from ...solvers.grid import Times, checked_times
-from .base import Edit, guided, rectified
+from ...solvers.grid import Times
+from .base import Edit, check_rectified, falling_times, guided, where_wanted
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def ode_inversion(
     null: Any = None,
     gradient: Gradient | None = Auto(),
 ) -> Edit:
-    """Image to latent by `method` along the rising nodes of `grid` under `source`, and back along the falling
-    ones under `target`.
+    """The probability-flow ODE from the image up to noise under `source`, and down again under `target`, by
+    `method` on the nodes of `grid` both ways.
 
     Equal conditions give the image back up to the solver's error (not to round-off: that is
     `exact_inversion`).
@@ -57,19 +57,12 @@ def ode_inversion(
 
     Cost: two runs of the plan.
     """
-    down = checked_times(grid, denoiser.process)
-    if bool((down[1] > down[0]).any()):
-        raise ValueError(
-            f"grid: got times rising from {float(down[0].min()):.4g}, expected a grid falling from noise to "
-            "data"
-        )
-    up, back = (method.plan(denoiser.process, times) for times in (down.flip(0), down))
-    latent = sample(denoiser, up, image, cond=source, gradient=gradient)
-    return Edit(
-        sample(guided(denoiser, scale, null), back, latent, cond=target, gradient=gradient),
-        latent,
-        up.nfe + back.nfe,
-    )
+    times = falling_times(grid, denoiser.process)
+    up, down = method.plan(denoiser.process, times.flip(0)), method.plan(denoiser.process, times)
+    kept = where_wanted(gradient, denoiser, image, source)
+    latent = sample(denoiser, up, image, cond=source, gradient=kept)
+    out = sample(guided(denoiser, scale, null), down, latent, cond=target, gradient=gradient)
+    return Edit(out, latent, up.nfe + down.nfe)
 
 
 def ddim_inversion(
@@ -119,7 +112,7 @@ def rf_solver(
     is x + h u(x + h/2 u, t + h/2). Without the attention features the paper also carries over.
     Source: Wang et al. 2024, arXiv 2411.04746. Round trip of second order. Cost: 4 N calls.
     """
-    rectified("rf_solver", denoiser)
+    check_rectified("rf_solver", denoiser)
     return ode_inversion(
         denoiser,
         image,
@@ -148,7 +141,7 @@ def fireflow(
 
     Cost: 2 N + 2 calls.
     """
-    rectified("fireflow", denoiser)
+    check_rectified("fireflow", denoiser)
     return ode_inversion(
         denoiser,
         image,

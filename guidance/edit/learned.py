@@ -56,7 +56,8 @@ def learn_schedule(
     """Minimise loss(edit) over eta(t), and gamma(t) with `learn_gamma`, by Adam, projected on [0, 1] after every step.
 
     Args:
-        loss: the edited batch (B, ...) to (B,): whatever an edit should be, close here and different there.
+        loss: the edited batch (B, ...) to (B,): what an edit should be, close to the image here and different
+            there.
         eta, gamma: where to start. shared: one schedule for the whole batch (its samples then share the sum
             of their losses).
         lr: Adam's, in units of eta.
@@ -72,33 +73,22 @@ def learn_schedule(
     if steps < 1:
         raise ValueError(f"learn_schedule: got steps={steps}, expected at least 1")
     image, plan = image.detach(), method.plan(denoiser.process, grid)
-    variables = []
-    for name, value in (("eta", eta), ("gamma", gamma)):
-        start = strengths(name, value, plan.steps, image).detach().to(image)
-        if shared and start.ndim == 2:
-            raise ValueError(
-                f"{name}: got one schedule for each of {len(image)} samples and shared=True, expected (N,); "
-                "average it"
-            )
-        start = start if shared or start.ndim == 2 else start[:, None].expand(-1, len(image))
-        variables.append(start.clone().requires_grad_(name == "eta" or learn_gamma))
-    (rate, hold), free = variables, [v for v in variables if v.requires_grad]
-    common: dict[str, Any] = {"grid": grid, "method": method}
-    inversion, back = (
-        {"cond": source, "noise": noise, **common},
-        {"cond": target, "scale": scale, "null": null, **common},
-    )
+    etas = _start("eta", eta, plan.steps, image, shared).requires_grad_()
+    gammas = _start("gamma", gamma, plan.steps, image, shared).requires_grad_(learn_gamma)
+    variables = [etas, gammas]
+    learned = variables if learn_gamma else [etas]
+    along: dict[str, Any] = {"grid": grid, "method": method}
+    inverting: dict[str, Any] = {"cond": source, "noise": noise, **along}
+    editing: dict[str, Any] = {"cond": target, "scale": scale, "null": null, **along}
     with torch.no_grad():
-        latent = rf_invert(denoiser, image, gamma=hold, gradient=None, **inversion)
-    adam, rows = torch.optim.Adam(free, lr=lr), []
-    best, kept = (
-        torch.full_like(image.flatten(1)[:, 0], float("inf")),
-        [v.detach().clone() for v in variables],
-    )
+        latent = rf_invert(denoiser, image, gamma=gammas, gradient=None, **inverting)
+    adam, rows = torch.optim.Adam(learned, lr=lr), []
+    best = torch.full_like(image.flatten(1)[:, 0], float("inf"))
+    kept = [variable.detach().clone() for variable in variables]
     for step in range(steps + 1):
         if learn_gamma:
-            latent = rf_invert(denoiser, image, gamma=hold, gradient=gradient, **inversion)
-        value = loss(rf_regenerate(denoiser, latent, image, eta=rate, gradient=gradient, **back))
+            latent = rf_invert(denoiser, image, gamma=gammas, gradient=gradient, **inverting)
+        value = loss(rf_regenerate(denoiser, latent, image, eta=etas, gradient=gradient, **editing))
         if value.shape != (len(image),):
             raise ValueError(
                 f"loss: got shape {tuple(value.shape)}, expected ({len(image)},): one value per sample"
@@ -112,10 +102,10 @@ def learn_schedule(
         kept = [torch.where(take, now.detach(), old) for now, old in zip(variables, kept, strict=True)]
         if step < steps:
             adam.zero_grad()
-            value.sum().backward(inputs=free)
+            value.sum().backward(inputs=learned)
             adam.step()
             with torch.no_grad():
-                for variable in free:
+                for variable in learned:
                     variable.clamp_(0, 1)
     edit = rf_inversion(
         denoiser,
@@ -128,8 +118,21 @@ def learn_schedule(
         scale=scale,
         null=null,
         gradient=None,
-        **common,
+        **along,
     )
     passes, (calls, vjps) = 2 if learn_gamma else 1, gradient.cost(plan)
     nfe = passes * (calls * steps + plan.nfe) + plan.nfe + edit.nfe
     return Learned(edit, kept[0], kept[1], best, torch.stack(rows), nfe, passes * vjps * steps)
+
+
+def _start(name: str, value: Strength, steps: int, image: Tensor, shared: bool) -> Tensor:
+    """Where a schedule begins: (N,) if shared, else a column for each sample (N, B)."""
+    start = strengths(name, value, steps, image).detach().to(image)
+    if shared and start.ndim == 2:
+        raise ValueError(
+            f"{name}: got one schedule for each of {len(image)} samples and shared=True, expected (N,); "
+            "average it"
+        )
+    if not shared and start.ndim == 1:
+        start = start[:, None].expand(-1, len(image))
+    return start.clone()

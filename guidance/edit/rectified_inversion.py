@@ -1,17 +1,18 @@
 """RF-Inversion: an image to structured noise and back under another condition, by controlled ODEs."""
 
-from bisect import bisect_right
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
-from ...solvers import Addressed, Evaluate, FlowEuler, Method, Model, Noise, Plan, UniformT
-from ...solvers.grid import Times, checked_times
-from .base import Edit, guided, rectified, seed_of
+from ...solvers import Addressed, FlowEuler, Method, Model, Noise, Plan, UniformT
+from ...solvers.grid import Times
+from .base import Edit, check_rectified, falling_times, guided, seed_of, where_wanted
 from .controlled import Controlled
 from .schedule import Schedule, Strength, strengths
+
+GAMMA, ETA, GRID = 0.5, Schedule(0.9, stop=0.25), UniformT(28)  # the paper's: eta for 7 of 28 steps
 
 
 def rf_inversion(
@@ -20,9 +21,9 @@ def rf_inversion(
     *,
     target: Any,
     source: Any = None,
-    gamma: Strength = 0.5,
-    eta: Strength = Schedule(0.9, stop=0.25),
-    grid: Times = UniformT(28),
+    gamma: Strength = GAMMA,
+    eta: Strength = ETA,
+    grid: Times = GRID,
     method: Method = FlowEuler(),
     noise: Addressed | Tensor = Addressed(0),
     scale: float | Tensor = 1.0,
@@ -47,27 +48,19 @@ def rf_inversion(
         An Edit with the structured noise as latent. Gradients reach image, y1, both conditions, gamma, eta,
         scale and weights.
 
+    Raises:
+        ValueError: before any network call: another process than RectifiedFlow, a rising grid, strengths
+            outside [0, 1], shapes that do not fit, a method that calls the network where the controller ends.
+
     Cost: 2 N calls for Euler. Source: Rout et al. 2024, arXiv 2410.10792, section 3 (defaults: gamma 0.5, eta
     0.9 for 7 of 28 steps).
     """
-    back = _falling(denoiser, grid)
-    strengths("eta", eta, len(back) - 1, image)  # refused before any work
-    latent = rf_invert(
-        denoiser, image, cond=source, gamma=gamma, grid=back, method=method, noise=noise, gradient=gradient
-    )
-    out = rf_regenerate(
-        denoiser,
-        latent,
-        image,
-        cond=target,
-        eta=eta,
-        grid=back,
-        method=method,
-        scale=scale,
-        null=null,
-        gradient=gradient,
-    )
-    return Edit(out, latent, 2 * method.plan(denoiser.process, back).nfe, seed_of(noise))
+    times = _nodes(denoiser, grid)
+    up = _pass(denoiser, method, times.flip(0), "gamma", gamma, _anchor(noise, image), source)
+    down = _pass(guided(denoiser, scale, null), method, times, "eta", eta, image, target)
+    latent = sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
+    out = sample(down.model, down.plan, latent, cond=down.cond, gradient=down.strategy(gradient, latent))
+    return Edit(out, latent, up.plan.nfe + down.plan.nfe, seed_of(noise))
 
 
 def rf_invert(
@@ -75,8 +68,8 @@ def rf_invert(
     image: Tensor,
     *,
     cond: Any = None,
-    gamma: Strength = 0.5,
-    grid: Times = UniformT(28),
+    gamma: Strength = GAMMA,
+    grid: Times = GRID,
     method: Method = FlowEuler(),
     noise: Addressed | Tensor = Addressed(0),
     gradient: Gradient | None = Auto(),
@@ -86,15 +79,8 @@ def rf_invert(
 
     Arguments, source and errors as `rf_inversion`. Cost: one run.
     """
-    if isinstance(noise, Tensor) and noise.shape != image.shape:
-        raise ValueError(
-            f"noise: got y1 of shape {tuple(noise.shape)}, expected the image's {tuple(image.shape)}"
-        )
-    up = _falling(denoiser, grid).flip(0)
-    gain = strengths("gamma", gamma, len(up) - 1, image)
-    plan = reaching(method.plan(denoiser.process, up), gain, 1.0)
-    y1 = noise if isinstance(noise, Tensor) else noise.initial(image)
-    return _run(Controlled(denoiser, 1.0), plan, image, Controlled.cond(cond, y1, gain), None, gradient)
+    up = _pass(denoiser, method, _nodes(denoiser, grid).flip(0), "gamma", gamma, _anchor(noise, image), cond)
+    return sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
 
 
 def rf_regenerate(
@@ -103,8 +89,8 @@ def rf_regenerate(
     image: Tensor,
     *,
     cond: Any,
-    eta: Strength = Schedule(0.9, stop=0.25),
-    grid: Times = UniformT(28),
+    eta: Strength = ETA,
+    grid: Times = GRID,
     method: Method = FlowEuler(),
     noise: Noise | Tensor | None = None,
     scale: float | Tensor = 1.0,
@@ -121,61 +107,53 @@ def rf_regenerate(
         raise ValueError(
             f"image: got shape {tuple(image.shape)}, expected the latent's {tuple(latent.shape)}"
         )
-    down = _falling(denoiser, grid)
-    gain = strengths("eta", eta, len(down) - 1, image)
+    down = _pass(guided(denoiser, scale, null), method, _nodes(denoiser, grid), "eta", eta, image, cond)
+    return sample(
+        down.model, down.plan, latent, cond=down.cond, noise=noise, gradient=down.strategy(gradient, latent)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """One of the two controlled ODEs, ready for `sample`."""
+
+    model: Controlled
+    plan: Plan
+    cond: dict[str, Any]
+
+    def strategy(self, gradient: Gradient | None, x: Tensor) -> Gradient | None:
+        return where_wanted(gradient, self.model, x, self.cond)
+
+
+def _nodes(denoiser: Model, grid: Times) -> Tensor:
+    check_rectified("rf_inversion", denoiser)
+    return falling_times(grid, denoiser.process)
+
+
+def _anchor(noise: Addressed | Tensor, image: Tensor) -> Tensor:
+    """y1."""
+    if isinstance(noise, Addressed):
+        return noise.initial(image)
+    if noise.shape != image.shape:
+        raise ValueError(
+            f"noise: got y1 of shape {tuple(noise.shape)}, expected the image's {tuple(image.shape)}"
+        )
+    return noise
+
+
+def _pass(
+    model: Model, method: Method, times: Tensor, name: str, strength: Strength, anchor: Tensor, cond: Any
+) -> _Pass:
+    """Along `times`, pulled to `anchor` at t = 1 if they rise and at t = 0 if they fall; all that is refused
+    is refused here.
+    """
+    gain = strengths(name, strength, len(times) - 1, anchor)
+    plan = method.plan(model.process, times)
     if method.stochastic and bool(gain.detach().any()):
         raise ValueError(
-            f"{method}: got eta up to {float(gain.detach().max()):.4g} with a stochastic method, expected "
-            "eta=0: SDE and controlled ODE have the same marginals only there; take FlowEuler()"
+            f"{method}: got {name} up to {float(gain.detach().max()):.4g} with a stochastic method, expected "
+            f"{name}=0: SDE and controlled ODE have the same marginals only there; take FlowEuler()"
         )
-    plan = reaching(method.plan(denoiser.process, down), gain, 0.0)
-    model = Controlled(guided(denoiser, scale, null), 0.0)
-    return _run(model, plan, latent, Controlled.cond(cond, image, gain), noise, gradient)
-
-
-def reaching(plan: Plan, gain: Tensor, end: float) -> Plan:
-    """`plan`, refused where it calls the model at `end` with a gain: (anchor - x)/(end - t) has no value there."""
-    for k, op in enumerate(plan.instructions):
-        if isinstance(op, Evaluate) and end in (op.t if isinstance(op.t, tuple) else (op.t,)):
-            step = bisect_right(plan.starts, k) - 1
-            if bool(gain.detach()[step].any()):
-                raise ValueError(
-                    f"{plan.name}: got a call at t={end:g} in step {step}, where the controller has no "
-                    "value, expected none while its gain is not 0; take FlowEuler() or FlowMidpoint(), or "
-                    "stop the window"
-                )
-    return plan
-
-
-def _falling(denoiser: Model, grid: Times) -> Tensor:
-    rectified("rf_inversion", denoiser)
-    times = checked_times(grid, denoiser.process)
-    if bool((times[1] > times[0]).any()):
-        raise ValueError(
-            f"grid: got times rising from {float(times[0].min()):.4g}, expected a grid falling from noise to "
-            "data, as for sampling; the inversion goes along it backwards by itself"
-        )
-    return times
-
-
-def _run(
-    model: Model,
-    plan: Plan,
-    x: Tensor,
-    cond: dict[str, Any],
-    noise: Noise | Tensor | None,
-    gradient: Gradient | None,
-) -> Tensor:
-    """`sample`, but a strategy asked for explicitly is no error in a pass that nothing differentiable enters."""
-    inner = cond["inner"]
-    entering = [
-        x,
-        cond["anchor"],
-        cond["gain"].values,
-        *model.parameters(),
-        *([inner] if isinstance(inner, Tensor) else []),
-    ]
-    wanted = torch.is_grad_enabled() and any(value.requires_grad for value in entering)
-    return sample(
-        model, plan, x, cond=cond, noise=noise, gradient=gradient if wanted or gradient is None else Auto()
-    )
+    controlled = Controlled(model, 1.0 if bool((times[1] > times[0]).any()) else 0.0)
+    controlled.check_end(plan, gain)
+    return _Pass(controlled, plan, Controlled.cond(cond, anchor, gain))

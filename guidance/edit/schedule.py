@@ -1,4 +1,4 @@
-"""Schedule: how strong a controller is at each step."""
+"""Schedule: how strong RF-Inversion's controller is at each step."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -56,11 +56,11 @@ class Schedule:
         return torch.where((i >= low) & (i < high), self.value * shape, 0.0)
 
 
-Strength = Schedule | Tensor | float
+Strength = Schedule | Tensor | float  # a tensor is (N,) or (N, B)
 
 
 def strengths(name: str, value: Strength, steps: int, like: Tensor) -> Tensor:
-    """`value` at every step, (N,) or one column per sample (N, B), with its graph.
+    """The controller's gain at every step, (N,), or (N, B) for a schedule of each sample's own, with its graph.
 
     Raises:
         ValueError: another shape, or numbers outside [0, 1].
@@ -72,12 +72,12 @@ def strengths(name: str, value: Strength, steps: int, like: Tensor) -> Tensor:
                 "value per step, or per step and sample"
             )
         found = value.to(like.device)
+    elif isinstance(value, Schedule):
+        found = value.values(steps).to(like.device)
+    elif 0 <= value <= 1:
+        found = Schedule(float(value)).values(steps).to(like.device)
     else:
-        if not isinstance(value, Schedule) and not 0 <= value <= 1:
-            raise ValueError(f"{name}: got {value}, expected 0 <= {name} <= 1")
-        found = (
-            (value if isinstance(value, Schedule) else Schedule(float(value))).values(steps).to(like.device)
-        )
+        raise ValueError(f"{name}: got {value}, expected 0 <= {name} <= 1")
     if not bool(((found.detach() >= 0) & (found.detach() <= 1)).all()):
         raise ValueError(
             f"{name}: got values from {float(found.detach().min()):.4g} to "

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
 from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
-from ...solvers.broadcast import per_sample
-from .base import Edit, guided, seed_of
+from .base import Edit, alpha_sigma, guided, seed_of
 
 
 def cycle_diffusion(
@@ -26,8 +25,8 @@ def cycle_diffusion(
 ) -> Edit:
     """The start and noises from which a stochastic `plan` gives the image under `source`, run again under `target`.
 
-    Equal conditions give the image back to round-off. The recovered noise is not differentiated, the run from
-    it is.
+    A path x_k is drawn upwards from the image; each step's noise is then what leads from x_k to x_{k+1}. Equal
+    conditions give the image back to round-off. The recovered noise is not differentiated, the run from it is.
 
     Args:
         plan: stochastic, ending at sigma > 0 (DDPM, DDIM(eta > 0), SDE-DPM-Solver, ...); how far up it starts
@@ -97,10 +96,7 @@ def sdedit(
 
     Cost: one run. Source: Meng et al. 2021, arXiv 2108.01073, algorithm 1.
     """
-    t = torch.tensor(plan.times[0], dtype=torch.float64, device=image.device)
-    alpha, sigma = (
-        per_sample(level(t.cpu()).to(image), image) for level in (plan.process.alpha, plan.process.sigma)
-    )
+    alpha, sigma = alpha_sigma(plan.process, plan.times[0], image)
     start = alpha * image + sigma * noise.initial(image)
     out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=noise, gradient=gradient)
     return Edit(out, start, plan.nfe, seed_of(noise))

@@ -1,5 +1,6 @@
 """Measurement: what was observed of the sample, y = A(x_0) + s_y n, and the algebra that guides need of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -59,8 +60,8 @@ class Measurement:
     def of(cls, physics: Any, x: Tensor, noise: Noise, noise_std: float | None = None) -> "Measurement":
         """A simulated measurement of samples x (B, ...), its noise drawn from slot 0 of `noise`."""
         clean = physics.A(x)
-        empty = cls(physics, clean, noise_std)
-        return cls(physics, clean + empty.std * noise(0, clean), empty.std)
+        std = cls(physics, clean, noise_std).std  # the physics' own where none is given
+        return cls(physics, clean + std * noise(0, clean), std)
 
     def check(self, x: Tensor, *needs: str, noisy: bool = False) -> None:
         """Raise ValueError where the physics does not take x (B, ...), does not give y's shape, or lacks what
@@ -115,8 +116,8 @@ class Measurement:
         return self(x) / (2 * self.variance)
 
     def solve(self, r: Tensor, scale: Tensor | float, noise: Tensor | float) -> Tensor:
-        """(scale A A^T + noise I)^-1 r, scale and noise numbers or (B,): closed form where the operator has
-        `solve`, else CG.
+        """(scale A A^T + noise I)^-1 r, scale and noise (variances) numbers or (B,): in closed form where the
+        operator has `solve`, else by conjugate gradients.
         """
         a, b = (per_sample(torch.as_tensor(v).to(r), r) for v in (scale, noise))
         if hasattr(self.physics, "solve"):
@@ -128,24 +129,30 @@ class Measurement:
         return self.physics.A_adjoint(r).reshape(like.shape)
 
 
-def conjugate_gradients(apply: Any, r: Tensor, steps: int = 500, tolerance: float = 1e-12) -> Tensor:
-    """apply^-1 r for a symmetric positive definite map, every sample by itself; a converged sample is left alone."""
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], r: Tensor, steps: int = 500, tolerance: float = 1e-12
+) -> Tensor:
+    """apply^-1 r for a symmetric positive definite linear map, every sample by itself; a converged sample is left
+    alone.
+
+    `tolerance` is on |residual|/|r|, for float64; in float32, whose round-off stops it earlier, 1e-6.
+    """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:
         return per_sample((u * v).flatten(1).sum(1), r)
 
-    x, rest, direction = torch.zeros_like(r), r, r
-    old = dot(rest, rest)
+    x, residual, direction = torch.zeros_like(r), r, r
+    old = dot(residual, residual)
     goal = (tolerance**2 if r.dtype == torch.float64 else 1e-12) * old
     for _ in range(min(steps, 10 * r[0].numel())):
-        open_ = old > goal
-        if not bool(open_.any()):
+        going = old > goal
+        if not bool(going.any()):
             break
         image = apply(direction)
-        curve = dot(direction, image)
-        step = torch.where(open_ & (curve > 0), old / torch.where(curve > 0, curve, 1.0), 0.0)
-        x, rest = x + step * direction, rest - step * image
-        new = dot(rest, rest)
-        direction = torch.where(open_, rest + new / torch.where(old > 0, old, 1.0) * direction, direction)
-        old = torch.where(open_, new, old)
+        curvature = dot(direction, image)
+        step = torch.where(going & (curvature > 0), old / torch.where(curvature > 0, curvature, 1.0), 0.0)
+        x, residual = x + step * direction, residual - step * image
+        new = dot(residual, residual)
+        conjugate = residual + new / torch.where(old > 0, old, 1.0) * direction
+        direction, old = torch.where(going, conjugate, direction), torch.where(going, new, old)
     return x

@@ -54,7 +54,7 @@ class Linear(Operator):
 
 
 def _inverse(a: Tensor, values: Tensor, b: Tensor) -> Tensor:
-    """1/(a values + b), 0 where b = 0 and a value of A A^T is zero to round-off."""
+    """1/(a values + b) for eigenvalues of A A^T; 0 where b = 0 and an eigenvalue is zero to round-off."""
     floor = 64 * values.shape[-1] * torch.finfo(values.dtype).eps * values.abs().max()
     keep = (b > 0) | (values > floor)
     return torch.where(keep, 1 / torch.where(keep, a * values + b, 1.0), 0.0)
@@ -79,6 +79,7 @@ class Matrix(Linear):
 
     @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of A A^T."""
         values, vectors = torch.linalg.eigh(self.matrix @ self.matrix.mT)
         return values.clamp(min=0.0), vectors
 
@@ -125,6 +126,7 @@ class Blur(Linear):
             raise ValueError(f"Blur: got a kernel of shape {tuple(self.kernel.shape)}, expected (h, w)")
 
     def _response(self, x: Tensor) -> Tensor:
+        """The kernel's transfer function: a circular convolution multiplies the Fourier transform by it."""
         if x.ndim != 4 or any(k > n for k, n in zip(self.kernel.shape, x.shape[-2:], strict=True)):
             raise ValueError(
                 f"Blur: got samples {tuple(x.shape)}, expected (B, C, H, W) no smaller than the kernel "

@@ -4,9 +4,10 @@ from .adjoint_matching import AdjointMatching
 from .advantages import Advantages, OverBatch, OverGroup, PerPrompt, Scale
 from .alignprop import AlignProp, Cut, NormalCut, UniformCut
 from .chain import Chain, visited
+from .critic import Critic, StateValue
 from .dance_grpo import DanceGRPO
 from .ddpo import DDPO, Estimator
-from .dpok import DPOK, Critic, StateValue
+from .dpok import DPOK
 from .draft import DRaFT
 from .draft_lv import DRaFTLV
 from .flow_grpo import FlowGRPO

@@ -12,9 +12,8 @@ from .chain import Chain, visited
 from .lean_adjoint import Pairing, adjoint_matching_loss, adjoint_path
 from .likelihood import gaussian_kl
 from .objective import Batch, Experience, LossTerm, Objective, Policy
-from .peers import World, some
-from .requirements import gaussian, penalised, require_trainable
-from .requirements import reference as reference_of
+from .peers import World, draw_steps
+from .requirements import check_path_kl, require_gaussian_steps, require_reference, require_trainable
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class AdjointMatching(Objective):
 
     def check(self, policy: Policy) -> None:
         require_trainable(policy)
-        penalised(policy, self)
+        check_path_kl(policy, self)
 
     def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience:
         states = visited(policy, batch)
@@ -60,10 +59,8 @@ class AdjointMatching(Objective):
             end = states[-1].detach().requires_grad_()
             rewards = evaluate_reward(reward, end, batch.context, differentiable=True)
             (slope,) = torch.autograd.grad(rewards.sum(), end)
-        _, base = self._chains(policy, states, batch)
-        return Experience(
-            batch, rewards.detach(), states, {"adjoint": adjoint_path(base, states, -slope / self.kl)}
-        )
+        adjoint = adjoint_path(self._base(policy, states, batch), states, -slope / self.kl)
+        return Experience(batch, rewards.detach(), states, {"adjoint": adjoint})
 
     def updates(
         self,
@@ -77,20 +74,18 @@ class AdjointMatching(Objective):
         assert experience is not None and experience.states is not None
         yield self._losses(policy, batch, experience, generator)
 
-    def _chains(self, policy: Policy, states: torch.Tensor, batch: Batch) -> tuple[Chain, Chain]:
-        tuned, base = policy.denoiser, reference_of(policy, "for the adjoint")
-        if not self.guided:
-            tuned, base = unguided(tuned), unguided(base)
-        return Chain.of(policy.plan, tuned, states[0], batch.cond), Chain.of(
-            policy.plan, base, states[0], batch.cond
-        )
+    def _base(self, policy: Policy, states: torch.Tensor, batch: Batch) -> Chain:
+        return self._chain(policy, require_reference(policy, "for the adjoint"), states, batch)
+
+    def _chain(self, policy: Policy, model: Model, states: torch.Tensor, batch: Batch) -> Chain:
+        return Chain.of(policy.plan, model if self.guided else unguided(model), states[0], batch.cond)
 
     def _losses(
         self, policy: Policy, batch: Batch, experience: Experience, generator: torch.Generator
     ) -> Iterator[LossTerm]:
         states, adjoint = experience.states, experience.extra["adjoint"]
         assert states is not None
-        chain, base = self._chains(policy, states, batch)
+        chain, base = self._chain(policy, policy.denoiser, states, batch), self._base(policy, states, batch)
         for k, weight in self._trained(policy, generator):
             with torch.no_grad():
                 m0 = base.mean(states, k)
@@ -107,16 +102,13 @@ class AdjointMatching(Objective):
 
     def _trained(self, policy: Policy, generator: torch.Generator) -> list[tuple[int, float]]:
         """(step, weight), the weights adding up to the number of steps."""
-        steps = list(gaussian(policy.plan, self).stochastic)
+        steps = list(require_gaussian_steps(policy.plan, self).stochastic)
         if self.sampled is None or self.sampled >= len(steps):
             return [(k, 1.0) for k in steps]
-        cut = round(0.6 * len(steps))
+        cut, half = round(0.6 * len(steps)), self.sampled // 2
         found = []
-        for part, count in (
-            (steps[:cut], self.sampled // 2),
-            (steps[cut:], self.sampled - self.sampled // 2),
-        ):
-            chosen = some(part, count, generator)
+        for part, count in ((steps[:cut], half), (steps[cut:], self.sampled - half)):
+            chosen = draw_steps(part, count, generator)
             found += [(k, len(part) / len(chosen)) for k in chosen]
         return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..rewards.base import RewardFunction
-from .direct_gradient import DirectGradient, along
+from .direct_gradient import DirectGradient
 from .objective import Batch, LossTerm, Policy
 
 
@@ -59,6 +59,5 @@ class AlignProp(DirectGradient):
     def losses(
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
     ) -> Iterator[LossTerm]:
-        return along(
-            policy, batch, reward, self.cut.last(policy.plan.steps, generator), self.kl, self.penalty
-        )
+        last = self.cut.last(policy.plan.steps, generator)
+        return self.reward_through_last_steps(last, policy, batch, reward)

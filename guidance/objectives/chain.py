@@ -1,4 +1,4 @@
-"""A chain of Gaussian steps bound to a batch: means and deviations at visited states, one step's graph at a time."""
+"""Chain: the Gaussian steps x_{k+1} = m_k + s_k xi_k of a plan under one model, at states that were visited."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,16 @@ from ...adjoint.cond import at_step
 from ...solvers import Model, Plan, Transitions
 from ...solvers.loop import predict
 from ...solvers.program import Program, Value, prepare
-from .objective import Batch, Policy
+from .objective import Batch, Experience, Policy
+from .requirements import require_reference
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Transitions of a plan under `model` for one batch and conditioning."""
+    """The means m_k and standard deviations s_k of a plan's steps under `model`, for one batch and conditioning.
+
+    Each call builds the graph of one step only, so that losses over a whole path need the memory of one step.
+    """
 
     transitions: Transitions
     program: Program
@@ -46,6 +50,11 @@ class Chain:
         return predict(self.model, call, x, at_step(self.cond, call.step))
 
 
+def reference_chain(policy: Policy, like: Tensor, cond: Any = None) -> Chain:
+    """The chain that the KL penalty compares with: the same plan under the policy's frozen reference."""
+    return Chain.of(policy.plan, require_reference(policy, "for the KL penalty"), like, cond)
+
+
 def visited(policy: Policy, batch: Batch) -> Tensor:
     """The states (N + 1, B, ...) of the policy's rollout, x_0 = the starting noise first, without a graph."""
     plan = policy.plan
@@ -63,9 +72,18 @@ def visited(policy: Policy, batch: Batch) -> Tensor:
         )
 
 
-def rows(cond: Any, index: Tensor, size: int) -> Any:
-    """`cond` of the samples `index` out of `size`; raises ValueError where a tensor in it has no row for each
-    of them.
+def samples_of(experience: Experience, part: Tensor) -> tuple[Tensor, Any]:
+    """(states (N + 1, P, ...), conditioning) of the samples with indices `part` (P,) of a rollout."""
+    states, cond, size = experience.states, experience.batch.cond, len(experience.reward)
+    assert states is not None
+    if len(part) == size:
+        return states, cond
+    return states[:, part], select_samples(cond, part, size)
+
+
+def select_samples(cond: Any, index: Tensor, size: int) -> Any:
+    """The conditioning of the samples `index` out of `size`; ValueError where a tensor in it has no row for
+    each of them.
     """
 
     def pick(leaf: Any) -> Any:

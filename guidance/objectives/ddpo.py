@@ -44,5 +44,9 @@ class DDPO(PolicyGradient):
     def needs_old(self) -> bool:
         return self.mode is Estimator.IS
 
-    def surrogate(self, logprob: Tensor, old: Tensor | None, weight: Tensor) -> Tensor:
-        return score_loss(logprob, weight) if old is None else ppo_clip_loss(logprob, old, weight, self.clip)
+    def surrogate(self, logprob: Tensor, old: Tensor | None, advantage: Tensor) -> Tensor:
+        return (
+            score_loss(logprob, advantage)
+            if old is None
+            else ppo_clip_loss(logprob, old, advantage, self.clip)
+        )

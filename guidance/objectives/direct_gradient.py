@@ -1,4 +1,4 @@
-"""What direct-gradient objectives share: reward and KL differentiated along the sampler."""
+"""Direct gradients: reward and KL differentiated through the sampler; what DRaFT, AlignProp and ReFL share."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -8,21 +8,24 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...adjoint import Checkpoint, Gradient, Truncated, sample, trajectory
+from ...adjoint import Checkpoint, Truncated, trajectory
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
-from .chain import Chain, visited
+from .chain import Chain, reference_chain, visited
 from .kl import KL
 from .likelihood import gaussian_kl
 from .objective import Batch, Experience, LossTerm, Objective, Policy
 from .peers import World
-from .requirements import penalised, reference, require_trainable
+from .requirements import check_path_kl, require_trainable
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DirectGradient(Objective):
-    """Descends -r(x_N) + beta KL by differentiating the sampler; needs a differentiable reward and no
-    stochastic plan.
+    """Descends -r(x_N) + beta KL by differentiating the sampler; needs a differentiable reward, and a stochastic
+    plan for a KL only.
+
+    Args:
+        kl: beta, reward per nat of KL to `policy.reference`. penalty: see `KL`.
     """
 
     kl: float = 0.0
@@ -37,7 +40,7 @@ class DirectGradient(Objective):
     def check(self, policy: Policy) -> None:
         require_trainable(policy)
         if self.kl:
-            penalised(policy, self)
+            check_path_kl(policy, self)
 
     def rollout(
         self, policy: Policy, batch: Batch, reward: RewardFunction, world: World
@@ -59,75 +62,63 @@ class DirectGradient(Objective):
     def losses(
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
     ) -> Iterator[LossTerm]:
-        """The pieces of one update."""
+        """The terms of one update's loss."""
 
+    def reward_through_last_steps(
+        self, last: int | None, policy: Policy, batch: Batch, reward: RewardFunction
+    ) -> Iterator[LossTerm]:
+        """-r(x_N) + beta KL with the gradient of the sampler's last `last` steps (None: of all), the steps
+        before run without a graph.
 
-def strategy(plan_steps: int, last: int | None) -> Gradient:
-    """All steps by `Checkpoint`, or the last `last`; those before then run without a graph."""
-    return Checkpoint() if last is None or last >= plan_steps else Truncated(last)
-
-
-def along(
-    policy: Policy, batch: Batch, reward: RewardFunction, last: int | None, kl: float, penalty: KL
-) -> Iterator[LossTerm]:
-    """-r(x_N) through the last `last` steps (None: all) and the KL penalty.
-
-    KL.PATH goes through the same steps as the reward: truncated with it, the KL's gradient is truncated too.
-    """
-    gradient = strategy(policy.plan.steps, last)
-    if not kl or penalty is KL.PER_STEP:
-        x0 = sample(
-            policy.denoiser, policy.plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=gradient
-        )
-        rewards = evaluate_reward(reward, x0, batch.context, differentiable=True)
-        yield LossTerm(-rewards.mean(), {"reward": float(rewards.detach().mean())}, rewards.detach())
-        if kl:
-            yield from kl_losses(policy, batch, kl, penalty)
-        return
-    states = trajectory(
-        policy.denoiser,
-        policy.plan,
-        batch.x,
-        range(policy.plan.steps + 1),
-        cond=batch.cond,
-        noise=batch.noise,
-        gradient=gradient,
-    )
-    rewards, divergence = (
-        evaluate_reward(reward, states[-1], batch.context, differentiable=True),
-        pathwise_kl(policy, batch, states),
-    )
-    figures = {"reward": float(rewards.detach().mean()), "kl": float(divergence.detach().mean())}
-    yield LossTerm((kl * divergence - rewards).mean(), figures, rewards.detach())
-
-
-def kl_losses(policy: Policy, batch: Batch, kl: float, penalty: KL) -> Iterator[LossTerm]:
-    """beta KL by itself: of the path, pathwise through the whole chain, or step by step at visited states
-    held fixed.
-    """
-    if penalty is KL.PATH:
+        KL.PATH is differentiated through the same steps as the reward: truncated with it.
+        """
+        plan = policy.plan
+        gradient = Checkpoint() if last is None or last >= plan.steps else Truncated(last)
+        with_path = bool(self.kl) and self.penalty is KL.PATH
+        nodes = range(plan.steps + 1) if with_path else [plan.steps]
         states = trajectory(
-            policy.denoiser,
-            policy.plan,
-            batch.x,
-            range(policy.plan.steps + 1),
-            cond=batch.cond,
-            noise=batch.noise,
-            gradient=Checkpoint(),
+            policy.denoiser, plan, batch.x, nodes, cond=batch.cond, noise=batch.noise, gradient=gradient
         )
-        divergence = pathwise_kl(policy, batch, states)
-        yield LossTerm(kl * divergence.mean(), {"kl": float(divergence.detach().mean())})
-        return
-    states = visited(policy, batch)
-    chain = Chain.of(policy.plan, policy.denoiser, states[0], batch.cond)
-    base = Chain.of(policy.plan, reference(policy, "for the KL penalty"), states[0], batch.cond)
-    total = 0.0
-    for k in chain.transitions.stochastic:
-        with torch.no_grad():
-            m0 = base.mean(states, k)
-        step = gaussian_kl(chain.mean(states, k), m0, chain.std(k)).mean()
-        total += float(step.detach())
-        yield LossTerm(kl * step, {"kl": total} if k == chain.transitions.stochastic[-1] else {})
+        rewards = evaluate_reward(reward, states[-1], batch.context, differentiable=True)
+        loss, figures = -rewards, {"reward": float(rewards.detach().mean())}
+        if with_path:
+            divergence = pathwise_kl(policy, batch, states)
+            loss, figures["kl"] = self.kl * divergence + loss, float(divergence.detach().mean())
+        yield LossTerm(loss.mean(), figures, rewards.detach())
+        if not with_path:
+            yield from self.penalty_alone(policy, batch)
+
+    def penalty_alone(self, policy: Policy, batch: Batch) -> Iterator[LossTerm]:
+        """beta KL by itself, beside a reward that is not differentiated along the path; nothing at beta = 0.
+
+        KL.PATH: through the whole chain. KL.PER_STEP: a term for each step, at visited states held fixed.
+        """
+        if not self.kl:
+            return
+        plan = policy.plan
+        if self.penalty is KL.PATH:
+            states = trajectory(
+                policy.denoiser,
+                plan,
+                batch.x,
+                range(plan.steps + 1),
+                cond=batch.cond,
+                noise=batch.noise,
+                gradient=Checkpoint(),
+            )
+            divergence = pathwise_kl(policy, batch, states)
+            yield LossTerm(self.kl * divergence.mean(), {"kl": float(divergence.detach().mean())})
+            return
+        visits = visited(policy, batch)
+        chain = Chain.of(plan, policy.denoiser, visits[0], batch.cond)
+        base = reference_chain(policy, visits[0], batch.cond)
+        steps, total = chain.transitions.stochastic, 0.0
+        for k in steps:
+            with torch.no_grad():
+                m0 = base.mean(visits, k)
+            step = gaussian_kl(chain.mean(visits, k), m0, chain.std(k)).mean()
+            total += float(step.detach())
+            yield LossTerm(self.kl * step, {"kl": total} if k == steps[-1] else {})
 
 
 def pathwise_kl(policy: Policy, batch: Batch, states: Sequence[Tensor]) -> Tensor:
@@ -136,19 +127,21 @@ def pathwise_kl(policy: Policy, batch: Batch, states: Sequence[Tensor]) -> Tenso
     m_k = x_{k+1} - s_k xi_k costs no call of the policy (and leaves a round-off of eps |x|/s_k in the
     difference). Cost: per step a call of the reference, its replay and a VJP; one call's graph at a time.
     """
-    base = Chain.of(policy.plan, reference(policy, "for the KL penalty"), states[0], batch.cond)
-    found, noise = base.transitions, batch.noise
+    base, noise = reference_chain(policy, states[0], batch.cond), batch.noise
+    steps = base.transitions
     total = torch.zeros_like(base.like.flatten(1)[:, 0])
-    for k in found.stochastic:
-        window, slot = found.window(k), found.slots[k]
+
+    def base_mean(k: int, window: tuple[int, ...], *read: Tensor) -> Tensor:
+        """m0_k from the states that step k reads: arguments, so that `checkpoint` carries a gradient to them."""
+        given = dict(zip(window, read, strict=True))
+        return base.mean([given.get(j, states[j]) for j in range(k + 1)], k)
+
+    for k in steps.stochastic:
+        window, slot = steps.window(k), steps.slots[k]
         assert slot is not None and noise is not None
-
-        def frozen(*inner: Tensor, k: int = k, window: tuple[int, ...] = window) -> Tensor:
-            at = dict(zip(window, inner, strict=True))
-            return base.mean([at.get(j, states[j]) for j in range(k + 1)], k)
-
-        m0 = checkpoint(frozen, *(states[j] for j in window), use_reentrant=False)
+        m0 = checkpoint(base_mean, k, window, *(states[j] for j in window), use_reentrant=False)
         assert isinstance(m0, Tensor)
         s = base.std(k)
-        total = total + gaussian_kl(states[k + 1] - s * noise(slot, base.like), m0, s)
+        m = states[k + 1] - s * noise(slot, base.like)
+        total = total + gaussian_kl(m, m0, s)
     return total

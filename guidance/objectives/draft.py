@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from ..rewards.base import RewardFunction
-from .direct_gradient import DirectGradient, along
+from .direct_gradient import DirectGradient
 from .objective import Batch, LossTerm, Policy
 
 
 @dataclass(frozen=True, eq=False)
 class DRaFT(DirectGradient):
-    """-r(x_N) + beta KL, differentiated exactly through the last `last` steps, all by default, at the memory
-    of one step.
+    """-r(x_N) + beta KL with the exact gradient of the sampler's last `last` steps, all by default, at the
+    memory of one step.
 
     Args:
         last: K of DRaFT-K; the steps before run without a graph. The paper's fast variant is 1.
@@ -35,4 +35,4 @@ class DRaFT(DirectGradient):
     def losses(
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
     ) -> Iterator[LossTerm]:
-        return along(policy, batch, reward, self.last, self.kl, self.penalty)
+        return self.reward_through_last_steps(self.last, policy, batch, reward)

@@ -16,7 +16,7 @@ from ...solvers.process import as_time
 from ...solvers.program import prepare
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
-from .direct_gradient import DirectGradient, kl_losses
+from .direct_gradient import DirectGradient
 from .kl import KL
 from .objective import Batch, LossTerm, Policy
 
@@ -43,13 +43,13 @@ class DRaFTLV(DirectGradient):
 
     def check(self, policy: Policy) -> None:
         super().check(policy)
-        _last_step(policy.plan)
+        _check_last_step(policy.plan)
 
     def losses(
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
     ) -> Iterator[LossTerm]:
         plan = policy.plan
-        _last_step(plan)
+        _check_last_step(plan)
         if batch.noise is None:
             raise ValueError(
                 "DRaFTLV: got a batch without noise, expected a source to draw from anew; pass "
@@ -58,21 +58,18 @@ class DRaFTLV(DirectGradient):
         batch.noise.check(plan.slots + self.n, batch.x)
         x0 = sample(policy.denoiser, plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None)
         for i in range(self.n):
-            renoised = again(plan, x0, batch.noise(plan.slots + i, x0))
-            rewards = evaluate_reward(
-                reward, last_step(policy, renoised, batch), batch.context, differentiable=True
-            )
+            x = noised_to_last_step(plan, x0, batch.noise(plan.slots + i, x0))
+            rewards = evaluate_reward(reward, last_step(policy, x, batch), batch.context, differentiable=True)
             yield LossTerm(
                 -rewards.mean() / self.n, {"reward": float(rewards.detach().mean())}, rewards.detach()
             )
-        if self.kl:
-            yield from kl_losses(policy, batch, self.kl, self.penalty)
+        yield from self.penalty_alone(policy, batch)
 
 
-def again(plan: Plan, x0: Tensor, eps: Tensor) -> Tensor:
+def noised_to_last_step(plan: Plan, x0: Tensor, eps: Tensor) -> Tensor:
     """alpha x_0 + sigma eps at the opening of the last step."""
     t = as_time(plan.times[-2])
-    alpha, sigma = (per_sample(f(t).to(x0), x0) for f in (plan.process.alpha, plan.process.sigma))
+    alpha, sigma = (per_sample(level(t).to(x0), x0) for level in (plan.process.alpha, plan.process.sigma))
     return alpha * x0 + sigma * eps
 
 
@@ -81,12 +78,12 @@ def last_step(policy: Policy, x: Tensor, batch: Batch) -> Tensor:
     plan, noise = policy.plan, batch.noise
     program = prepare(plan, policy.denoiser, x).steps(plan.steps - 1, plan.steps)
     cond = at_step(batch.cond, plan.steps - 1)
-    return execute(program, {"x": x}, lambda call, state: predict(policy.denoiser, call, state, cond), noise)[
-        "x"
-    ]
+    out = execute(program, {"x": x}, lambda call, state: predict(policy.denoiser, call, state, cond), noise)
+    return out["x"]
 
 
-def _last_step(plan: Plan) -> None:
+def _check_last_step(plan: Plan) -> None:
+    """Raise ValueError where the last step needs more than the state x, such as a multistep history."""
     known = {"x"}
     for op in plan.step(plan.steps - 1):
         missing = set(reads(op)) - known

@@ -25,6 +25,6 @@ class FlowGRPO(PolicyGradient):
     advantages: Advantages = field(default_factory=OverGroup)
     skip_last: bool = True
 
-    def surrogate(self, logprob: Tensor, old: Tensor | None, weight: Tensor) -> Tensor:
+    def surrogate(self, logprob: Tensor, old: Tensor | None, advantage: Tensor) -> Tensor:
         assert old is not None
-        return ppo_clip_loss(logprob, old, weight, self.clip)
+        return ppo_clip_loss(logprob, old, advantage, self.clip)

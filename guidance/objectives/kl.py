@@ -1,4 +1,4 @@
-"""KL divergence between the paths of two chains, and two forms of its gradient from samples."""
+"""KL divergence between the paths of two chains, and the two gradients that are taken of it."""
 
 import enum
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ class KL(enum.Enum):
 
     PATH: that of the path KL E[sum_k KL_k]: what a step does to the states visited later is counted. Its
     optimum is the reference tilted by exp(r/beta), as far as the chain is memoryless and Gaussian steps can
-    express it. PER_STEP: sum_k grad KL_k at visited states held fixed, as DPOK, Flow-GRPO and DRaFT+ do. It
-    is a surrogate, not the gradient of the path KL: it comes to rest somewhere else.
+    express it.
+
+    PER_STEP: sum_k grad KL_k at visited states held fixed, as DPOK, Flow-GRPO and DRaFT+ do. It is a
+    surrogate, not the gradient of the path KL: it comes to rest somewhere else.
     """
 
     PATH = "path"
@@ -37,9 +39,13 @@ def to_go(steps: Tensor) -> Tensor:
 
 
 def path_kl_loss(logprob: Tensor, kl: Tensor, later: Tensor) -> Tensor:
-    """kl_k + log p_k sg(sum_{j > k} KL_j), (B,): summed over steps its gradient is an unbiased one of the path KL.
+    """kl_k + log p_k sg(sum_{j > k} KL_j), (B,), sg: held constant. Summed over steps its gradient is an
+    unbiased one of the path KL:
 
         grad E[sum_k KL_k] = E[ sum_k grad KL_k + sum_k grad log p_k sum_{j > k} KL_j ]
+
+    The second sum is what a change of step k does to the states visited later, and so to their KLs: the
+    score-function rule, with the KL still to come in place of a reward.
 
     Args:
         logprob: (B,) log p(x_{k+1} | x_k) of a step, a sum in nats, with its graph.
@@ -47,8 +53,3 @@ def path_kl_loss(logprob: Tensor, kl: Tensor, later: Tensor) -> Tensor:
         later: (B,) what `to_go` gives for step k; any constant may be subtracted to lower the variance.
     """
     return kl + logprob * later.detach()
-
-
-def per_step_kl_loss(kl: Tensor) -> Tensor:
-    """kl_k alone, (B,): the surrogate of `KL.PER_STEP`, biased for the path KL."""
-    return kl

@@ -1,4 +1,4 @@
-"""Adjoint Matching's two pieces: the lean adjoint of the base chain and the regression loss."""
+"""The lean adjoint, how the reward answers to a push at each visited state, and the loss that matches a control."""
 
 import enum
 
@@ -9,8 +9,10 @@ from .chain import Chain
 
 
 class Pairing(enum.Enum):
-    """Which adjoint step k is matched with. RIGHT: a_{k+1}, the stationary point of the chain of Gaussian
-    steps. LEFT: a_k, as in released code; the two differ by O(1/N).
+    """Which adjoint step k, from x_k to x_{k+1}, is matched with.
+
+    RIGHT: a_{k+1}, at the step's end, which makes the optimum of the chain of Gaussian steps stationary. LEFT:
+    a_k, as in released code; the two differ by O(1/N).
     """
 
     RIGHT = 1
@@ -20,7 +22,8 @@ class Pairing(enum.Enum):
 def adjoint_path(base: Chain, states: Tensor, end: Tensor) -> Tensor:
     """a_k = J_k^T a_{k+1}, a_N = `end`, J_k the Jacobian of the base's noise-free step at x_k: the lean adjoint.
 
-    Domingo-Enrich et al. 2024, arXiv 2409.08861, eq. 38-39, on the steps themselves. A multistep method's
+    The adjoint of the base chain alone; "lean" because terms whose mean is zero at the optimum are
+    left out. Domingo-Enrich et al. 2024, arXiv 2409.08861, eq. 38-39, on the steps themselves. A multistep method's
     step reads earlier states too; their shares are added where they belong.
 
     Args:

@@ -1,4 +1,4 @@
-"""How much of its starting noise a sampler's sample remembers: read off the plan's table, exactly."""
+"""How much of its starting noise a sample remembers: exact for Gaussian data, read off the plan's coefficients."""
 
 from ...solvers import Plan, response
 from ...solvers.process import as_time

@@ -73,8 +73,8 @@ class Experience:
 class Objective(ABC):
     """One algorithm, with its paper's defaults as fields.
 
-    The trainer calls `check` once, then for each iteration `rollout` and `updates`. A loss is a scalar for
-    this process's samples, its mean over processes is what is descended: the trainer averages the gradients.
+    The trainer calls `check` once, then for each iteration `rollout` and `updates`. A loss is a mean over this
+    process's samples; its mean over processes is descended: the trainer averages the gradients.
     """
 
     def check(self, policy: Policy) -> None:  # noqa: B027  (most objectives need no more)
@@ -96,8 +96,8 @@ class Objective(ABC):
         world: World,
         generator: torch.Generator,
     ) -> Iterator[Iterator["LossTerm"]]:
-        """For each optimiser step the losses to be back-propagated one after the other, so that one graph
-        lives at a time.
+        """For each optimiser step the terms of its loss, made one after the other: the graph of one is gone
+        before the next is built.
 
         Args:
             generator: for choices that all processes must share (which steps, which order); never for noise.
@@ -115,9 +115,12 @@ class Objective(ABC):
 
 @dataclass(frozen=True, eq=False)
 class LossTerm:
-    """A piece of an update: `value` to back-propagate and figures (mean over this process's samples) for the log.
+    """One term of an update's loss: the terms are added up by back-propagating one after the other.
 
-    `rewards` (B,) where this piece scored samples itself.
+    Attributes:
+        value: a scalar with its graph.
+        figures: for the log, means over this process's samples.
+        rewards: (B,) detached, where computing this term scored the samples.
     """
 
     value: Tensor

@@ -12,12 +12,13 @@ from torch import Tensor
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .advantages import Advantages, OverBatch
-from .chain import Chain, rows, visited
-from .kl import KL, to_go
+from .chain import Chain, samples_of, visited
+from .kl import KL
 from .likelihood import gaussian_kl, gaussian_logprob
 from .objective import Batch, Experience, LossTerm, Objective, Policy
-from .peers import World, everyone, minibatches, own, some
-from .requirements import gaussian, penalised, reference, require_trainable
+from .peers import World, draw_steps, minibatches
+from .recalled import Recalled, recall
+from .requirements import check_path_kl, require_gaussian_steps, require_trainable
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +62,8 @@ class PolicyGradient(Objective):
 
     def __post_init__(self) -> None:
         who = type(self).__name__
-        if (
-            self.kl < 0
-            or self.passes < 1
-            or self.minibatches < 1
-            or not 0 < self.fraction <= 1
-            or not self.clip > 0
-        ):
+        counts = self.passes >= 1 and self.minibatches >= 1
+        if self.kl < 0 or not counts or not 0 < self.fraction <= 1 or not self.clip > 0:
             raise ValueError(
                 f"{who}: got kl={self.kl}, passes={self.passes}, minibatches={self.minibatches}, "
                 f"clip={self.clip}, fraction={self.fraction}, expected kl >= 0, passes and minibatches >= 1, "
@@ -75,8 +71,8 @@ class PolicyGradient(Objective):
             )
 
     @abstractmethod
-    def surrogate(self, logprob: Tensor, old: Tensor | None, weight: Tensor) -> Tensor:
-        """The loss (B,) of one step with weight (B,) in place of the advantage."""
+    def surrogate(self, logprob: Tensor, old: Tensor | None, advantage: Tensor) -> Tensor:
+        """The loss (B,) of one step, from its log-probability now and in the rollout and its advantage (B,)."""
 
     @property
     def needs_old(self) -> bool:
@@ -85,14 +81,14 @@ class PolicyGradient(Objective):
 
     def check(self, policy: Policy) -> None:
         require_trainable(policy)
-        found = gaussian(policy.plan, self)
+        found = require_gaussian_steps(policy.plan, self)
         if not self._steps(policy):
             raise ValueError(
                 f"{type(self).__name__}: got {policy.plan.name} with noise in its last step only, which is "
                 "not trained; expected noise in an earlier one"
             )
         if self.kl:
-            penalised(policy, self)
+            check_path_kl(policy, self)
         if found.excluded:
             warnings.warn(
                 f"{type(self).__name__}: steps {list(found.excluded)} of {policy.plan.name} draw no noise: "
@@ -103,11 +99,10 @@ class PolicyGradient(Objective):
     def rollout(self, policy: Policy, batch: Batch, reward: RewardFunction, world: World) -> Experience:
         states = visited(policy, batch)
         rewards = evaluate_reward(reward, states[-1], batch.context)
-        whole, groups = everyone(world, rewards), everyone(world, batch.groups)
-        found = own(world, self.advantages(whole, groups))
+        advantages = world.own(self.advantages(world.whole(rewards), world.whole(batch.groups)))
         if self.advantage_clip is not None:
-            found = found.clamp(-self.advantage_clip, self.advantage_clip)
-        return Experience(batch, rewards, states, {"advantages": found})
+            advantages = advantages.clamp(-self.advantage_clip, self.advantage_clip)
+        return Experience(batch, rewards, states, {"advantages": advantages})
 
     def updates(
         self,
@@ -118,16 +113,23 @@ class PolicyGradient(Objective):
         world: World,
         generator: torch.Generator,
     ) -> Iterator[Iterator[LossTerm]]:
-        assert experience is not None and experience.states is not None
-        steps = self._steps(policy)
-        weight = 1.0
+        assert experience is not None
+        steps, weight = self._steps(policy), 1.0
         if self.fraction < 1:
-            chosen = some(steps, max(1, round(self.fraction * len(steps))), generator)
-            weight, steps = len(steps) / len(chosen), chosen
+            chosen = draw_steps(steps, max(1, round(self.fraction * len(steps))), generator)
+            steps, weight = chosen, len(steps) / len(chosen)
         recalled = None
         for _ in range(self.passes):
             parts = minibatches(len(batch), self.minibatches, world, generator)
-            recalled = recalled or self._recall(policy, experience, parts, world)
+            recalled = recalled or recall(
+                policy,
+                experience,
+                parts,
+                world,
+                logprob=self.needs_old,
+                penalty=self.penalty if self.kl else None,
+                mean=self.mean,
+            )
             for part in parts:
                 yield self._losses(policy, experience, recalled, part, steps, weight)
 
@@ -137,78 +139,35 @@ class PolicyGradient(Objective):
     def load(self, state: dict[str, Any]) -> None:
         self.advantages.load(state["advantages"])
 
-    def weights(self, experience: Experience, step: int) -> Tensor:
-        """What the reward weighs step `step` with, (B,), before the KL still to come is taken off."""
+    def advantage_of_step(self, experience: Experience, step: int) -> Tensor:
+        """A of step `step`, (B,), before the KL still to come is taken off."""
         return experience.extra["advantages"]
 
     def _steps(self, policy: Policy) -> list[int]:
-        steps = list(gaussian(policy.plan, self).stochastic)
+        steps = list(require_gaussian_steps(policy.plan, self).stochastic)
         return [k for k in steps if k < policy.plan.steps - 1] if self.skip_last else steps
-
-    def _recall(
-        self, policy: Policy, experience: Experience, parts: list[Tensor], world: World
-    ) -> "_Recalled":
-        """Figures of the rollout's policy: in the shapes of the updates, so that the first ratio is 1 to the
-        last bit.
-        """
-        assert experience.states is not None
-        found = gaussian(policy.plan, self)
-        size, n = len(experience.reward), policy.plan.steps
-        old = experience.states.new_zeros(n, size) if self.needs_old else None
-        kl = experience.states.new_zeros(n, size) if self.kl else None
-        base = torch.zeros_like(experience.states[:n]) if self.kl else None
-        if old is None and kl is None:
-            return _Recalled(None, None, None, None)
-        with torch.no_grad():
-            for part in parts:
-                states, chain, frozen = self._bound(policy, experience, part)
-                for k in found.stochastic:
-                    m, s = chain.mean(states, k), chain.std(k)
-                    if old is not None:
-                        old[k, part] = gaussian_logprob(states[k + 1], m, s, self.mean).to(old.dtype)
-                    if frozen is not None and kl is not None and base is not None:
-                        base[k, part] = frozen.mean(states, k)
-                        kl[k, part] = gaussian_kl(m, base[k, part], s).to(kl.dtype)
-        later = None
-        if kl is not None and self.penalty is KL.PATH:
-            later = to_go(kl)
-            later = later - everyone(world, later.T).mean(0)[:, None]
-        return _Recalled(old, kl, base, later)
-
-    def _bound(
-        self, policy: Policy, experience: Experience, part: Tensor
-    ) -> tuple[Tensor, Chain, Chain | None]:
-        assert experience.states is not None
-        states, size = experience.states, len(experience.reward)
-        whole = len(part) == size
-        states = states if whole else states[:, part]
-        cond = experience.batch.cond if whole else rows(experience.batch.cond, part, size)
-        frozen = (
-            Chain.of(policy.plan, reference(policy, "for the KL penalty"), states[0], cond)
-            if self.kl
-            else None
-        )
-        return states, Chain.of(policy.plan, policy.denoiser, states[0], cond), frozen
 
     def _losses(
         self,
         policy: Policy,
         experience: Experience,
-        recalled: "_Recalled",
+        recalled: Recalled,
         part: Tensor,
         steps: list[int],
-        scale: float,
+        weight: float,
     ) -> Iterator[LossTerm]:
-        states, chain, _ = self._bound(policy, experience, part)
+        """A term for each of `steps`, of the samples `part`; `weight` makes up for the steps not drawn."""
+        states, cond = samples_of(experience, part)
+        chain = Chain.of(policy.plan, policy.denoiser, states[0], cond)
         size = states[0, 0].numel() if self.mean else 1
         for k in steps:
             m, s = chain.mean(states, k), chain.std(k)
             logprob = gaussian_logprob(states[k + 1], m, s, self.mean)
-            old = None if recalled.old is None else recalled.old[k, part]
-            weight = self.weights(experience, k)[part]
+            old = None if recalled.logprob is None else recalled.logprob[k, part]
+            advantage = self.advantage_of_step(experience, k)[part]
             if recalled.later is not None:
-                weight = weight - self.kl * recalled.later[k, part]
-            loss = self.surrogate(logprob, old, weight)
+                advantage = advantage - self.kl * recalled.later[k, part]
+            loss = self.surrogate(logprob, old, advantage)
             figures = {"reward": float(experience.reward[part].mean())}
             if old is not None:
                 ratio = (logprob.detach() - old).exp()
@@ -219,16 +178,4 @@ class PolicyGradient(Objective):
             if recalled.base is not None and recalled.kl is not None:
                 loss = loss + self.kl / size * gaussian_kl(m, recalled.base[k, part], s)
                 figures["kl"] = float(recalled.kl[:, part].sum(0).mean())
-            yield LossTerm(scale * loss.mean(), figures)
-
-
-@dataclass(frozen=True, eq=False)
-class _Recalled:
-    """Of the rollout's policy, (N, B) each: log-probabilities, KL_k, base means (N, B, ...), centred KL still
-    to come.
-    """
-
-    old: Tensor | None
-    kl: Tensor | None
-    base: Tensor | None
-    later: Tensor | None
+            yield LossTerm(weight * loss.mean(), figures)

@@ -12,7 +12,7 @@ from ...adjoint.cond import at_step
 from ...solvers.model import data_prediction
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
-from .direct_gradient import DirectGradient, kl_losses
+from .direct_gradient import DirectGradient
 from .kl import KL
 from .objective import Batch, LossTerm, Policy
 
@@ -61,5 +61,4 @@ class ReFL(DirectGradient):
             {"prediction_reward": float(rewards.detach().mean())},
             rewards.detach(),
         )
-        if self.kl:
-            yield from kl_losses(policy, batch, self.kl, self.penalty)
+        yield from self.penalty_alone(policy, batch)

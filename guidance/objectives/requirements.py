@@ -1,4 +1,4 @@
-"""What objectives ask of a policy before any work is done, and of the processes' batches."""
+"""What objectives require of a policy, checked before any work is done."""
 
 import warnings
 
@@ -16,7 +16,7 @@ def require_trainable(policy: Policy) -> None:
         )
 
 
-def reference(policy: Policy, why: str) -> Model:
+def require_reference(policy: Policy, why: str) -> Model:
     """The policy's reference, or ValueError."""
     if policy.reference is None:
         raise ValueError(
@@ -25,7 +25,7 @@ def reference(policy: Policy, why: str) -> Model:
     return policy.reference
 
 
-def gaussian(plan: Plan, who: object) -> Transitions:
+def require_gaussian_steps(plan: Plan, who: object) -> Transitions:
     """The plan's transitions; ValueError where no step has noise or some step's noise has no density."""
     found = Transitions(plan)
     if not found.stochastic:
@@ -36,10 +36,12 @@ def gaussian(plan: Plan, who: object) -> Transitions:
     return found
 
 
-def penalised(policy: Policy, who: object) -> None:
-    """Checks and warnings for a path KL to the reference."""
-    reference(policy, "for the KL penalty")
-    found = gaussian(policy.plan, who)
+def check_path_kl(policy: Policy, who: object) -> None:
+    """Raise ValueError where the path KL to the reference is not defined, warn where it does not hold every
+    step or where its optimum is not the reference tilted by exp(r/beta).
+    """
+    require_reference(policy, "for the KL penalty")
+    found = require_gaussian_steps(policy.plan, who)
     if found.excluded:
         warnings.warn(
             f"{type(who).__name__}: steps {list(found.excluded)} of {policy.plan.name} draw no noise and "
@@ -47,17 +49,14 @@ def penalised(policy: Policy, who: object) -> None:
             "every step",
             stacklevel=3,
         )
-    remembers(policy.plan, who)
+    _warn_of_memory(policy.plan, who)
 
 
-def remembers(plan: Plan, who: object, most: float = 0.1) -> None:
-    """Warn where the plan is not memoryless: the optimum is then not the reference tilted by exp(r/beta)."""
-    if plan.batch is None:
-        value = memory(plan)
-        if value > most:
-            warnings.warn(
-                f"{type(who).__name__}: samples of {plan.name} remember their starting noise (correlation "
-                f"{value:.2f} on unit Gaussian data, expected at most {most}): the KL-regularised optimum is "
-                "not the tilted law; take DDIM(eta=1), DDPM or FlowSDE(a=2**0.5) from alpha near 0",
-                stacklevel=4,
-            )
+def _warn_of_memory(plan: Plan, who: object, most: float = 0.1) -> None:
+    if plan.batch is None and (value := memory(plan)) > most:
+        warnings.warn(
+            f"{type(who).__name__}: samples of {plan.name} remember their starting noise (correlation "
+            f"{value:.2f} on unit Gaussian data, expected at most {most}): the KL-regularised optimum is "
+            "not the tilted law; take DDIM(eta=1), DDPM or FlowSDE(a=2**0.5) from alpha near 0",
+            stacklevel=4,
+        )

@@ -1,6 +1,9 @@
-"""Many weighted runs a sample: SMC, value decoding, best of N. Knows guides and rewards; trains nothing."""
+"""Several runs of each sample, weighted or chosen among by a reward on the way: SMC, SVDD, best of N. Knows guides
+and rewards; trains nothing.
+"""
 
-from .cloud import Cloud, starting_particles
+from .cloud import Cloud
+from .layout import starting_particles
 from .potentials import Difference, Most, Potential, Terminal, Total
 from .resampling import Multinomial, Resampling, Stratified, Systematic, ess
 from .sequential import smc

@@ -8,9 +8,11 @@ from torch import Tensor
 
 
 class Potential(ABC):
-    """log G_k of a lineage from its scaled rewards r_0 .. r_k so far. The last weight is always what is
-    missing to exp(r(x_N)), so that any potential gives the same target and an unbiased estimate; it changes
-    the variance only.
+    """log G_k, what is added to a particle's log-weight after step k, from the rewards r_0 .. r_k (over beta)
+    that its lineage has seen.
+
+    The last weight is always what is missing to exp(r(x_N)), so that any potential gives the same target and
+    an unbiased estimate; it changes the variance only.
 
     Source: Singhal et al. 2025 (FK steering), arXiv 2501.06848, section 4.1.
     """

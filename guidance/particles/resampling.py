@@ -1,4 +1,4 @@
-"""Resampling: which particles go on. Each sample's particles are a world of their own."""
+"""Resampling: which particles go on, and in how many copies. A sample's particles compete among themselves only."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,10 +20,9 @@ class Resampling(ABC):
         """Ancestors (B, K), integers in [0, K), for weights (B, K) that sum to one."""
         edges = weights.double().cumsum(1)
         found = torch.searchsorted(edges / edges[:, -1:], self.points(uniforms).contiguous(), right=True)
-        last = (
-            weights.shape[1] - 1 - (weights > 0).flip(1).to(torch.int8).argmax(1, keepdim=True)
-        )  # rounding may run past it
-        return torch.minimum(found, last)
+        # a point rounded up to 1 lies past the last particle with a weight: it is given to that one
+        behind = (weights > 0).flip(1).to(torch.int8).argmax(1, keepdim=True)
+        return torch.minimum(found, weights.shape[1] - 1 - behind)
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ def ess(log_weights: Tensor) -> Tensor:
     return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()
 
 
-def uniforms(noise: Addressed, slot: int, like: Tensor) -> Tensor:
-    """Uniform draws in [0, 1) of `like`'s shape (B, ...), float64, at the address `slot`."""
+def uniform_draws(noise: Addressed, slot: int, like: Tensor) -> Tensor:
+    """Uniform draws in [0, 1) of `like`'s shape (B, ...), float64: the normal distribution function of the
+    noise at `slot`.
+    """
     return torch.special.ndtr(noise(slot, like).double()).clamp(max=1 - 2**-53)

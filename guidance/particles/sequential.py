@@ -9,7 +9,8 @@ from ...solvers import Addressed, Combine, Model, Plan
 from ..guides.guide import Guide, Hook
 from ..guides.steering import steer
 from ..rewards.base import RewardFunction
-from .cloud import CHOICE, Cloud, ParticleNoise, check_particles, repeated, stream
+from .cloud import Cloud
+from .layout import PROPOSAL, RESAMPLING, ParticleNoise, check_particles, for_particles, in_stream
 from .potentials import Difference, Potential
 from .resampling import Resampling, Systematic
 from .weighing import Weighing, log_mean
@@ -47,7 +48,7 @@ def smc(
 
     Args:
         plan: stochastic, one draw a step (DDPM, DDIM(eta > 0), ...).
-        x: (B, K, ...) particles of the law at the plan's first time; `particles` draws them.
+        x: (B, K, ...) particles of the law at the plan's first time; `starting_particles` draws them.
         reward: (x (B K, ...), context) to (B K,); context is repeated for the particles as cond is: tensors
             (B, ...).
         noise: particle k of a sample has stream `noise.stream + k`; resampling and the proposal have others.
@@ -78,39 +79,43 @@ def smc(
             f"smc: got {plan.name}, which draws no noise, expected a stochastic plan; take DDPM() or "
             "DDIM(1.0)"
         )
-    shape, flat = (x.shape[0], x.shape[1]), x.flatten(0, 1)
-    noisy = frozenset(
-        k for k in range(plan.steps) if any(isinstance(op, Combine) and op.noise for op in plan.step(k))
-    )
+    shape = (x.shape[0], x.shape[1])
     guide = Weighing(
-        reward,
-        shape,
-        repeated(context, shape[1], shape[0]),
-        beta,
-        proposal or Guide(),
-        potential,
-        resampling,
-        threshold,
-        stream(noise, CHOICE),
-        noisy,
+        reward=reward,
+        context=for_particles(context, *shape),
+        shape=shape,
+        beta=beta,
+        proposal=proposal or Guide(),
+        noisy=_noisy_steps(plan),
+        potential=potential,
+        resampling=resampling,
+        threshold=threshold,
+        source=in_stream(noise, RESAMPLING),
     )
     run = steer(
         denoiser,
         plan,
-        flat,
+        x.flatten(0, 1),
         guide,
-        cond=repeated(cond, shape[1], shape[0]),
+        cond=for_particles(cond, *shape),
         noise=ParticleNoise(noise, shape[1]),
-        draws=ParticleNoise(stream(noise, 2 * CHOICE), shape[1]),
+        draws=ParticleNoise(in_stream(noise, PROPOSAL), shape[1]),
         progress=progress,
     )
     memory = run.memory(guide)
     log_w = memory["log_w"]
     return Cloud(
-        run.sample.unflatten(0, shape),
-        log_w.log_softmax(1),
-        memory["log_z"] + log_mean(log_w),
-        torch.stack(memory["ess"]),
-        torch.stack(memory["resampled"]),
-        run,
+        x=run.sample.unflatten(0, shape),
+        log_weights=log_w.log_softmax(1),
+        log_z=memory["log_z"] + log_mean(log_w),
+        ess=torch.stack(memory["ess"]),
+        resampled=torch.stack(memory["resampled"]),
+        run=run,
+    )
+
+
+def _noisy_steps(plan: Plan) -> frozenset[int]:
+    """The steps that draw noise."""
+    return frozenset(
+        k for k in range(plan.steps) if any(isinstance(op, Combine) and op.noise for op in plan.step(k))
     )

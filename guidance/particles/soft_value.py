@@ -1,4 +1,4 @@
-"""SVDD, best-of-N and CoDe: choose among children by the value of where they lead."""
+"""SVDD, CoDe and best-of-N: one lineage goes on, chosen among K children by the reward of where they lead."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,17 @@ from ..guides.context import Context
 from ..guides.guide import Guide
 from ..guides.steering import Steered, steer
 from ..rewards.base import RewardFunction
-from .cloud import CHOICE, ParticleNoise, check_particles, repeated, stream
-from .resampling import uniforms
+from .layout import RESAMPLING, ParticleNoise, check_particles, flat_index, for_particles, in_stream
+from .resampling import uniform_draws
 
 
 @dataclass(frozen=True, eq=False)
 class Choosing(Guide):
-    """Of every `shape[1]` children one goes on, in all their places; see `svdd`."""
+    """The guide behind `svdd`: after every `every`-th step one of a sample's K children takes the places of all.
+
+    Args:
+        shape: (B, K). context: of the reward, for B K states. source: what the choice is drawn with.
+    """
 
     reward: RewardFunction
     shape: tuple[int, int]
@@ -35,14 +39,14 @@ class Choosing(Guide):
         value = self.reward(x if last else self._data(ctx, x), self.context).double().reshape(self.shape)
         if self.beta:
             edges = (value / self.beta).softmax(1).cumsum(1)
-            points = uniforms(self.source, ctx.step, value[:, :1])
+            points = uniform_draws(self.source, ctx.step, value[:, :1])
             index = torch.searchsorted(edges, points).clamp(max=self.shape[1] - 1)
         else:
             index = value.argmax(1, keepdim=True)
-        base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
-        return (base + index).expand(self.shape).flatten()
+        return flat_index(index.expand(self.shape))
 
     def _data(self, ctx: Context, x: Tensor) -> Tensor:
+        """D at the step's end: a network call of its own."""
         s = ctx.setting
         s.counter.nfe += 1
         return data_prediction(s.model, x, ctx.next_time, at_step(s.cond, ctx.step + 1))
@@ -69,7 +73,7 @@ def svdd(
     reward without weights: the law is not p exp(r/beta)/Z; `smc` gives that.
 
     Args:
-        x: (B, ...) starting states.  reward, context, noise: as for `smc`.
+        x: (B, ...) starting states, shared by a sample's children. reward, context, noise: as for `smc`.
 
     Source: Li et al. 2024 (SVDD), arXiv 2408.08252, algorithm 1; Singh et al. 2025 (CoDe), arXiv 2502.00968.
     Cost: children times (plan.nfe + plan.steps/every) network calls a sample.
@@ -81,13 +85,14 @@ def svdd(
         )
     check_particles(x[:, None], noise)
     shape = (len(x), children)
-    guide = Choosing(reward, shape, repeated(context, children, len(x)), beta, every, stream(noise, CHOICE))
+    source = in_stream(noise, RESAMPLING)
+    guide = Choosing(reward, shape, for_particles(context, *shape), beta, every, source)
     run = steer(
         denoiser,
         plan,
         x.repeat_interleave(children, 0),
         guide,
-        cond=repeated(cond, children, len(x)),
+        cond=for_particles(cond, *shape),
         noise=ParticleNoise(noise, children),
         progress=progress,
     )
@@ -110,13 +115,13 @@ def best_of(
     source = Addressed(0) if noise is None else noise
     check_particles(x, source)
     shape = (x.shape[0], x.shape[1])
-    guide = Choosing(reward, shape, repeated(context, shape[1], shape[0]), 0.0, plan.steps, source)
+    guide = Choosing(reward, shape, for_particles(context, *shape), 0.0, plan.steps, source)
     run = steer(
         denoiser,
         plan,
         x.flatten(0, 1),
         guide,
-        cond=repeated(cond, shape[1], shape[0]),
+        cond=for_particles(cond, *shape),
         noise=ParticleNoise(source, shape[1]) if plan.slots else None,
     )
     return run.sample[:: shape[1]]

@@ -11,29 +11,30 @@ from ...solvers import Addressed, Model, Plan
 from ..guides.context import Context
 from ..guides.guide import Guide, Hook, Twist
 from ..rewards.base import RewardFunction
-from .cloud import followed
+from .layout import flat_index
 from .potentials import Potential
-from .resampling import Resampling, ess, uniforms
+from .resampling import Resampling, ess, uniform_draws
 
 
 @dataclass(frozen=True, eq=False)
 class Weighing(Guide):
     """Weighs particles after every step, resamples them where their weights have degenerated; see `smc`.
 
-    `noisy`: the steps that draw noise. Without noise a proposal has no density to weigh it by, and is left
-    out.
+    Args:
+        shape: (B, K). context: of the reward, for B K states. source: what resampling is drawn with.
+        noisy: the steps that draw noise. Elsewhere a proposal has no density to weigh it by, and is left out.
     """
 
     reward: RewardFunction
-    shape: tuple[int, int]
     context: Any
+    shape: tuple[int, int]
     beta: float
     proposal: Guide
+    noisy: frozenset[int]
     potential: Potential
     resampling: Resampling
     threshold: float
     source: Addressed
-    noisy: frozenset[int]
 
     def hooks(self) -> frozenset[Hook]:
         return self.proposal.hooks() | {Hook.ACCEPT}
@@ -57,33 +58,36 @@ class Weighing(Guide):
             memory.update(log_w=zero, given=zero, log_z=zero[:, 0], rewards=[], ess=[], resampled=[])
         rewards = [*memory["rewards"], self._seen(ctx, memory["rewards"])]
         gain = self.potential(torch.stack(rewards))
-        given = memory["given"] + gain  # log of all potentials of the lineage
+        given = memory["given"] + gain  # log of the product of all potentials of the lineage
+        if last:  # together they must come to exp(r(x_N)/beta)
+            final = self._scaled(x)
+            gain, given = gain + final - given, final
+        log_w, correction = memory["log_w"] + gain, self._correction(ctx, x)
         if last:
-            gain, given = gain + self._scaled(x) - given, self._scaled(x)
-        log_w, ratio = memory["log_w"] + gain, torch.zeros_like(gain)
-        if self.proposal.hooks() and ctx.step in self.noisy:
-            ratio = (
-                ctx.log_transition(x, guided=False).double() - ctx.log_transition(x, guided=True).double()
-            ).reshape(self.shape)
-        if last:
-            log_w = log_w + ratio
+            log_w = log_w + correction
         size = ess(log_w)
         chosen = (size <= self.threshold * self.shape[1]) & (not last)
         ancestors = torch.arange(self.shape[1], device=x.device).expand(self.shape)
         if bool(chosen.any()):
-            drawn = self.resampling(log_w.softmax(1), uniforms(self.source, ctx.step, log_w))
+            drawn = self.resampling(log_w.softmax(1), uniform_draws(self.source, ctx.step, log_w))
             ancestors = torch.where(chosen[:, None], drawn, ancestors)
             memory["log_z"] = memory["log_z"] + torch.where(chosen, log_mean(log_w), 0.0)
             log_w = torch.where(chosen[:, None], 0.0, log_w)
-            given, ratio, *rewards = followed([given, ratio, *rewards], ancestors)
-        memory.update(log_w=log_w if last else log_w + ratio, given=given, rewards=rewards)
+            given, correction, *rewards = _inherited([given, correction, *rewards], ancestors)
+        memory.update(log_w=log_w if last else log_w + correction, given=given, rewards=rewards)
         memory["ess"].append(size)
         memory["resampled"].append(chosen)
-        base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
-        return (base + ancestors).flatten() if bool(chosen.any()) else None
+        return flat_index(ancestors) if bool(chosen.any()) else None
+
+    def _correction(self, ctx: Context, x: Tensor) -> Tensor:
+        """log p(x_{k+1} | x_k) - log q(x_{k+1} | x_k), (B, K): what a proposal's step owes to the sampler's own."""
+        if not self.proposal.hooks() or ctx.step not in self.noisy:
+            return torch.zeros(self.shape, dtype=torch.float64, device=x.device)
+        own, proposed = ctx.log_transition(x, guided=False), ctx.log_transition(x, guided=True)
+        return (own.double() - proposed.double()).reshape(self.shape)
 
     def _seen(self, ctx: Context, before: list[Tensor]) -> Tensor:
-        """The scaled reward of x_k: the proposal's own where it has one, else that of D(x_k)."""
+        """r_k, (B, K): the proposal's own log p(y | x_k) over beta where it has one, else the reward of D(x_k)."""
         if not isinstance(self.proposal, Twist):
             return self._scaled(ctx.data)
         if ctx.step not in self.noisy:  # the proposal was left out
@@ -91,6 +95,7 @@ class Weighing(Guide):
         return self.proposal.log_likelihood(ctx).double().reshape(self.shape) / self.beta
 
     def _scaled(self, x: Tensor) -> Tensor:
+        """The reward over beta, (B, K), of states (B K, ...)."""
         value = self.reward(x, self.context)
         if value.shape != (len(x),):
             raise ValueError(
@@ -102,3 +107,8 @@ class Weighing(Guide):
 def log_mean(log_w: Tensor) -> Tensor:
     """log of the mean weight (B,) of log weights (B, K)."""
     return log_w.logsumexp(1) - math.log(log_w.shape[1])
+
+
+def _inherited(values: list[Tensor], ancestors: Tensor) -> list[Tensor]:
+    """Each of `values` (B, K) as the particles' ancestors (B, K) had it."""
+    return [value.gather(1, ancestors) for value in values]

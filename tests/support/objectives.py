@@ -36,7 +36,7 @@ def weights_of(policy: Policy) -> list[Tensor]:
 def updates(
     objective: Objective, policy: Policy, batch: Batch, world: World | None = None, seed: int = 0
 ) -> list[list[tuple[LossTerm, Tensor]]]:
-    """Each update's pieces with their gradients (flat), the weights left alone."""
+    """Each update's loss terms with their gradients (flat), the weights left alone."""
     world, found = world or World(), []
     experience = objective.rollout(policy, batch, reward, world)
     for losses in objective.updates(
@@ -55,4 +55,4 @@ def flat(value: Tensor, policy: Policy) -> Tensor:
 
 
 def gradients(*args, **kwargs) -> list[Tensor]:
-    return [torch.stack([grad for _, grad in pieces]).sum(0) for pieces in updates(*args, **kwargs)]
+    return [torch.stack([grad for _, grad in terms]).sum(0) for terms in updates(*args, **kwargs)]

@@ -138,6 +138,40 @@ def test_exact_inversion_edits():
     assert torch.allclose(moved.sample, x + B, atol=5e-3) and set(moved.latent) == {"x", "y"}
 
 
+class Shift(torch.nn.Module):
+    """The flow on N(cond, 0.25): a module without parameters, so that nothing undeclared can be captured."""
+
+    def forward(self, x, t, cond):
+        return ball().network(x, t, cond["mean"])
+
+
+@pytest.mark.parametrize("call", [edit.ddim_inversion, edit.rf_inversion], ids=["ddim", "rf"])
+def test_a_strategy_serves_the_pass_that_wants_a_gradient(call):
+    """Only the target wants one, inside a dict: the inversion, which has nothing to differentiate, is no error."""
+    used = []
+
+    class Noted(Checkpoint):
+        def run(self, rollout, registers):
+            used.append(rollout)
+            return super().run(rollout, registers)
+
+    flow, image, target = (
+        Denoiser(Shift(), RectifiedFlow(), FLOW),
+        torch.ones(1, 2),
+        B.clone().requires_grad_(),
+    )
+    conds: dict[str, Any] = {"source": {"mean": A}, "target": {"mean": target}}
+    found = [
+        torch.autograd.grad(call(flow, image, grid=UniformT(4), gradient=g, **conds).sample.sum(), target)[0]
+        for g in (Noted(), Direct())
+    ]
+    assert (
+        torch.allclose(found[0], found[1], atol=1e-14)
+        and float(found[0].abs().min()) > 0.1
+        and len(used) == 1
+    )
+
+
 # AIDI
 # -------------------------------------------------------------------------------------------------------------------
 

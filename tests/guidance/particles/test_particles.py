@@ -28,7 +28,7 @@ from pullback.guidance import (
     starting_particles,
     svdd,
 )
-from pullback.guidance.particles.cloud import ParticleNoise
+from pullback.guidance.particles.layout import ParticleNoise
 from pullback.solvers import (
     DDIM,
     DDPM,
