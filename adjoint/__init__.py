@@ -7,6 +7,7 @@ from .checkpoint import Checkpoint, Mechanism
 from .cond import PerStep
 from .continuous import *
 from .gradient import Direct, Gradient
+from .jacobian_free import JacobianFree
 from .reversible import Reversible
 from .sampling import sample, trajectory
 from .schedule import Keep
@@ -14,8 +15,8 @@ from .skip_straight import SkipStraight
 from .truncated import Auto, Truncated
 
 __all__ = [
-    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Keep", "Mechanism", "PerStep", "Reversible",
-    "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "JacobianFree", "Keep", "Mechanism", "PerStep",
+    "Reversible", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__
