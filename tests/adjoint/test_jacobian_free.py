@@ -1,4 +1,4 @@
-"""JacobianFree: gradients in closed form, for predictions that are held are straight lines; what it keeps and refuses."""
+"""JacobianFree: held predictions make straight lines, so gradients in closed form; what it keeps and refuses."""
 
 import pytest
 import torch
