@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,8 @@ from pullback.adjoint import Checkpoint
 from pullback.guidance import OverBatch, PiGDM, Scale, steer
 from pullback.solvers import EDM, VP, CosineVP, DPMSolverPP, RectifiedFlow, V
 
-RUNNABLE = [page for page in pages.PAGES if list(pages.blocks(page))]
+README = pages.ROOT / "README.md"
+RUNNABLE = [page for page in pages.PAGES if list(pages.blocks(page)) and page != README]
 DOCS = [page for page in pages.PAGES if page.parent.name == "docs"]
 named: Callable[[pathlib.Path], str] = lambda page: page.name  # noqa: E731
 
@@ -30,7 +32,7 @@ def at_home(tmp_path, monkeypatch):
     """A folder that looks like the repository's root to a page, whose files do not stay; float32, as users have it."""
     (tmp_path / "examples").symlink_to(pages.ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr(sys, "path", [*sys.path])
     torch.set_default_dtype(torch.float32)
     return tmp_path
 
@@ -46,10 +48,11 @@ def test_every_block_runs(page, at_home):
 
 
 def test_the_quickstart_is_short_and_draws(at_home):
-    _, source = next(pages.blocks(pages.ROOT / "README.md"))
+    """The README, as pasted from the root of a checkout."""
+    (_, source), *_ = pages.blocks(README)
     assert len(source.strip().splitlines()) <= 20
-    exec(source, {"__name__": "__main__"})
-    assert [path for path in at_home.rglob("*.png") if "examples" not in path.parts]
+    pages.run(README)
+    assert [path for path in at_home.glob("*.png")]
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=named)
@@ -70,7 +73,7 @@ def test_links_lead_somewhere(page):
 
 def test_the_index_and_the_pages_link_to_each_other():
     index = set(pages.links(pages.INDEX))
-    readme = set(pages.links(pages.ROOT / "README.md"))
+    readme = set(pages.links(README))
     for page in DOCS:
         if page != pages.INDEX:
             assert page.name in index and f"docs/{page.name}" in readme, page.name
