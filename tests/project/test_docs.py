@@ -23,7 +23,7 @@ from pullback.solvers import EDM, VP, CosineVP, DPMSolverPP, RectifiedFlow, V
 
 README = pages.ROOT / "README.md"
 RUNNABLE = [page for page in pages.PAGES if list(pages.blocks(page)) and page != README]
-DOCS = [page for page in pages.PAGES if page.parent.name == "docs"]
+DOCS = [page for page in pages.PAGES if page.parent == pages.ROOT / "docs"]
 named: Callable[[pathlib.Path], str] = lambda page: page.name  # noqa: E731
 
 
@@ -87,7 +87,7 @@ def test_the_index_and_the_pages_link_to_each_other():
 @pytest.mark.parametrize("shelf", pages.SHELVES)
 def test_every_public_name_is_shown(shelf):
     names = [name for where, name in pages.exported() if where == shelf]
-    assert not [name for name in names if pages.home(name) is None], (
+    assert not [name for name in names if pages.home(shelf, name) is None], (
         "show them on a page or stop exporting them"
     )
 
@@ -101,6 +101,13 @@ def test_the_page_of_names_is_complete_and_true():
             assert pages.shows(pages.NAMES.parent / link, name), f"{name} is not in {link}"
             found.add((shelf, name))
     assert found == set(pages.exported())
+
+
+def test_every_file_of_tests_has_its_line():
+    """docs/laws.md, which mirrors the folders as the tests do."""
+    listed = [link for link in pages.links(pages.ROOT / "docs" / "laws.md") if "test_" in link]
+    there = [f"../{path.relative_to(pages.ROOT)}" for path in (pages.ROOT / "tests").rglob("test_*.py")]
+    assert sorted(listed) == sorted(there)
 
 
 # the recipes under the library's laws

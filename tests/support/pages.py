@@ -1,5 +1,6 @@
 """The pages: their code blocks, links and what they show. As a script: writes docs/names.md anew."""
 
+import functools
 import os
 import pathlib
 import re
@@ -48,6 +49,7 @@ def exported() -> Iterator[tuple[str, str]]:
                 yield shelf, name
 
 
+@functools.cache
 def code(path: pathlib.Path) -> str:
     """What a page sets as code; the whole of a program."""
     if path.suffix == ".py":
@@ -60,10 +62,25 @@ def shows(path: pathlib.Path, name: str) -> bool:
     return re.search(rf"(?<!\w){name}(?!\w)", code(path)) is not None
 
 
-def home(name: str) -> pathlib.Path | None:
-    """The first page of docs that shows the name, or else the README, or an example."""
-    docs = [page for page in PAGES if page.parent == ROOT / "docs" and page not in (NAMES, INDEX)]
-    return next((path for path in [*docs, ROOT / "README.md", *EXAMPLES] if shows(path, name)), None)
+TOPICS = {
+    "solvers": ("methods", "notation", "reversible"),
+    "adjoint": ("gradients",),
+    "guidance.adversarial": ("adversarial",),
+    "guidance.edit": ("editing",),
+    "guidance.objectives": ("reward", "finetune"),
+    "guidance.rewards": ("finetune",),
+    "guidance.train": ("reward",),
+}
+
+
+def home(shelf: str, name: str) -> pathlib.Path | None:
+    """Where a reader should look a name up: its topic's page, else another of docs, the README, an example."""
+    docs = ROOT / "docs"
+    topics = [docs / f"{topic}.md" for topic in TOPICS.get(shelf, ("guidance",))]
+    others = [page for page in PAGES if page.parent == docs and page not in (NAMES, INDEX, *topics)]
+    return next(
+        (path for path in [*topics, *others, ROOT / "README.md", *EXAMPLES] if shows(path, name)), None
+    )
 
 
 def names_page() -> str:
@@ -74,7 +91,7 @@ def names_page() -> str:
         if where != shelf:
             shelf = where
             text += f"\n## pullback.{shelf}\n\n| name | shown in |\n|---|---|\n"
-        path = home(name)
+        path = home(where, name)
         link = "" if path is None else f"[{path.name}]({os.path.relpath(path, NAMES.parent)})"
         text += f"| `{name}` | {link} |\n"
     return text
