@@ -1,5 +1,7 @@
 """JacobianFree: held predictions make straight lines, so gradients in closed form; what it keeps and refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 from everything import GRID, everything
@@ -80,7 +82,8 @@ def test_the_held_velocity_of_a_rectified_flow_gives_the_identity(method):
 
 
 def test_noise_and_controls_are_carried_by_the_same_ratios():
-    plan, model, steps = DDIM(1.0).plan(PROCESS, VP_TIMES), MIXTURE.denoiser(PROCESS), 7
+    plan: Any = DDIM(1.0).plan(PROCESS, VP_TIMES)
+    model, steps = MIXTURE.denoiser(PROCESS), 7
     noise, controls = (torch.randn(steps, 3, 2, requires_grad=True) for _ in range(2))
     out = sample(model, plan, torch.randn(3, 2), noise=noise, controls=controls, gradient=JacobianFree())
     by_noise, by_control = torch.autograd.grad(out.sum(), [noise, controls])
@@ -211,7 +214,7 @@ def test_it_descends_where_the_exact_gradient_does():
 
 def test_one_karras_step_by_hand():
     """x_s = r x + g D with D = (x - sigma eps)/alpha: (r alpha + g)/alpha."""
-    plan = DDIM().plan(PROCESS, Karras(1, start=0.8, end=0.1))
+    plan: Any = DDIM().plan(PROCESS, Karras(1, start=0.8, end=0.1))
     (ratio, _), (gain, _) = plan.instructions[1].terms
     alpha = float(PROCESS.alpha(0.8))
     assert_all(slope(DDIM(), PROCESS, Karras(1, start=0.8, end=0.1), NOISE), ratio + gain / alpha)

@@ -67,8 +67,9 @@ def test_blocks_say_their_language(page):
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=named)
 def test_links_lead_somewhere(page):
-    for link in pages.links(page):
+    for link, heading in pages.anchored(page):
         assert (page.parent / link).exists(), link
+        assert not heading or heading in pages.headings(page.parent / link), f"{link}#{heading}"
 
 
 def test_the_index_and_the_pages_link_to_each_other():
@@ -138,7 +139,7 @@ def files() -> Iterator[tuple[int, str]]:
 
 
 def lines_of_code(source: str) -> int:
-    """Lines that are not blank and not of a docstring."""
+    """Lines that are not blank, a comment or of a docstring."""
     quoted = {
         line
         for node in ast.walk(ast.parse(source))
@@ -147,7 +148,10 @@ def lines_of_code(source: str) -> int:
         and isinstance(node.value.value, str)
         for line in range(node.lineno, (node.end_lineno or 0) + 1)
     }
-    return sum(bool(text.strip()) and k not in quoted for k, text in enumerate(source.splitlines(), 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(
+        k not in quoted and not text.strip().startswith("#") and bool(text.strip()) for k, text in lines
+    )
 
 
 def test_a_recipe_is_a_file_of_at_most_25_lines():

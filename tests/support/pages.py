@@ -36,9 +36,21 @@ def run(page: pathlib.Path) -> dict[str, object]:
 
 def links(page: pathlib.Path) -> Iterator[str]:
     """Where the page's links and pictures lead, inside the repository, without anchors."""
+    yield from (where for where, _ in anchored(page))
+
+
+def anchored(page: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """(where, heading or "") of the same."""
     for where in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if not where.startswith(("http:", "https:", "#")):
-            yield where.partition("#")[0]
+        if not where.startswith(("http:", "https:")):
+            path, _, heading = where.partition("#")
+            yield path or page.name, heading
+
+
+def headings(page: pathlib.Path) -> set[str]:
+    """The page's headings as links name them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def exported() -> Iterator[tuple[str, str]]:
