@@ -52,7 +52,7 @@ def test_the_quickstart_is_short_and_draws(at_home):
     (_, source), *_ = pages.blocks(README)
     assert len(source.strip().splitlines()) <= 20
     pages.run(README)
-    assert [path for path in at_home.glob("*.png")]
+    assert list(at_home.glob("*.png"))
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=named)
