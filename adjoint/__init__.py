@@ -6,16 +6,18 @@ from .bridges import *
 from .checkpoint import Checkpoint, Mechanism
 from .cond import PerStep
 from .continuous import *
-from .gradient import Direct, Gradient
+from .gradient import Direct, Gradient, Registers
+from .jacobian_free import JacobianFree
 from .reversible import Reversible
+from .rollout import Rollout
 from .sampling import sample, trajectory
 from .schedule import Keep
 from .skip_straight import SkipStraight
 from .truncated import Auto, Truncated
 
 __all__ = [
-    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Keep", "Mechanism", "PerStep", "Reversible",
-    "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "JacobianFree", "Keep", "Mechanism", "PerStep", "Registers",
+    "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__
