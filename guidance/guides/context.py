@@ -17,7 +17,7 @@ from ...solvers.broadcast import per_sample
 from ...solvers.model import data_prediction
 from ...solvers.prediction import conversion
 from ...solvers.process import as_time
-from ..loss import Loss
+from ..loss import Loss, check_loss
 from .step_law import Opened, log_transition
 
 Vjp = Callable[[Tensor], Tensor]
@@ -148,11 +148,7 @@ class Context:
         with torch.enable_grad():
             point = at if at.requires_grad else at.detach().requires_grad_()
             value = loss(point)
-            if value.shape != (len(at),):
-                raise ValueError(
-                    f"loss: got shape {tuple(value.shape)}, expected ({len(at)},): one value per sample; "
-                    "reduce over every axis but the first"
-                )
+            check_loss(value, len(at))
             found = torch.autograd.grad(
                 value.sum(), point, create_graph=self.setting.through is Through.FULL
             )[0]

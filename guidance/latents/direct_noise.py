@@ -9,8 +9,9 @@ from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Noise, Plan
 from ..loss import Loss
 from .concentration import Concentration
-from .optimisation import Over, Result, optimise
+from .optimisation import Result, optimise
 from .priors import Prior, Priors
+from .variables import Over
 
 
 def dno(

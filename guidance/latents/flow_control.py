@@ -8,8 +8,9 @@ from torch import Tensor
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Plan
 from ..loss import Loss
-from .optimisation import MakeOptimiser, Over, Result, adam, optimise
+from .optimisation import MakeOptimiser, Result, adam, optimise
 from .priors import NormPrior, Priors
+from .variables import Over
 
 
 def flow_grad(
