@@ -11,13 +11,13 @@ from .context import Context
 
 
 class Hook(enum.Enum):
-    """Where a guide acts."""
+    """Where a guide acts: each hook by the name of its method."""
 
     DATA = "data"
     VELOCITY = "velocity"
     STATE = "state"
     ACCEPT = "accept"
-    REPEAT = "repeat"
+    REPEAT = "repeats"
 
 
 class Guide(ABC):  # noqa: B024  (every hook is optional)
@@ -70,7 +70,7 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
     def hooks(self) -> frozenset[Hook]:
         """The hooks it overrides."""
         return frozenset(
-            hook for hook, name in _METHODS.items() if getattr(type(self), name) is not getattr(Guide, name)
+            hook for hook in Hook if getattr(type(self), hook.value) is not getattr(Guide, hook.value)
         )
 
     def __add__(self, other: "Guide") -> "Together":
@@ -80,15 +80,6 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
     def during(self, start: float = 0.0, stop: float = 1.0) -> "Window":
         """The same guide on a part of the steps only."""
         return Window(self, start, stop)
-
-
-_METHODS = {
-    Hook.DATA: "data",
-    Hook.VELOCITY: "velocity",
-    Hook.STATE: "state",
-    Hook.ACCEPT: "accept",
-    Hook.REPEAT: "repeats",
-}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint.cond import at_step
 from ...solvers import Addressed, Model, Plan
-from ...solvers.model import data_prediction
 from ..guides.context import Context
 from ..guides.guide import Guide
 from ..guides.steering import Steered, steer
@@ -32,7 +30,7 @@ class Choosing(Guide):
         last = ctx.step + 1 == ctx.steps
         if (ctx.step + 1) % self.every and not last:
             return None
-        value = self.reward(x if last else self._data(ctx, x), self.context).double().reshape(self.shape)
+        value = self.reward(x if last else ctx.data_after(x), self.context).double().reshape(self.shape)
         if self.beta:
             edges = (value / self.beta).softmax(1).cumsum(1)
             points = uniforms(self.source, ctx.step, value[:, :1])
@@ -41,11 +39,6 @@ class Choosing(Guide):
             index = value.argmax(1, keepdim=True)
         base = torch.arange(self.shape[0], device=x.device)[:, None] * self.shape[1]
         return (base + index).expand(self.shape).flatten()
-
-    def _data(self, ctx: Context, x: Tensor) -> Tensor:
-        s = ctx.setting
-        s.counter.nfe += 1
-        return data_prediction(s.model, x, ctx.next_time, at_step(s.cond, ctx.step + 1))
 
 
 def svdd(
