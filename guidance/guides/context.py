@@ -25,10 +25,10 @@ Vjp = Callable[[Tensor], Tensor]
 
 @dataclass(eq=False)
 class Context:
-    """One network call of a steered run: step k of N at time t, from state x_t = alpha x_0 + sigma eps.
+    """One network call of a steered run, and all that a guide may ask for there.
 
-    All that a guide may ask for. The step goes from t to s; a level is shaped to broadcast over x: (B, 1, ...),
-    or (1, 1, ...) where all samples share a grid.
+    It is made in step k of N at time t, from the state x_t = alpha x_0 + sigma eps; the step goes from t to s.
+    A level is shaped to broadcast over x: (B, 1, ...), or (1, 1, ...) where all samples share a grid.
 
     | | | |
     |---|---|---|
@@ -178,7 +178,7 @@ class Context:
         return out if self._full else out.detach(), pull
 
     def data_after(self, x: Tensor) -> Tensor:
-        """D(x, s) of a state x (B, ...) at the step's end, as the next step would find it. Cost: one network call."""
+        """D(x, s) of a state x (B, ...) at the step's end, as the next step would find it: one network call."""
         s = self._record.setting
         s.counter.nfe += 1
         return data_prediction(s.model, x, self.next_time, at_step(s.cond, self.step + 1))

@@ -35,7 +35,7 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
         return data
 
     def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
-        """u' in place of the velocity u = alpha' x_0 + sigma' eps (after `data`): controls."""
+        """u' in place of the velocity u = alpha' x_0 + sigma' eps, dashes on levels for d/dt; after `data`."""
         return velocity
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
@@ -121,6 +121,7 @@ class Together(Guide):
 
 
 def _added(base: Tensor, results: list[Tensor]) -> Tensor:
+    """`base` with all changes to it; what one guide alone changes is as it left it, to the bit."""
     changed = [result for result in results if result is not base]
     if len(changed) < 2:
         return changed[0] if changed else base

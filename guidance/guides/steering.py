@@ -24,7 +24,6 @@ from ...solvers import (
     convert,
 )
 from ...solvers.loop import converted, execute
-from ...solvers.process import as_time
 from ...solvers.program import Program, prepare
 from .bookkeeping import CallRecord, Setting, Through
 from .context import Context
@@ -130,7 +129,7 @@ def steer(
 
 @dataclass(frozen=True)
 class _Asked:
-    """One network call as the plan has it, and whether x_t is noisy there: what is not noisy is not guided."""
+    """One network call as the plan has it, and whether x_t is noisy there; where it is not, guides leave it alone."""
 
     want: Prediction
     time: Tensor
@@ -260,9 +259,9 @@ class _Fresh(Noise):
 def _asked(plan: Plan) -> list[_Asked]:
     """The network calls of `plan` in order."""
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
-    times = as_time([op.t for op in calls])
-    noisy = (plan.process.sigma(times) > 0).reshape(len(calls), -1).all(1).tolist()
-    return [_Asked(op.want, *rest) for op, *rest in zip(calls, times, noisy, strict=True)]
+    times = torch.tensor([op.t for op in calls], dtype=torch.float64)  # (K,), or (K, B) of a stacked plan
+    noisy = (plan.process.sigma(times) > 0).reshape(len(calls), -1).all(1)
+    return [_Asked(op.want, times[k], bool(noisy[k])) for k, op in enumerate(calls)]
 
 
 def _check(plan: Plan, x: Tensor, noise: Noise | Tensor | None) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...solvers import Noise
 from ...solvers.loop import execute
-from ...solvers.program import Program, Sum
+from ...solvers.program import Evaluator, Program, Sum
 
 
 @dataclass(eq=False)
@@ -36,31 +36,29 @@ class StepLaw:
         return torch.zeros(len(like), *(1,) * (like.ndim - 1), dtype=like.dtype, device=like.device)
 
     def response(self, index: int, size: Tensor) -> Tensor:
-        """How far x_s moves when the prediction of call `index` moves by `size`, the others held: (B, 1, ...),
-        `size` () or shaped to broadcast.
+        """How far x_s moves when the prediction of call `index` moves by `size`, shaped to broadcast, and the
+        others are held: (B, 1, ...).
         """
         zeros = self.zeros
-        moved = zeros + size
-        start = dict.fromkeys(self.registers, zeros)
-        return execute(
-            self.program, start, lambda call, _: moved if call.index == index else zeros, _Unit(None)
-        )["x"]
+        moved, start = zeros + size, dict.fromkeys(self.registers, zeros)
+        return self._run(start, lambda call, _: moved if call.index == index else zeros)
 
     def transition(self, guided: bool) -> tuple[Tensor, Tensor]:
-        """(mean (B, ...), std (B, 1, ...)) of x_s given the step's predictions; std is 0 for a step without noise.
+        """(mean (B, ...), std (B, 1, ...)) of x_s given the step's predictions; std is 0 without noise.
 
         Raises ValueError where a prediction follows noise within the step, so that it is not Gaussian.
         """
         slots, known = self._slots(), self.guided if guided else self.plain
-        mean = execute(self.program, dict(self.registers), lambda call, _: known[call.index], _Unit(None))[
-            "x"
-        ]
+        mean = self._run(dict(self.registers), lambda call, _: known[call.index])
         zeros = variance = self.zeros
         for slot in slots:
-            start = dict.fromkeys(self.registers, zeros)
-            share = execute(self.program, start, lambda call, _: zeros, _Unit(slot))["x"]
+            share = self._run(dict.fromkeys(self.registers, zeros), lambda call, _: zeros, slot)
             variance = variance + share.square()
         return mean, variance.sqrt()
+
+    def _run(self, registers: dict[str, Tensor], evaluate: Evaluator, slot: int | None = None) -> Tensor:
+        """x_s from other registers and predictions, with no noise but a one in `slot`."""
+        return execute(self.program, registers, evaluate, _Unit(slot))["x"]
 
     def _slots(self) -> list[int]:
         """The noise slots of the step."""

@@ -61,6 +61,11 @@ def adam(lr: float = 0.05) -> MakeOptimiser:
     return lambda variables: torch.optim.Adam(variables, lr=lr)
 
 
+def sgd(lr: float, momentum: float = 0.0, nesterov: bool = False) -> MakeOptimiser:
+    """Gradient descent over all variables, with or without momentum."""
+    return lambda variables: torch.optim.SGD(variables, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
 def optimise(
     denoiser: Model,
     plan: Plan,
@@ -166,13 +171,13 @@ class _Run:
 
     def advance(self) -> None:
         """One optimiser step, of one evaluation or (a line search) several, and the projection."""
-        self.optimiser.step(self.closure)  # type: ignore[arg-type]  (per-sample searches take losses, not a float)
+        self.optimiser.step(self.closure)
         if self.project is not None:
             with torch.no_grad():
                 self.inputs.x.copy_(self.project(self.inputs.x))
 
     def closure(self) -> Any:
-        """An evaluation as the optimiser wants it: the losses (B,) for searches sample by sample, else their sum."""
+        """An evaluation as the optimiser wants it: losses (B,) to search sample by sample, else their sum."""
         loss = self.evaluate()
         return loss if isinstance(self.optimiser, SampleLBFGS) else float(loss.sum())
 

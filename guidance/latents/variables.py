@@ -26,7 +26,7 @@ class Over:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Everything that enters the sampler; what is optimised of it as fresh leaves, the caller's tensors untouched.
+    """Everything that enters the sampler; what is optimised of it as new leaves, none of the caller's tensors.
 
     Attributes:
         x: (B, ...), a leaf.  cond: with leaves of its own where it is optimised.
