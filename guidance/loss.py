@@ -5,3 +5,12 @@ from collections.abc import Callable
 from torch import Tensor
 
 Loss = Callable[[Tensor], Tensor]  # (B, ...) to (B,): a sample's loss never depends on its batch mates
+
+
+def check_loss(value: Tensor, batch: int) -> None:
+    """Raise ValueError unless a loss gave one value for each sample of a batch: (B,)."""
+    if value.shape != (batch,):
+        raise ValueError(
+            f"loss: got shape {tuple(value.shape)}, expected ({batch},): one value per sample; reduce over "
+            "every axis but the first"
+        )

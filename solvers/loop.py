@@ -42,7 +42,11 @@ def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None)
 
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
     """The prediction a plan asked for: a x + b model(x, t)."""
-    out = model(x, call.t, cond)
+    return converted(call, x, model(x, call.t, cond))
+
+
+def converted(call: Call, x: Tensor, out: Tensor) -> Tensor:
+    """The network's output at x as the prediction that `call` asks for: a x + b out."""
     if isinstance(call.a, float) and call.a == 0.0 and call.b == 1.0:
         return out
     return combine(((call.a, x), (call.b, out)))

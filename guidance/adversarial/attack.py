@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
+from ..loss import check_loss
 
 
 class Ball(ABC):
@@ -123,10 +124,7 @@ def pgd(
             callback(step, points)
         live = tuple(point.detach().requires_grad_() for point in points)
         value = loss(*live)
-        if value.shape != least.shape:
-            raise ValueError(
-                f"loss: got shape {tuple(value.shape)}, expected {tuple(least.shape)}: one value per sample"
-            )
+        check_loss(value, len(least))
         rows.append(value.detach())
         lower = rows[-1] < least
         least = torch.where(lower, rows[-1], least)

@@ -1,7 +1,8 @@
 """Steering one sampler run step by step. Knows measurements; knows nothing of particles or training."""
 
+from .bookkeeping import Through
 from .classifier import ClassifierGuidance, DataGuidance
-from .context import Context, Setting, Through
+from .context import Context
 from .daps import DAPS
 from .ddnm import DDNM
 from .diffpir import DiffPIR
@@ -26,6 +27,6 @@ from .universal import Universal
 __all__ = [
     "Bayes", "ClassifierGuidance", "Context", "DAPS", "DDNM", "DPS", "DataGuidance", "DiffPIR", "FlowChef",
     "FreeDoM", "Greedy", "Guide", "LGD", "Lookahead", "MCG", "MPGD", "PiGDM", "REDdiff", "Raw", "Residual",
-    "SNR", "ScoreRatio", "Setting", "Steered", "StepSize", "TFG", "TMPD", "Through", "Travel", "Twist",
+    "SNR", "ScoreRatio", "Steered", "StepSize", "TFG", "TMPD", "Through", "Travel", "Twist",
     "Unit", "Universal", "Window", "steer",
 ]  # fmt: skip

@@ -13,12 +13,15 @@ from .step_size import Raw, StepSize
 
 @dataclass(frozen=True, eq=False)
 class ClassifierGuidance(Guide):
-    """D' = D + scale (sigma^2/alpha) grad_{x_t} log p(c|x_t, t), for a classifier of noisy states:
-    `log_prob(x, t)` -> (B,).
+    """D' = D + scale (sigma^2/alpha) grad_{x_t} log p(c|x_t, t).
 
-    With scale 1 and the true p(c|x_t) the run samples p(x_0|c): the oracle of the benchmarks. Source:
-    Dhariwal and Nichol 2021, arXiv 2105.05233, algorithm 2 (eps' = eps - scale sigma grad). Cost: no VJP of
-    the network; any plan that denoises.
+    With scale 1 and the true p(c|x_t) the run samples p(x_0|c): the oracle of the benchmarks.
+
+    Args:
+        log_prob: (x (B, ...), t (B,)) to (B,), log p(c|x_t) of a classifier of noisy states.
+
+    Source: Dhariwal and Nichol 2021, arXiv 2105.05233, algorithm 2 (eps' = eps - scale sigma grad). Cost: no
+    VJP of the network; any plan that denoises.
     """
 
     log_prob: Callable[[Tensor, Tensor], Tensor]
@@ -36,7 +39,7 @@ class DataGuidance(Guide):
     """D' = D - (sigma^2/alpha) policy(grad_{x_t} L(D(x_t))), L = -log p(c|x_0) in nats read off the prediction.
 
     Classifier guidance with a classifier of clean samples; for a measurement `measurement.nats` with the
-    policy `SNR`. Needs no particular plan. Cost: one VJP a call.
+    policy `SNR`. Cost: one VJP a call; any plan that denoises.
     """
 
     loss: Loss

@@ -15,9 +15,15 @@ from .guide import Guide
 class DAPS(Guide):
     """x0 ~ N(x0hat, r_t^2 I) p(y|x0), x0hat by `k` steps of the flow; then x_s = alpha_s x0 + sigma_s e.
 
-    A linear physics (one with `A_adjoint`) is drawn from exactly; others by `langevin` steps of size `rate`
-    times r_t^2. r_t is `width` times sigma/alpha, the paper's choice. Source: Zhang et al. 2024, arXiv
-    2407.01521, algorithm 1 and eq. 7. Cost: k network calls a step, no VJP; needs draws.
+    r_t = width sigma/alpha. With a linear physics (one with `A_adjoint`) the draw is exact, else by Langevin
+    dynamics.
+
+    Args:
+        k: network calls from x_t to x0hat.  width: 1 is the paper's choice.
+        langevin: steps of the dynamics, of size `rate` times the smaller of r_t^2 and s_y^2.
+
+    Source: Zhang et al. 2024, arXiv 2407.01521, algorithm 1 and eq. 7. Cost: k network calls a step, no VJP;
+    needs draws.
     """
 
     measurement: Measurement
@@ -31,17 +37,27 @@ class DAPS(Guide):
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         m = self.measurement
-        start, ratio = ctx.lookahead(self.k)[0], self.width * ctx.sigma / ctx.alpha.clamp(min=1e-3)
-        ctx.report(m(start))
-        spread = ratio.square()
-        if hasattr(m.physics, "A_adjoint"):
-            guess = start + ratio * ctx.draw()
-            rest = m.residual(guess)
-            rest = rest + m.std * ctx.draw(rest)
-            x0 = guess + spread * m.pull(m.solve(rest, spread.flatten(), m.variance), guess)
-        else:
-            x0, step = start, self.rate * torch.minimum(spread, torch.full_like(spread, m.variance))
-            for _ in range(self.langevin):
-                _, slope = ctx.gradient(m.nats, x0)
-                x0 = x0 - step * (slope + (x0 - start) / spread) + (2 * step).sqrt() * ctx.draw()
-        return ctx.next_alpha * x0 + ctx.next_sigma * ctx.draw()
+        centre, _ = ctx.lookahead(self.k)
+        ctx.report(m(centre))
+        std = self.width * ctx.sigma / ctx.alpha.clamp(min=1e-3)  # r_t; finite at alpha = 0
+        draw = self.exact if hasattr(m.physics, "A_adjoint") else self.by_langevin
+        return ctx.next_alpha * draw(ctx, centre, std) + ctx.next_sigma * ctx.draw()
+
+    def exact(self, ctx: Context, centre: Tensor, std: Tensor) -> Tensor:
+        """A draw of N(centre, std^2 I) p(y|x0), A linear: a draw of the prior, moved as its mean would be by
+        what a draw of the measurement leaves unexplained.
+        """
+        m, variance = self.measurement, std.square()
+        x0 = centre + std * ctx.draw()
+        residual = m.residual(x0)
+        residual = residual + m.std * ctx.draw(residual)
+        return x0 + variance * m.pull(m.solve(residual, variance.flatten(), m.variance), x0)
+
+    def by_langevin(self, ctx: Context, centre: Tensor, std: Tensor) -> Tensor:
+        """The same for any A, nearly: x0 <- x0 - step grad(-log p) + sqrt(2 step) xi, from the centre."""
+        m, variance, x0 = self.measurement, std.square(), centre
+        step = self.rate * torch.minimum(variance, torch.full_like(variance, m.variance))
+        for _ in range(self.langevin):
+            _, slope = ctx.gradient(m.nats, x0)
+            x0 = x0 - step * (slope + (x0 - centre) / variance) + (2 * step).sqrt() * ctx.draw()
+        return x0

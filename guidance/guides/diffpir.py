@@ -15,8 +15,10 @@ class DiffPIR(Guide):
     """D' = argmin_x |y - A x|^2/(2 s_y^2) + lam (alpha^2/sigma^2) |x - D|^2/2
           = D + A^T (A A^T + s_y^2 lam (alpha^2/sigma^2) I)^-1 (y - A D).
 
-    The paper's zeta, the share of fresh noise, is the plan's: DDIM(eta). Source: Zhu et al. 2023, arXiv
-    2305.08995, eq. 11-13. Cost: no VJP, one solve a call; any plan that denoises.
+    The paper's zeta, the share of fresh noise, is the plan's: DDIM(eta).
+
+    Source: Zhu et al. 2023, arXiv 2305.08995, eq. 11-13. Cost: no VJP, one solve a call; any plan that
+    denoises.
     """
 
     measurement: Measurement
@@ -29,7 +31,7 @@ class DiffPIR(Guide):
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         m = self.measurement
-        rest = m.residual(ctx.data)
-        ctx.report(rest.flatten(1).square().sum(1))
+        residual = m.residual(ctx.data)
+        ctx.report(residual.flatten(1).square().sum(1))
         ridge = m.variance * self.lam * (ctx.alpha / ctx.sigma).square()
-        return data + m.pull(m.solve(rest, 1.0, ridge.flatten()), data)
+        return data + m.pull(m.solve(residual, 1.0, ridge.flatten()), data)

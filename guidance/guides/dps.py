@@ -14,8 +14,9 @@ from .step_size import Residual, StepSize
 class DPS(Guide):
     """x_s <- x_s - policy(grad_{x_t} L(D(x_t))), L = |y - A x|^2 and the policy zeta / |y - A D| in the paper.
 
-    The norm is each sample's own (released code takes it over the batch). Source: Chung et al. 2023, arXiv
-    2209.14687, algorithm 1. Cost: one VJP a step.
+    The norm is each sample's own (released code takes it over the batch).
+
+    Source: Chung et al. 2023, arXiv 2209.14687, algorithm 1. Cost: one VJP a step.
     """
 
     loss: Loss

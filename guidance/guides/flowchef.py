@@ -12,7 +12,7 @@ from .step_size import Raw, StepSize
 
 @dataclass(frozen=True, eq=False)
 class FlowChef(Guide):
-    """x_s <- x_s - policy(grad L at D): the identity in place of dD/dx_t, named as the approximation it is.
+    """x_s <- x_s - policy(grad L at D): the identity in place of dD/dx_t, an approximation.
 
     Source: Patel et al. 2024, arXiv 2412.00100, algorithm 1. Cost: no VJP.
     """

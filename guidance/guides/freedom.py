@@ -14,9 +14,12 @@ from .step_size import ScoreRatio, StepSize
 class FreeDoM(Guide):
     """x_s <- x_s - policy(grad_{x_t} L(D(x_t))), each step taken `travels` times with the state noised back in between.
 
-    The paper travels in the middle of the run only: `start` and `stop` limit the travels, `during` the
-    guidance. Source: Yu et al. 2023, arXiv 2303.09833, algorithm 2. Cost: `travels` network calls and VJPs a
-    step.
+    Args:
+        start, stop: the part of the steps that travels; the paper does so in the middle of the run only.
+            `during` limits the guidance itself.
+
+    Source: Yu et al. 2023, arXiv 2303.09833, algorithm 2. Cost: `travels` network calls and VJPs a step;
+    needs draws where it travels.
     """
 
     loss: Loss

@@ -11,13 +11,13 @@ from .context import Context
 
 
 class Hook(enum.Enum):
-    """Where a guide acts."""
+    """Where a guide acts: each hook by the name of its method."""
 
     DATA = "data"
     VELOCITY = "velocity"
     STATE = "state"
     ACCEPT = "accept"
-    REPEAT = "repeat"
+    REPEAT = "repeats"
 
 
 class Guide(ABC):  # noqa: B024  (every hook is optional)
@@ -35,7 +35,7 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
         return data
 
     def velocity(self, ctx: Context, velocity: Tensor) -> Tensor:
-        """u' in place of the velocity u = alpha' x_0 + sigma' eps (after `data`): controls."""
+        """u' in place of the velocity u = alpha' x_0 + sigma' eps, dashes on levels for d/dt; after `data`."""
         return velocity
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
     def hooks(self) -> frozenset[Hook]:
         """The hooks it overrides."""
         return frozenset(
-            hook for hook, name in _METHODS.items() if getattr(type(self), name) is not getattr(Guide, name)
+            hook for hook in Hook if getattr(type(self), hook.value) is not getattr(Guide, hook.value)
         )
 
     def __add__(self, other: "Guide") -> "Together":
@@ -80,15 +80,6 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
     def during(self, start: float = 0.0, stop: float = 1.0) -> "Window":
         """The same guide on a part of the steps only."""
         return Window(self, start, stop)
-
-
-_METHODS = {
-    Hook.DATA: "data",
-    Hook.VELOCITY: "velocity",
-    Hook.STATE: "state",
-    Hook.ACCEPT: "accept",
-    Hook.REPEAT: "repeats",
-}
 
 
 @dataclass(frozen=True)
@@ -130,6 +121,7 @@ class Together(Guide):
 
 
 def _added(base: Tensor, results: list[Tensor]) -> Tensor:
+    """`base` with all changes to it; what one guide alone changes is as it left it, to the bit."""
     changed = [result for result in results if result is not base]
     if len(changed) < 2:
         return changed[0] if changed else base

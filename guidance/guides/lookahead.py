@@ -15,14 +15,18 @@ from .step_size import Bayes, StepSize
 
 @dataclass(frozen=True, eq=False)
 class Lookahead(Guide):
-    """x_s <- x_s - policy(grad_{x_t} L(x0hat)), x0hat by k network calls from x_t: k = 0 leaves the Jacobian
-    out (FlowChef), 1 is DPS, N the gradient of the rollout. Early on k = 1 may be worse than k = 0; k = 4 is
-    close to the rollout's.
+    """x_s <- x_s - policy(grad_{x_t} L(x0hat)), x0hat by k network calls from x_t.
 
-    L is in nats for the default policy. With `agree` k is a start: it is doubled, sample by sample, until the
-    gradients of k and 2k have that cosine, `most` is reached or the plan's steps are used up; the last one
-    serves. Source: Blasingame and Liu 2025, "Greed is Good" (posterior guidance as the greedy case of
-    end-to-end guidance). Cost: k calls, k VJPs and k - 2 replays a step, the memory of `Checkpoint`.
+    k = 0 leaves the Jacobian out (FlowChef), 1 is DPS, N the gradient of the rollout. Early on k = 1 may be
+    worse than k = 0; k = 4 is close to the rollout's.
+
+    Args:
+        loss: L, in nats for the default policy.
+        agree: where given, k is a start: it is doubled, sample by sample, until the gradients by k and by 2k
+            have that cosine, `most` is reached or the plan's steps are used up; the last one serves.
+
+    Source: Blasingame and Liu 2025, "Greed is Good" (posterior guidance as the greedy case of end-to-end
+    guidance). Cost: k calls, k VJPs and k - 2 replays a step, the memory of `Checkpoint`.
     """
 
     loss: Loss
@@ -43,13 +47,14 @@ class Lookahead(Guide):
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         value, slope = self.pulled(ctx, self.k)
         if self.agree is not None:
-            k, open_ = max(self.k, 1), torch.ones_like(value, dtype=torch.bool)
-            while bool(open_.any()) and k < min(self.most, ctx.steps - ctx.step):
+            # the gradient of every sample is taken for any one that still needs it: networks run in batches
+            k, going = max(self.k, 1), torch.ones_like(value, dtype=torch.bool)
+            while bool(going.any()) and k < min(self.most, ctx.steps - ctx.step):
                 k = 2 * k
                 finer, new = self.pulled(ctx, k)
                 close = cosine_similarity(slope.flatten(1), new.flatten(1)) >= self.agree
-                value = torch.where(open_, finer, value)
-                slope = torch.where(per_sample(open_, x), new, slope)
-                open_ = open_ & ~close
+                value = torch.where(going, finer, value)
+                slope = torch.where(per_sample(going, x), new, slope)
+                going = going & ~close
         ctx.report(value)
         return x - self.policy(ctx, slope, value)

@@ -14,10 +14,10 @@ from .step_size import Residual, StepSize
 
 @dataclass(frozen=True, eq=False)
 class MCG(Guide):
-    """DPS's step, then x_s <- x_s - A^+ (A x_s - y_s) with y_s = alpha_s y + sigma_s A xi, the measurement
-    noised to level s.
+    """DPS's step, then x_s <- x_s - A^+ (A x_s - y_s), y_s = alpha_s y + sigma_s A xi: the state is made to
+    agree with the measurement noised to its own level.
 
-    Source: Chung et al. 2022, arXiv 2206.00941, eq. 14-16. Cost: one VJP and one A^+ a step.
+    Source: Chung et al. 2022, arXiv 2206.00941, eq. 14-16. Cost: one VJP and one A^+ a step; needs draws.
     """
 
     measurement: Measurement
@@ -32,9 +32,7 @@ class MCG(Guide):
         value, slope = ctx.gradient(m, ctx.data)
         ctx.report(value)
         x = x - self.policy(ctx, ctx.vjp(slope), value)
-        rest = m.physics.A(x - ctx.next_sigma * ctx.draw()) - _times(ctx.next_alpha, m.y.to(x))
-        return x - m.physics.A_dagger(rest).reshape(x.shape)
-
-
-def _times(level: Tensor, y: Tensor) -> Tensor:
-    return per_sample(level, y) * y
+        y = m.y.to(x)  # its axes need not be those of x
+        # A x_s - y_s, by linearity with one A
+        excess = m.physics.A(x - ctx.next_sigma * ctx.draw()) - per_sample(ctx.next_alpha, y) * y
+        return x - m.physics.A_dagger(excess).reshape(x.shape)

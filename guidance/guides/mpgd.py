@@ -15,8 +15,12 @@ from .step_size import Raw, StepSize
 class MPGD(Guide):
     """D <- project(D - policy(grad L at D)) with the predicted noise held: x_s <- x_s + alpha_s (D' - D).
 
-    The network's Jacobian is left out, named as the approximation it is. `project` is encode(decode(.)) in
-    the latent form. Source: He et al. 2024, arXiv 2311.16424, algorithm 2. Cost: no VJP.
+    The network's Jacobian is left out, an approximation.
+
+    Args:
+        project: onto where samples live; encode(decode(.)) in the latent form. None: all of space.
+
+    Source: He et al. 2024, arXiv 2311.16424, algorithm 2. Cost: no VJP.
     """
 
     loss: Loss

@@ -16,9 +16,10 @@ class PiGDM(Twist):
 
     p(y|x_t) is taken for N(A D, r_t^2 A A^T + s_y^2 I) with r_t^2 = s0^2 sigma^2/(alpha^2 s0^2 + sigma^2),
     the posterior variance of data of standard deviation s0 = `data_std`: exact for Gaussian data N(m, s0^2
-    I). With s_y = 0 the inverse is a pseudo-inverse. Source: Song et al. 2023 (PiGDM), ICLR, eq. 7, with the
-    weight of Bayes' rule (sigma^2/alpha) in place of the paper's. Cost: one VJP and one solve a call; any
-    plan that denoises.
+    I). With s_y = 0 the inverse is a pseudo-inverse.
+
+    Source: Song et al. 2023 (PiGDM), ICLR, eq. 7, with the weight of Bayes' rule (sigma^2/alpha) in place of
+    the paper's. Cost: one VJP and one solve a call; any plan that denoises.
     """
 
     measurement: Measurement
@@ -35,13 +36,12 @@ class PiGDM(Twist):
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         m, prior, noise = self.measurement, self.data_std**2, ctx.sigma.square()
-        spread = prior * noise / (ctx.alpha.square() * prior + noise)
-        rest = m.residual(ctx.data)
-        ctx.report(rest.flatten(1).square().sum(1))
-        solved = m.solve(rest, spread.flatten(), m.variance)
-        ctx.memory(self)["log_likelihood"] = (
-            -0.5 * (rest * solved).flatten(1).sum(1).detach()
-        )  # the determinant is of t only
+        variance = prior * noise / (ctx.alpha.square() * prior + noise)  # r_t^2
+        residual = m.residual(ctx.data)
+        ctx.report(residual.flatten(1).square().sum(1))
+        solved = m.solve(residual, variance.flatten(), m.variance)
+        # the determinant depends on t alone, and is left out
+        ctx.memory(self)["log_likelihood"] = -0.5 * (residual * solved).flatten(1).sum(1).detach()
         return data + self.strength * ctx.tweedie * ctx.vjp(m.pull(solved, data))
 
     def log_likelihood(self, ctx: Context) -> Tensor:

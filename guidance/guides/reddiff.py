@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
+from .moments import Moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,8 +16,12 @@ class REDdiff(Guide):
     then x_s = alpha_s mu + sigma_s e'.
 
     The network's Jacobian is left out. It seeks a mode: one point, no draw from the posterior; end the plan
-    at sigma = 0 or close to it, and use many steps. mu starts at the first prediction. Source: Mardani et al.
-    2023, arXiv 2305.04391, eq. 10 and algorithm 1. Cost: no VJP; needs draws.
+    at sigma = 0 or close to it, and use many steps. mu starts at the first prediction.
+
+    Args:
+        loss: in nats.  weight: of the network against it.  lr, betas: Adam's.
+
+    Source: Mardani et al. 2023, arXiv 2305.04391, eq. 10 and algorithm 1. Cost: no VJP; needs draws.
     """
 
     loss: Loss
@@ -32,13 +36,6 @@ class REDdiff(Guide):
         ctx.report(value)
         # eps(x_t) - e = (alpha/sigma) (mu - D), so the weight sigma/alpha cancels
         slope = slope + self.weight * (mu - ctx.data)
-        first, second = self.betas
-        kept["mean"] = first * kept.get("mean", torch.zeros_like(mu)) + (1 - first) * slope
-        kept["square"] = second * kept.get("square", torch.zeros_like(mu)) + (1 - second) * slope.square()
-        kept["count"] = kept.get("count", 0) + 1
-        mean, square = (
-            kept["mean"] / (1 - first ** kept["count"]),
-            kept["square"] / (1 - second ** kept["count"]),
-        )
-        kept["mu"] = mu - self.lr * mean / (square.sqrt() + 1e-8)
-        return ctx.next_alpha * kept["mu"] + ctx.next_sigma * ctx.draw()
+        moments = kept["moments"] = kept.get("moments", Moments.zero(mu, self.betas)).updated(slope)
+        mu = kept["mu"] = mu - moments.step(self.lr)
+        return ctx.next_alpha * mu + ctx.next_sigma * ctx.draw()

@@ -6,22 +6,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 from tqdm.auto import tqdm
 
-from ...adjoint import PerStep
-from ...adjoint.cond import at_step
+from ...adjoint.cond import at_step, check_steps
 from ...adjoint.sampling import Callback
-from ...solvers import DATA, FLOW, Addressed, Call, Evaluate, GivenNoise, Model, Noise, Plan, combine
-from ...solvers.broadcast import per_sample
-from ...solvers.loop import execute
-from ...solvers.prediction import conversion
-from ...solvers.process import as_time
+from ...solvers import (
+    DATA,
+    FLOW,
+    Addressed,
+    Call,
+    Evaluate,
+    GivenNoise,
+    Model,
+    Noise,
+    Plan,
+    Prediction,
+    convert,
+)
+from ...solvers.loop import converted, execute
 from ...solvers.program import Program, prepare
-from .context import Context, Setting, Through
+from .bookkeeping import CallRecord, Setting, Through
+from .context import Context
 from .guide import Guide, Hook
-from .step_law import Opened
-from .validity import opens, refuse_misfits
+from .step_law import StepLaw
+from .validity import check_hooks
 
 OWN_STREAM = 2**63  # added to the stream of the plan's noise for what a guide draws
 
@@ -86,9 +94,9 @@ def steer(
     Cost: plan.nfe evaluations times the repeats, the guide's VJPs; memory one network call's activations
     where the guide differentiates (the whole run's unless `through` is NOTHING).
     """
-    _check(plan, x, cond, noise)
-    hooks = guide.hooks()
-    refuse_misfits(plan, denoiser, hooks)
+    _check(plan, x, noise)
+    scheduled, hooks = check_steps(cond, plan.steps), guide.hooks()
+    check_hooks(plan, denoiser, hooks)
     guide.check(denoiser, plan, x)
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
@@ -97,15 +105,8 @@ def steer(
         source.check(plan.slots, x)
     if draws is None and isinstance(source, Addressed):
         draws = Addressed(source.seed, source.samples, (source.stream + OWN_STREAM) % 2**64, source.on_cpu)
-    program = prepare(plan, denoiser, x)
-    run = _Run(
-        Setting(denoiser, plan, cond, draws, through),
-        program,
-        guide,
-        hooks,
-        source,
-        [op for op in plan.instructions if isinstance(op, Evaluate)],
-    )
+    program, setting = prepare(plan, denoiser, x), Setting(denoiser, plan, cond, draws, through)
+    run = _Run(setting, program, _asked(plan), scheduled, guide, hooks, source)
     registers, rows = {"x": x if through is not Through.NOTHING else x.detach()}, []
     with torch.no_grad() if through is Through.NOTHING else nullcontext():
         for step in tqdm(range(plan.steps), disable=not progress):
@@ -116,121 +117,154 @@ def steer(
             _finite(step, plan, loss, registers["x"])
     if callback is not None:
         callback(plan.steps, plan.times[-1], registers["x"].detach())
-    counter = run.setting.counter
-    seed = source.seed if isinstance(source, Addressed) else None
-    return Steered(registers["x"], torch.stack(rows), counter.nfe, counter.vjps, seed, run.setting.memories)
+    return Steered(
+        sample=registers["x"],
+        losses=torch.stack(rows),
+        nfe=setting.counter.nfe,
+        vjps=setting.counter.vjps,
+        seed=source.seed if isinstance(source, Addressed) else None,
+        memories=setting.memories,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One network call as the plan has it, and whether x_t is noisy there; where it is not, guides leave it alone."""
+
+    want: Prediction
+    time: Tensor
+    noisy: bool
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
+    """A plan under a guide, taken step by step."""
+
     setting: Setting
     program: Program
+    calls: list[_Asked]
+    scheduled: bool
     guide: Guide
     hooks: frozenset[Hook]
     noise: Noise | None
-    calls: list[Evaluate]
 
     def step(self, k: int, registers: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The registers after step k, repeated as often as the guide wants, and the loss it reported."""
-        plan, guide = self.setting.plan, self.guide
-        repeats, start = guide.repeats(k, plan.steps) if Hook.REPEAT in self.hooks else 1, registers
-        ctx = None
-        for attempt in range(repeats):
-            opened = Opened(self.program.steps(k, k + 1), start)
-            seen: list[Context] = []
-            noise = self.noise if attempt == 0 else _Fresh(seen)
-            registers = execute(
-                opened.program,
-                dict(start),
-                lambda call, state: self.evaluate(call, state, opened, seen, attempt),  # noqa: B023
-                noise,
-            )
-            ctx = seen[0] if seen else None
-            if ctx is None or not opens(plan, k):
+        """The registers after step k, taken as often as the guide wants, and the loss it reported."""
+        attempt = _Attempt(self, k, 0, registers)
+        after = attempt.take()
+        repeats = self.guide.repeats(k, self.setting.plan.steps) if Hook.REPEAT in self.hooks else 1
+        for number in range(1, repeats):
+            if (ctx := attempt.ctx) is None:  # a step that began without noise has none to travel back to
                 break
-            if Hook.STATE in self.hooks:
-                registers["x"] = self.stopped(registers["x"], guide.state(ctx, registers["x"]))
-            if attempt + 1 < repeats:
-                start = {**start, "x": ctx.renoise(registers["x"], ctx.next_time, ctx.time)}
-        if ctx is not None and Hook.ACCEPT in self.hooks:
-            index = guide.accept(ctx, registers["x"])
-            if index is not None:
-                registers = {name: value[index] for name, value in registers.items()}
-        return registers, None if ctx is None else ctx.loss
+            back = ctx.renoise(after["x"], ctx.next_time, ctx.time)
+            attempt = _Attempt(self, k, number, {**registers, "x": back})
+            after = attempt.take()
+        if attempt.ctx is not None and Hook.ACCEPT in self.hooks:
+            ancestors = self.guide.accept(attempt.ctx, after["x"])
+            if ancestors is not None:
+                after = {name: value[ancestors] for name, value in after.items()}
+        return after, attempt.loss
 
-    def evaluate(self, call: Call, x: Tensor, opened: Opened, seen: list[Context], attempt: int) -> Tensor:
-        """One network call, its prediction corrected by the guide."""
-        s, step = self.setting, call.step
-        op = self.calls[call.index]
-        time = as_time(op.t)
-        s.counter.nfe += 1
-        graph = self.guide.graph(step, s.plan.steps)
-        noisy = bool((s.plan.process.sigma(time) > 0).all())
-        if graph and noisy and not x.requires_grad:
+    def carried(self, value: Tensor) -> Tensor:
+        """`value` as the run carries it on: without a graph where nothing is differentiated."""
+        return value.detach() if self.setting.through is Through.NOTHING else value
+
+    def held(self, natural: Tensor, value: Tensor) -> Tensor:
+        """`value`, with the gradient of the uncorrected `natural` where corrections are held constant."""
+        if self.setting.through is not Through.STOPPED or value is natural:
+            return value
+        return natural + (value - natural).detach()
+
+    def convert(self, value: Tensor, x: Tensor, have: Prediction, want: Prediction, time: Tensor) -> Tensor:
+        """A prediction of kind `have` at x_t as one of kind `want`."""
+        return value if have == want else convert(value, x, have, want, self.setting.plan.process, time)
+
+
+class _Attempt:
+    """One attempt at one step: its network calls under the guide, and what the first of them left."""
+
+    def __init__(self, run: _Run, step: int, number: int, start: dict[str, Tensor]) -> None:
+        self.run, self.step, self.number = run, step, number
+        self.law = StepLaw(run.program.steps(step, step + 1), start)
+        self.graph = run.guide.graph(step, run.setting.plan.steps)
+        self.ctx: Context | None = None
+        self.record: CallRecord | None = None
+
+    @property
+    def loss(self) -> Tensor | None:
+        """What the guide reported at the first call."""
+        return None if self.record is None else self.record.loss
+
+    def take(self) -> dict[str, Tensor]:
+        """The registers after the step, x as the guide leaves it."""
+        noise = self.run.noise if self.number == 0 else _Fresh(self)
+        registers = execute(self.law.program, dict(self.law.registers), self.evaluate, noise)
+        if self.ctx is not None and Hook.STATE in self.run.hooks:
+            x = registers["x"]
+            registers["x"] = self.run.held(x, self.run.guide.state(self.ctx, x))
+        return registers
+
+    def evaluate(self, call: Call, x: Tensor) -> Tensor:
+        """The prediction that the plan asks for at x, as the guide leaves it: one network call."""
+        run, s, asked = self.run, self.run.setting, self.run.calls[call.index]
+        graph = self.graph and asked.noisy
+        if graph and not x.requires_grad:
             x = x.detach().requires_grad_()
-        with torch.enable_grad() if graph and noisy else nullcontext():
-            raw = s.model(x, call.t, at_step(s.cond, step))
-            out = (
-                raw
-                if isinstance(call.a, float) and call.a == 0.0 and call.b == 1.0
-                else combine(((call.a, x), (call.b, raw)))
-            )
-            opened.plain[call.index] = opened.guided[call.index] = (
-                out.detach() if s.through is Through.NOTHING else out
-            )
-            if not noisy:
-                return out
-            live = self.convert(raw, x, s.model.prediction, DATA, time)
-        ctx = Context(
-            s, step, attempt, not seen and opens(s.plan, step), time, x, live, opened, call.index, op.want
-        )
-        seen.append(ctx)
-        if not self.hooks & {Hook.DATA, Hook.VELOCITY}:
-            return out.detach() if s.through is Through.NOTHING else out
-        before = ctx.data
-        data = self.guide.data(ctx, before) if Hook.DATA in self.hooks else before
-        have, value, old = DATA, data, before
-        if Hook.VELOCITY in self.hooks:
-            old = self.convert(data, ctx.x, DATA, FLOW, time)
-            new = self.guide.velocity(ctx, old)
-            if new is not old:
-                have, value = FLOW, new
-        if value is before:
-            return out.detach() if s.through is Through.NOTHING else out
-        if s.through is Through.STOPPED:
-            natural = live if have is DATA else self.convert(live, ctx.x, DATA, FLOW, time)
-            value = self.stopped(natural, value)
-        x = x.detach() if s.through is Through.NOTHING else x
-        out = self.convert(value, x, have, op.want, time)
-        opened.guided[call.index] = out
+        s.counter.nfe += 1
+        with torch.enable_grad() if graph else nullcontext():
+            raw = s.model(x, call.t, at_step(s.cond, call.step) if run.scheduled else s.cond)
+            out = converted(call, x, raw)
+            live = run.convert(raw, x, s.model.prediction, DATA, asked.time) if asked.noisy else None
+        out = run.carried(out)
+        self.law.plain[call.index] = self.law.guided[call.index] = out
+        if live is not None:
+            out = run.carried(self.corrected(call.index, x, live, out))
+            self.law.guided[call.index] = out
         return out
 
-    def stopped(self, live: Tensor, value: Tensor) -> Tensor:
-        """`value`, with the gradient of `live` where corrections are held constant."""
-        if self.setting.through is not Through.STOPPED or value is live:
-            return value
-        return live + (value - live).detach()
-
-    def convert(self, value: Tensor, x: Tensor, have: Any, want: Any, time: Tensor) -> Tensor:
-        if have == want:
-            return value
-        a, b = (per_sample(c.to(x), x) for c in conversion(have, want, self.setting.plan.process, time))
-        return a * x + b * value
+    def corrected(self, index: int, x: Tensor, live: Tensor, out: Tensor) -> Tensor:
+        """What the guide makes of D(x_t) and of the velocity, as the prediction that the plan asks for; `out`
+        where it leaves them as they are.
+        """
+        run, guide, asked = self.run, self.run.guide, self.run.calls[index]
+        record = CallRecord(run.setting, self.law, index, asked.want, live)
+        ctx = Context(self.step, self.number, asked.time, x, record)
+        if self.ctx is None:
+            self.ctx, self.record = ctx, record
+        data = ctx.data
+        kind, natural, value = DATA, live, guide.data(ctx, data)
+        if Hook.VELOCITY in run.hooks:
+            velocity = run.convert(value, x, DATA, FLOW, asked.time)
+            pushed = guide.velocity(ctx, velocity)
+            if pushed is not velocity:
+                kind, natural, value = FLOW, run.convert(live, x, DATA, FLOW, asked.time), pushed
+        if value is data:
+            return out
+        return run.convert(run.held(natural, value), x, kind, asked.want, asked.time)
 
 
 class _Fresh(Noise):
     """The plan's noise in a repetition: drawn from the guide's stream, for its own slots have been used."""
 
-    def __init__(self, seen: list[Context]) -> None:
-        self.seen = seen
+    def __init__(self, attempt: _Attempt) -> None:
+        self.attempt = attempt
 
     def check(self, slots: int, like: Tensor) -> None: ...
 
     def __call__(self, slot: int, like: Tensor) -> Tensor:
-        return self.seen[0].draw()
+        assert self.attempt.ctx is not None  # a step that is repeated begins with its network call
+        return self.attempt.ctx.draw()
 
 
-def _check(plan: Plan, x: Tensor, cond: Any, noise: Noise | Tensor | None) -> None:
+def _asked(plan: Plan) -> list[_Asked]:
+    """The network calls of `plan` in order."""
+    calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
+    times = torch.tensor([op.t for op in calls], dtype=torch.float64)  # (K,), or (K, B) of a stacked plan
+    noisy = (plan.process.sigma(times) > 0).reshape(len(calls), -1).all(1)
+    return [_Asked(op.want, times[k], bool(noisy[k])) for k, op in enumerate(calls)]
+
+
+def _check(plan: Plan, x: Tensor, noise: Noise | Tensor | None) -> None:
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(
             f"x: got shape {tuple(x.shape)} of {x.dtype}, expected a floating point (B, ...) state with a "
@@ -240,12 +274,6 @@ def _check(plan: Plan, x: Tensor, cond: Any, noise: Noise | Tensor | None) -> No
         raise ValueError(
             f"noise: got None, expected a source with {plan.slots} slots for {plan.name}; pass "
             "noise=Addressed(seed)"
-        )
-    found: list[int] = []
-    tree_map_only(PerStep, lambda leaf: found.append(len(leaf.values)), cond)
-    if any(length != plan.steps for length in found):
-        raise ValueError(
-            f"cond: got PerStep with {found} values, expected {plan.steps}, one for each step of the plan"
         )
 
 

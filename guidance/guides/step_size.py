@@ -11,7 +11,7 @@ from .context import Context
 
 
 class StepSize(ABC):
-    """Maps the gradient (B, ...) of a loss (B,) with respect to x_t or D to what is subtracted, sample by sample."""
+    """From g (B, ...), the gradient of a loss (B,) at x_t or at D, to what is subtracted, sample by sample."""
 
     @abstractmethod
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor) -> Tensor:
@@ -35,8 +35,9 @@ class Raw(StepSize):
 
 @dataclass(frozen=True)
 class Unit(StepSize):
-    """scale g / |g|, the norm taken sample by sample. Yang et al. 2024 (DSG), arXiv 2402.03201, has scale
-    sqrt(d) std.
+    """scale g / |g|, the norm taken sample by sample.
+
+    Source: Yang et al. 2024 (DSG), arXiv 2402.03201, with scale sqrt(d) std.
     """
 
     scale: float = 1.0
@@ -77,8 +78,10 @@ class ScoreRatio(StepSize):
 
 @dataclass(frozen=True)
 class Bayes(StepSize):
-    """strength (dx_s/dD) (sigma^2/alpha) g, for hooks on the state and a loss in nats: what E[x_0|x_t, y] = D
-    - (sigma^2/alpha) g does to the state after the step.
+    """strength (dx_s/dD) (sigma^2/alpha) g, for hooks on the state and a loss in nats.
+
+    It does to the state after the step what E[x_0|x_t, y] = D - (sigma^2/alpha) g in place of D would do: the
+    weight of Bayes' rule, on any plan.
     """
 
     strength: float = 1.0
@@ -92,8 +95,12 @@ class SNR(StepSize):
     """strength s_y^2 / (s_y^2 + r_t^2 gain^2) g with r_t^2 = sigma^2/(alpha^2 + sigma^2): one dimensionless strength.
 
     For a loss in nats, |y - A D|^2 / (2 s_y^2): what D does not know yet, r_t^2 gain^2, widens the noise
-    s_y^2. It is the scalar form of PiGDM, and equals it where A A^T = gain^2 I. Song et al. 2023, ICLR
-    (PiGDM), eq. 7.
+    s_y^2. It is the scalar form of PiGDM, and equals it where A A^T = gain^2 I.
+
+    Args:
+        noise_std: s_y.  gain: of A (and not dx_s/dD, which `ctx.gain` is).
+
+    Source: Song et al. 2023 (PiGDM), ICLR, eq. 7.
     """
 
     noise_std: float

@@ -14,13 +14,18 @@ from .universal import descended
 
 @dataclass(frozen=True, eq=False)
 class TFG(Guide):
-    """x_s <- x_s - g rho(grad_{x_t} L~(D)) + h Delta_0, Delta_0 from `iterations` descents mu(grad L~) from
-    D, `travels` times.
+    """x_s <- x_s - g rho(grad_{x_t} L~(D)) + h Delta, D + Delta being D after `iterations` descents
+    D <- D - mu(grad L~).
 
-    L~ is L smoothed by `samples` draws of scale width r_t (0: L itself). With `consistent` a change of D
-    moves eps with it (universal guidance): h = dx_s/dD, g = h sigma^2/alpha; else eps is held (MPGD): h =
-    alpha_s, g = 1. Source: Ye et al. 2024, arXiv 2409.15761, algorithm 1. Cost: `travels` calls a step, as
-    many VJPs where rho is given.
+    Args:
+        rho, mu: policies of the descent at x_t, through the network, and at D; None: not taken.
+        samples, width: L~ is L smoothed by so many draws of scale width r_t, as `LGD` does; 0: L itself.
+        travels: how often each step is taken, the state noised back in between.
+        consistent: whether a change of D moves eps with it (universal guidance): h = dx_s/dD, g = h
+            sigma^2/alpha; else eps is held (MPGD): h = alpha_s, g = 1.
+
+    Source: Ye et al. 2024, arXiv 2409.15761, algorithm 1. Cost: `travels` network calls a step, as many VJPs
+    where rho is given; needs draws where it smooths or travels.
     """
 
     loss: Loss
@@ -42,13 +47,13 @@ class TFG(Guide):
         loss = smoothed(ctx, self.loss, self.samples, self.width * ctx.prior_variance.sqrt())
         value, slope = ctx.gradient(loss, ctx.data)
         ctx.report(value)
-        gain = ctx.gain if self.consistent else ctx.next_alpha
+        h = ctx.gain if self.consistent else ctx.next_alpha
         if self.rho is not None:
             move = self.rho(ctx, ctx.vjp(slope), value)
-            x = x - (gain * ctx.tweedie * move if self.consistent else move)
-        if self.mu is None:
-            return x
-        return x + gain * descended(ctx, loss, self.mu, self.iterations)
+            x = x - (h * ctx.tweedie * move if self.consistent else move)
+        if self.mu is not None:
+            x = x + h * descended(ctx, loss, self.mu, self.iterations)
+        return x
 
     @classmethod
     def dps(cls, loss: Loss, policy: StepSize = Residual()) -> "TFG":

@@ -17,10 +17,13 @@ class TMPD(Twist):
     second moment).
 
     p(x_0|x_t) is taken for N(D, C): exact for any Gaussian data; for others the covariance is exact and the
-    shape is not. No scale to choose. C A^T comes from m VJPs, C being symmetric; the m x m matrix is made
-    symmetric and its eigenvalues are kept from being negative, which a learned network does not promise.
-    Source: Boys et al. 2023, arXiv 2310.06721, eq. 8-9. Cost: m VJPs a call for m measured numbers a sample,
-    one O(m^3) solve.
+    shape is not. No scale to choose.
+
+    Args:
+        most: greatest m, the measured numbers of a sample: each costs a VJP at every call.
+
+    Source: Boys et al. 2023, arXiv 2310.06721, eq. 8-9. Cost: m VJPs a call and one O(m^3) solve; any plan
+    that denoises.
     """
 
     measurement: Measurement
@@ -37,9 +40,9 @@ class TMPD(Twist):
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         m = self.measurement
-        rest = m.residual(ctx.data)
-        ctx.report(rest.flatten(1).square().sum(1))
-        shift, log_likelihood = conditioned(ctx, m, rest)
+        residual = m.residual(ctx.data)
+        ctx.report(residual.flatten(1).square().sum(1))
+        shift, log_likelihood = conditioned(ctx, m, residual)
         ctx.memory(self)["log_likelihood"] = log_likelihood.detach()
         return data + shift
 
@@ -47,20 +50,20 @@ class TMPD(Twist):
         return ctx.memory(self)["log_likelihood"]
 
 
-def conditioned(ctx: Context, m: Measurement, rest: Tensor) -> tuple[Tensor, Tensor]:
-    """C A^T S^-1 rest and log N(rest; 0, S) (B,) up to a constant, S = A C A^T + s_y^2 I: one VJP for each
-    measured number.
+def conditioned(ctx: Context, m: Measurement, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """C A^T S^-1 residual and log N(residual; 0, S) (B,) up to a constant, S = A C A^T + s_y^2 I: one VJP for
+    each measured number.
     """
-    size, flat = rest[0].numel(), rest.flatten(1)
-    units = (
-        torch.eye(size, dtype=rest.dtype, device=rest.device)
-        .reshape(size, 1, *rest.shape[1:])
-        .expand(-1, *rest.shape)
-    )
+    flat = residual.flatten(1)
+    batch, size = flat.shape
+    units = torch.eye(size, dtype=residual.dtype, device=residual.device)
+    units = units.reshape(size, 1, *residual.shape[1:]).expand(-1, *residual.shape)
+    # C is symmetric: column j of C A^T is (sigma^2/alpha) (dD/dx_t)^T A^T e_j
     columns = torch.stack([ctx.tweedie * ctx.vjp(m.pull(unit, ctx.data)) for unit in units], 1)  # (B, m, ...)
-    seen = torch.stack([m.physics.A(column).flatten(1) for column in columns.unbind(1)], 1)
+    seen = torch.stack([m.physics.A(column).flatten(1) for column in columns.unbind(1)], 1)  # A C A^T
+    # that A C A^T is symmetric and has no negative eigenvalue is not what a learned network promises
     values, vectors = torch.linalg.eigh((seen + seen.mT) / 2)
     values, turned = values.clamp(min=0.0) + m.variance, (vectors.mT @ flat[..., None])[..., 0]
-    weights = (vectors @ (turned / values)[..., None])[..., 0]
+    weights = (vectors @ (turned / values)[..., None])[..., 0]  # S^-1 residual
     log_likelihood = -0.5 * (turned.square() / values + values.log()).sum(1)
-    return (weights.reshape(len(flat), size, *(1,) * (columns.ndim - 2)) * columns).sum(1), log_likelihood
+    return (weights.reshape(batch, size, *(1,) * (columns.ndim - 2)) * columns).sum(1), log_likelihood

@@ -7,12 +7,14 @@ from .guide import Guide
 
 @dataclass(frozen=True)
 class Travel(Guide):
-    """Every step between fractions `start` and `stop` of the run is taken `times` times, the state noised
-    back in between.
+    """Every step from fraction `start` up to fraction `stop` of the run is taken `times` times, the state
+    noised back in between.
 
     `guide + Travel(8, 0.2, 0.6)`: a guide that is right at low noise and rough at high noise corrects there
-    what it got wrong before. Source: Lugmayr et al. 2022 (RePaint), arXiv 2201.09865, algorithm 1; Yu et al.
-    2023 (FreeDoM), arXiv 2303.09833, section 3.4. Cost: `times` network calls (and VJPs) a step; needs draws.
+    what it got wrong before.
+
+    Source: Lugmayr et al. 2022 (RePaint), arXiv 2201.09865, algorithm 1; Yu et al. 2023 (FreeDoM), arXiv
+    2303.09833, section 3.4. Cost: `times` network calls (and VJPs) a step; needs draws.
     """
 
     times: int = 4

@@ -12,7 +12,7 @@ from .step_size import Raw, StepSize
 
 
 def descended(ctx: Context, loss: Loss, policy: StepSize, steps: int) -> Tensor:
-    """The shift of D after `steps` descents of the loss from D, the network held constant."""
+    """The shift Delta of D by `steps` steps down the loss from D; no network call."""
     shift = torch.zeros_like(ctx.data)
     for _ in range(steps):
         value, slope = ctx.gradient(loss, ctx.data + shift)
@@ -22,11 +22,17 @@ def descended(ctx: Context, loss: Loss, policy: StepSize, steps: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Universal(Guide):
-    """Forward: eps' = eps + scale sigma grad_{x_t} L(D). Backward: eps'' = eps' - (alpha/sigma) Delta, Delta
-    from `steps` descents of L from D with the network held. Each step `travels` times.
+    """eps' = eps + sigma forward(grad_{x_t} L(D)), then eps'' = eps' - (alpha/sigma) Delta, D + Delta being D
+    after `steps` descents D <- D - backward(grad L).
 
-    A change of eps moves D = (x - sigma eps)/alpha too, so x_s moves by dx_s/dD (`ctx.gain`) times the change
-    of D. Source: Bansal et al. 2023, arXiv 2302.07121, algorithm 1. Cost: `travels` calls and VJPs a step.
+    eps' changes D = (x_t - sigma eps)/alpha by -(sigma^2/alpha) forward(grad), eps'' by Delta; x_s moves by
+    dx_s/dD (`ctx.gain`) times that.
+
+    Args:
+        travels: how often each step is taken, the state noised back in between (the paper's recurrence).
+
+    Source: Bansal et al. 2023, arXiv 2302.07121, algorithm 1. Cost: `travels` network calls and VJPs a step;
+    needs draws where it travels.
     """
 
     loss: Loss

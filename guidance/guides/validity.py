@@ -1,4 +1,4 @@
-"""Which plans can carry which hooks."""
+"""Which plans can carry which hooks of a guide."""
 
 import torch
 
@@ -9,15 +9,31 @@ from ...solvers.process import as_time
 from .guide import Hook
 
 
-def misfit(plan: Plan, hook: Hook) -> str:
-    """Why `plan` cannot carry `hook`, or "".
+def check_hooks(plan: Plan, model: Model, hooks: frozenset[Hook]) -> None:
+    """Raise ValueError where `plan` cannot carry one of `hooks`, or where what `model` predicts does not
+    determine D(x_t), as with noise at alpha = 0.
+    """
+    for hook in sorted(hooks, key=lambda h: h.value):
+        if reason := refusal(plan, hook):
+            raise ValueError(
+                f"guide: got {plan.name} for a guide with the {hook.value} hook, expected a plan that can "
+                f"carry it; this one has {reason}; take DDIM, DDPM or DPMSolverPP on a falling grid, or a "
+                "guide on the data prediction"
+            )
+    times = [op.t for op in plan.instructions if isinstance(op, Evaluate)]
+    noisy = [t for t in times if bool((plan.process.sigma(as_time(t)) > 0).all())]
+    if noisy:
+        conversion(model.prediction, DATA, plan.process, torch.tensor(noisy, dtype=torch.float64))
 
-    | hook | plans |
+
+def refusal(plan: Plan, hook: Hook) -> str:
+    """What `plan` has that keeps it from carrying `hook`, or "" where it can.
+
+    | hook | plans that carry it |
     |---|---|
     | DATA, VELOCITY | all that denoise: not the inverse of a plan, not a rising grid |
-    | STATE, REPEAT, ACCEPT | those whose step begins with a network call at "x" (not if a corrector made it
-    before, nor churn) | | STATE, REPEAT | those that carry one state from step to step: not BDIA, EDICT,
-    reversible Heun and kin |
+    | ACCEPT | of those, all whose steps open: `opens` |
+    | STATE, REPEAT | of those, all that carry one state: not BDIA, EDICT, reversible Heun and kin |
     """
     if plan.entry != ("x",) or plan.exit != ("x",):
         return "an inverse, which runs from sample to noise"
@@ -33,7 +49,9 @@ def misfit(plan: Plan, hook: Hook) -> str:
 
 
 def opens(plan: Plan, step: int) -> bool:
-    """Whether a step evaluates the network at its start time and at "x" as the step found it."""
+    """Whether a step opens with a network call at the time and the "x" it starts from: not where a corrector
+    made that call a step earlier, nor where churn comes first.
+    """
     for op in plan.step(step):
         if isinstance(op, Evaluate) and op.src == "x" and op.t == plan.times[step]:
             return True
@@ -43,7 +61,9 @@ def opens(plan: Plan, step: int) -> bool:
 
 
 def _states_between(plan: Plan) -> list[str]:
-    """Registers other than "x" and predictions that are alive where one step ends and the next begins."""
+    """Registers alive between two steps beside "x", predictions left out: a multistep method may keep those,
+    for they stay true whatever becomes of x. What is combined of predictions alone is one.
+    """
     alive, found, predicted, bounds = {"x"}, [], set(), set(plan.starts[1:])
     for k, (op, dead) in enumerate(zip(plan.instructions, plan.last_uses(), strict=True)):
         if k in bounds:
@@ -55,19 +75,3 @@ def _states_between(plan: Plan) -> list[str]:
             predicted -= set(writes(op))
         alive -= set(dead)
     return found
-
-
-def refuse_misfits(plan: Plan, model: Model, hooks: frozenset[Hook]) -> None:
-    """Raise ValueError where `plan` cannot carry `hooks`, or `model` does not give data where it is asked."""
-    for hook in sorted(hooks, key=lambda h: h.value):
-        reason = misfit(plan, hook)
-        if reason:
-            raise ValueError(
-                f"guide: got {plan.name} for a guide with the {hook.value} hook, expected a plan that can "
-                f"carry it; this one has {reason}; take DDIM, DDPM or DPMSolverPP on a falling grid, or a "
-                "guide on the data prediction"
-            )
-    times = [op.t for op in plan.instructions if isinstance(op, Evaluate)]
-    noisy = [t for t in times if bool((plan.process.sigma(as_time(t)) > 0).all())]
-    if noisy:
-        conversion(model.prediction, DATA, plan.process, torch.tensor(noisy, dtype=torch.float64))

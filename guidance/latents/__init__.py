@@ -6,10 +6,11 @@ from .dflow import d_flow
 from .direct_latents import doodl
 from .direct_noise import dno
 from .flow_control import flow_grad, oc_flow
-from .optimisation import Over, Result, Stop, adam, optimise
+from .optimisation import Result, Stop, adam, optimise
 from .priors import ChiPrior, NormPrior, Prior
 from .reward_noise import reno
 from .sample_lbfgs import lbfgs
+from .variables import Over
 
 __all__ = [
     "BlackBox", "ChiPrior", "Concentration", "NormPrior", "Over", "Prior", "Result", "Stop", "adam", "d_flow",

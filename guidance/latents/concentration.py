@@ -11,7 +11,7 @@ from .priors import Prior
 
 @dataclass(frozen=True)
 class Concentration(Prior):
-    """-weight mean over permutations of [log p_1 + log p_2] of a sample's noise cut into n vectors z_i of `size` k:
+    """-weight mean over permutations of log p_1 + log p_2, a sample's noise cut into n vectors z_i of k numbers:
 
         p_1 = min(1, 2 exp(-n M_1^2 / 2k)),                                          M_1 = |mean_i z_i|
         p_2 = min(1, exp(-n max(sqrt(1 + M_2) - 1 - sqrt(k/n), 0)^2 / 2)),          M_2 = |mean_i z_i z_i^T - I|_2
@@ -21,7 +21,8 @@ class Concentration(Prior):
     left over after n k numbers (another set under every permutation) is not looked at by that permutation.
 
     Args:
-        size: k.  permutations: how many beside the identity, drawn from `seed`, the same for all samples.
+        size: k.
+        permutations: how many beside the identity, drawn from `seed`, the same for all samples.
 
     Source: Tang et al. 2024, arXiv 2405.18881, section 3.2. Cost: O(permutations d k) a sample.
     """
@@ -47,9 +48,9 @@ class Concentration(Prior):
         total = flat.new_zeros(len(flat))
         for order in orders:
             z = flat[:, order[: n * k].to(flat.device)].reshape(-1, n, k)
-            square = z.mean(1).square().sum(1)
-            first = (math.log(2) - n * square / (2 * k)).clamp(max=0)
-            off = z.mT @ z / n - torch.eye(k, dtype=z.dtype, device=z.device)
-            second = (1 + torch.linalg.matrix_norm(off, 2)).sqrt() - 1 - math.sqrt(k / n)
-            total = total - first + n * second.clamp(min=0).square() / 2
+            m1_squared = z.mean(1).square().sum(1)
+            log_p1 = (math.log(2) - n * m1_squared / (2 * k)).clamp(max=0)
+            m2 = torch.linalg.matrix_norm(z.mT @ z / n - torch.eye(k, dtype=z.dtype, device=z.device), 2)
+            excess = ((1 + m2).sqrt() - 1 - math.sqrt(k / n)).clamp(min=0)
+            total = total - log_p1 + n * excess.square() / 2  # log p_2 = -n excess^2 / 2
         return self.weight * total / len(orders)

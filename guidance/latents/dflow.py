@@ -8,9 +8,10 @@ from torch import Tensor
 from ...adjoint import Checkpoint, Gradient, sample
 from ...solvers import Model, Plan
 from ..loss import Loss
-from .optimisation import Over, Result, optimise
+from .optimisation import Result, optimise
 from .priors import ChiPrior, Prior
 from .sample_lbfgs import lbfgs
+from .variables import Over
 
 
 def d_flow(

@@ -1,18 +1,15 @@
-"""DOODL: optimise the starting noise on its sphere, through an invertible sampler at memory that does not
-grow with steps.
-"""
+"""DOODL: optimise the starting noise on its sphere, through an invertible sampler."""
 
 import itertools
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...adjoint import Gradient, Reversible
 from ...solvers import Addressed, Model, Plan
 from ...solvers.broadcast import per_sample
 from ..loss import Loss
-from .optimisation import MakeOptimiser, Result, optimise
+from .optimisation import MakeOptimiser, Result, optimise, sgd
 
 
 def doodl(
@@ -43,21 +40,20 @@ def doodl(
     Source: Wallace et al. 2023, arXiv 2303.13703, section 4 and algorithm 1. Cost: as `optimise`; memory flat
     in the steps.
     """
-    radius, slots = _norm(x), itertools.count()
     noise.check(steps, x)
+    radius, slots = _norm(x), itertools.count()  # a slot of `noise` for every step
 
     def back_to_the_sphere(value: Tensor) -> Tensor:
         moved = value + jitter * noise(next(slots), value)
         return moved * (radius / _norm(moved))
 
-    sgd: MakeOptimiser = lambda variables: torch.optim.SGD(variables, lr=lr, momentum=momentum)  # noqa: E731
     return optimise(
         denoiser,
         plan,
         loss,
         x,
         cond=cond,
-        optimiser=optimiser or sgd,
+        optimiser=optimiser or sgd(lr, momentum),
         steps=steps,
         clip=clip,
         gradient=gradient,

@@ -9,8 +9,9 @@ from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Noise, Plan
 from ..loss import Loss
 from .concentration import Concentration
-from .optimisation import Over, Result, optimise
+from .optimisation import Result, optimise
 from .priors import Prior, Priors
+from .variables import Over
 
 
 def dno(
@@ -31,9 +32,10 @@ def dno(
     """min over x and xi_0 .. xi_{S-1} of loss(Phi(x, xi)) + prior(x) + prior(xi), by AdamW.
 
     Args:
-        plan: stochastic: DDIM(1.0), DDPM(), ...  x, noise: where the optimisation starts.
+        plan: stochastic: DDIM(1.0), DDPM(), ...
+        x, noise: where the optimisation starts.
         lr: 1e-3 to 1e-2.  clip: greatest gradient norm of a sample.
-        prior: keeps the noise typical; applied to x and to all injected noises of a sample taken together.
+        prior: keeps the noise typical; applied to x, and to all injected noises of a sample taken together.
 
     For a reward without a gradient pass `BlackBox(reward, draws)` as the loss: the paper's hybrid gradient.
 

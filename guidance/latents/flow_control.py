@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Plan
 from ..loss import Loss
-from .optimisation import MakeOptimiser, Over, Result, adam, optimise
+from .optimisation import MakeOptimiser, Result, adam, optimise, sgd
 from .priors import NormPrior, Priors
+from .variables import Over
 
 
 def flow_grad(
@@ -25,8 +25,9 @@ def flow_grad(
     gradient: Gradient = Checkpoint(),
     progress: bool = True,
 ) -> Result:
-    """min over u of loss(x_N),  x_{k+1} = step_k(x_k + u_k). For Euler steps of length h the gradient is du_k
-    = lambda_k,
+    """min over u of loss(x_N),  x_{k+1} = step_k(x_k + u_k).
+
+    For Euler steps of length h the gradient at u_k is the costate lambda_k,
 
         lambda_N = grad loss(x_N),   lambda_k = (I + h J_k)^T lambda_{k+1},   J_k the Jacobian of the velocity.
 
@@ -68,15 +69,17 @@ def oc_flow(
 ) -> Result:
     """min over u of loss(x_N) + cost/2 sum_k |u_k|^2 by u <- beta u - lr lambda, beta = 1 - lr cost (extended MSA).
 
-    lambda as in `flow_grad`. On linear dynamics with a quadratic loss the limit is the linear-quadratic
-    regulator.
+    lambda as in `flow_grad`: it is gradient descent on both terms. On linear dynamics with a quadratic loss
+    the limit is the linear-quadratic regulator.
 
     Args:
-        lr: eta, below 2/(cost + the loss's curvature in u) to converge.  cost: weight of the running cost.
+        controls: (N, B, ...) to start from, default 0.
+        lr: the paper's eta, below 2/(cost + the loss's curvature in u) to converge.
+        cost: weight of the running cost.
 
     Source: Wang et al. 2024 (OC-Flow), arXiv 2410.18070, algorithm 1. Cost: as `optimise`.
     """
-    if not 0 < lr * cost < 1 and cost:
+    if cost and not 0 < lr * cost < 1:
         raise ValueError(
             f"oc_flow: got lr={lr}, cost={cost}: beta={1 - lr * cost:.3g}, expected 0 < beta < 1; lower lr"
         )
@@ -89,7 +92,7 @@ def oc_flow(
         controls=controls,
         over=Over(x=False, controls=True),
         steps=steps,
-        optimiser=lambda variables: torch.optim.SGD(variables, lr=lr),
+        optimiser=sgd(lr),
         prior=Priors(controls=NormPrior(cost)),
         gradient=gradient,
         progress=progress,

@@ -3,34 +3,22 @@
 import enum
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
-from ...adjoint import Checkpoint, Gradient, PerStep, sample
+from ...adjoint import Checkpoint, Gradient, sample
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
-from ..loss import Loss
+from ..loss import Loss, check_loss
 from .priors import Prior, Priors
 from .sample_lbfgs import SampleLBFGS
-from .variables import as_tensor, clip_, detached, tensors, variable
+from .variables import Inputs, Over, clip_
 
 MakeOptimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True)
-class Over:
-    """What to optimise: the starting state, injected noise, conditioning, controls, denoiser parameters."""
-
-    x: bool = True
-    noise: bool = False
-    cond: bool = False
-    controls: bool = False
-    parameters: bool = False
 
 
 class Stop(enum.Enum):
@@ -73,27 +61,9 @@ def adam(lr: float = 0.05) -> MakeOptimiser:
     return lambda variables: torch.optim.Adam(variables, lr=lr)
 
 
-class _Best:
-    """The best inputs so far: sample by sample where batch mates share nothing, else by the total."""
-
-    def __init__(self, separate: bool) -> None:
-        self.separate, self.loss, self.values = separate, None, []
-
-    def offer(self, loss: Tensor, values: list[Tensor]) -> None:
-        copies = [value.detach().clone() for value in values]
-        if self.loss is None:
-            self.loss, self.values = loss.clone(), copies
-            return
-        better = loss < self.loss if self.separate else (loss.sum() < self.loss.sum()).expand_as(loss)
-        if not self.separate and not bool(better.any()):
-            return
-        self.loss = torch.where(better, loss, self.loss)
-        if self.separate:
-            copies = [
-                torch.where(per_sample(better, new), new, old)
-                for new, old in zip(copies, self.values, strict=True)
-            ]
-        self.values = copies
+def sgd(lr: float, momentum: float = 0.0, nesterov: bool = False) -> MakeOptimiser:
+    """Gradient descent over all variables, with or without momentum."""
+    return lambda variables: torch.optim.SGD(variables, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
 def optimise(
@@ -140,120 +110,142 @@ def optimise(
     """
     if steps < 1:
         raise ValueError(f"optimise: got steps={steps}, expected at least 1")
-    x = x.detach().clone().requires_grad_(over.x)
-    seed = noise.seed if isinstance(noise, Addressed) else None
-    own = (
-        [x] if over.x else []
-    )  # one row a sample: noise and controls are turned so that the batch comes first
-    if over.noise:
-        noise = (
-            as_tensor(noise, plan, x)
-            .movedim(1, 0)
-            .clone(memory_format=torch.contiguous_format)
-            .requires_grad_()
-        )
-        own.append(noise)
-    if over.controls:
-        start = (
-            torch.zeros(plan.steps, *x.shape, dtype=x.dtype, device=x.device)
-            if controls is None
-            else controls.detach()
-        )
-        controls = start.movedim(1, 0).clone(memory_format=torch.contiguous_format).requires_grad_()
-        own.append(controls)
-    if over.cond:
-        cond = tree_map(variable, cond, is_leaf=lambda leaf: isinstance(leaf, PerStep))
-    weights = [p for p in denoiser.parameters() if p.requires_grad] if over.parameters else []
-    shared = [*(tensors(cond) if over.cond else []), *weights]
-    variables = own + shared
-    if not variables:
-        raise ValueError(
-            f"optimise: got {over} and nothing to change, expected at least one variable; turn one on in "
-            "over=Over(...) and pass what it names"
-        )
+    inputs = Inputs.of(over, denoiser, plan, x, cond, noise, controls)
     priors = prior if isinstance(prior, Priors) else Priors(x=prior)
     priors.check(over.noise, over.controls)
-
-    def entering() -> dict[str, Any]:
-        return {
-            "noise": noise.movedim(0, 1) if over.noise and isinstance(noise, Tensor) else noise,
-            "controls": controls.movedim(0, 1) if over.controls and controls is not None else controls,
-        }
-
-    best, maker = _Best(separate=not shared), optimiser(variables)
-    if isinstance(maker, SampleLBFGS) and (shared or project is not None):
+    descent = optimiser(inputs.variables)
+    if isinstance(descent, SampleLBFGS) and (inputs.shared or project is not None):
         raise ValueError(
             "optimiser: got lbfgs() with variables that samples share or a projection, expected x, noise or "
             "controls that move freely; use adam() or torch's LBFGS"
         )
-    rows: list[Tensor] = []
-    stop, step, stale, least = Stop.STEPS, 0, 0, float("inf")
-
-    def evaluate() -> Tensor:
-        maker.zero_grad()
-        value = loss(sample(denoiser, plan, x, cond=cond, gradient=gradient, **entering()))
-        if value.shape != (len(x),):
-            raise ValueError(
-                f"loss: got shape {tuple(value.shape)}, expected ({len(x)},): one value per sample; reduce "
-                "over every axis but the first"
-            )
-        value = value + priors(x, noise if isinstance(noise, Tensor) else None, controls)
-        if not bool(torch.isfinite(value.detach()).all()):
-            raise FloatingPointError(f"loss: not finite at step {step}: got {value.detach().tolist()}")
-        rows.append(value.detach().clone())
-        best.offer(rows[-1], variables)
-        grads = torch.autograd.grad(value.sum(), variables, allow_unused=True)
-        if clip is not None:
-            clip_(grads[: len(own)], grads[len(own) :], clip)
-        for changed, grad in zip(variables, grads, strict=True):
-            changed.grad = grad
-        return rows[-1]
-
-    def closure() -> Any:
-        return evaluate() if isinstance(maker, SampleLBFGS) else float(evaluate().sum())
-
-    bar = tqdm(range(steps), disable=not progress)
+    run = _Run(denoiser, plan, loss, priors, inputs, descent, clip, gradient, project if over.x else None)
     try:
-        for step in bar:  # noqa: B007  (the closure and the messages read it)
-            maker.step(closure)
-            if project is not None and over.x:
-                with torch.no_grad():
-                    x.copy_(project(x))
-            total = float(rows[-1].sum())
-            bar.set_postfix(loss=f"{total:.4g}")
-            stale = 0 if total < least - tolerance else stale + 1
-            least = min(least, total)
-            if patience is not None and stale > patience:
-                stop = Stop.PATIENCE
-                break
+        stop = run.descend(steps, patience, tolerance, progress)
     except KeyboardInterrupt:
         stop = Stop.INTERRUPT
     except FloatingPointError as error:
-        if not rows:
+        if not run.losses:
             raise
         stop = Stop.NAN
-        warnings.warn(f"optimise stopped at step {step}, the best so far is kept: {error}", stacklevel=2)
-    finally:
-        bar.close()
-    if best.loss is None:
-        raise KeyboardInterrupt("optimise: interrupted before the first loss was known")
-    with torch.no_grad():
-        for changed, value in zip(variables, best.values, strict=True):
-            changed.copy_(value)
-            changed.grad = None
-    final = sample(denoiser, plan, x, cond=cond, gradient=None, **entering())
-    found, (calls, vjps) = detached({"x": x, "cond": cond, **entering()}), gradient.cost(plan)
-    return Result(
-        final,
-        found["x"],
-        found["noise"],
-        found["cond"],
-        found["controls"],
-        best.loss,
-        torch.stack(rows),
-        calls * len(rows) + plan.nfe,
-        vjps * len(rows),
-        seed,
-        stop,
-        step,
-    )
+        warnings.warn(f"optimise stopped at step {run.step}, the best so far is kept: {error}", stacklevel=2)
+    return run.result(stop, noise.seed if isinstance(noise, Addressed) else None)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One descent: evaluate, remember the best, step, until told to stop."""
+
+    denoiser: Model
+    plan: Plan
+    loss: Loss
+    priors: Priors
+    inputs: Inputs
+    optimiser: torch.optim.Optimizer
+    clip: float | None
+    gradient: Gradient
+    project: Callable[[Tensor], Tensor] | None
+    losses: list[Tensor] = field(default_factory=list)  # (B,) for every evaluation
+    step: int = 0
+    variables: list[Tensor] = field(init=False)
+    best: "_Best" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.variables = self.inputs.variables
+        self.best = _Best(separate=not self.inputs.shared)
+
+    def descend(self, steps: int, patience: int | None, tolerance: float, progress: bool) -> Stop:
+        """Take optimiser steps until they are used up or stop helping."""
+        stale, least = 0, float("inf")
+        with tqdm(range(steps), disable=not progress) as bar:
+            for step in bar:
+                self.step = step
+                self.advance()
+                total = float(self.losses[-1].sum())
+                bar.set_postfix(loss=f"{total:.4g}")
+                stale = 0 if total < least - tolerance else stale + 1
+                least = min(least, total)
+                if patience is not None and stale > patience:
+                    return Stop.PATIENCE
+        return Stop.STEPS
+
+    def advance(self) -> None:
+        """One optimiser step, of one evaluation or (a line search) several, and the projection."""
+        self.optimiser.step(self.closure)
+        if self.project is not None:
+            with torch.no_grad():
+                self.inputs.x.copy_(self.project(self.inputs.x))
+
+    def closure(self) -> Any:
+        """An evaluation as the optimiser wants it: losses (B,) to search sample by sample, else their sum."""
+        loss = self.evaluate()
+        return loss if isinstance(self.optimiser, SampleLBFGS) else float(loss.sum())
+
+    def evaluate(self) -> Tensor:
+        """Loss and prior (B,) where the variables are now; leaves their gradients in `grad`."""
+        self.optimiser.zero_grad()
+        found = sample(self.denoiser, self.plan, gradient=self.gradient, **self.inputs.entering())
+        value = self.loss(found)
+        check_loss(value, len(found))
+        rows = self.inputs.rows
+        value = value + self.priors(self.inputs.x, rows.get("noise"), rows.get("controls"))
+        loss = value.detach().clone()
+        if not bool(torch.isfinite(loss).all()):
+            raise FloatingPointError(f"loss: not finite at step {self.step}: got {loss.tolist()}")
+        self.losses.append(loss)
+        self.best.offer(loss, self.variables)
+        self.set_gradients(torch.autograd.grad(value.sum(), self.variables, allow_unused=True))
+        return loss
+
+    def set_gradients(self, grads: tuple[Tensor | None, ...]) -> None:
+        """Clip and hand to the variables."""
+        if self.clip is not None:
+            own = len(self.inputs.own)
+            clip_(grads[:own], grads[own:], self.clip)
+        for variable, grad in zip(self.variables, grads, strict=True):
+            variable.grad = grad
+
+    def result(self, stop: Stop, seed: int | None) -> Result:
+        """The best point seen, put back into the variables and sampled once more."""
+        if self.best.loss is None:
+            raise KeyboardInterrupt("optimise: interrupted before the first loss was known")
+        with torch.no_grad():
+            for variable, value in zip(self.variables, self.best.values, strict=True):
+                variable.copy_(value)
+                variable.grad = None
+        final = sample(self.denoiser, self.plan, gradient=None, **self.inputs.entering())
+        nfe, vjps = self.gradient.cost(self.plan)
+        evaluations = len(self.losses)
+        return Result(
+            sample=final,
+            **self.inputs.detached(),
+            loss=self.best.loss,
+            losses=torch.stack(self.losses),
+            nfe=nfe * evaluations + self.plan.nfe,
+            vjps=vjps * evaluations,
+            seed=seed,
+            stop=stop,
+            step=self.step,
+        )
+
+
+class _Best:
+    """The best values so far: sample by sample where batch mates share nothing, else by the total."""
+
+    def __init__(self, separate: bool) -> None:
+        self.separate = separate
+        self.loss: Tensor | None = None
+        self.values: list[Tensor] = []
+
+    def offer(self, loss: Tensor, variables: list[Tensor]) -> None:
+        """Keep what is better than before; `loss` (B,) is not written to later."""
+        values = [variable.detach() for variable in variables]
+        if self.loss is not None and self.separate:
+            better = loss < self.loss
+            self.loss = torch.where(better, loss, self.loss)
+            self.values = [
+                torch.where(per_sample(better, new), new, old)
+                for new, old in zip(values, self.values, strict=True)
+            ]
+        elif self.loss is None or bool(loss.sum() < self.loss.sum()):
+            self.loss, self.values = loss, [value.clone() for value in values]

@@ -33,6 +33,7 @@ class ChiPrior(Prior):
     """weight (r^2/2 - (d - 1) log r - c), r = |x|/sigma: the negative log density of the chi law of the radius.
 
     c makes the least value, at r = sqrt(d - 1), zero. Holds x on the shell where Gaussian noise lives.
+
     Source: Samuel et al. 2023, arXiv 2306.08687, section 3.
     """
 
@@ -41,8 +42,8 @@ class ChiPrior(Prior):
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = (x / self.sigma).flatten(1)
-        free = flat.shape[1] - 1
-        square = flat.square().sum(1)
+        free = flat.shape[1] - 1  # d - 1
+        square = flat.square().sum(1)  # r^2, so log r = log(square) / 2
         least = free / 2 * (1 - math.log(free)) if free else 0.0
         return self.weight * (square / 2 - free / 2 * square.log() - least)
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Noise, Plan
 from ..loss import Loss
-from .optimisation import Result, optimise
+from .optimisation import Result, optimise, sgd
 from .priors import ChiPrior, Prior
 
 
@@ -31,8 +30,8 @@ def reno(
     """min_x loss(Phi(x)) + prior(x) by SGD with Nesterov momentum; the best of all iterates is returned.
 
     Args:
-        plan: of one or a few steps, for a distilled model.  clip: greatest gradient norm of a sample; lr clip
-            is a step's length.
+        plan: of one or a few steps, for a distilled model.
+        clip: greatest gradient norm of a sample; lr clip is the greatest length of a step without momentum.
 
     Source: Eyring et al. 2024, arXiv 2406.04312, section 3 and appendix (lr 5, clip 0.1, 50 iterations,
     weight 0.01). Cost: as `optimise`.
@@ -48,8 +47,6 @@ def reno(
         prior=prior,
         clip=clip,
         gradient=gradient,
-        optimiser=lambda variables: torch.optim.SGD(
-            variables, lr=lr, momentum=momentum, nesterov=momentum > 0
-        ),
+        optimiser=sgd(lr, momentum, nesterov=momentum > 0),
         progress=progress,
     )

@@ -1,12 +1,24 @@
 """L-BFGS for a batch of independent problems: every sample has its own history and its own line search."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 ARMIJO, CURVATURE = 1e-4, 0.9  # Nocedal and Wright 2006, eq. 3.7: c1, c2
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """What a search knows of the line x + a p at a = 0: loss (B,), gradient (B, d), slope f' = p . gradient."""
+
+    x: Tensor
+    direction: Tensor
+    loss: Tensor
+    grad: Tensor
+    slope: Tensor
 
 
 class SampleLBFGS(torch.optim.Optimizer):
@@ -34,32 +46,36 @@ class SampleLBFGS(torch.optim.Optimizer):
     ) -> None:
         super().__init__(variables, {"lr": lr})
         self.variables, self.lr, self.history, self.searches = variables, lr, history, searches
-        self.pairs: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # s, y (B, d) and 1/(s.y), 0 where a pair does not count
-        self.last: tuple[Tensor, Tensor] | None = None
+        # s, y (B, d), the changes of x and of the gradient, and 1/(s.y) (B,), 0 where a pair does not count
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.last: tuple[Tensor, Tensor] | None = None  # loss and gradient where the last search ended
 
     def step(self, closure: Callable[[], Any]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One direction and its line search; returns the losses (B,) at its start."""
         x = torch.cat([value.detach().flatten(1) for value in self.variables], 1)
         loss, grad = self.last if self.last is not None else self._at(x, closure)
-        fresh = not self.pairs
-        direction = self._direction(grad)
-        slope = (direction * grad).sum(1)
-        uphill = slope >= 0
-        direction = torch.where(uphill[:, None], -grad, direction)
-        slope = torch.where(uphill, -grad.square().sum(1), slope)
-        size = torch.ones_like(slope)
-        if fresh:
+        line = self._line(x, loss, grad)
+        size = torch.ones_like(line.slope)
+        if not self.pairs:
             size = self.lr * (1 / grad.abs().sum(1).clamp(min=torch.finfo(grad.dtype).tiny)).clamp(max=1)
-        size, after, new = self._search(x, direction, loss, slope, size, grad, closure)
-        moved = size[:, None] * direction
+        size, after, new = self._search(line, size, closure)
+        moved = size[:, None] * line.direction
         self._remember(moved, new - grad)
         self._write(x + moved)
         self.last = (after, new)
         return loss
 
+    def _line(self, x: Tensor, loss: Tensor, grad: Tensor) -> _Line:
+        """Along the quasi-Newton direction; where that does not descend, along the steepest descent."""
+        direction = self._direction(grad)
+        slope = (direction * grad).sum(1)
+        uphill = slope >= 0
+        direction = torch.where(uphill[:, None], -grad, direction)
+        slope = torch.where(uphill, -grad.square().sum(1), slope)
+        return _Line(x, direction, loss, grad, slope)
+
     def _direction(self, grad: Tensor) -> Tensor:
+        """-H grad, H the inverse Hessian that the pairs imply: the two loops of algorithm 7.4."""
         q, shares = grad.clone(), []
         for s, y, rho in reversed(self.pairs):
             share = rho * (s * q).sum(1)
@@ -67,65 +83,51 @@ class SampleLBFGS(torch.optim.Optimizer):
             shares.append(share)
         gamma = torch.ones_like(grad[:, 0])
         for s, y, rho in self.pairs:  # the newest pair that counts, sample by sample
-            gamma = torch.where(
-                rho > 0, (s * y).sum(1) / y.square().sum(1).clamp(min=torch.finfo(y.dtype).tiny), gamma
-            )
+            scale = (s * y).sum(1) / y.square().sum(1).clamp(min=torch.finfo(y.dtype).tiny)
+            gamma = torch.where(rho > 0, scale, gamma)
         q = gamma[:, None] * q
         for (s, y, rho), share in zip(self.pairs, reversed(shares), strict=True):
             q = q + (share - rho * (y * q).sum(1))[:, None] * s
         return -q
 
-    def _search(
-        self,
-        x: Tensor,
-        direction: Tensor,
-        loss: Tensor,
-        slope: Tensor,
-        size: Tensor,
-        grad: Tensor,
-        closure: Callable[[], Any],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _search(self, line: _Line, size: Tensor, closure: Callable[[], Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Step sizes (B,), and the losses and gradients there; 0 where none was found."""
-        low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
-        low_slope, high_slope = slope.clone(), torch.full_like(size, torch.nan)
-        found, best_loss, best_grad = torch.zeros_like(size), loss.clone(), grad.clone()
-        open_ = slope < 0
+        low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)  # a bracket of the minimum
+        low_slope, high_slope = line.slope.clone(), torch.full_like(size, torch.nan)
+        found, best_loss, best_grad = torch.zeros_like(size), line.loss.clone(), line.grad.clone()
+        going = line.slope < 0
         for _ in range(self.searches):
-            if not bool(open_.any()):
+            if not bool(going.any()):
                 break
-            value, new = self._at(x + torch.where(open_, size, found)[:, None] * direction, closure)
-            tilt = (new * direction).sum(1)
-            enough = value <= loss + ARMIJO * size * slope
+            value, new = self._at(line.x + torch.where(going, size, found)[:, None] * line.direction, closure)
+            slope = (new * line.direction).sum(1)
+            enough = value <= line.loss + ARMIJO * size * line.slope
             # the longest step seen that lowers the loss enough: what is left if the search runs out
-            keep = open_ & enough & (value <= best_loss)
+            keep = going & enough & (value <= best_loss)
             found, best_loss = torch.where(keep, size, found), torch.where(keep, value, best_loss)
             best_grad = torch.where(keep[:, None], new, best_grad)
-            good = enough & (tilt.abs() <= CURVATURE * slope.abs())
-            over = ~enough | (tilt > 0)
-            high, high_slope = (
-                torch.where(open_ & over, size, high),
-                torch.where(open_ & over, tilt, high_slope),
-            )
-            low, low_slope = (
-                torch.where(open_ & ~over, size, low),
-                torch.where(open_ & ~over, tilt, low_slope),
-            )
-            open_ = open_ & ~good
+            good = enough & (slope.abs() <= CURVATURE * line.slope.abs())
+            past = ~enough | (slope > 0)  # the minimum lies before this step, else beyond it
+            high = torch.where(going & past, size, high)
+            high_slope = torch.where(going & past, slope, high_slope)
+            low = torch.where(going & ~past, size, low)
+            low_slope = torch.where(going & ~past, slope, low_slope)
+            going = going & ~good
             share = low_slope / (low_slope - high_slope)  # where the secant of the slopes is zero
             share = torch.where(share.isfinite(), share, 0.5).clamp(0.1, 0.9)
-            size = torch.where(open_, torch.where(high.isinf(), 2 * size, low + share * (high - low)), size)
+            size = torch.where(going, torch.where(high.isinf(), 2 * size, low + share * (high - low)), size)
         return found, best_loss, best_grad
 
     def _remember(self, s: Tensor, y: Tensor) -> None:
-        curvature = (s * y).sum(1)
-        rho = torch.where(
-            curvature > 1e-10 * y.square().sum(1).clamp(min=torch.finfo(y.dtype).tiny), 1 / curvature, 0.0
-        )
+        """Keep a pair; one of no curvature does not count, and a sample that is stuck forgets all it had."""
+        curvature, least = (s * y).sum(1), 1e-10 * y.square().sum(1).clamp(min=torch.finfo(y.dtype).tiny)
+        rho = torch.where(curvature > least, 1 / curvature, 0.0)
         stuck = (s == 0).all(1)
         self.pairs = [(a, b, torch.where(stuck, 0.0, r)) for a, b, r in self.pairs][-(self.history - 1) :]
         self.pairs.append((s, y, rho))
 
     def _at(self, flat: Tensor, closure: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+        """Losses (B,) and gradients (B, d) at `flat` (B, d), which the variables are set to."""
         self._write(flat)
         loss = closure()
         grads = [torch.zeros_like(v) if v.grad is None else v.grad for v in self.variables]

@@ -1,6 +1,7 @@
 """What `optimise` changes, as leaves of a graph: made, found, clipped, and let go."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,42 +9,87 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...adjoint import PerStep
-from ...solvers import Noise, Plan
+from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 
 
-def _is_per_step(leaf: Any) -> bool:
-    return isinstance(leaf, PerStep)
+@dataclass(frozen=True)
+class Over:
+    """What to optimise: the starting state, injected noise, conditioning, controls, denoiser parameters."""
+
+    x: bool = True
+    noise: bool = False
+    cond: bool = False
+    controls: bool = False
+    parameters: bool = False
 
 
-def variable(leaf: Any) -> Any:
-    """A leaf of conditioning as a variable of its own; what is not a floating point tensor stays as it is."""
-    if isinstance(leaf, PerStep):
-        return PerStep(leaf.values.detach().clone().requires_grad_())
-    if isinstance(leaf, Tensor) and leaf.is_floating_point():
-        return leaf.detach().clone().requires_grad_()
-    return leaf
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Everything that enters the sampler; what is optimised of it as new leaves, none of the caller's tensors.
 
+    Attributes:
+        x: (B, ...), a leaf.  cond: with leaves of its own where it is optimised.
+        noise, controls: as given; not looked at where `rows` has them.
+        rows: the optimised of noise (B, slots, ...) and controls (B, N, ...), turned so that the batch comes
+            first: clipping, line searches and priors go row by row.
+        own: the optimised tensors of which each sample has its row;  shared: those that batch mates share,
+            leaves of the conditioning and parameters.
+    """
 
-def tensors(cond: Any) -> list[Tensor]:
-    """The variables in `cond`."""
-    found = (
-        leaf.values if isinstance(leaf, PerStep) else leaf for leaf in tree_leaves(cond, is_leaf=_is_per_step)
-    )
-    return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.requires_grad]
+    x: Tensor
+    cond: Any
+    noise: Noise | Tensor | None
+    controls: Tensor | None
+    rows: dict[str, Tensor]
+    own: list[Tensor]
+    shared: list[Tensor]
 
+    @classmethod
+    def of(
+        cls,
+        over: Over,
+        denoiser: Model,
+        plan: Plan,
+        x: Tensor,
+        cond: Any,
+        noise: Noise | Tensor | None,
+        controls: Tensor | None,
+    ) -> "Inputs":
+        """Raises ValueError where `over` names what is not there, or nothing."""
+        x, rows, shared = x.detach().clone().requires_grad_(over.x), {}, []
+        if over.noise:
+            rows["noise"] = _batch_first(_as_tensor(noise, plan, x))
+        if over.controls:
+            rows["controls"] = _batch_first(
+                x.new_zeros(plan.steps, *x.shape) if controls is None else controls
+            )
+        if over.cond:
+            cond = tree_map(_variable, cond, is_leaf=_is_per_step)
+            shared += _tensors(cond)
+        if over.parameters:
+            shared += [p for p in denoiser.parameters() if p.requires_grad]
+        own = [*([x] if over.x else []), *rows.values()]
+        if not own and not shared:
+            raise ValueError(
+                f"optimise: got {over} and nothing to change, expected at least one variable; turn one on in "
+                "over=Over(...) and pass what it names"
+            )
+        return cls(x, cond, noise, controls, rows, own, shared)
 
-def as_tensor(noise: Noise | Tensor | None, plan: Plan, x: Tensor) -> Tensor:
-    """Every draw of `plan` as one tensor (slots, B, ...)."""
-    if noise is None or not plan.slots:
-        raise ValueError(
-            f"optimise over noise: got noise={noise} and a plan with {plan.slots} noise slots, expected a "
-            "stochastic plan and noise=Addressed(seed) or a tensor (slots, B, ...)"
-        )
-    if isinstance(noise, Tensor):
-        return noise.detach().clone()
-    noise.check(plan.slots, x)
-    return torch.stack([noise(slot, x.detach()) for slot in range(plan.slots)])
+    @property
+    def variables(self) -> list[Tensor]:
+        """All that is optimised."""
+        return self.own + self.shared
+
+    def entering(self) -> dict[str, Any]:
+        """x, cond, noise and controls as `sample` takes them: slots and steps first again."""
+        turned = {name: value.movedim(0, 1) for name, value in self.rows.items()}
+        return {"x": self.x, "cond": self.cond, "noise": self.noise, "controls": self.controls, **turned}
+
+    def detached(self) -> dict[str, Any]:
+        """The same without graphs."""
+        return tree_map(_free, self.entering(), is_leaf=_is_per_step)
 
 
 def clip_(own: Sequence[Tensor | None], shared: Sequence[Tensor | None], most: float) -> None:
@@ -63,12 +109,46 @@ def clip_(own: Sequence[Tensor | None], shared: Sequence[Tensor | None], most: f
             g.mul_(most / norm.clamp(min=most))
 
 
-def detached(tree: Any) -> Any:
-    """`tree` without graphs."""
+def _is_per_step(leaf: Any) -> bool:
+    return isinstance(leaf, PerStep)
 
-    def free(leaf: Any) -> Any:
-        if isinstance(leaf, PerStep):
-            return PerStep(leaf.values.detach())
-        return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
-    return tree_map(free, tree, is_leaf=_is_per_step)
+def _batch_first(value: Tensor) -> Tensor:
+    """(K, B, ...) as a leaf (B, K, ...) of its own."""
+    return value.detach().movedim(1, 0).clone(memory_format=torch.contiguous_format).requires_grad_()
+
+
+def _as_tensor(noise: Noise | Tensor | None, plan: Plan, x: Tensor) -> Tensor:
+    """Every draw of `plan` as one tensor (slots, B, ...)."""
+    if noise is None or not plan.slots:
+        raise ValueError(
+            f"optimise over noise: got noise={noise} and a plan with {plan.slots} noise slots, expected a "
+            "stochastic plan and noise=Addressed(seed) or a tensor (slots, B, ...)"
+        )
+    if isinstance(noise, Tensor):
+        return noise
+    noise.check(plan.slots, x)
+    return torch.stack([noise(slot, x.detach()) for slot in range(plan.slots)])
+
+
+def _variable(leaf: Any) -> Any:
+    """A leaf of conditioning as a variable of its own; what is not a floating point tensor stays as it is."""
+    if isinstance(leaf, PerStep):
+        return PerStep(leaf.values.detach().clone().requires_grad_())
+    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        return leaf.detach().clone().requires_grad_()
+    return leaf
+
+
+def _tensors(cond: Any) -> list[Tensor]:
+    """The variables in `cond`."""
+    found = (
+        leaf.values if isinstance(leaf, PerStep) else leaf for leaf in tree_leaves(cond, is_leaf=_is_per_step)
+    )
+    return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+
+def _free(leaf: Any) -> Any:
+    if isinstance(leaf, PerStep):
+        return PerStep(leaf.values.detach())
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf

@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint.cond import at_step
 from ...solvers import Addressed, Model, Plan
-from ...solvers.model import data_prediction
 from ..guides.context import Context
 from ..guides.guide import Guide
 from ..guides.steering import Steered, steer
@@ -36,7 +34,7 @@ class Choosing(Guide):
         last = ctx.step + 1 == ctx.steps
         if (ctx.step + 1) % self.every and not last:
             return None
-        value = self.reward(x if last else self._data(ctx, x), self.context).double().reshape(self.shape)
+        value = self.reward(x if last else ctx.data_after(x), self.context).double().reshape(self.shape)
         if self.beta:
             edges = (value / self.beta).softmax(1).cumsum(1)
             points = uniform_draws(self.source, ctx.step, value[:, :1])
@@ -44,12 +42,6 @@ class Choosing(Guide):
         else:
             index = value.argmax(1, keepdim=True)
         return flat_index(index.expand(self.shape))
-
-    def _data(self, ctx: Context, x: Tensor) -> Tensor:
-        """D at the step's end: a network call of its own."""
-        s = ctx.setting
-        s.counter.nfe += 1
-        return data_prediction(s.model, x, ctx.next_time, at_step(s.cond, ctx.step + 1))
 
 
 def svdd(

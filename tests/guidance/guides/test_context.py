@@ -47,7 +47,7 @@ def test_a_context_knows_the_steps_law():
         law = torch.distributions.Normal(want, std)
         assert torch.allclose(seen.log_transition(x), law.log_prob(x).sum(1), atol=1e-9), k
         # dx_s/dD by differences of the step's own mean
-        seen.opened.guided[seen.index] = seen.data + 1.0
+        seen._record.law.guided[seen._record.index] = seen.data + 1.0
         assert torch.allclose(seen.transition()[0] - mean, seen.gain.expand(4, 4), atol=1e-12)
 
 

@@ -14,7 +14,7 @@ from pullback import guidance
 from pullback.adjoint import sample
 from pullback.guidance import DPS, MPGD, TMPD, FlowChef, Guide, Raw, Through, Unit, Window, steer
 from pullback.guidance.guides.guide import Hook, Together
-from pullback.guidance.guides.validity import misfit
+from pullback.guidance.guides.validity import refusal
 from pullback.solvers import (
     BDIA,
     DATA,
@@ -206,7 +206,7 @@ class OnState(Guide):
 ], ids=lambda part: "" if isinstance(part, set) else str(part))  # fmt: skip
 def test_what_a_plan_can_carry(method, hooks, why):
     plan = method.plan(PROCESS, UniformLambda(5, **ENDS))
-    assert {hook for hook in Hook if misfit(plan, hook)} == hooks
+    assert {hook for hook in Hook if refusal(plan, hook)} == hooks
     if Hook.STATE in hooks:
         with pytest.raises(
             ValueError, match=rf"with the state hook, expected a plan that can carry it; this one has .*{why}"
