@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...solvers import Noise
 from ...solvers.loop import execute
-from ...solvers.program import Evaluator, Program
+from ...solvers.program import BoundApply, BoundCombine, Evaluator, Program
 
 
 @dataclass(eq=False)
