@@ -1,7 +1,8 @@
 """Attacks through a sampler (PGD, AdvDiff) and the defence by one (purification). Knows guides; trains nothing."""
 
 from .adversarial_guidance import Adversarial, advdiff
-from .attack import L2, Attack, Ball, Linf, pgd
+from .attack import Attack, pgd
+from .balls import L2, Ball, Linf
 from .purification import purify, straight_through
 
 __all__ = [

@@ -1,6 +1,5 @@
 """Projected gradient descent in a ball around a given point: attacks, for measuring and hardening defences."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,46 +8,7 @@ from torch import Tensor
 
 from ...solvers.broadcast import per_sample
 from ..loss import check_loss
-
-
-class Ball(ABC):
-    """Perturbations (B, ...) of bounded size, sample by sample."""
-
-    radius: float
-
-    @abstractmethod
-    def project(self, change: Tensor) -> Tensor:
-        """The nearest perturbation inside."""
-
-    @abstractmethod
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The direction of steepest ascent of unit size in this norm."""
-
-
-@dataclass(frozen=True)
-class Linf(Ball):
-    """|change| <= radius in every coordinate; steps by the gradient's sign."""
-
-    radius: float
-
-    def project(self, change: Tensor) -> Tensor:
-        return change.clamp(-self.radius, self.radius)
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
-
-
-@dataclass(frozen=True)
-class L2(Ball):
-    """|change|_2 <= radius for every sample; steps along the gradient, of unit length (zero where it is zero)."""
-
-    radius: float
-
-    def project(self, change: Tensor) -> Tensor:
-        return change * (self.radius / _norm(change).clamp(min=self.radius))
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        return gradient / _norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
+from .balls import Ball
 
 
 @dataclass(frozen=True)
@@ -138,7 +98,3 @@ def pgd(
                 ]
             )
     return Attack(best, least, torch.stack(rows))
-
-
-def _norm(x: Tensor) -> Tensor:
-    return per_sample(x.flatten(1).norm(dim=1), x)

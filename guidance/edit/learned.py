@@ -1,6 +1,5 @@
 """Learn how strongly RF-Inversion holds on to the image at each step, by the gradient through the whole edit."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Addressed, FlowEuler, Method, Model, UniformT
 from ...solvers.grid import Times
+from ..loss import Loss, check_loss
 from .base import Edit
 from .rectified_inversion import rf_inversion, rf_invert, rf_regenerate
 from .schedule import Schedule, Strength, strengths
@@ -36,7 +36,7 @@ class Learned:
 def learn_schedule(
     denoiser: Model,
     image: Tensor,
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     *,
     target: Any,
     source: Any = None,
@@ -89,10 +89,7 @@ def learn_schedule(
         if learn_gamma:
             latent = rf_invert(denoiser, image, gamma=gammas, gradient=gradient, **inverting)
         value = loss(rf_regenerate(denoiser, latent, image, eta=etas, gradient=gradient, **editing))
-        if value.shape != (len(image),):
-            raise ValueError(
-                f"loss: got shape {tuple(value.shape)}, expected ({len(image)},): one value per sample"
-            )
+        check_loss(value, len(image))
         if not bool(value.detach().isfinite().all()):
             raise FloatingPointError(f"loss: not finite at step {step}: got {value.detach().tolist()}")
         rows.append(value.detach())

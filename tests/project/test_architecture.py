@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "guidance.measurements": {"solvers*", "adjoint*"},
     "guidance.rewards": {"solvers*", "adjoint*"},
     "guidance.latents": {"solvers*", "adjoint*", "guidance"},
-    "guidance.edit": {"solvers*", "adjoint*"},
+    "guidance.edit": {"solvers*", "adjoint*", "guidance"},
     "guidance.guides": {"solvers*", "adjoint*", "guidance", "guidance.measurements"},
     "guidance.particles": {"solvers*", "adjoint*", "guidance.guides", "guidance.rewards"},
     "guidance.adversarial": {"solvers*", "adjoint*", "guidance", "guidance.guides"},
