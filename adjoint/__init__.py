@@ -2,20 +2,23 @@
 
 from . import bridges, continuous
 from .auditing import Audit, audit
+from .auto import Auto
 from .bridges import *
 from .checkpoint import Checkpoint, Mechanism
 from .cond import PerStep
 from .continuous import *
-from .gradient import Direct, Gradient
+from .direct import Direct
+from .gradient import Gradient
 from .reversible import Reversible
+from .rollout import Registers, Rollout
 from .sampling import sample, trajectory
 from .schedule import Keep
 from .skip_straight import SkipStraight
-from .truncated import Auto, Truncated
+from .truncated import Truncated
 
 __all__ = [
-    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Keep", "Mechanism", "PerStep", "Reversible",
-    "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Keep", "Mechanism", "PerStep", "Registers",
+    "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__

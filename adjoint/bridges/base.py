@@ -16,9 +16,10 @@ from ..cond import at_step
 from ..continuous.adjoint_deis import AdjointDEIS
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
-from ..gradient import Direct, Gradient, Registers
-from ..rollout import Before, Rollout
-from ..sensitivity import Sensitivity
+from ..direct import Direct
+from ..gradient import Gradient
+from ..live_call import live_call
+from ..rollout import Before, Registers, Rollout
 from .fields import Velocity
 
 Field = Callable[[float, Tensor], Tensor]  # (t, x) -> dx/dt
@@ -123,13 +124,12 @@ class Bridge(Gradient, ABC):
     def _look_for_captured(self, rollout: "Outside", x: Tensor) -> None:
         """One call with a graph: what it reaches and nobody declared would get no gradient from theirs, silently."""
         known = {name: value for name, value in rollout.declared().items() if value.requires_grad}
-        probe, call = Sensitivity(rollout, known), rollout.velocity.call(_times(rollout.program.plan)[0], x)
+        call = rollout.velocity.call(_times(rollout.program.plan)[0], x)
         with torch.enable_grad():
-            found, history = probe.strangers(*probe.call(call, x))
-        if found or history:
-            what = f"a leaf of shape {tuple(found[0].shape)}" if found else "a tensor with a graph of its own"
+            found = live_call(rollout, call, x).strangers(known)
+        if found:
             raise ValueError(
-                f"{self}: got a network that captures {what}, which the adjoint would not see; pass it in "
+                f"{self}: got a network that captures {found}, which the adjoint would not see; pass it in "
                 "cond, register it as a parameter, or use gradient=Direct()"
             )
 
