@@ -2,18 +2,20 @@
 
 from . import bridges, continuous
 from .auditing import Audit, audit
+from .auto import Auto
 from .bridges import *
 from .checkpoint import Checkpoint, Mechanism
 from .cond import PerStep
 from .continuous import *
-from .gradient import Direct, Gradient, Registers
+from .direct import Direct
+from .gradient import Gradient
 from .jacobian_free import JacobianFree
 from .reversible import Reversible
-from .rollout import Rollout
+from .rollout import Registers, Rollout
 from .sampling import sample, trajectory
 from .schedule import Keep
 from .skip_straight import SkipStraight
-from .truncated import Auto, Truncated
+from .truncated import Truncated
 
 __all__ = [
     "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "JacobianFree", "Keep", "Mechanism", "PerStep", "Registers",

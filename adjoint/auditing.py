@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..solvers import Model, Noise, Plan
 from .cond import leaves
-from .gradient import Direct, Gradient
+from .direct import Direct
+from .gradient import Gradient
 from .reversible import Reversible
 from .sampling import sample
 

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..solvers import Call
 
-class Surroundings:
-    """Noted before a call, sealed after it, restored around its replay."""
+
+class CallState:
+    """Autocast and random state of one network call: noted before it, sealed after it, restored around its replay."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -23,13 +25,18 @@ class Surroundings:
         if self.cuda is not None and torch.equal(self.cuda, torch.cuda.get_rng_state(self.device)):
             self.cuda = None
 
+    @property
+    def random(self) -> bool:
+        """Whether the call drew random numbers, as seen when it was sealed."""
+        return self.cpu is not None or self.cuda is not None
+
     def __eq__(self, other: object) -> bool:
         """Whether putting either back does the same; never where random numbers were drawn."""
         return (
-            isinstance(other, Surroundings)
+            isinstance(other, CallState)
             and self.device == other.device
             and self.autocast == other.autocast
-            and self.cpu is self.cuda is other.cpu is other.cuda is None
+            and not (self.random or other.random)
         )
 
     @contextmanager
@@ -61,6 +68,29 @@ class Surroundings:
                 torch.set_rng_state(before)
             if device_before is not None:
                 torch.cuda.set_rng_state(device_before, self.device)
+
+
+class CallStates:
+    """The states of a run's calls in their order; neighbours that are equal share one object.
+
+    Args:
+        first: the index of the first call: a truncated run starts later than its plan.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first, self.states = first, list[CallState]()
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def add(self, state: CallState) -> None:
+        """Seal the state of the call just made, and keep it."""
+        state.seal()
+        self.states.append(self.states[-1] if self.states and state == self.states[-1] else state)
+
+    def of(self, call: Call) -> CallState:
+        """The state that `call` was made in."""
+        return self.states[call.index - self.first]
 
 
 def _autocast(kind: str) -> tuple[bool, torch.dtype]:

@@ -8,12 +8,14 @@ from enum import Enum
 from torch import Tensor
 
 from ..solvers import Plan
-from .gradient import Gradient, Registers, obstacle
+from .autograd_node import differentiable, obstacle
+from .gradient import Gradient
+from .recorded import Recorded
 from .region import regions
-from .rollout import Rollout
+from .rollout import Registers, Rollout
 from .schedule import Keep, choose
 from .segmented import Segmented
-from .tape import Captured, Recorded, Tape, differentiable
+from .tape import Captured, Tape
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class Checkpoint(Gradient):
                 raise ValueError(
                     f"{self}: got {captured}, expected none; pass it in cond or use Mechanism.AUTO"
                 ) from None
-            return self._by_regions(_seen(rollout), registers, str(captured))
+            return self._by_regions(_restarted(rollout), registers, str(captured))
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         if self.recursive and self.memory_budget is None:
@@ -85,24 +87,26 @@ class Checkpoint(Gradient):
     def _tape(self, rollout: Rollout, registers: Registers) -> Tape:
         if self.memory_budget is None and not self.recursive:
             return Recorded(rollout, registers, self.offload)
-        return Segmented(rollout, registers, self.memory_budget, self.recursive, self.offload, self._say)
+        return Segmented(rollout, registers, self.offload, self._choose)
 
-    def _say(self, keep: Keep) -> None:
+    def _choose(self, calls: int, steps: int, state: int, held: int, activation: int) -> Keep:
+        keep = choose(calls, steps, state, held, activation, self.memory_budget, self.recursive)
         log.info("Checkpoint %s", keep)
         if self.observe is not None:
             self.observe(keep)
+        return keep
 
     def _by_regions(self, rollout: Rollout, registers: Registers, reason: str) -> Registers:
         log.info("Checkpoint by regions: %s", reason)
         return rollout.execute(registers, regions(rollout, self.offload))
 
 
-def _seen(rollout: Rollout) -> Rollout:
-    """The rollout for a second start: the watcher has seen the first state."""
-    fresh = iter((False,))
+def _restarted(rollout: Rollout) -> Rollout:
+    """The rollout for a second start, after its first network call: the watcher has seen the first state."""
+    opened = iter((True,))
 
     def watch(step: int, x: Tensor) -> None:
-        if next(fresh, True):
+        if not next(opened, False):
             rollout.watch(step, x)
 
     return replace(rollout, watch=watch)

@@ -1,6 +1,7 @@
 """Conditioning: any nesting of dicts, lists and tuples of tensors, constant or one value per step."""
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,21 @@ class PerStep:
     """One value per step: `values` (N, ...); step k sees values[k]."""
 
     values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Alias:
+    """What stands in for a tensor of the conditioning during one call.
+
+    Attributes:
+        leaf: its place among `leaves(cond)`.
+        tensor: the detached copy, which requires grad.
+        scheduled: whether it is one row of a PerStep.
+    """
+
+    leaf: int
+    tensor: Tensor
+    scheduled: bool
 
 
 def leaves(cond: Any) -> list[Tensor]:
@@ -37,24 +53,20 @@ def at_step(cond: Any, step: int) -> Any:
     return tree_map_only(PerStep, lambda leaf: leaf.values[step], cond)
 
 
-def local(cond: Any, step: int) -> tuple[Any, list[tuple[int, Tensor, bool]]]:
-    """`cond` at `step` with every leaf that requires grad replaced by a detached one.
+def aliased(cond: Any, step: int) -> tuple[Any, list[Alias]]:
+    """`cond` as step `step` sees it, with an alias for every tensor that requires grad."""
+    places, aliases = count(), []
 
-    Returns:
-        the conditioning, and (index among `leaves(cond)`, replacement, whether it is one row of a PerStep).
-    """
-    index, replaced = iter(range(len(leaves(cond)))), []
-
-    def replace(leaf: Any) -> Any:
-        tensor = leaf.values if isinstance(leaf, PerStep) else leaf
+    def seen(leaf: Any) -> Any:
+        scheduled = isinstance(leaf, PerStep)
+        tensor = leaf.values if scheduled else leaf
         if not isinstance(tensor, Tensor):
             return leaf
-        k, scheduled = next(index), isinstance(leaf, PerStep)
-        value = tensor[step] if scheduled else tensor
+        place, value = next(places), tensor[step] if scheduled else tensor
         if not tensor.requires_grad:
             return value
-        value = value.detach().requires_grad_()
-        replaced.append((k, value, scheduled))
-        return value
+        alias = Alias(place, value.detach().requires_grad_(), scheduled)
+        aliases.append(alias)
+        return alias.tensor
 
-    return tree_map(replace, cond), replaced
+    return tree_map(seen, cond), aliases

@@ -21,8 +21,9 @@ def mark(out: Tensor) -> Tensor:
 
 
 def drift(then: Tensor, now: Tensor) -> Tensor:
-    """The largest difference between two marks (..., B, K), relative to the first and to what rounding
-    explains; no sync.
+    """The largest difference between marks (..., B, K) of two times, as a share of what rounding explains.
+
+    Above 1, or NaN, it was not the same network. Nothing is read from the device.
     """
     # half-precision networks and non-deterministic kernels differ by percents, under float64 states by
     # nothing like it
@@ -31,7 +32,7 @@ def drift(then: Tensor, now: Tensor) -> Tensor:
     return (now - then).abs().amax((-2, -1)) / (allowed * scale)
 
 
-def changed(name: str) -> RuntimeError:
+def not_repeated(name: str) -> RuntimeError:
     """What to raise where a drift exceeds 1."""
     return RuntimeError(
         f"{name} gave another output in the backward pass than in the forward pass, expected the same: it is "
@@ -40,14 +41,36 @@ def changed(name: str) -> RuntimeError:
     )
 
 
-def compare(marks: Sequence[Tensor], seen: dict[int, tuple[Call, Tensor]]) -> None:
-    """Raise RuntimeError naming a replayed call (by its place among `marks`) whose mark has drifted; one look
-    at the device.
+def check_repeated(name: str, then: Tensor, out: Tensor) -> None:
+    """Raise RuntimeError where `out` is not the output that left the mark `then`."""
+    if not drift(then, mark(out)) <= 1:
+        raise not_repeated(name)
+
+
+class Replays:
+    """The calls that a backward pass makes again, to be compared at its end: one look at the device for all.
+
+    Args:
+        marks: of the calls in the forward pass, one after the other.
+        first: the index of the first of them.
     """
-    if not seen:
-        return
-    then = torch.stack([marks[place] for place in seen])
-    found = drift(then, torch.stack([value for _, value in seen.values()])).tolist()
-    for (call, _), value in zip(seen.values(), found, strict=True):
-        if not value <= 1:
-            raise changed(f"network call {call.index} of step {call.step}")
+
+    def __init__(self, marks: Sequence[Tensor], first: int) -> None:
+        self.marks, self.first = marks, first
+        self.made: list[tuple[int, int]] = []
+        self.again: list[Tensor] = []
+
+    def note(self, call: Call, out: Tensor) -> None:
+        """`call` was made again and gave `out`."""
+        self.made.append((call.index, call.step))
+        self.again.append(mark(out))
+
+    def compare(self) -> None:
+        """Raise RuntimeError naming a call whose output has changed."""
+        if not self.made:
+            return
+        then = torch.stack([self.marks[index - self.first] for index, _ in self.made])
+        found = drift(then, torch.stack(self.again)).tolist()
+        for (index, step), value in zip(self.made, found, strict=True):
+            if not value <= 1:
+                raise not_repeated(f"network call {index} of step {step}")

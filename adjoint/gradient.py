@@ -1,19 +1,31 @@
-"""Gradient strategies: what is kept between a run and its backward pass."""
+"""Gradient: what every strategy is."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
-from torch import Tensor
-
-from ..solvers import Apply, Plan
-from .parameters import sharded
-from .rollout import Rollout
-
-Registers = dict[str, Tensor]
+from ..solvers import Plan
+from .rollout import Registers, Rollout
 
 
 class Gradient(ABC):
-    """Runs a rollout so that its result can be called back by autograd."""
+    """A strategy: how a run is made so that autograd can call its result back, and what is kept for that.
+
+    One of your own is a class with `run` and `cost`; `sample`, `audit` and all of `pullback.guidance` take it.
+    This one lets the gradient pass through the network at the last call only, and around it at the others:
+
+        @dataclass(frozen=True)
+        class LastCall(Gradient):
+            def run(self, rollout, registers):
+                last = rollout.program.plan.nfe - 1
+
+                def evaluate(call, state):
+                    out = rollout.evaluate(call, state)
+                    return out if call.index == last else out.detach()
+
+                return rollout.execute(registers, evaluate)
+
+            def cost(self, plan):
+                return plan.nfe, 1
+    """
 
     @property
     def samples(self) -> bool:
@@ -22,37 +34,15 @@ class Gradient(ABC):
 
     @abstractmethod
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        """The registers after the run."""
+        """The registers after the run, "x" with a graph to all that requires grad and that the strategy differentiates.
+
+        Called in the caller's grad mode.
+
+        Args:
+            rollout: the run. Its `execute` and `evaluate` are plain code, which autograd differentiates.
+            registers: on entry, yours to change; (B, ...) each, in the dtype the state is carried in.
+        """
 
     @abstractmethod
     def cost(self, plan: Plan) -> tuple[int, int]:
         """Network calls forward, replays included, and VJPs of one value and gradient."""
-
-
-@dataclass(frozen=True)
-class Direct(Gradient):
-    """Plain autograd through the loop. Cost: 3 N F; memory N activations. Exact."""
-
-    def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        return rollout.execute(registers)
-
-    def cost(self, plan: Plan) -> tuple[int, int]:
-        return plan.nfe, plan.nfe
-
-
-def obstacle(rollout: Rollout) -> str:
-    """Why one node around the run would be wrong, as far as is known before the first call; "" if nothing is."""
-    if any(isinstance(op, Apply) for op in rollout.program.plan.instructions):
-        return "a plan with Apply instructions"
-    if rollout.program.learned:
-        return "coefficients that require grad"
-    if sharded(rollout.model):
-        return "sharded parameters (FSDP)"
-    return ""
-
-
-def refuse(strategy: Gradient, rollout: Rollout) -> None:
-    """Raise ValueError where one node around the run would be wrong and there is nothing to fall back to."""
-    reason = obstacle(rollout)
-    if reason:
-        raise ValueError(f"{strategy}: got {reason}, expected none; use Checkpoint()")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from ..solvers import NOISE, Call, Evaluate, Plan, Prediction, convert
-from .gradient import Gradient, Registers
-from .rollout import Rollout
+from .gradient import Gradient
+from .rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

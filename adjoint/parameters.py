@@ -23,8 +23,3 @@ def named(model: Model, what: Callable[[nn.Module], Iterable[tuple[str, Any]]]) 
     for k, network in enumerate(model.networks()):
         for name, value in what(network):
             yield (f"{name} of network {k}" if k else name), value
-
-
-def sharded(model: Model) -> bool:
-    """Whether parameters are spread over processes (FSDP)."""
-    return any(hasattr(value, "device_mesh") for value in parameters(model).values())

@@ -15,8 +15,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..solvers import Call
 from ..solvers.program import Evaluator
-from .call_state import Surroundings
-from .fingerprint import changed, drift, mark
+from .call_state import CallState
+from .fingerprint import check_repeated, mark
 from .rollout import Rollout
 from .snapshot import Snapshot
 
@@ -61,7 +61,7 @@ class Region:
     def __call__(self, state: Tensor) -> Tensor:
         self.device, self.requires_grad, self.version = state.device, state.requires_grad, state._version
         self.kept = state.detach().to("cpu") if self.offload else state.detach()
-        self.around = Surroundings(state.device)
+        self.around = CallState(state.device)
         with saved_tensors_hooks(self._count, self._fetch):
             out = self.fn(state)
         self.around.seal()
@@ -116,15 +116,14 @@ class Region:
                 f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
                 "took another path than in the forward pass; make it deterministic or use Direct()"
             )
-        if not drift(self.mark, mark(out)) <= 1:
-            raise changed(self.name)
+        check_repeated(self.name, self.mark, out)
         self.live.enter(self)
         self.saved, self.fetched = saved, set()
 
 
 def regions(rollout: Rollout, offload: bool) -> Evaluator:
     """A stand-in for the rollout's model call that keeps states only."""
-    live, snapshot = Live(), Snapshot(rollout, rollout.declared())
+    live, snapshot = Live(), Snapshot(rollout.model, rollout.declared())
 
     def replayed(call: Call, state: Tensor) -> Tensor:
         name = f"network call {call.index} of step {call.step}"

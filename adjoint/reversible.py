@@ -1,7 +1,8 @@
 """Reversible: nothing is kept but the end; the backward pass steps back over the plan and differentiates as it goes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,15 +10,16 @@ from torch import Tensor
 from ..solvers import Call, Noise, Plan, combine, inversion
 from ..solvers.loop import total
 from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
-from .gradient import Gradient, Registers, refuse
-from .rollout import Rollout
-from .sensitivity import Replay, Sensitivity
-from .tape import Captured, Tape, differentiable
+from .live_call import LiveCall, replay
+from .rollout import Registers, Rollout
+from .sensitivity import Sensitivity
+from .tape import Tape
+from .taped import Taped
 from .transpose import transpose
 
 
 @dataclass(frozen=True)
-class Reversible(Gradient):
+class Reversible(Taped):
     """Memory of 2-3 states and one network call, whatever N: for plans that can be inverted
     (`ReversibleHeun`, `OBELM`, ...).
 
@@ -43,61 +45,58 @@ class Reversible(Gradient):
         if self.anchor is not None and self.anchor < 1:
             raise ValueError(f"Reversible: got anchor={self.anchor}, expected at least 1 step, or None")
 
-    def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        refuse(self, rollout)
-        try:
-            return {"x": differentiable(_Backwards(rollout, registers, self))}
-        except Captured as captured:
-            raise ValueError(f"{self}: got {captured}; pass it in cond, or use Checkpoint()") from None
+    def tape(self, rollout: Rollout, registers: Registers) -> Tape:
+        return _Retraceable(rollout, registers, self)
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         return 2 * plan.nfe, plan.nfe
 
 
-class _Backwards(Tape):
+class _Kept(NamedTuple):
+    """What stays between the passes: the carried registers at the end, and those of the steps with an anchor."""
+
+    end: Registers
+    anchors: dict[int, Registers]
+
+
+class _Retraceable(Tape):
+    """A run in float64 of which the end is kept, from where every state can be had again."""
+
+    kept: _Kept
+
     def __init__(self, rollout: Rollout, registers: Registers, strategy: Reversible) -> None:
         super().__init__(rollout, registers)
         self.strategy, self.dtype = strategy, registers["x"].dtype
         how = inversion(rollout.program.plan)
-        self.carried, self.undos = (
-            how.carried,
-            how.undos[-len(rollout.program.ops) :],
-        )  # a truncated program is the end of its plan
-        self.anchors: dict[int, Registers] = {}
-        self.end: Registers = {}
+        self.carried = how.carried
+        self.undos = how.undos[-len(rollout.program.ops) :]  # a truncated program is the end of its plan
 
     def forward(self) -> Tensor:
         self.wide = self.rollout.program.widened(self.carried)
         return super().forward().to(self.dtype)
 
     def execute(self, registers: Registers) -> Registers:
+        anchors: dict[int, Registers] = {}
+
         def before(step: int, live: Registers) -> None:
             every = self.strategy.anchor
             if every is not None and step % every == 0:
-                self.anchors[step] = {name: live[name] for name in self.carried if name in live}
+                anchors[step] = {name: live[name] for name in self.carried if name in live}
             self.rollout.before(step, live)
 
         wide = {name: value.double() for name, value in registers.items()}
-        done = self.rollout.execute(wide, self._evaluate, self.wide, before)
-        self.end = {name: done[name] for name in self.carried}
+        done = self.rollout.execute(wide, self.evaluate, self.wide, before)
+        self.kept = _Kept({name: done[name] for name in self.carried}, anchors)
         return done
 
-    def _evaluate(self, call: Call, state: Tensor) -> Tensor:
-        return super()._evaluate(call, state.to(self.dtype)).double()
+    def evaluate(self, call: Call, state: Tensor) -> Tensor:
+        return super().evaluate(call, state.to(self.dtype)).double()
 
-    def kept(self) -> list[Tensor]:
-        held = [*self.end.values(), *(value for anchor in self.anchors.values() for value in anchor.values())]
-        self.end, self.anchors = (
-            dict.fromkeys(self.end),
-            {k: dict.fromkeys(v) for k, v in self.anchors.items()},
-        )  # type: ignore
-        return held
+    def record(self, call: Call, state: Tensor, out: Tensor, live: LiveCall | None) -> None:
+        """Nothing: the state comes back."""
 
-    def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> Registers:
-        rest = iter(saved)
-        live = {name: next(rest) for name in self.end}
-        anchors = {step: {name: next(rest) for name in names} for step, names in self.anchors.items()}
-        back = _Retrace(self, live, anchors, into)
+    def pull(self, kept: _Kept, end: Tensor, into: Sensitivity) -> Registers:
+        back = _Retrace(self, dict(kept.end), kept.anchors, into)
         entry = transpose(self.rollout.program, end, back.vjp, into, back.undo, back.opened)
         for name, value in self.registers.items():
             back.compare(name, value)
@@ -107,13 +106,18 @@ class _Backwards(Tape):
 
 
 class _Retrace:
-    """The registers of one backward pass."""
+    """The registers of one backward pass, on their way from the end back to the entry.
+
+    Args:
+        live: the registers at the end, changed from step to step.
+        anchors: those of some steps as the forward pass saw them.
+    """
 
     def __init__(
-        self, tape: _Backwards, live: Registers, anchors: dict[int, Registers], into: Sensitivity
+        self, tape: _Retraceable, live: Registers, anchors: dict[int, Registers], into: Sensitivity
     ) -> None:
         self.tape, self.live, self.anchors, self.into, self.error = tape, live, anchors, into, 0.0
-        self.replays: dict[int, Replay] = {}
+        self.replays: dict[int, LiveCall] = {}  # made to step back, and not yet differentiated
         self.ops: Program = tape.wide
 
     def undo(self, k: int) -> None:
@@ -133,16 +137,18 @@ class _Retrace:
         if value is not None and undo.target is not None:
             self.live[undo.target] = value
 
-    def replay(self, call: Call, src: str) -> Replay:
-        with self.tape.around[call.index - self.tape.first].restored():
-            replay = self.into.replay(call, self.live[src].to(self.tape.dtype))
-        self.replays[call.index] = replay
-        return replay
+    def replay(self, call: Call, src: str) -> LiveCall:
+        """The call once more; its graph waits for `vjp`, so that one call serves both."""
+        state = self.live[src].to(self.tape.dtype)
+        with self.tape.calls.of(call).restored():
+            live = replay(self.tape.rollout, call, state, self.into.shared)
+        self.replays[call.index] = live
+        return live
 
     def vjp(self, call: Call, src: str, cotangent: Tensor) -> Tensor | None:
-        replay = self.replays.pop(call.index, None) or self.replay(call, src)
-        self.replays.pop(call.index, None)
-        return self.into.back(call, replay, cotangent)
+        if call.index not in self.replays:
+            self.replay(call, src)
+        return self.into.vjp(call, self.replays.pop(call.index), cotangent)
 
     def opened(self, step: int) -> None:
         """Before step `step` opened its control was not there."""

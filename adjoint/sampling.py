@@ -1,7 +1,6 @@
 """`sample`: from noise to sample, with gradients that reach everything that went in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +13,13 @@ from ..solvers import coefficients as numbers_of
 from ..solvers.coefficient_tensor import bound
 from ..solvers.loop import entry
 from ..solvers.program import prepare
+from .auto import Auto
 from .cond import check_steps, leaves
-from .gradient import Direct, Gradient
+from .direct import Direct
+from .gradient import Gradient
 from .rollout import Rollout
 from .transforms import bare, finite, transform
-from .truncated import Auto, Truncated
+from .truncated import Truncated
 
 Callback = Callable[[int, Any, Tensor], None]
 
@@ -234,7 +235,7 @@ def _check_truncated(gradient: Truncated, others: list[Tensor], plan: Plan, opaq
 
 def _name_the_step(rollout: Rollout, registers: dict[str, Tensor]) -> None:
     """Replay the run to say where it went wrong: the loop itself reads no flag from the device."""
-    quiet = replace(rollout, watch=lambda step, state: None, caught={})
+    quiet = rollout.quiet()
 
     def watched(call: Call, state: Tensor) -> Tensor:
         out = quiet.evaluate(call, state)

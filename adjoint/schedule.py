@@ -1,4 +1,9 @@
-"""What a checkpointed run keeps: chosen from a memory budget, and stated."""
+"""Keep: what a checkpointed run keeps, chosen from a memory budget, and stated.
+
+Of a long run some steps' openings are kept (snapshots). The backward pass goes from the last part between two
+of them to the first: it runs a part again from its snapshot to have the states of its calls, at once where it
+is short (a leaf), by recursion where it is not.
+"""
 
 import math
 from dataclasses import dataclass
@@ -25,11 +30,16 @@ class Keep:
 
     @property
     def forwards(self) -> int:
-        runs = self.calls + self.calls - self.activations
+        run_and_replays = self.calls + self.calls - self.activations
         bounds = (0, *self.snapshots, self.steps)
-        parts = enumerate(zip(bounds, bounds[1:], strict=False))
-        again = [reruns(high - low, self.slots - k, self.leaf) for k, (low, high) in parts]
-        return runs + sum(again) - (min(self.leaf, self.steps - bounds[-2]) if self.steps > 1 else 0)
+        # the parts before part k hold k snapshots while it is being reversed
+        again = sum(
+            reruns(high - low, self.slots - k, self.leaf)
+            for k, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))
+        )
+        # the states of the last leaf are there from the forward pass
+        there = min(self.leaf, self.steps - bounds[-2]) if self.steps > 1 else 0
+        return run_and_replays + again - there
 
     def __str__(self) -> str:
         states = f"the states of {len(self.snapshots) + 1} steps" if self.leaf < self.steps else "every state"
@@ -57,18 +67,10 @@ def reruns(length: int, slots: int, leaf: int) -> int:
     """Steps run without a graph, to come back to states, for `length` steps from a snapshot."""
     if length <= leaf:
         return length
-    if slots < 1:  # from the snapshot again and again
-        return leaf_sums(length, leaf)
+    if slots < 1:  # each leaf is reached from the one snapshot there is
+        return sum(range(length, 0, -leaf))
     first = split(length, slots)
     return first + reruns(length - first, slots - 1, leaf) + reruns(first, slots, leaf)
-
-
-def leaf_sums(length: int, leaf: int) -> int:
-    """Steps run if each leaf is reached from the one snapshot there is."""
-    total, rest = 0, length
-    while rest > 0:
-        total, rest = total + rest, rest - leaf
-    return total
 
 
 def positions(steps: int, slots: int, leaf: int) -> tuple[int, ...]:
@@ -87,38 +89,48 @@ def choose(
     """The fastest choice within `budget` bytes.
 
     Args:
-        state: bytes of one state. held: bytes of the registers alive when a step opens. activation: bytes of
-            one call's.
+        state: bytes of one state.
+        held: bytes of the registers alive when a step opens.
+        activation: bytes of one call's activations.
+        budget: None for no limit: every state, or with `recursive` log2 N snapshots.
+        recursive: whether parts may be run again more than once.
 
     Raises:
         ValueError: a budget that not even recursion, or the square root without it, can keep; the least one
             is named.
     """
     if budget is None:
-        slots = max(1, math.ceil(math.log2(max(steps, 2)))) if recursive else 0
-        return (
-            Keep(calls, steps, positions(steps, slots, 1), 1, slots, 0)
-            if recursive
-            else Keep(calls, steps, (), steps, 0, 0)
-        )
+        slots = max(1, math.ceil(math.log2(max(steps, 2))))
+        return _recursion(calls, steps, slots) if recursive else _every_state(calls, steps, 0)
     if calls * state + activation <= budget:
         spare = (budget - calls * state) // max(activation, 1) - 1
-        return Keep(calls, steps, (), steps, 0, max(0, min(calls, spare)))
+        return _every_state(calls, steps, max(0, min(calls, spare)))
     per_step = state * math.ceil(calls / steps)
-    for leaf in sorted(range(1, steps + 1), key=lambda n: abs(n - math.sqrt(steps * held / per_step))):
+    # snapshots every `leaf` steps take held * steps / leaf bytes, a leaf's states per_step * leaf: least at
+    # the square root of their quotient, so the lengths near it come first
+    for leaf in sorted(
+        range(1, steps + 1), key=lambda n: abs(n - math.sqrt(steps * held / max(per_step, 1)))
+    ):
         count = math.ceil(steps / leaf) - 1
         if count * held + leaf * per_step + activation <= budget:
             return Keep(calls, steps, tuple(range(leaf, steps, leaf)), leaf, count, 0)
     slots = (budget - activation - per_step) // max(held, 1)
     if recursive and slots >= 1:
-        return Keep(calls, steps, positions(steps, slots, 1), 1, slots, 0)
-    least = (
-        activation + per_step + held
-        if recursive
-        else activation + math.ceil(2 * math.sqrt(steps * held * per_step))
-    )
+        return _recursion(calls, steps, slots)
+    if recursive:
+        least = activation + per_step + held
+    else:
+        least = activation + math.ceil(2 * math.sqrt(steps * held * per_step))
     raise ValueError(
         f"Checkpoint: got memory_budget={budget} bytes, expected at least {least} (one call's activations "
         f"take {activation}, one step's registers {held}); raise it, set offload=True"
         f"{'' if recursive else ', or recursive=True'}"
     )
+
+
+def _every_state(calls: int, steps: int, activations: int) -> Keep:
+    return Keep(calls, steps, snapshots=(), leaf=steps, slots=0, activations=activations)
+
+
+def _recursion(calls: int, steps: int, slots: int) -> Keep:
+    return Keep(calls, steps, positions(steps, slots, 1), leaf=1, slots=slots, activations=0)

@@ -1,78 +1,46 @@
 """Gradients of one run, added up call by call: what every hand-written backward pass has in common."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ..solvers import Call, GivenNoise
 from ..solvers.program import Value
-from .cond import local
-from .leaves import now, undeclared
+from .live_call import CallGradients, LiveCall
 from .rollout import Rollout
 
 
-@dataclass(frozen=True, eq=False)
-class Replay:
-    """A network call with its graph: `out` as a function of `state`, `aliases` of conditioning, and shared leaves."""
-
-    out: Tensor
-    state: Tensor
-    aliases: list[tuple[int, Tensor, bool]]
-
-
 class Sensitivity:
-    """VJPs of network calls, and the sums they leave at everything but the state.
+    """The gradients of one backward pass at everything but the state, by name, in `sums`.
 
     Args:
         rollout: the run.
         shared: parameters and captured leaves that require grad, by name.
+        jumps: the loss's own gradients at the states that steps open with.
     """
 
-    def __init__(self, rollout: Rollout, shared: dict[str, Tensor]) -> None:
-        self.rollout, self.shared = rollout, shared
+    def __init__(self, rollout: Rollout, shared: Mapping[str, Tensor], jumps: Mapping[int, Tensor]) -> None:
+        self.rollout, self.shared, self.jumps = rollout, shared, jumps
         self.sums: dict[str, Tensor] = {}
-        self.jumps: dict[int, Tensor] = {}
 
-    def call(self, call: Call, state: Tensor) -> tuple[Replay, int]:
-        """The network call with a graph from detached inputs, and the sequence number it starts at. Needs grad mode."""
-        start, leaf = now(), state.detach().requires_grad_()
-        cond, aliases = local(self.rollout.cond, call.step)
-        out = replace(self.rollout, cond=cond, scheduled=False).evaluate(call, leaf)
-        return Replay(out, leaf, aliases), start
-
-    def strangers(self, replay: Replay, start: int) -> tuple[list[Tensor], bool]:
-        """Leaves that the call reached and nobody declared, and whether it reached a graph from before `start`."""
-        known = [replay.state, *(alias for _, alias, _ in replay.aliases), *self.shared.values()]
-        return undeclared(replay.out, known, start)
-
-    def replay(self, call: Call, state: Tensor) -> Replay:
-        """The call once more; raises RuntimeError where it reached a tensor that the first call did not."""
-        replay, start = self.call(call, state)
-        found, captured = self.strangers(replay, start)
-        if found or captured:
-            what = f"a leaf of shape {tuple(found[0].shape)}" if found else "a tensor with a graph of its own"
-            raise late(call, what)
-        return replay
-
-    def back(self, call: Call, replay: Replay, cotangent: Tensor) -> Tensor | None:
-        """The VJP of a replayed call."""
-        if not replay.out.requires_grad:
+    def vjp(self, call: Call, live: LiveCall, cotangent: Tensor) -> Tensor | None:
+        """The cotangent of the call's state; the other gradients are added to the sums."""
+        found = live.vjp(cotangent, self.shared)
+        if found is None:
             return None
-        targets = [replay.state, *(alias for _, alias, _ in replay.aliases), *self.shared.values()]
-        grads = torch.autograd.grad(replay.out, targets, cotangent.to(replay.out), allow_unused=True)
-        rest = iter(grads[1:])
-        for (k, _, scheduled), grad in zip(replay.aliases, rest, strict=False):
-            self.add(f"cond[{k}]", grad, call.step if scheduled else None)
-        self.add_all(dict(zip(self.shared, grads[1 + len(replay.aliases) :], strict=True)))
-        return grads[0]
+        self.add_call(call.step, found)
+        return found.state
 
-    def add_all(self, grads: dict[str, Tensor | None]) -> None:
-        """sums[name] += grad for each, in one pass over those there are."""
-        there = {name: grad for name, grad in grads.items() if grad is not None and name in self.sums}
+    def add_call(self, step: int, found: CallGradients) -> None:
+        """Add what one call of `step` leaves at conditioning, parameters and captured leaves."""
+        for alias, grad in found.cond:
+            self.add(f"cond[{alias.leaf}]", grad, step if alias.scheduled else None)
+        # one pass over the parameters that have a sum already: there may be hundreds
+        there = {name: grad for name, grad in found.shared.items() if grad is not None and name in self.sums}
         if there:
             torch._foreach_add_([self.sums[name] for name in there], list(there.values()))  # pyright: ignore[reportPrivateImportUsage]
-        for name, grad in grads.items():
+        for name, grad in found.shared.items():
             if name not in there:
                 self.add(name, grad)
 
@@ -97,18 +65,9 @@ class Sensitivity:
             return
         if row is not None:
             if name not in self.sums:
-                self.sums[name] = torch.zeros_like(self.rollout.declared()[name])
+                self.sums[name] = torch.zeros_like(self.rollout.arguments()[name])
             self.sums[name][row] += grad
         elif name in self.sums:
             self.sums[name] += grad
         else:
             self.sums[name] = grad.clone()
-
-
-def late(call: Call, what: str) -> RuntimeError:
-    """What to raise where a call reaches what the first one did not."""
-    return RuntimeError(
-        f"network call {call.index} of step {call.step} reaches {what} the first call did not; expected the "
-        "same inputs at every call; register it as a parameter, pass it in cond, or use "
-        "Checkpoint(mechanism=Mechanism.REGION)"
-    )

@@ -1,14 +1,14 @@
 """SkipStraight: a gradient through a flow that takes one Jacobian for a whole stretch where the path is straight."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..solvers import FLOW, Call, Combine, Evaluate, Plan
 from ..solvers.broadcast import per_sample
-from .gradient import Gradient, Registers
-from .rollout import Rollout
+from .gradient import Gradient
+from .rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class SkipStraight(Gradient):
             velocities[call.step] = rollout.evaluate(call, state)
             return velocities[call.step]
 
-        quiet = replace(rollout, watch=lambda step, x: None, caught={})
         with torch.no_grad():
-            quiet.execute(dict(registers), record)
+            rollout.quiet().execute(dict(registers), record)
         shares = self.shares(torch.stack([velocities[k] for k in sorted(velocities)]), plan)
 
         def evaluate(call: Call, state: Tensor) -> Tensor:

@@ -5,19 +5,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .parameters import named, sharded
-from .rollout import Rollout
+from ..solvers import Model
+from .parameters import named
+from .wrappers import is_sharded
+
+# what a layer of peft computes depends on these, and no tensor's version tells that they changed
+ADAPTER_FLAGS = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
 
 
 class Snapshot:
-    """Versions of all that enters a run and modes of its modules: a replay after any change would be silently wrong."""
+    """Versions of all that enters a run and modes of its modules: a replay after any change would be silently wrong.
 
-    def __init__(self, rollout: Rollout, tensors: dict[str, Tensor]) -> None:
-        self.rollout, self.tensors = rollout, tensors
-        self.versions = {name: value._version for name, value in self.tensors.items()}
+    Args:
+        model: whose buffers, parameters and modules are looked at.
+        tensors: everything that enters, by name.
+    """
+
+    def __init__(self, model: Model, tensors: dict[str, Tensor]) -> None:
+        self.model, self.tensors = model, tensors
+        self.versions = {name: value._version for name, value in tensors.items()}
         self.buffers = {name: (value, value._version) for name, value in self._named(nn.Module.named_buffers)}
         # FSDP swaps parameters and their storage around every call
-        self.places = {} if sharded(rollout.model) else self._places()
+        self.places = {} if is_sharded(model) else self._places()
         self.modes = self._modes()
 
     def check(self) -> None:
@@ -57,7 +66,7 @@ class Snapshot:
 
     def _modes(self) -> dict[str, tuple[Any, ...]]:
         return {
-            name: (module.training, *(_plain(vars(module).get(flag)) for flag in ADAPTER_FLAGS))
+            name: (module.training, *(_frozen(vars(module).get(flag)) for flag in ADAPTER_FLAGS))
             for name, module in self._named(nn.Module.named_modules)
         }
 
@@ -68,22 +77,11 @@ class Snapshot:
         }
 
     def _named(self, what: Callable[[nn.Module], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
-        return named(self.rollout.model, what)
+        return named(self.model, what)
 
 
-ADAPTER_FLAGS = (
-    "_active_adapter",
-    "_disable_adapters",
-    "merged_adapters",
-    "scaling",
-)  # as peft's layers name them
-
-
-def _plain(value: Any) -> Any:
-    return (
-        tuple(value.items())
-        if isinstance(value, dict)
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-    )
+def _frozen(value: Any) -> Any:
+    """A copy of an adapter's flag: the layer changes its own in place."""
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value

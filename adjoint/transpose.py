@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..solvers import Call
 from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
+from .rollout import Registers
 from .sensitivity import Sensitivity
 
-Pull = Callable[[Call, str, Tensor], Tensor | None]
+VJP = Callable[[Call, str, Tensor], Tensor | None]
 
 
 class Cotangents:
@@ -22,11 +23,15 @@ class Cotangents:
         self.values = dict(start)
 
     def take(self, name: str) -> Tensor | None:
-        """The cotangent of a register at the point where it was written, removed."""
+        """The cotangent of a register at the point where it was written, removed: before, it held something else."""
         return self.values.pop(name, None)
 
     def add(self, name: str, value: Tensor, c: Value = 1.0) -> None:
-        """a_name += c value, into a tensor of our own."""
+        """a_name += c value, in place.
+
+        The tensor is our own: what `start` brought belongs to autograd, and is taken by the instruction that
+        wrote the register before anything can be added to it.
+        """
         held = self.values.get(name)
         if held is None:
             self.values[name] = value * c
@@ -38,18 +43,18 @@ class Cotangents:
 
 def transpose(
     program: Program,
-    end: Tensor | dict[str, Tensor],
-    pull: Pull,
+    end: Tensor | Registers,
+    vjp: VJP,
     into: Sensitivity,
     undo: Callable[[int], None] | None = None,
     opened: Callable[[int], None] | None = None,
-) -> dict[str, Tensor]:
+) -> Registers:
     """Walk `program` backwards from the cotangent `end` of "x" (or of several registers).
 
     Returns the cotangents of the registers on entry.
 
     Args:
-        pull: (call, source register, cotangent of the prediction) -> cotangent of the source; None where
+        vjp: (call, source register, cotangent of the prediction) -> cotangent of the source; None where
             nothing flows.
         into: receives the cotangents of noise and controls.
         undo: given each instruction's index before its cotangents move: a reversible plan restores a register
@@ -72,7 +77,7 @@ def transpose(
             assert isinstance(item, BoundEvaluate)  # a plan with an Apply is differentiated by autograd
             op = item.op
             a = cotangents.take(op.outs[0])
-            a = None if a is None else pull(item.call, op.src, a)
+            a = None if a is None else vjp(item.call, op.src, a)
             if a is not None:
                 cotangents.add(op.src, a)
         if k == 0 or ops[k - 1].step != item.step:

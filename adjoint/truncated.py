@@ -1,4 +1,4 @@
-"""Truncated and Auto: strategies that hand a part of the run, or all of it, to another."""
+"""Truncated: the end of the run is handed to another strategy, what comes before only runs."""
 
 from dataclasses import dataclass, field, replace
 
@@ -6,8 +6,8 @@ import torch
 
 from ..solvers import Plan
 from .checkpoint import Checkpoint
-from .gradient import Gradient, Registers
-from .rollout import Rollout
+from .gradient import Gradient
+from .rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,10 @@ class Truncated(Gradient):
 
     The gradient is that of the truncated chain: with last < N nothing reaches x, early noise or early
     conditioning. Cost: N F + 3 last F under `Direct`, one F more per step under `Checkpoint`.
+
+    Args:
+        last: K, how many steps are differentiated; from N on all of them.
+        inner: the strategy for these.
     """
 
     last: int
@@ -43,14 +47,3 @@ class Truncated(Gradient):
         head, tail = plan.split(max(0, plan.steps - self.last))
         calls, vjps = self.inner.cost(tail)
         return head.nfe + calls, vjps
-
-
-@dataclass(frozen=True)
-class Auto(Gradient):
-    """`Checkpoint()` where something requires grad, plain sampling where nothing does: the default of `sample`."""
-
-    def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        return Checkpoint().run(rollout, registers)
-
-    def cost(self, plan: Plan) -> tuple[int, int]:
-        return Checkpoint().cost(plan)

@@ -1,6 +1,6 @@
 """torchdiffeq and torchsde as solvers of a denoiser's ODE and SDE. The only folder that knows them."""
 
-from .base import Backsolve
+from .backsolve import Backsolve
 from .fields import as_ode, as_sde
 from .torchdiffeq import TorchDiffEq
 from .torchsde import TorchSDE

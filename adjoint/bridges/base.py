@@ -1,10 +1,9 @@
 """Outside: a rollout whose states come from another library's solver, so that our strategies can stand behind it."""
 
-import importlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,38 +15,15 @@ from ..cond import at_step
 from ..continuous.adjoint_deis import AdjointDEIS
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
-from ..gradient import Direct, Gradient, Registers
-from ..rollout import Before, Rollout
-from ..sensitivity import Sensitivity
-from .fields import Velocity
+from ..direct import Direct
+from ..gradient import Gradient
+from ..live_call import live_call
+from ..rollout import Before, Registers, Rollout
+from .backsolve import Backsolve
+from .fields import Field, Velocity
 
-Field = Callable[[float, Tensor], Tensor]  # (t, x) -> dx/dt
-
-
-@dataclass(frozen=True)
-class Backsolve:
-    """Their own adjoint: `odeint_adjoint`, `sdeint_adjoint`, restarted from the recorded state at every node
-    of the plan.
-
-    Arguments are the `adjoint_...` of theirs; None takes over what the forward solve uses (torchsde: its own
-    choice). A plan of one step restarts nowhere: memory flat in N, and states that drift from the forward
-    ones. `benchmarks/gradients.py` has its error beside ours.
-
-    Cost: a call and a VJP for every evaluation of the backward solve, and one call to look for captured
-    tensors; torchsde calls the network once more per step of the plan.
-    """
-
-    method: str | None = None
-    rtol: float | None = None
-    atol: float | None = None
-    options: Mapping[str, Any] | None = field(default=None, hash=False)
-
-    def given(self) -> dict[str, Any]:
-        """What was given, under the names that both libraries use."""
-        return {f"adjoint_{name}": value for name, value in vars(self).items() if value is not None}
-
-
-BEHIND = Continuous | AdjointDEIS | Direct | Backsolve | None
+# what can differentiate a run whose steps another library took
+Inner = Continuous | AdjointDEIS | Direct | Backsolve | None
 
 
 class Bridge(Gradient, ABC):
@@ -59,10 +35,10 @@ class Bridge(Gradient, ABC):
     def samples(self) -> bool:
         return self.gradient is None
 
-    def check(self) -> None:
-        """Refuse strategies that would differentiate the plan's own steps."""
+    def check_gradient(self) -> None:
+        """Raise ValueError where `gradient` would differentiate the plan's own steps."""
         inner = self.gradient
-        if not isinstance(inner, BEHIND):
+        if not isinstance(inner, Inner):
             raise ValueError(
                 f"{type(self).__name__}: got gradient={inner}, expected Continuous, AdjointDEIS, Direct, "
                 "Backsolve or None: the others transpose the plan, which did not run"
@@ -76,7 +52,7 @@ class Bridge(Gradient, ABC):
 
     @abstractmethod
     def check_plan(self, plan: Plan) -> None:
-        """Refuse plans that name another process than the one this solver solves."""
+        """Raise ValueError for a stochastic plan where an ODE is solved, for a deterministic one where an SDE is."""
 
     @abstractmethod
     def solve(
@@ -124,13 +100,12 @@ class Bridge(Gradient, ABC):
     def _look_for_captured(self, rollout: "Outside", x: Tensor) -> None:
         """One call with a graph: what it reaches and nobody declared would get no gradient from theirs, silently."""
         known = {name: value for name, value in rollout.declared().items() if value.requires_grad}
-        probe, call = Sensitivity(rollout, known), rollout.velocity.call(_times(rollout.program.plan)[0], x)
+        call = rollout.velocity.call(_times(rollout.program.plan)[0], x)
         with torch.enable_grad():
-            found, history = probe.strangers(*probe.call(call, x))
-        if found or history:
-            what = f"a leaf of shape {tuple(found[0].shape)}" if found else "a tensor with a graph of its own"
+            found = live_call(rollout, call, x).strangers(known)
+        if found:
             raise ValueError(
-                f"{self}: got a network that captures {what}, which the adjoint would not see; pass it in "
+                f"{self}: got a network that captures {found}, which the adjoint would not see; pass it in "
                 "cond, register it as a parameter, or use gradient=Direct()"
             )
 
@@ -182,13 +157,3 @@ class Outside(Rollout):
 
 def _times(plan: Plan) -> list[float]:
     return [float(t) for t in plan.times if not isinstance(t, tuple)]
-
-
-def library(name: str) -> Any:
-    """The optional package `name`, imported when first needed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as missing:
-        raise ImportError(
-            f"{name}: got no such package, expected it for this strategy; pip install pullback[ode]"
-        ) from missing

@@ -29,11 +29,8 @@ class Cells:
     def __init__(self, edges: Sequence[float], first: int, cells: int, noise: Noise, like: Tensor) -> None:
         self.edges, self.first, self.cells, self.noise = list(edges), first, cells, noise
         self.like = like.detach()
-        self.shape, self.dtype, self.device = (
-            torch.Size((len(like), like[0].numel())),
-            like.dtype,
-            like.device,
-        )
+        self.shape = torch.Size((len(like), like[0].numel()))
+        self.dtype, self.device = like.dtype, like.device
 
     def __call__(
         self,
@@ -53,11 +50,9 @@ class Cells:
             h = self.edges[k + 1] - self.edges[k]
             w = math.sqrt(h) * self._draw(self.first + k)
             if return_U:
-                area = (
-                    area
-                    + h * total
-                    + h * (w / 2 + math.sqrt(h / 12) * self._draw(self.cells + self.first + k))
-                )
+                own = h * (w / 2 + math.sqrt(h / 12) * self._draw(self.cells + self.first + k))
+                # of the union: what was reached before this cell holds all along it
+                area = area + h * total + own
             total = total + w
         return (total, area) if return_U else total
 

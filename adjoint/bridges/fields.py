@@ -1,7 +1,7 @@
 """Fields for other people's solvers: the probability-flow ODE and the reverse SDE of a denoiser, safe at both ends."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from ...solvers.loop import predict
 from ...solvers.prediction import conversion
 from ...solvers.process import as_time
 from ..cond import PerStep, leaves
+
+Field = Callable[[float, Tensor], Tensor]  # (t, x) -> dx/dt
 
 # of the process's length: float32 times still resolve it, and it costs a solution about 1e-5 of a velocity
 MARGIN = 1e-5
@@ -66,7 +68,7 @@ class Velocity:
         return self.known[t]
 
 
-class _Field(nn.Module):
+class _FieldModule(nn.Module):
     """What is common to both: the network as a submodule, and every tensor that wants a gradient among the parameters.
 
     The adjoints of torchdiffeq and torchsde give gradients to what they find there and, silently, to nothing
@@ -98,12 +100,14 @@ class _Field(nn.Module):
         return predict(self._model, self.velocity.call(t, x), x, self.cond)
 
 
-class _ODE(_Field):
+class _ODE(_FieldModule):
+    """See `as_ode`."""
+
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         return self.flow(t.detach().item(), x)
 
 
-class ReverseSDE(_Field):
+class ReverseSDE(_FieldModule):
     """See `as_sde`."""
 
     noise_type = "diagonal"
@@ -127,12 +131,18 @@ class ReverseSDE(_Field):
         self.start = model.process.t_max if start is None else start
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
-        time = self.start - t.detach().item()
-        x = y if self.shape is None else y.reshape(len(y), *self.shape)
-        return self.velocity.linear(time)[0] * y - 2 * self.flow(time, x).reshape(y.shape)
+        """The drift at their time and state."""
+        return self.drift(t, y, self.flow)
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """The diffusion there, one number for each entry of y."""
         return torch.full_like(y, self.velocity.linear(self.start - t.detach().item())[1])
+
+    def drift(self, t: Tensor, y: Tensor, flow: Field) -> Tensor:
+        """As `f`, with velocities from `flow`."""
+        time = self.start - t.detach().item()
+        x = y if self.shape is None else y.reshape(len(y), *self.shape)
+        return self.velocity.linear(time)[0] * y - 2 * flow(time, x).reshape(y.shape)
 
 
 def as_ode(denoiser: Model, cond: Any = None) -> nn.Module:

@@ -11,8 +11,10 @@ from ...solvers import Plan
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
 from ..gradient import Gradient
-from .base import Backsolve, Bridge, Field, Outside, library
-from .fields import as_ode
+from .backsolve import Backsolve
+from .base import Bridge, Outside
+from .fields import Field, as_ode
+from .optional import library
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
@@ -53,7 +55,7 @@ class TorchDiffEq(Bridge):
             raise ValueError(
                 f"TorchDiffEq: got rtol={self.rtol}, atol={self.atol}, expected positive tolerances"
             )
-        self.check()
+        self.check_gradient()
 
     def check_plan(self, plan: Plan) -> None:
         if plan.stochastic:
@@ -68,9 +70,8 @@ class TorchDiffEq(Bridge):
         norm = options["norm"]
         # the only way into step sizes, which are constants: times have no gradient here to go with theirs
         options["norm"] = lambda v: norm(v.detach())
-        if (
-            self.method in ADAPTIVE
-        ):  # else they step past the end, maybe past the process's, and interpolate back
+        # else these step past the end, maybe past the process's, and interpolate back
+        if self.method in ADAPTIVE:
             options.setdefault("step_t", torch.tensor(times[-1:], dtype=torch.float64, device=x.device))
         return self._states(
             library("torchdiffeq").odeint, lambda t, x: field(t.detach().item(), x), x, times, options
@@ -79,10 +80,8 @@ class TorchDiffEq(Bridge):
     def backsolved(
         self, outside: Outside, adjoint: Backsolve, x: Tensor, times: Sequence[float], step: int
     ) -> list[Tensor]:
-        field, options = (
-            as_ode(outside.model, outside.seen(step)),
-            None if self.options is None else dict(self.options),
-        )
+        field = as_ode(outside.model, outside.seen(step))
+        options = None if self.options is None else dict(self.options)
         return self._states(
             library("torchdiffeq").odeint_adjoint, field, x, times, options, **adjoint.given()
         )

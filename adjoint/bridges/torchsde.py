@@ -13,9 +13,11 @@ from ...solvers import DDIM, GivenNoise, Plan
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
 from ..gradient import Gradient
-from .base import Backsolve, Bridge, Field, Outside, library
+from .backsolve import Backsolve
+from .base import Bridge, Outside
 from .cells import Cells
-from .fields import ReverseSDE
+from .fields import Field, ReverseSDE
+from .optional import library
 
 TWO_DRAWS = ("srk",)  # methods that also ask for the space-time Levy area of a step
 
@@ -58,7 +60,7 @@ class TorchSDE(Bridge):
             raise ValueError(
                 f"TorchSDE: got dt={self.dt}, expected a positive step, or None for one step between nodes"
             )
-        self.check()
+        self.check_gradient()
         if getattr(self.gradient, "states", States.RECORDED) is States.RESOLVED:
             raise ValueError(
                 f"TorchSDE: got {self.gradient}, expected RECORDED states: re-solving follows the plan's "
@@ -136,16 +138,15 @@ class TorchSDE(Bridge):
 
 
 class _Driven:
-    """The reverse SDE on velocities that a strategy watches; torchsde asks for the same one up to four times in a step.
+    """The reverse SDE on velocities that a strategy watches; torchsde asks for one up to four times in a step.
 
     Remembered by identity of the state, for one solve: parameters do not change within it.
     """
 
     noise_type = "diagonal"
 
-    def __init__(self, sde: Any, field: Field) -> None:
-        sde.flow = field
-        self.sde, self.sde_type, self.g = sde, sde.sde_type, sde.g
+    def __init__(self, sde: ReverseSDE, field: Field) -> None:
+        self.sde, self.field, self.sde_type, self.g = sde, field, sde.sde_type, sde.g
         self.last: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=4)
 
     def f(self, s: Tensor, y: Tensor) -> Tensor:
@@ -153,5 +154,5 @@ class _Driven:
         for before, state, drift in self.last:
             if state is y and before == at:
                 return drift
-        self.last.append((at, y, self.sde.f(s, y)))
+        self.last.append((at, y, self.sde.drift(s, y, self.field)))
         return self.last[-1][2]

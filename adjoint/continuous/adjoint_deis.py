@@ -2,24 +2,26 @@
 
 import math
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...solvers import Combine, Plan
-from ..gradient import Gradient, Registers, refuse
-from ..rollout import Rollout
+from ...solvers import Combine, Plan, Process
+from ..gradient import Gradient
+from ..rollout import Registers, Rollout
 from ..sensitivity import Sensitivity
-from ..tape import Captured, differentiable
-from .nodes import PIECE, Nodes
-from .regrid import Spread
+from ..tape import Tape
+from ..taped import Taped
+from .nodes import NodeTape
+from .path import ResolvedPath
+from .regrid import Entering, Regridded
 from .states import States
 
 
 @dataclass(frozen=True)
-class AdjointDEIS(Gradient):
+class AdjointDEIS(Taped):
     """The continuous adjoint of the flow, solved from the sample to the noise by exponential integrators at
     the clean end.
 
@@ -58,80 +60,83 @@ class AdjointDEIS(Gradient):
                 f"AdjointDEIS: got steps={self.steps}, expected at least 1, or None for the run's own"
             )
 
-    def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        refuse(self, rollout)
-        try:
-            return {"x": differentiable(_Adjoint(rollout, registers, self))}
-        except Captured as captured:
-            raise ValueError(f"{self}: got {captured}; pass it in cond, or use Checkpoint()") from None
+    def tape(self, rollout: Rollout, registers: Registers) -> Tape:
+        return _AdjointTape(rollout, registers, self)
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         m = self.steps or plan.steps
         return plan.nfe + m + 1, m
 
 
-class _Adjoint(Nodes):
+class _AdjointTape(NodeTape):
     def __init__(self, rollout: Rollout, registers: Registers, strategy: AdjointDEIS) -> None:
-        super().__init__(rollout, registers, strategy.states, strategy.steps)
-        self.strategy, plan = strategy, rollout.program.plan
-        self.refuse_decoupled(strategy, strategy.steps)
+        super().__init__(rollout, registers, strategy, strategy.states, strategy.steps)
+        self.strategy, plan, start = strategy, rollout.program.plan, self.grid.at[0]
         if plan.stochastic:
             _check_reverse_sde(strategy, plan)
-        if not float(plan.process.alpha(torch.tensor(self.at[0], dtype=torch.float64))) > 0:
+        if not float(plan.process.alpha(torch.tensor(start, dtype=torch.float64))) > 0:
             raise ValueError(
-                f"{strategy}: got a grid that starts at alpha = 0 (t={self.at[0]:g}), where 1/alpha is "
+                f"{strategy}: got a grid that starts at alpha = 0 (t={start:g}), where 1/alpha is "
                 "infinite; start it later, or use Continuous()"
             )
-        self.resolver()  # which refuses what it cannot do
 
-    def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> Registers:
-        assert isinstance(into, Spread)
-        plan, path, resolver = self.rollout.program.plan, self.path(saved), self.resolver()
-        t = torch.tensor(self.at, dtype=torch.float64)
-        alpha, sigma, lam = (
-            array("d", f(t).tolist()) for f in (plan.process.alpha, plan.process.sigma, plan.process.lam)
-        )
-        own = self.index is not None and len(self.index) == len(self.times)
-        a, x, older, calls = end, path[-1], None, []
-        for i in range(len(t) - 1, 0, -1):
-            if not calls:
-                calls = self.noise_calls(self.at[max(i + 1 - PIECE, 1) : i + 1], x)
-            x = path[i] if resolver is None else x
-            if own:
-                self.injected(self.begin + i - 1, a, into)
-            now, past = self._weights(i, alpha, sigma, lam)
-            entering = [(i - 1, now)] + (
-                [(i - 2, self._weights(i - 1, alpha, sigma, lam)[1])] if i > 1 else []
-            )
-            with self.around[0].restored():
-                eps, v = into.pull_at(calls.pop(), entering, x, alpha[i] * a)
+    def pull(self, kept: Any, end: Tensor, into: Sensitivity) -> Registers:
+        assert isinstance(into, Regridded)
+        plan, path, stepwise = self.rollout.program.plan, self.path(kept), self.grid.is_the_runs
+        weights = _Weights(plan.process, self.grid.at, self.strategy.order, 2.0 if plan.stochastic else 1.0)
+        alpha, a, older = weights.alpha, end, None
+
+        for i, call in self.noise_calls_backwards(path.state(self.grid.steps)):
+            if stepwise:
+                self.injected(self.grid.begin + i - 1, a, into)
+
+            with self.restored():
+                eps, v = into.vjp_at(call, weights.entering(i), path.state(i), alpha[i] * a)
+            if isinstance(path, ResolvedPath):
+                path.predicted(eps)
+
+            now, past = weights.at(i)
             v = torch.zeros_like(a) if v is None else alpha[i] * v
             slope = now * v if older is None else now * v + past * older
             a, older = (alpha[i] * a + slope) / alpha[i - 1], v
-            if resolver is not None and i > 1:
-                x = resolver.back(i, x, eps)
-            if own:
+
+            if stepwise:
                 into.opened(i - 1, a)
             jump = into.jump(i - 1)
             a = a if jump is None else a + jump
         return {"x": a}
 
-    def _weights(
-        self, i: int, alpha: Sequence[float], sigma: Sequence[float], lam: Sequence[float]
-    ) -> tuple[float, float]:
-        """For the step from node i to i - 1 the weights of V at node i and of V at node i + 1."""
-        h = lam[i - 1] - lam[i]
-        scale = (
-            (2.0 if self.rollout.program.plan.stochastic else 1.0)
-            * sigma[i - 1]
-            / alpha[i - 1]
-            * math.expm1(h)
+
+class _Weights:
+    """What V at each node counts for in the two steps that it enters.
+
+    Args:
+        factor: 1 for the ODE, 2 for the reverse SDE.
+    """
+
+    def __init__(self, process: Process, at: list[float], order: int, factor: float) -> None:
+        t = torch.tensor(at, dtype=torch.float64)
+        self.alpha, self.sigma, self.lam = (
+            array("d", f(t).tolist()) for f in (process.alpha, process.sigma, process.lam)
         )
-        past = (
-            (lam[i] - lam[i + 1]) / h if i + 1 < len(lam) else math.inf
-        )  # rho; infinite where there is no past
-        tilt = 0.5 / past if self.strategy.order == 2 else 0.0
-        return scale * (1 + tilt), -scale * tilt
+        self.order, self.factor = order, factor
+
+    def at(self, i: int) -> tuple[float, float]:
+        """For the step from node i to i - 1 the weights of V at node i and of V at node i + 1."""
+        h = self.lam[i - 1] - self.lam[i]
+        scale = self.factor * self.sigma[i - 1] / self.alpha[i - 1] * math.expm1(h)
+        if self.order == 1 or i + 1 == len(self.lam):  # nothing lies before the first step
+            return scale, 0.0
+        rho = (self.lam[i] - self.lam[i + 1]) / h
+        return scale * (1 + 0.5 / rho), -scale * 0.5 / rho
+
+    def entering(self, i: int) -> Entering:
+        """The intervals that V at node i enters, with its weights there."""
+        now, _ = self.at(i)
+        if i == 1:
+            return [(0, now)]
+        _, past = self.at(i - 1)
+        return [(i - 1, now), (i - 2, past)]
 
 
 def _check_reverse_sde(strategy: Gradient, plan: Plan) -> None:

@@ -1,6 +1,7 @@
 """Solving for the states backwards, from the sample to the noise."""
 
 import math
+from abc import ABC, abstractmethod
 from array import array
 
 import torch
@@ -11,7 +12,15 @@ from ...solvers.methods.weights import data_weights
 from ...solvers.prediction import conversion
 
 
-class Flow:
+class Resolver(ABC):
+    """A solver that goes from node to node of an adjoint's grid, from the last to the first; for one pass."""
+
+    @abstractmethod
+    def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
+        """The state at node i - 1 from that at node i and the noise prediction there."""
+
+
+class FlowResolver(Resolver):
     """The probability-flow ODE by exponential Adams of second order in the noise prediction, with linear
     extrapolation.
     """
@@ -29,20 +38,22 @@ class Flow:
             )
 
     def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
-        """The state at node i - 1 from that at node i and the noise prediction there."""
         past, self.past = self.past, eps
-        if not math.isfinite(self.lam[i - 1]):
+        if not math.isfinite(self.lam[i - 1]):  # alpha is 0 there: nothing but noise
             return self.sigma[i - 1] * eps
         h = self.lam[i - 1] - self.lam[i]
         ratio = self.alpha[i - 1] / self.alpha[i]
-        if past is None:
+        if past is None:  # the first step: first order, as DDIM
             return ratio * x - self.sigma[i - 1] * math.expm1(h) * eps
         now, older = data_weights(-h, [0.0, (self.lam[i + 1] - self.lam[i]) / h])
         return ratio * x + self.sigma[i - 1] * (now * eps + older * past)
 
 
-class Retraced:
-    """A stochastic run of single-call steps x_t = r x_s + g P(x_s) + k xi along the same noise, to first order."""
+class NoiseResolver(Resolver):
+    """A stochastic run of single-call steps x_t = r x_s + g P(x_s) + k xi, solved for x_s along the same noise.
+
+    To first order: P is taken at x_t. Its nodes are those of the run from step `begin` on.
+    """
 
     def __init__(self, plan: Plan, noise: Noise | None, begin: int) -> None:
         assert noise is not None
@@ -62,12 +73,11 @@ class Retraced:
                 )
             terms = {name: float(c) for c, name in ops[1].terms}  # type: ignore[arg-type]
             ratio, gain = terms.get("x", 0.0), terms[ops[0].outs[0]]
-            # P = a x + b E at the noisier node: the step in terms of the noise prediction
+            # P = a x + b eps at the noisier node: the step in terms of the noise prediction
             a, b = (float(c) for c in conversion(NOISE, ops[0].want, plan.process, float(ops[0].t)))  # type: ignore[arg-type]
             self.steps.append((ratio + gain * a, gain * b, ops[1].noise))
 
     def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
-        """The state at node i - 1 from that at node i and the noise prediction there."""
         ratio, gain, noise = self.steps[i - 1]
         value = x - gain * eps
         for c, slot in noise:

@@ -1,28 +1,31 @@
 """Continuous: values of one plan, gradients of a second."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, Plan
 from ...solvers.program import prepare
-from ..gradient import Gradient, Registers, refuse
-from ..rollout import Rollout
+from ..rollout import Registers, Rollout
 from ..sensitivity import Sensitivity
-from ..tape import Captured, differentiable
+from ..tape import Tape
+from ..taped import Taped
 from ..transpose import transpose
-from .nodes import PIECE, Nodes
-from .regrid import Spread
+from .nodes import PIECE, NodeTape
+from .path import Path, ResolvedPath
+from .regrid import Regridded
 from .resolve import as_noise
 from .states import States
 
-FIRST = 16
+# nodes on which a second plan is tried before the run: what a method does at its start it has done by then,
+# and the whole plan is made in the backward pass only, for it takes memory
+TRIED = 16
 
 
 @dataclass(frozen=True)
-class Continuous(Gradient):
+class Continuous(Taped):
     """The gradient of the flow itself rather than of the run: the transpose of a second plan, at the states
     of the first.
 
@@ -54,78 +57,88 @@ class Continuous(Gradient):
                 f"Continuous: got steps={self.steps}, expected at least 1, or None for the run's own"
             )
 
-    def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        refuse(self, rollout)
-        try:
-            return {"x": differentiable(_Second(rollout, registers, self))}
-        except Captured as captured:
-            raise ValueError(f"{self}: got {captured}; pass it in cond, or use Checkpoint()") from None
+    def tape(self, rollout: Rollout, registers: Registers) -> Tape:
+        _refuse_marginals(self, rollout.program.plan)
+        return _SecondPlan(rollout, registers, self)
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         m = self.steps or plan.steps
         return plan.nfe + m + 1 + (self.states is States.RESOLVED), m
 
 
-class _Second(Nodes):
+def _refuse_marginals(strategy: Continuous, plan: Plan) -> None:
+    """Raise ValueError where one of the two plans is stochastic and the other is not."""
+    if plan.stochastic and (not strategy.method.stochastic or strategy.states is States.INTEGRATED):
+        raise ValueError(
+            f"{strategy}: got the stochastic {plan.name}, expected a stochastic method with its "
+            "marginals and recorded or re-solved states: Continuous(method=DDIM(1.0), "
+            "states=States.RECORDED) for DDPM()"
+        )
+    if strategy.method.stochastic and not plan.stochastic:
+        raise ValueError(f"{strategy}: got the deterministic {plan.name}, expected a deterministic method")
+
+
+def _refuse_second(strategy: Continuous, rollout: Rollout, at: list[float], x: Tensor) -> None:
+    """Raise ValueError where the second plan does not predict once at each node `at`, or shares its noise otherwise."""
+    plan, head = rollout.program.plan, at[:TRIED]
+    second = strategy.method.plan(plan.process, torch.tensor(head, dtype=torch.float64))
+    prepare(second, rollout.model, x)
+    asked = [op.t for op in second.instructions if isinstance(op, Evaluate)]
+    if asked != head[:-1]:
+        raise ValueError(
+            f"{strategy}: got {strategy.method} with {len(asked)} predictions on {len(head) - 1} steps, "
+            "expected one at each node but the last: a multistep method without starter"
+        )
+    one_slot_a_step = plan.slots == plan.steps and second.slots == second.steps
+    wanted = isinstance(rollout.noise, GivenNoise) and rollout.noise.values.requires_grad
+    if wanted and not one_slot_a_step:
+        raise ValueError(
+            f"{strategy}: got noise that requires grad and {plan.slots} slots for {plan.steps} steps, "
+            "expected one slot a step in the run and in the second plan"
+        )
+
+
+class _SecondPlan(NodeTape):
+    """The run, with the second plan to be transposed at its states."""
+
     def __init__(self, rollout: Rollout, registers: Registers, strategy: Continuous) -> None:
-        plan = rollout.program.plan
-        if plan.stochastic and (not strategy.method.stochastic or strategy.states is States.INTEGRATED):
-            raise ValueError(
-                f"{strategy}: got the stochastic {plan.name}, expected a stochastic method with its "
-                "marginals and recorded or re-solved states: Continuous(method=DDIM(1.0), "
-                "states=States.RECORDED) for DDPM()"
-            )
-        if strategy.method.stochastic and not plan.stochastic:
-            raise ValueError(
-                f"{strategy}: got the deterministic {plan.name}, expected a deterministic method"
-            )
-        super().__init__(rollout, registers, strategy.states, strategy.steps)
-        self.strategy = strategy
-        self.refuse_decoupled(strategy, strategy.steps)
-        self.resolver()  # which refuses what it cannot do
-        head = self.at[:FIRST]  # where methods differ; the whole is made when it is needed, and costs memory
-        second = strategy.method.plan(plan.process, torch.tensor(head, dtype=torch.float64))
-        prepare(second, rollout.model, registers["x"])
-        asked = [op for op in second.instructions if isinstance(op, Evaluate)]
-        if [op.t for op in asked] != head[:-1]:
-            raise ValueError(
-                f"{strategy}: got {strategy.method} with {len(asked)} predictions on {len(head) - 1} steps, "
-                "expected one at each node but the last: a multistep method without starter"
-            )
-        noise, lone = self.rollout.noise, plan.slots == plan.steps and second.slots == second.steps
-        if isinstance(noise, GivenNoise) and noise.values.requires_grad and not lone:
-            raise ValueError(
-                f"{strategy}: got noise that requires grad and {plan.slots} slots for {plan.steps} steps, "
-                "expected one slot a step in the run and in the second plan"
-            )
+        super().__init__(rollout, registers, strategy, strategy.states, strategy.steps)
+        _refuse_second(strategy, rollout, self.grid.at, registers["x"])
+        self.method = strategy.method
 
-    def pull(self, saved: Sequence[Tensor], end: Tensor, into: Sensitivity) -> Registers:
-        assert isinstance(into, Spread)
-        path, resolver, process = self.path(saved), self.resolver(), self.rollout.program.plan.process
-        x, eps = path[-1], self._at_the_end(path[-1]) if resolver is not None else None
-
-        def pull(call: Call, _: str, cotangent: Tensor) -> Tensor | None:
-            nonlocal x, eps
-            if resolver is None:
-                x = path[call.step]
-            else:
-                assert eps is not None
-                x = resolver.back(call.step + 1, x, eps)
-            with self.around[0].restored():
-                out, back = into.pull_at(call, [(call.step, 1.0)], x, cotangent)
-            if resolver is not None:
-                eps = as_noise(process, self.at[call.step], x, out, kinds[call.index])
-            return back
-
-        cotangents, times = {"x": end}, torch.tensor(self.at, dtype=torch.float64)
-        for low in range((len(self.at) - 2) // PIECE * PIECE, -1, -PIECE):
-            piece = self.strategy.method.part(process, times, low, min(low + PIECE, len(self.at) - 1))
-            kinds = [op.want for op in piece.instructions if isinstance(op, Evaluate)]
-            cotangents = transpose(prepare(piece, self.rollout.model, end), cotangents, pull, into)
+    def pull(self, kept: Any, end: Tensor, into: Sensitivity) -> Registers:
+        assert isinstance(into, Regridded)
+        path, n = self.path(kept), self.grid.steps
+        if isinstance(path, ResolvedPath):
+            path.predicted(self._prediction_at_the_end(path.state(n)))
+        cotangents, times = {"x": end}, torch.tensor(self.grid.at, dtype=torch.float64)
+        process = self.rollout.program.plan.process
+        for low in range((n - 1) // PIECE * PIECE, -1, -PIECE):
+            piece = self.method.part(process, times, low, min(low + PIECE, n))
+            vjps = _AtTheStates(self, piece, path, into)
+            cotangents = transpose(prepare(piece, self.rollout.model, end), cotangents, vjps, into)
         return cotangents
 
-    def _at_the_end(self, x: Tensor) -> Tensor:
+    def _prediction_at_the_end(self, x: Tensor) -> Tensor:
         """The noise prediction at the sample: one more network call."""
-        (call,) = self.noise_calls(self.at[-1:], x)
-        with torch.no_grad(), self.around[0].restored():
+        (call,) = self.noise_calls(self.grid.at[-1:], x)
+        with torch.no_grad(), self.restored():
             return self.rollout.evaluate(replace(call, step=self.rollout.program.plan.steps - 1), x).detach()
+
+
+class _AtTheStates:
+    """VJPs of the calls of a piece of the second plan, at the states of the run instead of its own."""
+
+    def __init__(self, tape: _SecondPlan, piece: Plan, path: Path, into: Regridded) -> None:
+        self.tape, self.piece, self.path, self.into = tape, piece, path, into
+        self.kinds = [op.want for op in piece.instructions if isinstance(op, Evaluate)]
+
+    def __call__(self, call: Call, _: str, cotangent: Tensor) -> Tensor | None:
+        node = call.step  # one call a step, at the node where it opens
+        x = self.path.state(node)
+        with self.tape.restored():
+            out, back = self.into.vjp_at(call, [(node, 1.0)], x, cotangent)
+        if isinstance(self.path, ResolvedPath):
+            t = self.tape.grid.at[node]
+            self.path.predicted(as_noise(self.piece.process, t, x, out, self.kinds[call.index]))
+        return back

@@ -25,31 +25,6 @@ class States(Enum):
     RESOLVED = "resolved"
 
 
-def chosen(
-    process: Process, times: Sequence[float], steps: int | None
-) -> tuple[list[float], Sequence[int] | None]:
-    """Times of `steps` intervals over the run's grid, and their indices in it (None where there are more than it has).
-
-    A coarser grid takes nodes of the run, at even distances in their count; a finer one divides its steps in
-    lambda.
-    """
-    n = len(times) - 1
-    if steps is None or steps == n:
-        return list(times), range(n + 1)
-    if steps < n:
-        index = [round(n * k / steps) for k in range(steps + 1)]
-        return [times[k] for k in index], index
-    lam = process.lam(torch.tensor(times, dtype=torch.float64)).numpy()
-    if not np.isfinite(lam).all():
-        raise ValueError(
-            f"steps: got {steps} for a run of {n} with an infinite lambda at an end, expected at most {n}; "
-            "or end the grid where alpha and sigma are positive"
-        )
-    fine = np.interp(np.linspace(0, n, steps + 1), np.arange(n + 1), lam)
-    inner = process.time(torch.as_tensor(fine[1:-1])).tolist()
-    return [times[0], *inner, times[-1]], None
-
-
 def reintegrated(
     process: Process, times: Sequence[float], nodes: Sequence[Tensor], data: Sequence[Tensor]
 ) -> list[Tensor]:
@@ -62,6 +37,7 @@ def reintegrated(
     for i in range(1, len(times)):
         ratio = sigma[i] / sigma[i - 1]
         if not (math.isfinite(lam[i]) and math.isfinite(lam[i - 1])) or i == len(data):
+            # no integral at an infinite end, no prediction at the sample: the run's own step, from here
             path.append(nodes[i] + ratio * (path[-1] - nodes[i - 1]))
             continue
         old, new = data_weights(lam[i] - lam[i - 1], [0.0, 1.0])
@@ -87,10 +63,12 @@ def between(
     for k in range(len(at)):
         i = min(max(int(np.searchsorted(lam_n, lam[k], side="right")) - 1, 0), len(times) - 2)
         h = lam[k] - lam_n[i]
-        if h < 1e-12:
+        if h < 1e-12:  # a node of the run
             found.append(path[i])
             continue
-        ahead = min(i + 1, len(data) - 1)
+        ahead = min(
+            i + 1, len(data) - 1
+        )  # in the last step the prediction is held: there is none at the sample
         old, new = data_weights(h, [0.0, (lam_n[i + 1] - lam_n[i]) / h])
         found.append(sigma[k] / sigma_n[i] * path[i] + alpha[k] * (old * data[i] + new * data[ahead]))
     return found

@@ -8,8 +8,8 @@ from problems import PROCESS
 from strategies import ESTIMATES, EXACT, REPLAYING, STRATEGIES, close, network, plain, plan_for, start
 from torch import nn
 
-from pullback.adjoint import AdjointDEIS, Auto, Continuous, Direct, sample
-from pullback.solvers import DATA, Denoiser, Evaluate
+from pullback.adjoint import AdjointDEIS, Auto, Continuous, Direct, Reversible, sample
+from pullback.solvers import DATA, Denoiser, Evaluate, ReversibleHeun, UniformT
 
 
 class Holding(nn.Module):
@@ -128,3 +128,14 @@ def test_a_gradient_of_the_gradient(strategy):
             second(strategy)
     else:
         close(second(strategy), second(plain(strategy)), 1e-9)
+
+
+def test_a_gradient_of_the_gradient_of_a_long_run_in_float32():
+    """`Reversible` runs in float64 and differentiates twice in float32: rounding is no change of the network."""
+    body = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 3))
+    body = body.float().requires_grad_(False)
+    plan = ReversibleHeun().plan(PROCESS, UniformT(1000, start=0.9, end=0.05))
+    x = torch.randn(2, 3, dtype=torch.float32, requires_grad=True)
+    out = sample(Denoiser(lambda x, t: body(x), PROCESS, DATA), plan, x, gradient=Reversible(tolerance=1.0))
+    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    assert grad.requires_grad and bool(grad.isfinite().all())

@@ -96,6 +96,8 @@ def test_the_choices_in_order():
         choose(100, 100, 10, 20, 1000, 1010, True)
     with pytest.raises(ValueError, match="recursive=True"):
         choose(100, 100, 10, 20, 1000, 1100, False)
+    with pytest.raises(ValueError, match="expected at least 1000"):  # offloaded states take nothing
+        choose(100, 100, 0, 0, 1000, 999, False)
     with pytest.raises(ValueError, match="memory choice for regions"):
         Checkpoint(recursive=True, mechanism=Mechanism.REGION)
 

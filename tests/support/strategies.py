@@ -1,4 +1,8 @@
-"""Every strategy with a plan it runs on, and a small problem with every kind of input, shared by the sweeps."""
+"""Every strategy with a plan it runs on, and a small problem with every kind of input, shared by the sweeps.
+
+A strategy is enrolled here: an exact one by a line in STRATEGIES, an approximation by a line in OWN_LAWS;
+test_enrolment.py misses it otherwise.
+"""
 
 import torch
 from problems import PROCESS
@@ -6,17 +10,24 @@ from torch import nn
 
 from pullback.adjoint import (
     AdjointDEIS,
+    Auto,
+    Backsolve,
     Checkpoint,
     Continuous,
     Direct,
     Gradient,
+    JacobianFree,
     Mechanism,
     Reversible,
+    SkipStraight,
+    TorchDiffEq,
+    TorchSDE,
     Truncated,
     sample,
 )
 from pullback.solvers import DATA, Denoiser, DPMSolverPP, Method, Plan, ReversibleHeun, UniformT
 
+# swept over everything that can enter a run or come between its two passes
 STRATEGIES: list[Gradient] = [
     Direct(), Checkpoint(), Checkpoint(mechanism=Mechanism.REGION), Checkpoint(offload=True),
     Checkpoint(offload=True, mechanism=Mechanism.REGION), Truncated(3), Truncated(9, inner=Direct()),
@@ -25,6 +36,19 @@ STRATEGIES: list[Gradient] = [
 REPLAYING = [s for s in STRATEGIES if "Direct" not in str(s)]
 ESTIMATES = [s for s in STRATEGIES if isinstance(s, (Continuous, AdjointDEIS))]
 EXACT = [s for s in STRATEGIES if s not in ESTIMATES]
+
+# not swept: what is another gradient than the run's, or none of its own; each with the law that holds it, as
+# "file under tests::function"
+OWN_LAWS: dict[type, str] = {
+    AdjointDEIS: "adjoint/continuous/test_continuous.py::test_adjoint_deis_is_its_formula",
+    Auto: "adjoint/test_enrolment.py::test_auto_is_checkpoint",
+    Backsolve: "adjoint/bridges/test_bridges.py::test_gradient_against_the_closed_form",
+    Continuous: "adjoint/continuous/test_closed_forms.py::test_flow_and_its_parameters",
+    JacobianFree: "adjoint/test_jacobian_free.py::test_x_is_scaled_by_alpha",
+    SkipStraight: "guidance/latents/test_endtoend.py::test_straight_stretches",
+    TorchDiffEq: "adjoint/bridges/test_bridges.py::test_gradient_against_the_closed_form",
+    TorchSDE: "adjoint/bridges/test_bridges.py::test_gradients_behind_torchsde",
+}
 
 
 def plan_for(strategy: Gradient, steps: int = 4) -> Plan:

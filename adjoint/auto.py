@@ -1,0 +1,23 @@
+"""Auto: the default of `sample`."""
+
+from dataclasses import dataclass
+
+from ..solvers import Plan
+from .checkpoint import Checkpoint
+from .gradient import Gradient
+from .rollout import Registers, Rollout
+
+
+@dataclass(frozen=True)
+class Auto(Gradient):
+    """`Checkpoint()` where something requires grad, plain sampling where nothing does: nobody has chosen.
+
+    A class of its own so that `sample` can tell the two apart: whoever asks for `Checkpoint()` where nothing
+    requires grad has made a mistake and is told so; whoever asks for nothing just samples.
+    """
+
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        return Checkpoint().run(rollout, registers)
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        return Checkpoint().cost(plan)
