@@ -63,9 +63,9 @@ class _Walk:
         0:  D <- DATA(x)                  x: X   y: Y     D: [0]
         1:  y <- c y + a x + b D          x: X   y: [1]   D: [0]     [k] is the result of instruction k
 
-    The walk starts at the end with x and y, which are carried, and without D, a prediction. To undo 1 it needs
-    what 1 read. x is still X. D is gone, but 0 read X only: run it again. So the one unknown is Y, and 1 is
-    solved for it: y <- (y - a x - b D) / c. To undo 0 it forgets D. Had 1 written x instead, as DDIM does, X
+    The walk starts at the end with x, and with y, which is carried there for it; not with D, a prediction. To undo
+    1 it needs what 1 read. x is still X. D is gone, but 0 read X only: run it again. So the one unknown is Y, and 1
+    is solved for it: y <- (y - a x - b D) / c. To undo 0 it forgets D. Had 1 written x instead, as DDIM does, X
     would be unknown, and D with it: two unknowns in one equation, which is refused.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""ReversibleMethod couplings: any single-step method made invertible, at twice its network calls."""
+"""Reversible couplings: any single-step method made invertible, at twice its network calls."""
 
 import math
 from dataclasses import dataclass, replace

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..compiler import Builder, Method
+from ..compiler import CAP, Builder, Method
 from ..prediction import DATA
 from .weights import data_weights, phi
 
@@ -24,7 +24,7 @@ class DPMSolverPP(Method):
     order: int = 2
     exact: bool = False
     starter: bool = False
-    cap: float = 2.5
+    cap: float = CAP
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..compiler import Builder, Method
+from ..compiler import CAP, Builder, Method
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import corrected_step
 from .weights import integrate, node_weights
@@ -36,7 +36,7 @@ class ERSDE(Method):
     nodes: int = 3
     phi: float | Callable[[np.ndarray], np.ndarray] | None = None
     starter: bool = False
-    cap: float = 2.5
+    cap: float = CAP
 
     def __post_init__(self) -> None:
         if self.nodes not in (1, 2, 3):

@@ -69,6 +69,9 @@ def _step(
     want: Prediction,
     first: str | None,
 ) -> None:
+    """Emit a step of clock length `width`; `node(c)` is the (t, scale) at its fraction c, `first` a prediction at c = 0
+    that is there already. Written in x = scale y, so that no register holds y.
+    """
     _, scale = node(0.0)
     outs: list[str] = []
     for k, (row, c) in enumerate(zip(tableau.a, tableau.c, strict=True)):

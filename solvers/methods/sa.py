@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
-from ..compiler import Builder, Method
+from ..compiler import CAP, Builder, Method
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import CorrectorMode, corrected_step
 from .weights import data_weights, integrate
@@ -34,10 +33,10 @@ class Tau:
         return self.value if self.low <= math.exp(-lam) <= self.high else 0.0
 
     def mean_square(self, low: float, high: float) -> float:
-        """Mean of tau^2 over lambda in [low, high]."""
+        """Mean of tau^2 over lambda in [low, high], in closed form: quadrature would miss where the band ends."""
         first = -math.log(self.high) if math.isfinite(self.high) else -math.inf
         last = -math.log(self.low) if self.low else math.inf
-        return self.value**2 * max(0.0, min(high, last) - max(low, first)) / (high - low)
+        return self.value**2 * (max(0.0, min(high, last) - max(low, first)) / (high - low))
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class SASolver(Method):
     tau: float | Callable[[float], float] = 1.0
     evaluation: CorrectorMode = CorrectorMode.PEC
     starter: bool = False
-    cap: float = 2.5
+    cap: float = CAP
 
     def __post_init__(self) -> None:
         if self.predictor not in (1, 2, 3, 4):
@@ -74,7 +73,7 @@ class SASolver(Method):
             raise ValueError(f"SASolver: got tau={self.tau}, expected a number >= 0 or a function of lambda")
         if not isinstance(self.evaluation, CorrectorMode):
             raise ValueError(
-                f"SASolver: got evaluation={self.evaluation!r}, expected an CorrectorMode, such as "
+                f"SASolver: got evaluation={self.evaluation!r}, expected a CorrectorMode, such as "
                 "CorrectorMode.PEC"
             )
         if self.evaluation is CorrectorMode.PECE and not self.corrector:
@@ -122,9 +121,8 @@ class SASolver(Method):
         )
 
     def _mean_square(self, low: float, high: float) -> float:
-        if isinstance(self.tau, Tau):
-            return self.tau.mean_square(low, high)
-        if not callable(self.tau):
-            return self.tau**2
-        tau = cast(Callable[[float], float], self.tau)
+        """Mean of tau^2 over a step; a number is a band without ends."""
+        tau = self.tau if callable(self.tau) else Tau(self.tau)
+        if isinstance(tau, Tau):
+            return tau.mean_square(low, high)
         return integrate(lambda lam: np.array([tau(float(u)) ** 2 for u in lam]), low, high) / (high - low)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..compiler import Builder, Method
+from ..compiler import CAP, Builder, Method
 from ..prediction import NOISE
 from .predictor_corrector import corrected_step
 from .sa import SASolver
@@ -26,7 +26,7 @@ class SDEDPMSolverPP(Method):
 
     nodes: int = 2
     exact: bool = False
-    cap: float = 2.5
+    cap: float = CAP
     stochastic = True
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class ReversibleMethod(Method):
 
 @dataclass(frozen=True)
 class ReversibleHeun(ReversibleMethod):
-    """ReversibleMethod Heun in exponential coordinates, in a staggered form that is undone instruction by instruction.
+    """Reversible Heun in exponential coordinates, in a staggered form that is undone instruction by instruction.
 
     Data side, gamma = alpha/sigma, h_i = gamma_{i+1} - gamma_i, r = sigma_{i+1}/sigma_i, y a second state:
         x <- x_0 + sigma_0 (h_0/2) D(y = x_0)

@@ -6,7 +6,7 @@ from enum import Enum
 
 import numpy as np
 
-from ..compiler import Builder, Method
+from ..compiler import CAP, Builder, Method
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import corrected_step
 from .weights import phi
@@ -44,7 +44,7 @@ class UniPC(Method):
     variant: BVariant = BVariant.BH2
     corrector: bool = True
     starter: bool = False
-    cap: float = 2.5
+    cap: float = CAP
 
     def __post_init__(self) -> None:
         if self.predictor not in (1, 2, 3):

@@ -16,18 +16,13 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 def phi(h: float, k: int) -> float:
-    """w_k(h) = h phi_{k+1}(-h); v_k(h) = -(-1)^k ... is `-w_k(-h)` with alternating sign, see `phi_noise`."""
+    """w_k(h) = h phi_{k+1}(-h), phi_k the functions of exponential integrators; v_k(h) = -w_k(-h)."""
     if abs(h) < 1.0:
         return math.fsum((-1) ** j * h ** (j + 1) / math.factorial(k + j + 1) for j in range(24))
     value = -math.expm1(-h)
     for n in range(1, k + 1):
         value = 1 / math.factorial(n) - value / h
     return value
-
-
-def phi_noise(h: float, k: int) -> float:
-    """v_k(h) = h phi_{k+1}(h) = -w_k(-h)."""
-    return -phi(-h, k)
 
 
 def node_weights(moments: Sequence[float], nodes: Sequence[float]) -> list[float]:

@@ -103,10 +103,8 @@ def _draw(plan: Plan, step: int) -> tuple[Coefficient, int]:
     """The (scale, slot) of the one draw of `step`, which must land on its end node."""
     ops, t = plan.step(step), plan.times[step + 1]
     found = [(k, op) for k, op in enumerate(ops) if isinstance(op, Combine) and op.noise]
-    count, steered = (
-        sum(len(op.noise) for _, op in found),
-        "DDPM, DDIM(eta > 0), SDEDPMSolverPP, ERSDE or SASolver with PEC",
-    )
+    count = sum(len(op.noise) for _, op in found)
+    steered = "DDPM, DDIM(eta > 0), SDEDPMSolverPP, ERSDE or SASolver with PEC"
     if count != 1:
         clean = bool((plan.process.sigma(as_time(t)) == 0).any())
         change = "end the grid at sigma > 0" if clean else f"take {steered}, inside 0 < sigma/alpha < inf"

@@ -139,7 +139,11 @@ def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
 
 
 def _slice(plan: Plan, step: int) -> tuple[int, ...]:
-    """The instructions that m_k takes, given the state at the opening of every step."""
+    """The instructions that m_k takes, given the state at the opening of every step.
+
+    The step's own, and for a multistep method those that wrote its history: walk back from the step and take each
+    instruction that writes what is still needed. The walk ends at openings, where "x" is given.
+    """
     own = plan.span(step, step + 1)
     chosen, written, needed = list(range(own.start, own.stop)), {"x"}, set[str]()
     for op in plan.step(step):

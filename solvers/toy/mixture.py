@@ -17,8 +17,7 @@ from ..prediction import DATA
 from ..process import Process
 from . import posterior as laws
 from . import transport
-
-Level = Tensor | float | int
+from .covariances import Covariances, Level, covariances_of
 
 
 def _like(value: Any, x: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ class Mixture:
     weights: Tensor
     means: Tensor
     spread: Tensor
-    _fixed: tuple[Tensor, Tensor, Tensor, bool] = field(init=False, repr=False)
+    _covs: Covariances = field(init=False, repr=False)
     _log_w: Tensor | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,31 +73,8 @@ class Mixture:
         total = w.sum()
         if abs(float(total.detach()) - 1) > 64 * torch.finfo(w.dtype).eps:
             object.__setattr__(self, "weights", w / total)
-        object.__setattr__(self, "_fixed", self._prepare(s.detach()))
+        object.__setattr__(self, "_covs", covariances_of(s))
         object.__setattr__(self, "_log_w", None if w.requires_grad else self.weights.log())
-
-    def _prepare(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """Eigenvalues (K, d) or (K, 1), eigenvectors (K, d, d) or (0,), these as (d, K d), whether any is singular."""
-        if s.ndim == 1:
-            if not bool((s >= 0).all()):
-                raise ValueError(f"stds: got {s.tolist()}, expected numbers >= 0; give standard deviations")
-            return (s**2)[:, None], s[:0], s[:0], bool((s == 0).any())
-        size = float(s.abs().max())
-        slack = 64 * s.shape[-1] * torch.finfo(s.dtype).eps * size
-        if not float((s - s.mT).abs().max()) <= slack:
-            raise ValueError(
-                "covs: got a matrix that is not symmetric or not finite, expected covariances; pass (C + "
-                "C.mT)/2"
-            )
-        values, vectors = torch.linalg.eigh(s)
-        least = float(values.min())
-        if least < -slack or (self.spread.requires_grad and least <= 0):
-            raise ValueError(
-                f"covs: got least eigenvalue {least:.3g}, expected a positive semi-definite covariance "
-                "(positive definite where it requires a gradient); add a small multiple of the identity"
-            )
-        flat = vectors.permute(1, 0, 2).reshape(s.shape[-1], -1)
-        return values.clamp(min=0.0), vectors, flat, bool(least <= slack)
 
     @classmethod
     def isotropic(cls, weights: Tensor, means: Tensor, stds: Tensor | float) -> "Mixture":
@@ -112,9 +88,7 @@ class Mixture:
     @property
     def covs(self) -> Tensor:
         """Covariances as (K, d, d)."""
-        if self.spread.ndim == 3:
-            return self.spread
-        return self.spread[:, None, None] ** 2 * torch.eye(self.means.shape[1]).to(self.means)
+        return self._covs.covs(self.means.shape[1])
 
     @property
     def log_weights(self) -> Tensor:
@@ -151,40 +125,8 @@ class Mixture:
     def _solve(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor, Level]:
         """Log weights of the components given x (B, K), S^-1 (x - alpha m) (B, K, d) in their frames, alpha."""
         x, alpha, sigma = self._enter(x, alpha, sigma)
-        values, vectors, flat, singular = self._fixed
-        if self.spread.ndim == 3 and self.spread.requires_grad:
-            # eigenvectors of equal eigenvalues have no derivative; a Cholesky factor has
-            a, s = (v[..., None] if isinstance(v, Tensor) and v.ndim else v for v in (alpha, sigma))
-            eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-            factor = torch.linalg.cholesky(a**2 * self.spread + s**2 * eye)
-            r = x[:, None] - alpha * self.means
-            q = torch.cholesky_solve(r[..., None], factor.expand(*r.shape, -1))[..., 0]
-            log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        else:
-            if vectors.numel():
-                m = (self.means[:, None] @ vectors)[:, 0]
-                r = (x @ flat).view(len(x), *m.shape) - alpha * m
-                s2 = alpha**2 * values + sigma**2
-                log_det = None
-            else:
-                r = x[:, None] - alpha * self.means
-                s2 = (alpha * self.spread[:, None]) ** 2 + sigma**2
-                log_det = s2.log()[..., 0] * x.shape[1]
-            if singular:  # the limit sigma -> 0 instead of 0/0
-                s2 = s2.clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
-                log_det = None if log_det is None else s2.log()[..., 0] * x.shape[1]
-            q = r / s2
-            log_det = s2.log().sum(-1) if log_det is None else log_det
-        return self.log_weights - 0.5 * ((r * q).sum(-1) + log_det), q, alpha
-
-    def _collect(self, v: Tensor, times_cov: bool) -> Tensor:
-        """sum_k v_k, or sum_k C_k v_k, out of the components' frames: (B, d)."""
-        if self.spread.ndim == 1:
-            return (self.spread[:, None] ** 2 * v if times_cov else v).sum(1)
-        if self.spread.requires_grad:
-            return torch.einsum("bkd,kde->be", v, self.spread) if times_cov else v.sum(1)
-        values, _, flat, _ = self._fixed
-        return (values * v if times_cov else v).flatten(1) @ flat.T
+        q, energy = self._covs.solve(x, self.means, alpha, sigma)
+        return self.log_weights - 0.5 * energy, q, alpha
 
     def denoise(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """E[x_0 | x], in x's shape and dtype."""
@@ -192,13 +134,13 @@ class Mixture:
 
     def _data(self, logits: Tensor, q: Tensor, alpha: Level) -> Tensor:
         w = logits.softmax(-1)
-        pull = self._collect(w[..., None] * q, True)
+        pull = self._covs.total_times_cov(w[..., None] * q)
         return w @ self.means + (alpha[:, 0] if isinstance(alpha, Tensor) and alpha.ndim else alpha) * pull
 
     def data_and_noise(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
         """(E[x_0|x], E[eps|x]) of one evaluation; both finite at alpha = 0 and at sigma = 0."""
         logits, q, level = self._solve(x, alpha, sigma)
-        push = self._collect(logits.softmax(-1)[..., None] * q, False)
+        push = self._covs.total(logits.softmax(-1)[..., None] * q)
         noise = (sigma.to(push).reshape(-1, 1) if isinstance(sigma, Tensor) else sigma) * push
         return tuple(v.to(x.dtype).view_as(x) for v in (self._data(logits, q, level), noise))  # type: ignore[return-value]
 
@@ -209,7 +151,7 @@ class Mixture:
     def score(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         """grad_x log p_t(x) = -sum_k w_k S_k^-1 (x - alpha m_k)."""
         logits, q, _ = self._solve(x, alpha, sigma)
-        return -self._collect(logits.softmax(-1)[..., None] * q, False).to(x.dtype).view_as(x)
+        return -self._covs.total(logits.softmax(-1)[..., None] * q).to(x.dtype).view_as(x)
 
     def responsibilities(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         """p(k | x), (B, K)."""
@@ -249,15 +191,7 @@ class Mixture:
     def marginal(self, alpha: Level, sigma: Level) -> "Mixture":
         """The law of x_t, for one alpha and one sigma."""
         a, s = _like(alpha, self.means), _like(sigma, self.means)
-        if self.spread.ndim == 1:
-            return Mixture(
-                self.weights, a * self.means, torch.hypot(a * self.spread, s.expand_as(self.spread))
-            )
-        return Mixture(
-            self.weights,
-            a * self.means,
-            a**2 * self.spread + s**2 * torch.eye(self.means.shape[1]).to(self.means),
-        )
+        return Mixture(self.weights, a * self.means, self._covs.noised(a, s))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws (n, d); the generator lives on the model's device. Gradients reach means and spread, not weights."""
@@ -265,17 +199,11 @@ class Mixture:
         z = torch.randn(
             n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device
         )
-        if self.spread.ndim == 1:
-            return self.means[which] + self.spread[which, None] * z
-        return self.means[which] + (self._factors()[which] @ z[..., None])[..., 0]
+        return self.means[which] + self._covs.drawn(which, z)
 
     def _factors(self) -> Tensor:
         """L_k with L_k L_k^T = C_k."""
-        if self.spread.ndim == 1:
-            return self.spread[:, None, None] * torch.eye(self.means.shape[1]).to(self.means)
-        if self.spread.requires_grad:
-            return torch.linalg.cholesky(self.spread)
-        return self._fixed[1] * self._fixed[0].sqrt()[:, None]
+        return self._covs.factors(self.means.shape[1])
 
     def posterior(self, a: Tensor, y: Tensor, noise_std: Level) -> "Mixture":
         """The exact law of x_0 given y = A x_0 + noise_std n, A (m, d), y (m,). One y: loop for several.
@@ -329,13 +257,13 @@ class Mixture:
             return self.transport(x, levels[0], levels[1])
         flat = self._enter(x, 1.0, 0.0)[0]
         start, end = ((_like(a, flat), _like(s, flat)) for a, s in levels)
-        if self._fixed[3] and not all(bool((s > 0).all()) for _, s in (start, end)):
+        if self._covs.singular and not all(bool((s > 0).all()) for _, s in (start, end)):
             raise ValueError(
                 "flow: got sigma = 0 with a singular covariance, expected sigma > 0 there: the flow "
                 "contracts onto the support without bound; stop at a small sigma, or add a small multiple of "
                 "the identity"
             )
-        scales = self._fixed[0].sqrt()
+        scales = self._covs.variances.sqrt()
         large = 2 * max(float(scales.max()), float((self.means - self.mean).detach().norm(dim=-1).max()))
         small = max(0.5 * float(scales.min()), 1e-6 * large)
         return (
@@ -365,12 +293,7 @@ class Mixture:
                 f"transport: got {len(self.weights)} components, expected one; use flow, which integrates"
             )
         a0, s0, a1, s1 = torch.broadcast_tensors(*(_like(v, like).reshape(-1) for v in (*start, *end)))
-        values, vectors, _, _ = self._fixed
-        if self.spread.ndim == 1:
-            return transport.gaussian_map(self.spread[:, None] ** 2, None, None, (a0, s0), (a1, s1))
-        return transport.gaussian_map(
-            values, vectors, self.spread if self.spread.requires_grad else None, (a0, s0), (a1, s1)
-        )
+        return self._covs.transported((a0, s0), (a1, s1))
 
 
 def _level(value: Level, x: Tensor) -> Level:
