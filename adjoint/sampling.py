@@ -14,6 +14,7 @@ from ..solvers.coefficient_tensor import bound
 from ..solvers.loop import entry
 from ..solvers.program import prepare
 from .auto import Auto
+from .checkpoint import Checkpoint
 from .cond import check_steps, leaves
 from .direct import Direct
 from .gradient import Gradient
@@ -176,7 +177,8 @@ def _run(
             with torch.no_grad():
                 out = rollout.execute(dict(registers))["x"]
         else:
-            out = gradient.run(rollout, dict(registers))["x"]
+            strategy = Checkpoint() if isinstance(gradient, Auto) else gradient
+            out = strategy.run(rollout, dict(registers))["x"]
         bar.update()
     if callback is not None:
         callback(plan.steps, plan.times[-1], out.detach())

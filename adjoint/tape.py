@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Call
+from ..solvers.loop import execute
 from ..solvers.program import Evaluator
 from .call_state import CallState, CallStates
 from .fingerprint import check_repeated
@@ -59,7 +60,8 @@ class Tape(ABC):
 
     def execute(self, registers: Registers) -> Registers:
         """Run the program."""
-        return self.rollout.execute(registers, self.evaluate)
+        run = self.rollout
+        return execute(run.program, registers, self.evaluate, run.noise, run.before)
 
     def evaluate(self, call: Call, state: Tensor) -> Tensor:
         """A network call of the forward pass."""

@@ -77,9 +77,8 @@ def learn_schedule(
     gammas = _start("gamma", gamma, plan.steps, image, shared).requires_grad_(learn_gamma)
     variables = [etas, gammas]
     learned = variables if learn_gamma else [etas]
-    along: dict[str, Any] = {"grid": grid, "method": method}
-    inverting: dict[str, Any] = {"cond": source, "noise": noise, **along}
-    editing: dict[str, Any] = {"cond": target, "scale": scale, "null": null, **along}
+    inverting: dict[str, Any] = {"cond": source, "noise": noise, "grid": grid, "method": method}
+    editing: dict[str, Any] = {"cond": target, "scale": scale, "null": null, "grid": grid, "method": method}
     with torch.no_grad():
         latent = rf_invert(denoiser, image, gamma=gammas, gradient=None, **inverting)
     adam, rows = torch.optim.Adam(learned, lr=lr), []
@@ -114,10 +113,11 @@ def learn_schedule(
         noise=noise,
         scale=scale,
         null=null,
+        grid=grid,
+        method=method,
         gradient=None,
-        **along,
     )
-    passes, (calls, vjps) = 2 if learn_gamma else 1, gradient.cost(plan)
+    passes, (calls, vjps) = len(learned), gradient.cost(plan)
     nfe = passes * (calls * steps + plan.nfe) + plan.nfe + edit.nfe
     return Learned(edit, kept[0], kept[1], best, torch.stack(rows), nfe, passes * vjps * steps)
 

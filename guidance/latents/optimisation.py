@@ -16,7 +16,7 @@ from ...solvers.broadcast import per_sample
 from ..loss import Loss, check_loss
 from .priors import Prior, Priors
 from .sample_lbfgs import SampleLBFGS
-from .variables import Inputs, Over, clip_
+from .variables import Over, Variables, clip_
 
 MakeOptimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
 
@@ -110,7 +110,7 @@ def optimise(
     """
     if steps < 1:
         raise ValueError(f"optimise: got steps={steps}, expected at least 1")
-    inputs = Inputs.of(over, denoiser, plan, x, cond, noise, controls)
+    inputs = Variables.of(over, denoiser, plan, x, cond, noise, controls)
     priors = prior if isinstance(prior, Priors) else Priors(x=prior)
     priors.check(over.noise, over.controls)
     descent = optimiser(inputs.variables)
@@ -140,7 +140,7 @@ class _Run:
     plan: Plan
     loss: Loss
     priors: Priors
-    inputs: Inputs
+    inputs: Variables
     optimiser: torch.optim.Optimizer
     clip: float | None
     gradient: Gradient

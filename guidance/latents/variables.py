@@ -25,7 +25,7 @@ class Over:
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class Variables:
     """Everything that enters the sampler; what is optimised of it as new leaves, none of the caller's tensors.
 
     Attributes:
@@ -55,7 +55,7 @@ class Inputs:
         cond: Any,
         noise: Noise | Tensor | None,
         controls: Tensor | None,
-    ) -> "Inputs":
+    ) -> "Variables":
         """Raises ValueError where `over` names what is not there, or nothing."""
         x, rows, shared = x.detach().clone().requires_grad_(over.x), {}, []
         if over.noise:

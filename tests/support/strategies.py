@@ -44,7 +44,7 @@ OWN_LAWS: dict[type, str] = {
     Auto: "adjoint/test_enrolment.py::test_auto_is_checkpoint",
     Backsolve: "adjoint/bridges/test_bridges.py::test_gradient_against_the_closed_form",
     Continuous: "adjoint/continuous/test_closed_forms.py::test_flow_and_its_parameters",
-    JacobianFree: "adjoint/test_jacobian_free.py::test_x_is_scaled_by_alpha",
+    JacobianFree: "adjoint/test_jacobian_free.py::test_the_held_noise_gives_the_ratio_of_alphas",
     SkipStraight: "guidance/latents/test_endtoend.py::test_straight_stretches",
     TorchDiffEq: "adjoint/bridges/test_bridges.py::test_gradient_against_the_closed_form",
     TorchSDE: "adjoint/bridges/test_bridges.py::test_gradients_behind_torchsde",
