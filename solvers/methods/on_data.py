@@ -10,6 +10,7 @@ from ..broadcast import per_sample
 from ..compiler import Builder, Method
 from ..instructions import Apply, Combine, Evaluate, Instruction
 from ..prediction import DATA, conversion
+from ..process import as_time
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,15 @@ class OnData(Method):
 
     def _treated(self, b: Builder, op: Instruction) -> list[Instruction]:
         """An Evaluate with fn after it, in data; any other instruction as it is."""
-        if not isinstance(op, Evaluate) or float(b.process.sigma(op.t)) == 0:
+        if not isinstance(op, Evaluate):
             return [op]
-        (out,) = op.outs
+        (out,), t = op.outs, as_time(op.t)
+        if float(b.process.sigma(t)) == 0:
+            return [op]
         if op.want == DATA:
             return [op, Apply((out,), (out,), self.fn)]
         data = f"{out}_data"
-        own, gain = (float(c) for c in conversion(DATA, op.want, b.process, op.t))  # type: ignore[arg-type]
+        own, gain = (float(c) for c in conversion(DATA, op.want, b.process, t))
         back = Combine(out, tuple([(c, name) for c, name in ((own, op.src), (gain, data)) if c != 0.0]))
         return [replace(op, outs=(data,), want=DATA), Apply((data,), (data,), self.fn), back]
 
