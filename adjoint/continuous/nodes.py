@@ -18,10 +18,10 @@ from ..rollout import Registers, Rollout
 from ..sensitivity import Sensitivity
 from ..tape import Tape
 from .adjoint_grid import AdjointGrid
-from .path import KnownPath, Path, ResolvedPath
 from .refusals import refuse_decoupled, refuse_unpredicted
 from .regrid import Regridded
 from .resolve import FlowResolver, NoiseResolver, Resolver
+from .state_path import KnownPath, ResolvedPath, StatePath
 from .states import States, between, reintegrated
 
 # steps of the adjoint whose table is held at a time: that of a whole run would take memory that grows with N
@@ -115,7 +115,7 @@ class NodeTape(Tape):
     def sums(self, jumps: dict[int, Tensor]) -> Sensitivity:
         return Regridded(self.rollout, self.inputs.shared, jumps, self.grid)
 
-    def path(self, kept: _Kept) -> Path:
+    def path(self, kept: _Kept) -> StatePath:
         """The states at the adjoint's nodes, for one backward pass."""
         grid, process = self.grid, self.rollout.program.plan.process
         if self.states is States.RESOLVED:

@@ -14,9 +14,9 @@ from ..tape import Tape
 from ..taped import Taped
 from ..transpose import transpose
 from .nodes import PIECE, NodeTape
-from .path import Path, ResolvedPath
 from .regrid import Regridded
 from .resolve import as_noise
+from .state_path import ResolvedPath, StatePath
 from .states import States
 
 # nodes on which a second plan is tried before the run: what a method does at its start it has done by then,
@@ -129,7 +129,7 @@ class _SecondPlan(NodeTape):
 class _AtTheStates:
     """VJPs of the calls of a piece of the second plan, at the states of the run instead of its own."""
 
-    def __init__(self, tape: _SecondPlan, piece: Plan, path: Path, into: Regridded) -> None:
+    def __init__(self, tape: _SecondPlan, piece: Plan, path: StatePath, into: Regridded) -> None:
         self.tape, self.piece, self.path, self.into = tape, piece, path, into
         self.kinds = [op.want for op in piece.instructions if isinstance(op, Evaluate)]
 

@@ -1,4 +1,4 @@
-"""Path: the states at an adjoint's nodes, on the way back from the sample to the noise."""
+"""StatePath: the states at an adjoint's nodes, on the way back from the sample to the noise."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import Tensor
 from .resolve import Resolver
 
 
-class Path(ABC):
+class StatePath(ABC):
     """The states at an adjoint's nodes, asked for one after the other from the last to the first."""
 
     @abstractmethod
@@ -16,7 +16,7 @@ class Path(ABC):
         """The state there."""
 
 
-class KnownPath(Path):
+class KnownPath(StatePath):
     """States that were kept."""
 
     def __init__(self, states: Sequence[Tensor]) -> None:
@@ -26,7 +26,7 @@ class KnownPath(Path):
         return self.states[node]
 
 
-class ResolvedPath(Path):
+class ResolvedPath(StatePath):
     """States that are solved for on the way, each from the one before and the noise prediction there.
 
     Args:
