@@ -121,7 +121,11 @@ class _Retrace:
         self.ops: Program = tape.wide
 
     def undo(self, k: int) -> None:
-        """Put the registers back to where they stood before instruction k."""
+        """Put the registers back to where they stood before instruction k.
+
+        What it read and is gone is computed `again`, from the instruction that wrote it; what it overwrote,
+        the `target`, is what its equation is solved for.
+        """
         undo = self.tape.undos[k]
         for back in undo.again:
             item = self.ops.ops[k - back]

@@ -15,8 +15,8 @@ from ..sensitivity import Sensitivity
 from ..tape import Tape
 from ..taped import Taped
 from .nodes import NodeTape
-from .path import ResolvedPath
 from .regrid import Entering, Regridded
+from .state_path import ResolvedPath
 from .states import States
 
 

@@ -18,10 +18,10 @@ from ..rollout import Registers, Rollout
 from ..sensitivity import Sensitivity
 from ..tape import Tape
 from .adjoint_grid import AdjointGrid
-from .path import KnownPath, ResolvedPath, StatePath
 from .refusals import refuse_decoupled, refuse_unpredicted
 from .regrid import Regridded
 from .resolve import FlowResolver, NoiseResolver, Resolver
+from .state_path import KnownPath, ResolvedPath, StatePath
 from .states import States, between, reintegrated
 
 # steps of the adjoint whose table is held at a time: that of a whole run would take memory that grows with N

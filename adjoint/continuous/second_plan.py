@@ -14,9 +14,9 @@ from ..tape import Tape
 from ..taped import Taped
 from ..transpose import transpose
 from .nodes import PIECE, NodeTape
-from .path import ResolvedPath, StatePath
 from .regrid import Regridded
 from .resolve import as_noise
+from .state_path import ResolvedPath, StatePath
 from .states import States
 
 # nodes on which a second plan is tried before the run: what a method does at its start it has done by then,
