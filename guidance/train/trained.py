@@ -50,6 +50,7 @@ class Trained:
     Attributes:
         weights: the parameters by name.
         average: None unless config.ema is given.
+        steps: of the optimiser, made by this process.
     """
 
     def __init__(self, model: Model, config: TrainConfig, world: Processes) -> None:
@@ -63,6 +64,7 @@ class Trained:
             list(self.weights.values()), config.lr, config.betas, weight_decay=config.weight_decay
         )
         self.average = None if config.ema is None else Average(self.weights, config.ema)
+        self.steps = 0
 
     def pull(self, loss: Tensor) -> None:
         """Back-propagate a scalar into the weights and into nothing else.
@@ -96,6 +98,7 @@ class Trained:
         """Descend gradients of this L2 norm, scaled down to `clip` where it is larger; fold the average."""
         if clip is not None:
             torch.nn.utils.clip_grads_with_norm_(list(self.weights.values()), clip, norm)
+        self.steps += 1
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
