@@ -15,7 +15,8 @@ class Log:
 
     Args:
         folder: of log.jsonl and the event files.
-        done: iterations that the checkpoint at hand knows of: later records, of a run that died, are dropped.
+        done, assessed: the iterations and the last evaluation that the checkpoint at hand knows of: later records,
+            of a run that died, are dropped.
         total: iterations in all, for the bar.
         tensorboard, progress: whether to write event files, to show a bar.
 
@@ -23,16 +24,18 @@ class Log:
         ImportError: tensorboard is asked for and missing.
     """
 
-    def __init__(self, folder: Path, done: int, total: int, tensorboard: bool, progress: bool) -> None:
+    def __init__(
+        self, folder: Path, done: int, assessed: int, total: int, tensorboard: bool, progress: bool
+    ) -> None:
         self.path = folder / "log.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self._trim(done)
+        self._trim({"train": done, "evaluation": assessed})
         self.file = self.path.open("a")
         self.events: Any = _writer(folder, done) if tensorboard else None
-        self.bar = tqdm(initial=max(done, 0), total=total, disable=not progress, unit="iteration")
+        self.bar = tqdm(initial=done, total=total, disable=not progress, unit="iteration")
 
-    def _trim(self, done: int) -> None:
-        kept = [line for line in read_log(self.path) if line["iteration"] <= done]
+    def _trim(self, known: dict[str, int]) -> None:
+        kept = [line for line in read_log(self.path) if line["iteration"] <= known[line["kind"]]]
         aside = self.path.with_suffix(".writing")
         aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(aside, self.path)

@@ -4,9 +4,8 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from .run import TrainingRun
+from .undo import random_state, set_random_state
 
 # settings that may change between a run and its continuation without changing a number
 FREE = ("out", "iterations", "keep", "checkpoint_every", "tensorboard", "progress")
@@ -18,17 +17,14 @@ def save(run: TrainingRun) -> Path:
     state = {
         "done": run.done,
         "drawn": run.drawn,
+        "assessed": run.assessed,
         "config": {name: str(value) for name, value in asdict(run.config).items()},
         "decline": run.decline.state(),
         "optimizer": run.trained.moments(),
         "queries": [reward.queries for reward in rewards],
         "seconds": [reward.seconds for reward in rewards],
     }
-    own = {
-        "objective": run.objective.state(),
-        "random": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+    own = {"objective": run.objective.state(), **random_state()}
     return run.checkpoints.save(run.done, run.trained.tensors(), state, own)
 
 
@@ -63,6 +59,7 @@ def restore(run: TrainingRun, path: Path) -> None:
     run.trained.load(tensors, state["optimizer"])
     run.decline.load(state["decline"])
     run.done, run.drawn = state["done"], state["drawn"]
+    run.assessed = state.get("assessed", run.done)
     rewards = [run.reward, *run.heldout.values()]
     for reward, queries, seconds in zip(rewards, state["queries"], state["seconds"], strict=False):
         reward.queries, reward.seconds = (
@@ -70,6 +67,4 @@ def restore(run: TrainingRun, path: Path) -> None:
             seconds,
         )  # a run may go on with fewer held-out rewards, or more
     run.objective.load(own["objective"])
-    torch.set_rng_state(own["random"])
-    if own["cuda"]:
-        torch.cuda.set_rng_state_all(own["cuda"])
+    set_random_state(own)

@@ -36,6 +36,7 @@ class TrainingRun:
         done: iterations so far: with the seed, the shared choices of the next one.
         drawn: samples so far, over all processes: with the seed, the next prompts and noise. No multiple of
             `done` once a run was resumed with other numbers of samples.
+        assessed: `done` at the last evaluation that the log and `decline` know of; -1 before the first.
     """
 
     config: TrainConfig
@@ -50,6 +51,7 @@ class TrainingRun:
     decline: Decline
     done: int = 0
     drawn: int = 0
+    assessed: int = -1
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -23,11 +23,16 @@ class Pause:
         """Whether to stop; the same on all processes, which ask together."""
         return False
 
+    def check(self) -> None:
+        """Raise Stopped if asked to."""
+        if self.asked():
+            raise Stopped
+
     def between(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces one by one. Raises Stopped before any but the first."""
         for k, piece in enumerate(pieces):
-            if k and self.asked():
-                raise Stopped
+            if k:
+                self.check()
             yield piece
 
 
