@@ -1,5 +1,6 @@
 """What a run writes down: log.jsonl, TensorBoard events, a bar."""
 
+import contextlib
 import json
 import math
 import os
@@ -41,13 +42,23 @@ class Log:
         os.replace(aside, self.path)
 
     def write(self, iteration: int, kind: str, figures: dict[str, Any]) -> None:
-        """One record: {"iteration", "kind", figures}; what is not a finite number becomes null."""
+        """One record: {"iteration", "kind", figures}; what is not a finite number becomes null.
+
+        Raises:
+            OSError: it could not be written.
+        """
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in figures.items()
         }
-        self.file.write(json.dumps({"iteration": iteration, "kind": kind, **clean}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"iteration": iteration, "kind": kind, **clean}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(
+                f"{self.path}: could not be written ({error}); free space there or raise the limit on file sizes, "
+                "then resume from the latest checkpoint"
+            ) from error
         if self.events is not None:
             for key, value in clean.items():
                 if isinstance(value, int | float):
@@ -70,7 +81,8 @@ class Log:
 
     def close(self) -> None:
         """Close the files and the bar."""
-        self.file.close()
+        with contextlib.suppress(OSError):  # of a line that could not be written: `write` has said so
+            self.file.close()
         self.bar.close()
         if self.events is not None:
             self.events.close()

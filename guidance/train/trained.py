@@ -14,6 +14,8 @@ from .config import TrainConfig
 from .processes import Processes
 from .sharded import put, whole
 
+GIVEN = ("lr", "betas", "weight_decay")  # AdamW's numbers that config holds
+
 
 def trainable(model: Model) -> dict[str, Tensor]:
     """The model's parameters that require grad, by name, each once; half precision is widened to float32 in place.
@@ -117,15 +119,15 @@ class Trained:
         return tree_map_only(Tensor, whole, self.optimizer.state_dict())
 
     def load(self, tensors: dict[str, dict[str, Tensor]], moments: dict[str, Any]) -> None:
-        """Take back what `tensors` and `moments` gave, but for the learning rate: one changed since is meant."""
+        """Take back what `tensors` and `moments` gave, but for what config says: a rate changed since is meant."""
         for name, value in self.weights.items():
             put(value, tensors["weights"][name])
         if self.average is not None:
             self.average.load(tensors["average"])
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        given = [{name: group[name] for name in GIVEN} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(moments)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, numbers in zip(self.optimizer.param_groups, given, strict=True):
+            group.update(numbers)
         if self.sharded:  # the optimiser took whole moments; each must be a share, as its weight is
             for value, state in self.optimizer.state.items():
                 for name, kept in state.items():

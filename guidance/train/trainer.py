@@ -26,8 +26,9 @@ from .log import Log
 from .preflight import Preflight, preflight
 from .processes import Processes, processes
 from .prompts import Prompts
-from .resume import restore, save
+from .resume import restore, restore_newest, save
 from .run import TrainingRun
+from .settings import settings
 from .trained import Trained
 from .undo import Pause, Stopped, undone_if_given_up
 
@@ -105,6 +106,14 @@ class RewardTrainer:
             MeteredReward(reward),
             watched,
             Decline(list(watched), config.patience),
+            settings(
+                config,
+                objective,
+                denoiser,
+                plan,
+                {"prompts": prompts, "evaluation": evaluation or prompts},
+                {"reward": reward, **{f"heldout.{name}": value for name, value in (heldout or {}).items()}},
+            ),
         )
         self.denoiser, self.evaluation = denoiser, evaluation or prompts
         self.saved: tuple[int, int] | None = None  # `done` and `assessed` of the newest checkpoint
@@ -124,17 +133,21 @@ class RewardTrainer:
                 run is bit for bit (float32 on the CPU) the one that was never interrupted.
 
         Raises:
-            FileExistsError: without `resume` a folder that holds checkpoints. FloatingPointError: see the
-                class.
+            FileExistsError: without `resume` a folder that holds checkpoints. RuntimeError: with it, one whose
+                checkpoints are all damaged. OSError: a checkpoint or the log could not be written.
+                FloatingPointError: see the class.
+
+        Warns of damaged checkpoints that were passed over, and of settings that changed since.
         """
-        latest = self.checkpoints.latest()
-        if latest is not None and not self.done:
+        held = self.checkpoints.folders()
+        if held and not self.done:
             if not resume:
                 raise FileExistsError(
-                    f"out: got {latest}, expected a folder without checkpoints; pass resume=True or another "
+                    f"out: got {held[-1]}, expected a folder without checkpoints; pass resume=True or another "
                     "folder"
                 )
-            self.restore(latest)
+            restore_newest(self.run)
+            self.saved = (self.done, self.run.assessed)
         log = self._open_log() if self.world.first else None
         try:
             with Interrupt(self.world) as interrupt:
@@ -199,7 +212,7 @@ class RewardTrainer:
         """Take everything back from the checkpoint at `path`; all processes call it.
 
         Raises:
-            ValueError: it has other weights than these. Settings that changed since are warned of.
+            ValueError: it is damaged, or has other weights than these. Settings that changed since are warned of.
         """
         restore(self.run, path)
         self.saved = (self.done, self.run.assessed)
