@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rewards.values import widened
+from ..rewards.values import at_least_float32
 
 
 class Scale(enum.Enum):
@@ -35,7 +35,7 @@ def group_advantages(reward: Tensor, groups: Tensor, scale: Scale = Scale.GROUP,
             f"advantages: got rewards {tuple(reward.shape)} and groups {tuple(groups.shape)}, expected (B,) "
             "for both"
         )
-    dtype = widened(reward).dtype
+    dtype = at_least_float32(reward).dtype
     # the mean of equal rewards misses them by a rounding: in float32 it would be as large as the eps it is
     # divided by, and make advantages of 1 out of nothing
     reward = reward.double()

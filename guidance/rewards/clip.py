@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .base import Reward
 from .settled import check_settled
-from .values import widened
+from .values import at_least_float32
 
 # what OpenAI's CLIP was trained with, and every scorer below after it; `from_path` reads the scorer's own
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -83,7 +83,7 @@ def image_embeddings(model: Any, pixels: Tensor) -> Tensor:
     """(B, d) image embeddings of a transformers CLIPModel, not normalised, in the pixels' dtype, float32 at least."""
     first = next(model.parameters())
     pooled = model.vision_model(pixel_values=pixels.to(first.device, first.dtype)).pooler_output
-    return model.visual_projection(pooled).to(widened(pixels[:0]))
+    return model.visual_projection(pooled).to(at_least_float32(pixels[:0]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...solvers import Mixture
 from .base import Reward
-from .values import widened
+from .values import at_least_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,4 +93,4 @@ def _flat(samples: Tensor, like: Tensor) -> Tensor:
             f"toy reward: got samples with {samples[0].numel()} entries each, expected {like.numel()} as its "
             "own tensor; make them equal"
         )
-    return widened(samples).flatten(1)
+    return at_least_float32(samples).flatten(1)

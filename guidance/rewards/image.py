@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import Reward
-from .values import widened
+from .values import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Ranged(Reward):
 
     def unit(self, samples: Tensor) -> Tensor:
         """The samples with black at 0 and white at 1, not clamped, in float32 or wider."""
-        return (widened(samples) - self.low) / (self.high - self.low)
+        return (at_least_float32(samples) - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Saturation(_Ranged):
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
         outside = (samples < self.low) | (samples > self.high)
-        return widened(outside, samples).flatten(1).mean(1)
+        return at_least_float32(outside, samples).flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,5 @@ class JPEGSize(_Ranged):
             pixels = image if image.ndim == 2 else image.permute(1, 2, 0).squeeze(-1)
             Image.fromarray(pixels.contiguous().numpy()).save(file, format="JPEG", quality=self.quality)
             sizes.append(file.tell() / 1000)
-        values = torch.tensor(sizes, dtype=widened(samples[:0]).dtype, device=samples.device)
+        values = torch.tensor(sizes, dtype=at_least_float32(samples[:0]).dtype, device=samples.device)
         return values.masked_fill(lost, float("nan"))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def widened(values: Tensor, like: Tensor | None = None) -> Tensor:
+def at_least_float32(values: Tensor, like: Tensor | None = None) -> Tensor:
     """`values` in float32 or wider, whatever they arrive in; integers in the dtype of `like` where that is wider.
 
     Rewards and their statistics live there: 512 rewards near 20 have, in half precision, a mean that is off by
@@ -26,7 +26,7 @@ def as_values(what: str, values: Any, samples: Tensor) -> Tensor:
         ValueError: neither a tensor nor a sequence of numbers.
     """
     if isinstance(values, Tensor):
-        return widened(values, samples)
+        return at_least_float32(values, samples)
     try:
         if isinstance(values, list | tuple):
             found = torch.tensor([float(value) for value in values], dtype=torch.float64)
@@ -37,4 +37,4 @@ def as_values(what: str, values: Any, samples: Tensor) -> Tensor:
             f"{what}: got {type(values).__name__}, expected a tensor ({len(samples)},), or as many numbers in a "
             "list or an array: one value per sample"
         ) from error
-    return widened(found.to(samples.device), samples)
+    return at_least_float32(found.to(samples.device), samples)
