@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from attainable import best_gaussian_steps
 from oracles import (
     Linear,
+    batch_of,
     drawn,
     exact_values,
     gaussian_optimum,
@@ -297,6 +299,35 @@ def test_the_targets_of_the_learning_runs():
 def best_reward() -> float:
     """E r of the best policy with Gaussian steps: -0.385; of the tilted law: -0.319."""
     return float((targets()[1] * to_one(GRID[:, None], None)).sum())
+
+
+@pytest.mark.parametrize("steps", [8, 16])
+def test_the_attainable_optimum_in_the_plane_is_that_of_the_line_twice(steps):
+    """Two modes along one axis, a Gaussian along the other, a reward that is a sum: each axis by itself is solved
+    on a line. E r and W1 of `examples/attainable.py`.
+    """
+    plan, beta = DDIM(1.0).plan(VP(), UniformLambda(steps, start=1.0, end=0.02)), 0.8
+    means, centre = torch.tensor([[-1.5, 0.0], [1.5, 0.0]]), torch.tensor([1.0, -0.7])
+    plane = Mixture.isotropic(torch.tensor([0.5, 0.5]), means, 0.5)
+    batch = batch_of(plan, 4000, 0, d=2)
+    x, kl = best_gaussian_steps(
+        plan,
+        plane.denoiser(plan.process),
+        lambda x: -0.5 * (x - centre).square().sum(1),
+        beta,
+        batch.x,
+        batch.noise,
+    )
+    for axis, at in enumerate(([-1.5, 1.5], [0.0, 0.0])):
+        line = Mixture.isotropic(torch.tensor([0.5, 0.5]), torch.tensor(at)[:, None], 0.5)
+        reward = -0.5 * (GRID - centre[axis]) ** 2
+        best = gaussian_optimum(plan, line.denoiser(plan.process), GRID, reward / beta)
+        law = pushed(start(plan, GRID), best)
+        assert wasserstein(histogram(x[:, axis], GRID), law, GRID) < 0.05
+        assert float((-0.5 * (x[:, axis] - centre[axis]) ** 2).mean()) == pytest.approx(
+            float((law * reward).sum()), abs=0.03
+        )
+    assert 0.2 < kl < 2.0
 
 
 LEARN = {  # objective, updates, batch
