@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..rewards.values import at_least_float32
+
 
 class Scale(enum.Enum):
     """What a centred reward is divided by. Anything but NONE rescales the weight of a KL penalty beside it by
@@ -21,7 +23,7 @@ class Scale(enum.Enum):
 
 def group_advantages(reward: Tensor, groups: Tensor, scale: Scale = Scale.GROUP, eps: float = 1e-4) -> Tensor:
     """(r - mean_g)/(std_g + eps), (B,), mean and (population) std over the samples of the same group. They
-    sum to 0 per group.
+    sum to 0 per group. In float32 or wider, from statistics in float64.
 
     Source: Flow-GRPO, arXiv 2505.05470, eq. 4. Over several processes pass the gathered rewards and groups.
 
@@ -33,16 +35,20 @@ def group_advantages(reward: Tensor, groups: Tensor, scale: Scale = Scale.GROUP,
             f"advantages: got rewards {tuple(reward.shape)} and groups {tuple(groups.shape)}, expected (B,) "
             "for both"
         )
+    dtype = at_least_float32(reward).dtype
+    # the mean of equal rewards misses them by a rounding: in float32 it would be as large as the eps it is
+    # divided by, and make advantages of 1 out of nothing
+    reward = reward.double()
     index = torch.unique(groups, return_inverse=True)[1]
     count = torch.bincount(index).to(reward)
     mean = torch.zeros_like(count).index_add(0, index, reward) / count
     centred = reward - mean[index]
     if scale is Scale.NONE:
-        return centred
+        return centred.to(dtype)
     if scale is Scale.BATCH:
-        return centred / ((reward - reward.mean()).square().mean().sqrt() + eps)
+        return (centred / ((reward - reward.mean()).square().mean().sqrt() + eps)).to(dtype)
     std = (torch.zeros_like(count).index_add(0, index, centred.square()) / count).sqrt()
-    return centred / (std[index] + eps)
+    return (centred / (std[index] + eps)).to(dtype)
 
 
 def batch_advantages(reward: Tensor, scale: Scale = Scale.BATCH, eps: float = 1e-8) -> Tensor:
@@ -108,15 +114,16 @@ class PerPrompt(Advantages):
         self.past: dict[int, list[float]] = {}
 
     def __call__(self, reward: Tensor, groups: Tensor) -> Tensor:
-        whole = batch_advantages(reward, eps=self.eps)
-        out = whole.clone()
+        out = batch_advantages(reward, eps=self.eps)
+        reward = reward.double()
         for group in torch.unique(groups).tolist():
             own = groups == group
             seen = [*self.past.get(group, []), *reward[own].tolist()][-self.buffer :]
             self.past[group] = seen
             if len(seen) >= self.minimum:
                 kept = reward.new_tensor(seen)
-                out[own] = (reward[own] - kept.mean()) / (kept.std(unbiased=False) + self.eps)
+                of_prompt = (reward[own] - kept.mean()) / (kept.std(unbiased=False) + self.eps)
+                out[own] = of_prompt.to(out.dtype)
         return out
 
     def state(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from .surrogate import ppo_clip_loss
 
 @dataclass(frozen=True, eq=False)
 class DanceGRPO(PolicyGradient):
-    """As `FlowGRPO`, on a random 60 % of the steps, weighted up for the rest.
+    """As `FlowGRPO`, on a random 60 % of the steps, weighted up for the rest; the last pays its KL every time.
 
     For a plan of ConstantFlowSDE(eta=0.3), 16 steps, groups of 12. The paper starts a group's repeats from
     the same noise: give equal `Batch.x` to equal groups.

@@ -12,7 +12,7 @@ from .surrogate import ppo_clip_loss
 @dataclass(frozen=True, eq=False)
 class FlowGRPO(PolicyGradient):
     """PPO's clipped ratio with A = (r - mean_g)/(std_g + 1e-4) within the repeats of one prompt; the last
-    step is not trained.
+    step earns no reward, but pays its share of the KL.
 
     For a plan of FlowSDE(a=0.7), 10 steps, groups of 24. The paper's KL weight (0.04, or 0.01) belongs to
     another penalty, per step, meaned over D and without |dt| (`gaussian_kl`): here beta is in nats, of the

@@ -42,7 +42,9 @@ class PolicyGradient(Objective):
             `clip` is of that. The optimum is the same; False leaves nats, with a `clip` D times as wide for
             the same band.
         fraction: of the steps, drawn anew for each rollout, the rest weighted up for it.
-        skip_last: the step into the plan's last node is not trained.
+        skip_last: the step into the plan's last node earns no reward. Its KL is descended like that of the
+            others: it has its weights from them, and unpenalised it runs away (123 nats on a Gaussian, and E r
+            below the base's).
 
     Cost per rollout: N calls to sample; for ratios or a KL one policy call (and one of the reference) a step
     once more; then a call and a VJP per sample, trained step and pass. Memory: N + 1 states (2 N + 1 with a
@@ -147,6 +149,12 @@ class PolicyGradient(Objective):
         steps = list(require_gaussian_steps(policy.plan, self).stochastic)
         return [k for k in steps if k < policy.plan.steps - 1] if self.skip_last else steps
 
+    def _held(self, policy: Policy) -> list[int]:
+        """The steps that earn no reward and yet pay their KL: the last one where it is skipped."""
+        trained = self._steps(policy)
+        steps = require_gaussian_steps(policy.plan, self).stochastic
+        return [k for k in steps if self.kl and k not in trained]
+
     def _losses(
         self,
         policy: Policy,
@@ -156,18 +164,21 @@ class PolicyGradient(Objective):
         steps: list[int],
         weight: float,
     ) -> Iterator[LossTerm]:
-        """A term for each of `steps`, of the samples `part`; `weight` makes up for the steps not drawn."""
+        """A term for each of `steps`, of the samples `part`; `weight` makes up for the steps not drawn. The
+        step that is held to the reference without being trained has one too.
+        """
         states, cond = samples_of(experience, part)
         chain = Chain.of(policy.plan, policy.denoiser, states[0], cond)
         size = states[0, 0].numel() if self.mean else 1
-        for k in steps:
+        for k in (*steps, *self._held(policy)):
             m, s = chain.mean(states, k), chain.std(k)
             logprob = gaussian_logprob(states[k + 1], m, s, self.mean)
             old = None if recalled.logprob is None else recalled.logprob[k, part]
             advantage = self.advantage_of_step(experience, k)[part]
             if recalled.later is not None:
                 advantage = advantage - self.kl * recalled.later[k, part]
-            loss = self.surrogate(logprob, old, advantage)
+            # with nothing to come after it, KL_k alone is the last step's share of the path KL
+            loss = self.surrogate(logprob, old, advantage) if k in steps else torch.zeros_like(logprob)
             figures = {"reward": float(experience.reward[part].mean())}
             if old is not None:
                 ratio = (logprob.detach() - old).exp()
@@ -178,4 +189,4 @@ class PolicyGradient(Objective):
             if recalled.base is not None and recalled.kl is not None:
                 loss = loss + self.kl / size * gaussian_kl(m, recalled.base[k, part], s)
                 figures["kl"] = float(recalled.kl[:, part].sum(0).mean())
-            yield LossTerm(weight * loss.mean(), figures)
+            yield LossTerm((weight if k in steps else 1.0) * loss.mean(), figures)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from .base import RewardFunction
+from .values import as_values
 
 
 def evaluate_reward(
     reward: RewardFunction, samples: Tensor, context: Any = None, differentiable: bool = False
 ) -> Tensor:
-    """reward(samples, context), (B,), floating point.
+    """reward(samples, context), (B,), float32 or wider.
 
     Args:
         samples: (B, ...).
@@ -24,10 +25,10 @@ def evaluate_reward(
             infinity.
     """
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        values = reward(samples if differentiable else samples.detach(), context)
+        found = reward(samples if differentiable else samples.detach(), context)
     what = f"reward {_name_of(reward)}"
+    values = as_values(what, found, samples)
     _check_shape(what, values, samples)
-    values = values if values.is_floating_point() else values.to(samples.dtype)
     broken = _broken(values)
     if broken:
         state = "finite" if bool(samples.detach().isfinite().all()) else "not finite themselves"
@@ -58,12 +59,13 @@ class MeteredReward:
     def __call__(self, x: Tensor, context: Any = None) -> Tensor:
         start = time.perf_counter()
         try:
-            values = self.reward(x, context)
+            found = self.reward(x, context)
         except FloatingPointError as error:  # a `Reward` looks for itself
             self._note(str(error))
-            values = x.flatten(1).sum(1) * 0  # zeros with a graph
+            found = x.flatten(1).sum(1) * 0  # zeros with a graph
         self.seconds += time.perf_counter() - start
         self.queries += len(x)
+        values = as_values(self.name, found, x)
         _check_shape(self.name, values, x)
         if torch.is_grad_enabled():
             _check_graph(self.name, values, x)
@@ -87,13 +89,12 @@ def _name_of(reward: Any) -> str:
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
 
-def _check_shape(what: str, values: Any, samples: Tensor) -> None:
+def _check_shape(what: str, values: Tensor, samples: Tensor) -> None:
     """Raise ValueError unless there is one value per sample."""
-    if not isinstance(values, Tensor) or values.shape != samples.shape[:1]:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if values.shape != samples.shape[:1]:
         raise ValueError(
-            f"{what}: got {got}, expected a tensor ({len(samples)},): one value per sample; reduce over "
-            "every axis but the first"
+            f"{what}: got {tuple(values.shape)}, expected a tensor ({len(samples)},): one value per sample; "
+            "reduce over every axis but the first"
         )
 
 

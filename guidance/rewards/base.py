@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint.transforms import finite
+from .values import as_values
 
 RewardFunction = Callable[[Tensor, Any], Tensor]  # (samples, context) to (B,)
 
@@ -17,7 +18,8 @@ class Reward(ABC):
     """reward(samples, context) -> (B,), larger is better. Compose with `+`, `-`, `*`, `.clip` and `.normalise`.
 
     samples are (B, ...), context whatever the reward wants beside them (labels, prompts, embeddings). A
-    sample's reward never depends on its batch mates. Plain callables with the same signature are welcome on
+    sample's reward never depends on its batch mates. It leaves in float32 or wider, so that sums of rewards in half
+    precision do not round. Plain callables with the same signature are welcome on
     either side of `+`, `-` and `*`; they count as differentiable. Subclasses write `score`; the checks are
     here.
 
@@ -52,7 +54,7 @@ class Reward(ABC):
                 "gradient; use an objective of the score-function family (DDPO, DPOK, GRPO), or pass "
                 "samples.detach()"
             )
-        value = self.score(samples, context)
+        value = as_values(name, self.score(samples, context), samples)
         if value.shape != samples.shape[:1]:
             raise ValueError(
                 f"{name}: got a reward of shape {tuple(value.shape)}, expected ({len(samples)},): one per "
@@ -116,7 +118,7 @@ class Reward(ABC):
 
 @dataclass(frozen=True, eq=False)
 class FunctionReward(Reward):
-    """A plain callable fn(samples, context) -> (B,) as a Reward.
+    """A plain callable fn(samples, context) -> (B,) as a Reward; lists and arrays of B numbers are taken too.
 
     Args:
         has_gradient: whether there is a gradient at the samples; False is what objectives that need one
@@ -130,7 +132,7 @@ class FunctionReward(Reward):
     def differentiable(self) -> bool:
         return self.has_gradient
 
-    def score(self, samples: Tensor, context: Any) -> Tensor:
+    def score(self, samples: Tensor, context: Any) -> Any:
         return self.fn(samples, context)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import Reward
 from .settled import check_settled
+from .values import at_least_float32
 
 # what OpenAI's CLIP was trained with, and every scorer below after it; `from_path` reads the scorer's own
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -79,10 +80,10 @@ class Preprocess:
 
 
 def image_embeddings(model: Any, pixels: Tensor) -> Tensor:
-    """(B, d) image embeddings of a transformers CLIPModel, not normalised, in the pixels' dtype."""
+    """(B, d) image embeddings of a transformers CLIPModel, not normalised, in the pixels' dtype, float32 at least."""
     first = next(model.parameters())
     pooled = model.vision_model(pixel_values=pixels.to(first.device, first.dtype)).pooler_output
-    return model.visual_projection(pooled).to(pixels)
+    return model.visual_projection(pooled).to(at_least_float32(pixels[:0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +109,9 @@ class CLIPScore(Reward):
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
         check_settled(self.model, type(self).__name__)
-        text = self._text(context, len(samples)).to(samples)
         image = image_embeddings(self.model, self.preprocess(samples))
-        scale = self.model.logit_scale.detach().exp().to(samples) if self.scale is None else self.scale
+        text = self._text(context, len(samples)).to(image)
+        scale = self.model.logit_scale.detach().exp().to(image) if self.scale is None else self.scale
         return scale * F.cosine_similarity(image, text, dim=1)
 
     def encode(self, prompts: list[str]) -> Tensor:
@@ -206,7 +207,7 @@ class Aesthetic(Reward):
         check_settled(self.model, "Aesthetic")
         check_settled(self.head, "Aesthetic")
         embedding = F.normalize(image_embeddings(self.model, self.preprocess(samples)), dim=1)
-        return self.head(embedding.to(next(self.head.parameters()))).squeeze(1).to(samples)
+        return self.head(embedding.to(next(self.head.parameters()))).squeeze(1).to(embedding)
 
     @classmethod
     def from_path(

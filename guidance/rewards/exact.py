@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...solvers import Mixture
 from .base import Reward
+from .values import at_least_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,8 @@ class LinearReward(Reward):
     offset: float = 0.0
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return _flat(samples, self.slope) @ self.slope.flatten().to(samples) + self.offset
+        flat = _flat(samples, self.slope)
+        return flat @ self.slope.flatten().to(flat) + self.offset
 
     def tilted(self, law: Mixture, beta: float) -> Mixture:
         """The law p(x) exp(r(x)/beta), scaled to 1: weights w_k exp(a'm_k + a'C_k a/2), means m_k + C_k a,
@@ -51,11 +53,8 @@ class QuadraticReward(Reward):
             )
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return (
-            -self.scale
-            / 2
-            * (_flat(samples, self.centre) - self.centre.flatten().to(samples)).square().sum(1)
-        )
+        flat = _flat(samples, self.centre)
+        return -self.scale / 2 * (flat - self.centre.flatten().to(flat)).square().sum(1)
 
     def tilted(self, law: Mixture, beta: float) -> Mixture:
         """The law p(x) exp(r(x)/beta), scaled to 1: each Gaussian times N(centre, beta/scale I), weighted by
@@ -94,4 +93,4 @@ def _flat(samples: Tensor, like: Tensor) -> Tensor:
             f"toy reward: got samples with {samples[0].numel()} entries each, expected {like.numel()} as its "
             "own tensor; make them equal"
         )
-    return samples.flatten(1)
+    return at_least_float32(samples).flatten(1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import Reward
+from .values import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class _Ranged(Reward):
             )
 
     def unit(self, samples: Tensor) -> Tensor:
-        """The samples with black at 0 and white at 1, not clamped."""
-        return (samples - self.low) / (self.high - self.low)
+        """The samples with black at 0 and white at 1, not clamped, in float32 or wider."""
+        return (at_least_float32(samples) - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Saturation(_Ranged):
         return False
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return ((samples < self.low) | (samples > self.high)).to(samples.dtype).flatten(1).mean(1)
+        outside = (samples < self.low) | (samples > self.high)
+        return at_least_float32(outside, samples).flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -92,4 +94,5 @@ class JPEGSize(_Ranged):
             pixels = image if image.ndim == 2 else image.permute(1, 2, 0).squeeze(-1)
             Image.fromarray(pixels.contiguous().numpy()).save(file, format="JPEG", quality=self.quality)
             sizes.append(file.tell() / 1000)
-        return torch.tensor(sizes, dtype=samples.dtype, device=samples.device).masked_fill(lost, float("nan"))
+        values = torch.tensor(sizes, dtype=at_least_float32(samples[:0]).dtype, device=samples.device)
+        return values.masked_fill(lost, float("nan"))

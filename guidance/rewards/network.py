@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import Reward
 from .settled import check_settled
+from .values import at_least_float32
 
 
 def given(context: Any) -> Any:
@@ -66,7 +67,9 @@ class ClassifierReward(Reward):
                 f"{int(labels.max())}, expected ({len(samples)}, K) and 0 <= label < K; choose a network and "
                 "classes that fit"
             )
-        value = F.log_softmax(logits, 1).gather(1, labels.to(logits.device).long()[:, None])[:, 0]
+        value = F.log_softmax(at_least_float32(logits), 1).gather(
+            1, labels.to(logits.device).long()[:, None]
+        )[:, 0]
         return value if self.log else value.exp()
 
 
@@ -98,4 +101,5 @@ class EmbeddingSimilarity(Reward):
                 "expected (B, d) and (d,) or (B, d); flatten the network's output, pass the reference or put "
                 "it in the context"
             )
+        embedding = at_least_float32(embedding)
         return F.cosine_similarity(embedding, reference.to(embedding), dim=1)

@@ -11,13 +11,16 @@ from torch import Tensor
 from ...adjoint import sample
 from ...solvers import Plan
 from ..objectives.objective import Batch
+from ..rewards.asked import MeteredReward
 from .config import TrainConfig
 from .divergence import NO_KL, diverge, transitions_of
 from .processes import Processes
 from .prompts import Prompts
 from .run import TrainingRun
+from .undo import Pause
 
 STREAM = 2**63  # of the evaluation's noise, out of the reach of training's
+FIGURES = ("reward", "kl", "kl_note", "diversity", "saturated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +31,15 @@ class Evaluation:
     x: Tensor
 
 
-def evaluate(run: TrainingRun, prompts: Prompts) -> Evaluation:
+def evaluate(run: TrainingRun, prompts: Prompts, pause: Pause = Pause()) -> Evaluation:
     """Sample `config.evaluation_samples` over all processes without a graph, always the same prompts and noise.
 
-    Figures: each reward, `kl` to the reference in nats, `diversity` (mean pairwise L2 distance of samples),
-    `saturated` (share of entries at or outside `config.value_range`).
+    Figures, in float64: each reward, `kl` to the reference in nats, `diversity` (mean pairwise L2 distance of
+    samples), `saturated` (share of entries at or outside `config.value_range`).
+
+    Raises:
+        FloatingPointError: a reward, held-out ones too, or a sample is not finite: on all processes together.
+            Stopped: `pause` says so, between two pieces of `config.limit` samples.
 
     Cost: plan.nfe network calls, twice that with a path KL.
     """
@@ -40,13 +47,23 @@ def evaluate(run: TrainingRun, prompts: Prompts) -> Evaluation:
     share = config.evaluation_samples // run.world.size
     mine = range(run.world.rank * share, (run.world.rank + 1) * share)
     limit = config.limit or share
-    measured = [
-        _measure(run, prompts.batch(mine[low : low + limit], run.policy.plan, config.seed, run.like, STREAM))
-        for low in range(0, share, limit)
-    ]
-    x = run.world.gather(torch.cat([piece for piece, _ in measured]))
-    table = run.world.gather(torch.cat([torch.stack([*columns.values()], 1) for _, columns in measured]))
-    names = measured[0][1].keys()
+    samples, measured, trouble = [], [], None
+    for ids in pause.between([mine[low : low + limit] for low in range(0, share, limit)]):
+        batch = prompts.batch(ids, run.policy.plan, config.seed, run.like, STREAM)
+        try:
+            x, columns = _measure(run, batch)
+        except FloatingPointError as error:  # raised here, on one process, it would leave the others waiting
+            trouble = trouble or str(error)
+            continue
+        samples.append(x)
+        measured.append(columns)
+        trouble = trouble or _trouble(run, ids)
+    broken = run.world.told(trouble)
+    if broken is not None:
+        raise FloatingPointError(f"evaluation: not finite: {broken}")
+    x = run.world.gather(torch.cat(samples))
+    table = run.world.gather(torch.cat([torch.stack([*columns.values()], 1) for columns in measured]))
+    names = measured[0].keys()
     figures: dict[str, Any] = {} if "kl" in names else {"kl": None, "kl_note": NO_KL}
     for name, column in zip(names, table.unbind(1), strict=True):
         figures |= {name: float(column.mean()), f"{name}_se": float(column.std() / math.sqrt(len(column)))}
@@ -56,24 +73,43 @@ def evaluate(run: TrainingRun, prompts: Prompts) -> Evaluation:
     return Evaluation(figures, x)
 
 
+def _rewards(run: TrainingRun) -> dict[str, MeteredReward]:
+    return {"reward": run.reward, **run.heldout}
+
+
 def _measure(run: TrainingRun, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Samples, and by name what each of them measures, (B,): the path KL where there is one, and every reward."""
     policy, columns = run.policy, {}
     with torch.no_grad():
         if policy.reference is not None and transitions_of(policy.plan) is not None:
             found = diverge(policy.denoiser, policy.reference, policy.plan, batch)
-            x, columns["kl"] = found.x, found.kl
+            x, columns["kl"] = found.x, found.kl.double()
         else:
             x = sample(
                 policy.denoiser, policy.plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None
             )
-        for name, reward in {"reward": run.reward, **run.heldout}.items():
-            columns[name] = reward(x, batch.context).to(x)
+        for name, reward in _rewards(run).items():
+            columns[name] = reward(x, batch.context).to(x.device, torch.float64)
     return x, columns
 
 
+def _trouble(run: TrainingRun, ids: range) -> str | None:
+    """What was noted of a reward while it scored the evaluation's samples `ids`."""
+    noted = [reward.take_trouble() for reward in _rewards(run).values()]
+    first = next((trouble for trouble in noted if trouble is not None), None)
+    return None if first is None else f"{first} (evaluation samples {ids[0]} to {ids[-1]})"
+
+
 def check_evaluations(config: TrainConfig, plan: Plan, heldout: Collection[str], world: Processes) -> None:
-    """Raise ValueError where an evaluation cannot be shared out, or cannot bring about an end that is asked for."""
+    """Raise ValueError where an evaluation cannot be shared out, a held-out reward hides another figure, or an end
+    that is asked for cannot come about.
+    """
+    shadow = next((name for name in heldout if name in FIGURES or name.endswith("_se")), None)
+    if shadow is not None:
+        raise ValueError(
+            f"heldout: got {shadow!r}, expected a name that no figure of an evaluation has: none of "
+            f"{', '.join(FIGURES)}, and no _se at its end; rename it"
+        )
     if config.evaluation_samples % world.size:
         raise ValueError(
             f"evaluation_samples: got {config.evaluation_samples}, expected a multiple of the {world.size} "

@@ -13,26 +13,30 @@ from .prompts import shared_generator
 from .run import TrainingRun
 from .sharded import whole
 from .tally import Tally
+from .undo import Pause, undone_if_given_up
 
 
-def iterate(run: TrainingRun) -> dict[str, Any]:
+def iterate(run: TrainingRun, pause: Pause = Pause()) -> dict[str, Any]:
     """Move the run on by one iteration; returns its figures for the log.
 
     Raises:
         FloatingPointError: a reward, a loss or a gradient is not finite, on all processes together and before
-            the weights are touched.
+            the weights are touched. Stopped: `pause` says so. Either way, where no weight has moved in this
+            iteration the run is as it was before it.
     """
     tally = Tally()
-    batches = run.batches()
-    experiences = [rollouts(run, row) for row in batches]
-    tally.rewards += [found.reward for row in experiences for found in row if found is not None]
-    for update, (row, found) in enumerate(zip(batches, experiences, strict=True)):
-        for losses in optimiser_steps(run, row, found, update):
-            norm = step_gradient(run, losses, tally)
-            if run.done == 0 and len(tally.norms) == 1:
-                _first_step(run, norm)
-            else:
-                run.trained.step(norm, run.config.clip)
+    with undone_if_given_up(run):
+        batches = run.batches()
+        experiences = rollouts(run, batches, pause)
+        tally.rewards += [found.reward for row in experiences for found in row if found is not None]
+        for update, (row, found) in enumerate(zip(batches, experiences, strict=True)):
+            for losses in optimiser_steps(run, row, found, update):
+                # once weights have moved the iteration must be finished
+                norm = step_gradient(run, losses if tally.norms else pause.between(losses), tally)
+                if run.done == 0 and len(tally.norms) == 1:
+                    _first_step(run, norm)
+                else:
+                    run.trained.step(norm, run.config.clip)
     run.done += 1
     run.drawn += run.arithmetic.drawn
     return tally.mean(run.world) | {
@@ -42,15 +46,20 @@ def iterate(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def rollouts(run: TrainingRun, batches: list[Batch]) -> list[Experience | None]:
-    """The experience of each piece of an update."""
-    return [run.objective.rollout(run.policy, batch, run.reward, run.world) for batch in batches]
+def rollouts(
+    run: TrainingRun, batches: list[list[Batch]], pause: Pause = Pause()
+) -> list[list[Experience | None]]:
+    """The experience of each piece of each update."""
+    pieces = pause.between(chain.from_iterable(batches))
+    found = [run.objective.rollout(run.policy, batch, run.reward, run.world) for batch in pieces]
+    size = run.arithmetic.pieces
+    return [found[start : start + size] for start in range(0, len(found), size)]
 
 
 def optimiser_steps(
     run: TrainingRun, batches: list[Batch], experiences: list[Experience | None], update: int
-) -> Iterator[Iterable[LossTerm]]:
-    """For each optimiser step of an update its losses, those of all pieces one after the other.
+) -> Iterator[tuple[Iterable[LossTerm], ...]]:
+    """For each optimiser step of an update the losses of its pieces.
 
     The objective knows one piece at a time, so its pieces walk side by side: a step takes the losses of its
     turn from every one of them. Nothing is computed before it is asked for.
@@ -67,10 +76,10 @@ def optimiser_steps(
         )
         for batch, experience in zip(batches, experiences, strict=True)
     ]
-    return (chain.from_iterable(step) for step in zip(*pieces, strict=True))
+    return zip(*pieces, strict=True)
 
 
-def step_gradient(run: TrainingRun, losses: Iterable[LossTerm], tally: Tally) -> Tensor:
+def step_gradient(run: TrainingRun, pieces: Iterable[Iterable[LossTerm]], tally: Tally) -> Tensor:
     """Fill in the gradient of one optimiser step, the mean over pieces and processes; returns its L2 norm.
 
     Each loss is back-propagated before the next one is computed, so that one graph lives at a time.
@@ -80,7 +89,7 @@ def step_gradient(run: TrainingRun, losses: Iterable[LossTerm], tally: Tally) ->
     """
     run.trained.optimizer.zero_grad()
     trouble = None
-    for loss in losses:
+    for loss in chain.from_iterable(pieces):
         run.trained.pull(loss.value / run.arithmetic.pieces)
         tally.add(loss)
         if trouble is None and not bool(torch.isfinite(loss.value.detach())):
@@ -96,11 +105,14 @@ def _refuse_if_broken(run: TrainingRun, trouble: str | None, norm: Tensor) -> No
     """Raise FloatingPointError on every process if anything of this step is not finite on one of them: before
     clipping would spread it over all weights.
     """
-    if run.world.any(trouble is not None or not bool(torch.isfinite(norm))):
+    broken = run.world.told(trouble)
+    if broken is None and run.world.any(not bool(torch.isfinite(norm))):
         found = {name: whole(grad) for name, grad in run.trained.gradients().items()}
         bad = [f"gradient of {name}" for name, grad in found.items() if not bool(grad.isfinite().all())]
+        broken = (*bad, "the gradient on another process")[0]
+    if broken is not None:
         run.trained.optimizer.zero_grad()
-        raise FloatingPointError(f"not finite: {trouble or (*bad, 'a value on another process')[0]}")
+        raise FloatingPointError(f"not finite: {broken}")
 
 
 def _first_step(run: TrainingRun, norm: Tensor) -> None:

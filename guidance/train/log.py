@@ -1,5 +1,6 @@
 """What a run writes down: log.jsonl, TensorBoard events, a bar."""
 
+import contextlib
 import json
 import math
 import os
@@ -15,7 +16,8 @@ class Log:
 
     Args:
         folder: of log.jsonl and the event files.
-        done: iterations that the checkpoint at hand knows of: later records, of a run that died, are dropped.
+        done, assessed: the iterations and the last evaluation that the checkpoint at hand knows of: later records,
+            of a run that died, are dropped.
         total: iterations in all, for the bar.
         tensorboard, progress: whether to write event files, to show a bar.
 
@@ -23,28 +25,40 @@ class Log:
         ImportError: tensorboard is asked for and missing.
     """
 
-    def __init__(self, folder: Path, done: int, total: int, tensorboard: bool, progress: bool) -> None:
+    def __init__(
+        self, folder: Path, done: int, assessed: int, total: int, tensorboard: bool, progress: bool
+    ) -> None:
         self.path = folder / "log.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self._trim(done)
+        self._trim({"train": done, "evaluation": assessed})
         self.file = self.path.open("a")
         self.events: Any = _writer(folder, done) if tensorboard else None
-        self.bar = tqdm(initial=max(done, 0), total=total, disable=not progress, unit="iteration")
+        self.bar = tqdm(initial=done, total=total, disable=not progress, unit="iteration")
 
-    def _trim(self, done: int) -> None:
-        kept = [line for line in read_log(self.path) if line["iteration"] <= done]
+    def _trim(self, known: dict[str, int]) -> None:
+        kept = [line for line in read_log(self.path) if line["iteration"] <= known[line["kind"]]]
         aside = self.path.with_suffix(".writing")
         aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(aside, self.path)
 
     def write(self, iteration: int, kind: str, figures: dict[str, Any]) -> None:
-        """One record: {"iteration", "kind", figures}; what is not a finite number becomes null."""
+        """One record: {"iteration", "kind", figures}; what is not a finite number becomes null.
+
+        Raises:
+            OSError: it could not be written.
+        """
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in figures.items()
         }
-        self.file.write(json.dumps({"iteration": iteration, "kind": kind, **clean}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"iteration": iteration, "kind": kind, **clean}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(
+                f"{self.path}: could not be written ({error}); free space there or raise the limit on file sizes, "
+                "then resume from the latest checkpoint"
+            ) from error
         if self.events is not None:
             for key, value in clean.items():
                 if isinstance(value, int | float):
@@ -67,7 +81,8 @@ class Log:
 
     def close(self) -> None:
         """Close the files and the bar."""
-        self.file.close()
+        with contextlib.suppress(OSError):  # of a line that could not be written: `write` has said so
+            self.file.close()
         self.bar.close()
         if self.events is not None:
             self.events.close()

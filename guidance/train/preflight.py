@@ -124,7 +124,7 @@ def _densities(run: TrainingRun, batch: Batch) -> tuple[float | None, float | No
 
 def _first_gradient(run: TrainingRun, row: list[Batch]) -> float:
     """The norm of the first update's first gradient, equal on all processes."""
-    losses = next(optimiser_steps(run, row, rollouts(run, row), update=0), None)
+    losses = next(optimiser_steps(run, row, *rollouts(run, [row]), update=0), None)
     if losses is None:
         raise ValueError("objective: got no optimiser step from updates(), expected at least one")
     norm = step_gradient(run, losses, Tally())

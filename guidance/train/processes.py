@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..objectives.peers import World
 
+TOLD = 1000  # bytes of a message that one process tells the others
+
 
 class Processes(World):
     """World, and what the trainer itself does with the others. This one is alone."""
@@ -36,6 +38,15 @@ class Processes(World):
     def any(self, flag: bool) -> bool:
         """Whether `flag` holds on any process."""
         return bool(self.gather(torch.tensor([float(flag)], device=self.device)).any())
+
+    def told(self, trouble: str | None) -> str | None:
+        """The first process's trouble that has some, on all of them, cut to `TOLD` bytes: to be raised together."""
+        if not self.any(trouble is not None):
+            return None
+        mine = (trouble or "").encode()[:TOLD].ljust(TOLD, b"\0")
+        rows = self.gather(torch.tensor([list(mine)], dtype=torch.uint8, device=self.device))
+        said = [bytes(row.tolist()).rstrip(b"\0").decode(errors="ignore") for row in rows]
+        return next(text for text in said if text)
 
 
 class Accelerated(Processes):

@@ -33,9 +33,11 @@ class TrainingRun:
         reward: what is trained for.
         heldout: rewards that are only watched, by name.
         decline: how long each of those has been falling.
+        settings: what it was set up with, see `settings`.
         done: iterations so far: with the seed, the shared choices of the next one.
         drawn: samples so far, over all processes: with the seed, the next prompts and noise. No multiple of
             `done` once a run was resumed with other numbers of samples.
+        assessed: `done` at the last evaluation that the log and `decline` know of; -1 before the first.
     """
 
     config: TrainConfig
@@ -48,8 +50,10 @@ class TrainingRun:
     reward: MeteredReward
     heldout: dict[str, MeteredReward]
     decline: Decline
+    settings: dict[str, str]
     done: int = 0
     drawn: int = 0
+    assessed: int = -1
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -38,7 +38,7 @@ class Tally:
         )
         figures: dict[str, Any] = dict(zip(names, world.gather(table).mean(0).tolist(), strict=True))
         if self.rewards:
-            rewards = world.gather(torch.cat(self.rewards))
+            rewards = world.gather(torch.cat([part.double() for part in self.rewards]))
             figures |= {
                 "reward": float(rewards.mean()),
                 "reward_std": float(rewards.std()) if len(rewards) > 1 else 0.0,

@@ -14,6 +14,8 @@ from .config import TrainConfig
 from .processes import Processes
 from .sharded import put, whole
 
+GIVEN = ("lr", "betas", "weight_decay")  # AdamW's numbers that config holds
+
 
 def trainable(model: Model) -> dict[str, Tensor]:
     """The model's parameters that require grad, by name, each once; half precision is widened to float32 in place.
@@ -50,6 +52,7 @@ class Trained:
     Attributes:
         weights: the parameters by name.
         average: None unless config.ema is given.
+        steps: of the optimiser, made by this process.
     """
 
     def __init__(self, model: Model, config: TrainConfig, world: Processes) -> None:
@@ -63,6 +66,7 @@ class Trained:
             list(self.weights.values()), config.lr, config.betas, weight_decay=config.weight_decay
         )
         self.average = None if config.ema is None else Average(self.weights, config.ema)
+        self.steps = 0
 
     def pull(self, loss: Tensor) -> None:
         """Back-propagate a scalar into the weights and into nothing else.
@@ -96,6 +100,7 @@ class Trained:
         """Descend gradients of this L2 norm, scaled down to `clip` where it is larger; fold the average."""
         if clip is not None:
             torch.nn.utils.clip_grads_with_norm_(list(self.weights.values()), clip, norm)
+        self.steps += 1
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
@@ -114,15 +119,15 @@ class Trained:
         return tree_map_only(Tensor, whole, self.optimizer.state_dict())
 
     def load(self, tensors: dict[str, dict[str, Tensor]], moments: dict[str, Any]) -> None:
-        """Take back what `tensors` and `moments` gave, but for the learning rate: one changed since is meant."""
+        """Take back what `tensors` and `moments` gave, but for what config says: a rate changed since is meant."""
         for name, value in self.weights.items():
             put(value, tensors["weights"][name])
         if self.average is not None:
             self.average.load(tensors["average"])
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        given = [{name: group[name] for name in GIVEN} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(moments)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, numbers in zip(self.optimizer.param_groups, given, strict=True):
+            group.update(numbers)
         if self.sharded:  # the optimiser took whole moments; each must be a share, as its weight is
             for value, state in self.optimizer.state.items():
                 for name, kept in state.items():

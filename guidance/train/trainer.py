@@ -26,9 +26,11 @@ from .log import Log
 from .preflight import Preflight, preflight
 from .processes import Processes, processes
 from .prompts import Prompts
-from .resume import restore, save
+from .resume import restore, restore_newest, save
 from .run import TrainingRun
+from .settings import settings
 from .trained import Trained
+from .undo import Pause, Stopped, undone_if_given_up
 
 
 class End(Enum):
@@ -104,9 +106,17 @@ class RewardTrainer:
             MeteredReward(reward),
             watched,
             Decline(list(watched), config.patience),
+            settings(
+                config,
+                objective,
+                denoiser,
+                plan,
+                {"prompts": prompts, "evaluation": evaluation or prompts},
+                {"reward": reward, **{f"heldout.{name}": value for name, value in (heldout or {}).items()}},
+            ),
         )
         self.denoiser, self.evaluation = denoiser, evaluation or prompts
-        self.saved = -1  # the iteration of the newest checkpoint
+        self.saved: tuple[int, int] | None = None  # `done` and `assessed` of the newest checkpoint
 
     def check(self) -> Preflight:
         """Look before training: see `Preflight`. Weights, statistics and random numbers are left as they were."""
@@ -123,33 +133,26 @@ class RewardTrainer:
                 run is bit for bit (float32 on the CPU) the one that was never interrupted.
 
         Raises:
-            FileExistsError: without `resume` a folder that holds checkpoints. FloatingPointError: see the
-                class.
+            FileExistsError: without `resume` a folder that holds checkpoints. RuntimeError: with it, one whose
+                checkpoints are all damaged. OSError: a checkpoint or the log could not be written.
+                FloatingPointError: see the class.
+
+        Warns of damaged checkpoints that were passed over, and of settings that changed since.
         """
-        latest = self.checkpoints.latest()
-        if latest is not None and not self.done:
+        held = self.checkpoints.folders()
+        if held and not self.done:
             if not resume:
                 raise FileExistsError(
-                    f"out: got {latest}, expected a folder without checkpoints; pass resume=True or another "
+                    f"out: got {held[-1]}, expected a folder without checkpoints; pass resume=True or another "
                     "folder"
                 )
-            self.restore(latest)
+            restore_newest(self.run)
+            self.saved = (self.done, self.run.assessed)
         log = self._open_log() if self.world.first else None
         try:
-            with Interrupt() as interrupt:
-                end = None if self.done else self._assess(log)
-                while end is None and self.done < self.config.iterations:
-                    figures = iterate(self.run)
-                    if log is not None:
-                        log.write(self.done, "train", figures)
-                        log.advance(reward=figures["reward"], loss=figures["loss"])
-                    if self._due(self.config.evaluate_every):
-                        end = self._assess(log)
-                    if self.world.any(interrupt.asked):
-                        end = End.INTERRUPT
-                    if end is not None or self._due(self.config.checkpoint_every):
-                        self.save()
-                if self.saved != self.done:
+            with Interrupt(self.world) as interrupt:
+                end = self._go_on(log, interrupt)
+                if self.saved != (self.done, self.run.assessed):
                     self.save()
         except FloatingPointError as error:
             raise FloatingPointError(
@@ -159,12 +162,37 @@ class RewardTrainer:
         finally:
             if log is not None:
                 log.close()
+        return end
+
+    def _go_on(self, log: Log | None, pause: Pause) -> End:
+        """Iterations, evaluations and checkpoints until an end."""
+        try:
+            end = self._assess(log, pause)
+            while end is None and self.done < self.config.iterations:
+                pause.check()
+                figures = iterate(self.run, pause)
+                if log is not None:
+                    log.write(self.done, "train", figures)
+                    log.advance(reward=figures["reward"], loss=figures["loss"])
+                pause.check()  # an evaluation left out here is made up for by whoever resumes
+                end = self._assess(log, pause)
+                if end is not None or self._due(self.config.checkpoint_every):
+                    self.save()
+        except Stopped:
+            return End.INTERRUPT
         return end or End.ITERATIONS
 
     def evaluate(self) -> Evaluation:
-        """Evaluate the averaged weights where there are some, else the trained ones."""
-        with self.run.trained.averaged():
-            return evaluate(self.run, self.evaluation)
+        """Evaluate the averaged weights where there are some, else the trained ones.
+
+        Raises:
+            FloatingPointError: a reward is not finite, by name and sample, on all processes.
+        """
+        return self._evaluate(Pause())
+
+    def _evaluate(self, pause: Pause) -> Evaluation:
+        with self.run.trained.averaged(), undone_if_given_up(self.run):
+            return evaluate(self.run, self.evaluation, pause)
 
     def export(self, path: Path | str) -> None:
         """Write what the evaluations see (averaged weights where there are some): a peft adapter folder, or
@@ -177,31 +205,33 @@ class RewardTrainer:
     def save(self) -> Path:
         """Write a checkpoint now; all processes call it."""
         path = save(self.run)
-        self.saved = self.done
+        self.saved = (self.done, self.run.assessed)
         return path
 
     def restore(self, path: Path) -> None:
         """Take everything back from the checkpoint at `path`; all processes call it.
 
         Raises:
-            ValueError: it has other weights than these. Settings that changed since are warned of.
+            ValueError: it is damaged, or has other weights than these. Settings that changed since are warned of.
         """
         restore(self.run, path)
-        self.saved = self.done
+        self.saved = (self.done, self.run.assessed)
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.done % every == 0
 
     def _open_log(self) -> Log:
-        known = self.done or -1  # a run from the start writes its evaluation at 0 anew
-        config = self.config
-        return Log(Path(config.out), known, config.iterations, config.tensorboard, config.progress)
+        config, run = self.config, self.run
+        return Log(
+            Path(config.out), run.done, run.assessed, config.iterations, config.tensorboard, config.progress
+        )
 
-    def _assess(self, log: Log | None) -> End | None:
-        """Evaluate, and tell whether that ends the run."""
-        if self.config.evaluate_every is None:
+    def _assess(self, log: Log | None, pause: Pause) -> End | None:
+        """Evaluate where it is due and not done yet, and tell whether that ends the run."""
+        if self.run.assessed == self.done or not self._due(self.config.evaluate_every):
             return None
-        found = self.evaluate()
+        found = self._evaluate(pause)
+        self.run.assessed = self.done
         if log is not None:
             log.write(self.done, "evaluation", found.figures)
             log.pictures(self.done, found.x, self.config.value_range)

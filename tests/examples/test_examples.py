@@ -27,6 +27,7 @@ SHARED = {
     "train",
     "bundled",
     "common",
+    "attainable",
 }  # imported by the examples; train writes the weights
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from attainable import best_gaussian_steps
 from oracles import (
     Linear,
+    batch_of,
     drawn,
     exact_values,
     gaussian_optimum,
@@ -28,8 +30,10 @@ from pullback.guidance import (
     KL,
     AdjointMatching,
     Advantages,
+    DanceGRPO,
     DRaFT,
     Estimator,
+    FlowGRPO,
     Objective,
     OverBatch,
     Policy,
@@ -42,6 +46,7 @@ from pullback.solvers import (
     DATA,
     DDIM,
     VP,
+    ConstantFlowSDE,
     CosineVP,
     Denoiser,
     FlowSDE,
@@ -122,6 +127,18 @@ UNBIASED = {
     "pathwise": (DRaFT(), -1.0, 0.0, quadratic),
     "pathwise, path KL": (DRaFT(kl=0.7), -1.0, 0.7, quadratic),
     "path KL, with the rest to go": (DDPO(OverBatch(Scale.NONE), kl=1.0, **SF), 0.0, 1.0, nothing),
+    "path KL, the last step without a reward": (
+        FlowGRPO(OverBatch(Scale.NONE), kl=1.0, clip=0.2, advantage_clip=None),
+        0.0,
+        1.0,
+        nothing,
+    ),
+    "path KL, the last step without a reward, some of the others": (
+        DanceGRPO(OverBatch(Scale.NONE), kl=1.0, clip=0.2, advantage_clip=None),
+        0.0,
+        1.0,
+        nothing,
+    ),
 }
 
 
@@ -133,6 +150,38 @@ def test_gradient_estimates_are_unbiased(name):
     exact = of_reward * value + of_kl * kl
     assert bool(((mean - exact) / error).abs().max() < 3.5)
     assert bool((error < 0.1 * exact.abs()).all())  # a bound that can fail
+
+
+@pytest.mark.parametrize(
+    "objective, method",
+    [(FlowGRPO, FlowSDE(0.7)), (DanceGRPO, ConstantFlowSDE(0.3))],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_last_step_without_a_reward_does_not_run_away(objective, method):
+    """Every step has the same two weights: left without a KL, the last took 101 of 123 nats, and E r fell from 0.2
+    to -2.2.
+    """
+    process = RectifiedFlow()
+    nets = [Denoiser(Linear(process, 0.0, 0.64, torch.zeros(2)), process, DATA) for _ in range(2)]
+    policy = Policy(nets[0], method.plan(process, torch.linspace(1.0, 0.0, 11)), nets[1])
+    descent = objective(OverBatch(Scale.NONE), kl=0.3, clip=0.2)
+    weights, generator = list(policy.denoiser.parameters()), torch.Generator().manual_seed(0)
+    adam = torch.optim.Adam(weights, 1e-2)
+    before, _ = exact_values(policy.plan, policy.denoiser, policy.reference, CENTRE)
+    for _ in range(120):
+        batch = drawn(policy.plan, 256, generator)
+        experience = descent.rollout(policy, batch, quadratic, World())
+        for losses in descent.updates(policy, batch, experience, quadratic, World(), generator):
+            adam.zero_grad()
+            for loss in losses:
+                loss.value.backward(inputs=weights)
+            adam.step()
+    value, kl = exact_values(policy.plan, policy.denoiser, policy.reference, CENTRE)
+    assert float(value - 0.3 * kl) > float(before) and float(kl) < 0.5, (
+        float(before),
+        float(value),
+        float(kl),
+    )
 
 
 def test_the_per_step_kl_gradient_is_biased():
@@ -250,6 +299,35 @@ def test_the_targets_of_the_learning_runs():
 def best_reward() -> float:
     """E r of the best policy with Gaussian steps: -0.385; of the tilted law: -0.319."""
     return float((targets()[1] * to_one(GRID[:, None], None)).sum())
+
+
+@pytest.mark.parametrize("steps", [8, 16])
+def test_the_attainable_optimum_in_the_plane_is_that_of_the_line_twice(steps):
+    """Two modes along one axis, a Gaussian along the other, a reward that is a sum: each axis by itself is solved
+    on a line. E r and W1 of `examples/attainable.py`.
+    """
+    plan, beta = DDIM(1.0).plan(VP(), UniformLambda(steps, start=1.0, end=0.02)), 0.8
+    means, centre = torch.tensor([[-1.5, 0.0], [1.5, 0.0]]), torch.tensor([1.0, -0.7])
+    plane = Mixture.isotropic(torch.tensor([0.5, 0.5]), means, 0.5)
+    batch = batch_of(plan, 4000, 0, d=2)
+    x, kl = best_gaussian_steps(
+        plan,
+        plane.denoiser(plan.process),
+        lambda x: -0.5 * (x - centre).square().sum(1),
+        beta,
+        batch.x,
+        batch.noise,
+    )
+    for axis, at in enumerate(([-1.5, 1.5], [0.0, 0.0])):
+        line = Mixture.isotropic(torch.tensor([0.5, 0.5]), torch.tensor(at)[:, None], 0.5)
+        reward = -0.5 * (GRID - centre[axis]) ** 2
+        best = gaussian_optimum(plan, line.denoiser(plan.process), GRID, reward / beta)
+        law = pushed(start(plan, GRID), best)
+        assert wasserstein(histogram(x[:, axis], GRID), law, GRID) < 0.05
+        assert float((-0.5 * (x[:, axis] - centre[axis]) ** 2).mean()) == pytest.approx(
+            float((law * reward).sum()), abs=0.03
+        )
+    assert 0.2 < kl < 2.0
 
 
 LEARN = {  # objective, updates, batch

@@ -140,6 +140,61 @@ def test_an_interrupt_finishes_the_iteration_and_saves(tmp_path, number):
     assert differing(want, everything(again)) == []
 
 
+class Interrupts:
+    """The usual reward, which at its `at`-th call asks the run to end, as a cluster does."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, x: Tensor, context: Any) -> Tensor:
+        self.calls += 1
+        if self.calls == self.at:
+            signal.raise_signal(signal.SIGTERM)
+        return reward(x)
+
+
+@pytest.mark.parametrize("objective", [Pathwise, ScoreFunction])
+@pytest.mark.parametrize(
+    "at, done, calls",
+    [
+        (2, 0, 2),  # in the evaluation at 0: none of its other pieces
+        (5, 0, 5),  # in the first iteration
+        (4 + 3 * 4 + 4 + 2, 3, 4 + 3 * 4 + 4 + 2),  # in the fourth: its other pieces are given up
+        (4 + 2 * 4 + 3, 2, 4 + 2 * 4 + 3),  # in the evaluation at 2
+        (
+            4 + 2 * 4,
+            2,
+            4 + 2 * 4,
+        ),  # in the last piece of iteration 2: it is finished, its evaluation left out
+    ],
+)
+def test_an_interrupt_is_heard_between_two_pieces(tmp_path, capfd, objective, at, done, calls):
+    """4 pieces of 2 samples, in iterations and evaluations alike."""
+    usual: dict[str, Any] = dict(objective=objective, limit=2, checkpoint_every=50)
+    want = uninterrupted(tmp_path / "whole", **usual)
+    torch.manual_seed(5)
+    cut = make(tmp_path / "cut", scored=(scored := Interrupts(at)), **usual)
+    if objective is ScoreFunction and at == 4 + 2 * 4:  # its losses are still to come, in 4 pieces too
+        done = 1
+    assert cut.train() is End.INTERRUPT and (cut.done, scored.calls) == (done, calls)
+    assert "a second one ends at once" in capfd.readouterr().err
+    again = make(tmp_path / "cut", **usual)
+    assert again.train(resume=True) is End.ITERATIONS
+    assert differing(want, everything(again)) == []
+
+
+def test_an_interrupt_after_the_first_step_of_an_iteration_lets_it_finish(tmp_path):
+    """The weights have moved: 2 updates of 4 pieces each, interrupted in the second update of the third iteration."""
+    usual: dict[str, Any] = dict(objective=Pathwise, limit=2, updates=2, evaluate_every=None, patience=None)
+    want = uninterrupted(tmp_path / "whole", **usual)
+    torch.manual_seed(5)
+    cut = make(tmp_path / "cut", scored=(scored := Interrupts(2 * 8 + 6)), **usual)
+    assert cut.train() is End.INTERRUPT and (cut.done, scored.calls) == (3, 3 * 8)
+    again = make(tmp_path / "cut", **usual)
+    assert again.train(resume=True) is End.ITERATIONS
+    assert differing(want, everything(again)) == []
+
+
 def test_a_second_interrupt_ends_at_once(tmp_path):
     def twice(x: Tensor, context: Any) -> Tensor:
         signal.raise_signal(signal.SIGINT)
