@@ -209,14 +209,13 @@ def damaged(out: pathlib.Path, rank: int) -> str:
 def unwritable(out: pathlib.Path, rank: int) -> None:
     """The second process cannot write its own part."""
     run = trainer(out, evaluate_every=None, iterations=1)
+    real = checkpoints._write
     if rank:
-        real = checkpoints._write
         checkpoints._write = lambda path, how: real(out / "nowhere" / path.name, how)
     try:
         run.train()
     finally:
-        if rank:
-            checkpoints._write = real
+        checkpoints._write = real
 
 
 def differing(out: pathlib.Path, rank: int) -> RewardTrainer:
