@@ -11,7 +11,8 @@ from torch import Tensor
 from ...adjoint.transforms import finite
 from .values import as_values
 
-RewardFunction = Callable[[Tensor, Any], Tensor]  # (samples, context) to (B,)
+# (samples, context) to (B,); where no gradient is needed a list or an array of B numbers is taken too
+RewardFunction = Callable[[Tensor, Any], Tensor]
 
 
 class Reward(ABC):

@@ -233,7 +233,8 @@ def test_one_number_a_sample_is_enough_where_no_gradient_is_needed(tmp_path, wra
 
 def test_integers_count():
     x = torch.zeros(3, 2, dtype=torch.float16)
-    for values in ([1, 2, 3], np.array([1, 2, 3]), torch.tensor([1, 2, 3]), [True, False, True]):
+    kinds: list[Any] = [[1, 2, 3], np.array([1, 2, 3]), torch.tensor([1, 2, 3]), [True, False, True]]
+    for values in kinds:
         got = evaluate_reward(lambda x, c, values=values: values, x)
         assert got.dtype in (torch.float32, torch.float64) and got.tolist() == [float(v) for v in values]
 

@@ -3,11 +3,14 @@ and resume.
 """
 
 import inspect
+import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +35,7 @@ from pullback.guidance import (
     RewardTrainer,
     StateValue,
 )
+from pullback.guidance.train import checkpoints
 from pullback.solvers import DATA, Denoiser
 
 HERE = pathlib.Path(__file__).parent
@@ -156,15 +160,62 @@ def refusals(out: pathlib.Path) -> dict[str, str]:
 
     attempts: dict[str, Callable[[], Any]] = {
         "nan": lambda: trainer(out / "nan", ScoreFunction(), scored=breaks, evaluate_every=None).train(),
+        "judge": lambda: trainer(
+            out / "judge", given={"heldout": {"judge": breaks}}, limit=2, evaluate_every=2
+        ).train(),
+        "interrupt": lambda: interrupted(out / "interrupt", rank),
+        "damage": lambda: damaged(out / "damage", rank),
+        "full disk": lambda: unwritable(out / "full", rank),
         "frozen": lambda: differing(out / "frozen", rank).check(),
         "uneven": lambda: trainer(out / "uneven", samples=7),
     }
     for name, attempt in attempts.items():
         try:
-            attempt()
-        except (ValueError, FloatingPointError) as error:
+            said[name] = str(attempt())
+        except (ValueError, FloatingPointError, OSError) as error:
             said[name] = f"{type(error).__name__}: {error}"
     return said
+
+
+def interrupted(out: pathlib.Path, rank: int) -> str:
+    """A signal to one process, in the rollout of the second of two pieces of iteration 1, ends both alike."""
+
+    def signalled(x: Tensor, context: Any) -> Tensor:
+        if rank and run.done == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return reward(x)
+
+    run = trainer(out, ScoreFunction(), scored=signalled, limit=2, evaluate_every=None, iterations=3)
+    return f"{run.train()} at {run.done}, saved {run.checkpoints.found()[-1].name}"
+
+
+def damaged(out: pathlib.Path, rank: int) -> str:
+    """Only the second process reads the file that is damaged, without a checksum that the first could look at."""
+    trainer(out, evaluate_every=None, checkpoint_every=1, iterations=2).train()
+    newest = out / "checkpoints" / "iteration-00000002"
+    if rank:
+        file = newest / "process-1.pt"
+        file.write_bytes(bytes(file.stat().st_size))
+        sizes = {file.name: file.stat().st_size for file in newest.iterdir() if file.name != "whole.json"}
+        (newest / "whole.json").write_text(json.dumps(sizes))
+    torch.distributed.barrier()
+    again = trainer(out, evaluate_every=None, checkpoint_every=1, iterations=2)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        again.train(resume=True)
+    return "; ".join(str(one.message) for one in found if "passed over" in str(one.message))
+
+
+def unwritable(out: pathlib.Path, rank: int) -> None:
+    """The second process cannot write its own part."""
+    run = trainer(out, evaluate_every=None, iterations=1)
+    real = checkpoints._write
+    if rank:
+        checkpoints._write = lambda path, how: real(out / "nowhere" / path.name, how)
+    try:
+        run.train()
+    finally:
+        checkpoints._write = real
 
 
 def differing(out: pathlib.Path, rank: int) -> RewardTrainer:
@@ -265,7 +316,15 @@ def test_two_processes_are_one_for_every_objective_and_for_adapters(thorough, tm
 def test_what_breaks_on_one_process_is_refused_on_both(quick):
     first, second = (rank["refused"] for rank in quick)
     assert "iteration 0: not finite" in first["nan"] and "reward: nan" in second["nan"]
-    for said in (first, second):
+    for said in (first, second):  # both name the reward and the sample, though one of them has not seen it
+        assert "reward: nan for sample 0 of 4" in said["nan"]
+        assert (
+            "evaluation: not finite: judge: nan for sample 0 of 2 (evaluation samples 4 to 5)"
+            in said["judge"]
+        )
+        assert said["interrupt"] == "End.INTERRUPT at 1, saved iteration-00000001"
+        assert "iteration-00000002: process-1.pt: cannot be read" in said["damage"]
+        assert "OSError: checkpoint: could not be written: process-1.pt: " in said["full disk"]
         assert "weights: got different numbers on 2 processes" in said["frozen"]
         assert "samples: got 7 per update, expected a multiple of 2" in said["uneven"]
 
