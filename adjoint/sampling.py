@@ -186,7 +186,11 @@ def _run(
         raise ValueError(_nothing(gradient))
     if not finite(out):
         _name_the_step(rollout, registers)
-    return out, rollout.caught
+    # the node around the run holds the rollout: a rollout that holds the node's outputs would never be freed, since
+    # the collector does not see through autograd's graph
+    caught = dict(rollout.caught)
+    rollout.caught.clear()
+    return out, caught
 
 
 def _nothing(gradient: Gradient | None) -> str:
