@@ -113,7 +113,8 @@ class ClassifierFree(Model):
 
     Args:
         denoiser: called twice, with `cond` and with `null`.
-        scale: guidance scale; 1 is conditional sampling, 0 unconditional; a tensor receives its gradient.
+        scale: guidance scale; 1 is conditional sampling, 0 unconditional; a tensor, () or one for each sample (B,),
+            receives its gradient.
         null: the unconditional conditioning.
 
     Cost: two network calls per evaluation.
@@ -125,7 +126,11 @@ class ClassifierFree(Model):
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         null = self.denoiser(x, t, self.null)
-        return null + self.scale * (self.denoiser(x, t, cond) - null)
+        each = (
+            isinstance(self.scale, Tensor) and self.scale.ndim == 1
+        )  # (B,) would broadcast over the last axis
+        scale = per_sample(self.scale.to(x), x) if each else self.scale
+        return null + scale * (self.denoiser(x, t, cond) - null)
 
     def parameters(self) -> Iterator[Tensor]:
         yield from self.denoiser.parameters()

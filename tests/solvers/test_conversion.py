@@ -6,12 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pullback.solvers import (
+    DATA,
     EDM,
     FLOW,
     NOISE,
     VE,
     VP,
+    ClassifierFree,
     CosineVP,
+    Denoiser,
     DiscreteVP,
     GivenTimes,
     Karras,
@@ -125,3 +128,16 @@ def test_discrete_labels_are_those_of_the_field():
     assert Linspace(4).times(TABLE).tolist() == [999, 666, 333, 0, -1]
     assert float(TABLE.sigma(-1.0)) == 0.0 and float(TABLE.alpha(-1.0)) == 1.0
     assert float(TABLE.alpha(10.0)) ** 2 == pytest.approx(float(torch.cumprod(1 - BETAS, 0)[10]))
+
+
+def test_a_guidance_scale_for_each_sample_goes_along_the_batch():
+    """A batch of as many samples as the state is wide: by itself (B,) would broadcast over the width."""
+    base = Denoiser(lambda x, t, cond: x * cond, VP(), DATA)
+    x, scale = torch.randn(3, 3), torch.tensor([0.0, 1.0, 4.0], requires_grad=True)
+    model, t = ClassifierFree(base, scale, null=torch.tensor(0.5)), torch.full((3,), 0.5)
+    out = model(x, t, torch.tensor(2.0))
+    each = [ClassifierFree(base, float(s), null=torch.tensor(0.5))(x[b : b + 1], t[:1], torch.tensor(2.0))
+            for b, s in enumerate(scale)]  # fmt: skip
+    assert torch.equal(out, torch.cat(each))
+    (got,) = torch.autograd.grad(out.sum(), scale)
+    assert torch.allclose(got, 1.5 * x.sum(1))
