@@ -60,7 +60,8 @@ def __getattr__(name: str) -> Any:
             globals()[name] = found  # the next look-up does not come here
             return found
     raise AttributeError(
-        f"module {__name__!r} has no attribute {name!r}; expected one of {', '.join(__all__)}"
+        f"module {__name__!r} has no attribute {name!r}; expected one of {', '.join(__all__)}; other names are "
+        "in pullback.solvers, pullback.adjoint and pullback.guidance"
     )
 
 

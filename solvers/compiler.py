@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .grid import Grid, checked_times
 from .instructions import Combine, Evaluate, Instruction, writes
+from .liveness import lifetimes
 from .plan import Plan, stack
 from .prediction import DATA, NOISE, Prediction
 from .process import Process
@@ -193,4 +194,12 @@ class Method(ABC):
         )
 
     def _compile(self, process: Process, times: Tensor) -> Plan:
-        return self.part(process, times, 0, len(times) - 1)
+        plan = self.part(process, times, 0, len(times) - 1)
+        lost = lifetimes(plan.instructions, plan.starts, plan.exit)[0] - set(plan.entry)
+        if lost:
+            raise ValueError(
+                f"{self}: got steps that read {sorted(lost)}, which nothing wrote, expected registers written "
+                "before they are read; Builder.data(i) evaluates what is not there, first_order(i) leaves D{i}, "
+                "or E{i} where sigma = 0"
+            )
+        return plan

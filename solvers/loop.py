@@ -98,6 +98,11 @@ def entry(plan: Plan, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
             f"x: got registers {sorted(registers)}, expected {sorted(plan.entry)} for {plan.name}; an "
             "inverse starts from what `encode` returns, the rest of a split plan from what `advance` does"
         )
+    for name, value in registers.items():
+        if value.shape != registers["x"].shape:  # one sample's history would be broadcast to all of them
+            raise ValueError(
+                f"{name}: got shape {tuple(value.shape)}, expected {tuple(registers['x'].shape)}, that of x"
+            )
     return registers
 
 

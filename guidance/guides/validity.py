@@ -36,7 +36,7 @@ def refusal(plan: Plan, hook: Hook) -> str:
     | STATE, REPEAT | of those, all that carry one state: not BDIA, EDICT, reversible Heun and kin |
     """
     if plan.entry != ("x",) or plan.exit != ("x",):
-        return "an inverse, which runs from sample to noise"
+        return "more registers than x to start from or to leave: an inverse, or a part of a split plan"
     start, end = (plan.process.lam(as_time(plan.times[i])) for i in (0, -1))
     if bool((start > end).any()):
         return "a grid that rises from data to noise"

@@ -56,11 +56,30 @@ class OnData(Method):
         if float(b.process.sigma(t)) == 0:
             return [op]
         if op.want == DATA:
-            return [op, Apply((out,), (out,), self.fn)]
+            return [op, Apply((out,), (out,), _Shaped(self.fn))]
         data = f"{out}_data"
         own, gain = (float(c) for c in conversion(DATA, op.want, b.process, t))
         back = Combine(out, tuple([(c, name) for c, name in ((own, op.src), (gain, data)) if c != 0.0]))
-        return [replace(op, outs=(data,), want=DATA), Apply((data,), (data,), self.fn), back]
+        return [replace(op, outs=(data,), want=DATA), Apply((data,), (data,), _Shaped(self.fn)), back]
+
+
+@dataclass(frozen=True, repr=False)
+class _Shaped:
+    """fn, of which a result of another shape is refused: it would be broadcast over batch mates."""
+
+    fn: Callable[[Tensor], Tensor]
+
+    def __call__(self, data: Tensor) -> Tensor:
+        out = self.fn(data)
+        if out.shape != data.shape:
+            raise ValueError(
+                f"OnData: got shape {tuple(out.shape)} from {self}, expected the data's {tuple(data.shape)}; "
+                "expand what it shares"
+            )
+        return out
+
+    def __repr__(self) -> str:
+        return str(getattr(self.fn, "__name__", self.fn))
 
 
 @dataclass(frozen=True)

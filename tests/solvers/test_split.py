@@ -17,6 +17,7 @@ from pullback.solvers import (
     DPMSolverPP,
     FlowAdams,
     GivenNoise,
+    Method,
     RectifiedFlow,
     SASolver,
     SDEDPMSolverPP,
@@ -152,3 +153,22 @@ def test_an_apply_at_the_end_is_refused_by_name():
     )
     with pytest.raises(ValueError, match=r"clamped: got the Apply x <- tanh\(x\) at instruction"):
         plan.inverse()
+
+
+def test_registers_of_another_shape_than_x_are_refused():
+    """One sample's history would be broadcast to all of them, without a word."""
+    head, tail = DPMSolverPP(2).plan(PROCESS, UniformT(6, start=0.95, end=0.02)).split(3)
+    held = advance(MIXTURE.denoiser(PROCESS), head, torch.randn(3, 2))
+    with pytest.raises(ValueError, match=r"D2: got shape \(1, 2\), expected \(3, 2\)"):
+        run(MIXTURE.denoiser(PROCESS), tail, {"x": held["x"], "D2": held["D2"][:1]})
+
+
+def test_a_method_that_reads_what_nothing_wrote_is_refused_when_it_is_compiled():
+    class Forgetful(Method):
+        order = 1
+
+        def step(self, b, i):
+            b.combine("x", (1.0, "x"), (0.5, f"E{i}"))
+
+    with pytest.raises(ValueError, match=r"Forgetful.*'E0'.*first_order"):
+        Forgetful().plan(PROCESS, UniformT(2, end=0.1))

@@ -1,0 +1,43 @@
+"""A public class of a kind that has laws stands in the files that hold them: a forgotten one makes a test fail.
+
+Methods, strategies and guides are swept by themselves (`every_method`, tests/adjoint/test_enrolment.py,
+tests/guidance/guides/test_guide.py).
+"""
+
+import inspect
+import pathlib
+import re
+
+import pytest
+
+from pullback import guidance, solvers
+from pullback.guidance import Objective, Operator, Reward
+from pullback.solvers import Process
+
+TESTS = pathlib.Path(__file__).parents[1]
+KINDS = {
+    Objective: (guidance.objectives, "guidance/objectives/test_objectives.py"),
+    Reward: (guidance.rewards, "guidance/rewards"),
+    Operator: (guidance.measurements, "guidance/measurements/test_operators.py"),
+    Process: (solvers, "solvers/test_conversion.py"),
+}
+
+
+def missing(kind, classes, text):
+    """The concrete classes of a kind that a text does not name."""
+    concrete = [c for c in classes if issubclass(c, kind) and c is not kind and not inspect.isabstract(c)]
+    assert concrete
+    return [c.__name__ for c in concrete if not re.search(rf"\b{c.__name__}\(", text)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_public_class_is_under_the_laws_of_its_kind(kind):
+    package, file = KINDS[kind]
+    classes = [thing for name in package.__all__ if inspect.isclass(thing := getattr(package, name))]
+    files = [TESTS / file] if file.endswith(".py") else sorted((TESTS / file).glob("test_*.py"))
+    assert not missing(kind, classes, "".join(path.read_text() for path in files))
+
+
+def test_the_law_sees_a_forgotten_class():
+    forgotten = type("Forgotten", (guidance.Brightness,), {})
+    assert missing(Reward, [forgotten], "Brightness()") == ["Forgotten"]
