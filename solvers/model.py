@@ -126,10 +126,9 @@ class ClassifierFree(Model):
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         null = self.denoiser(x, t, self.null)
-        each = (
-            isinstance(self.scale, Tensor) and self.scale.ndim == 1
-        )  # (B,) would broadcast over the last axis
-        scale = per_sample(self.scale.to(x), x) if each else self.scale
+        scale = self.scale
+        if isinstance(scale, Tensor) and scale.ndim == 1:  # by itself (B,) would broadcast over the last axis
+            scale = per_sample(scale.to(x), x)
         return null + scale * (self.denoiser(x, t, cond) - null)
 
     def parameters(self) -> Iterator[Tensor]:
