@@ -31,5 +31,5 @@ def test_live_tensors_stay_flat_over_60_updates(tmp_path, objective: Objective, 
         iterate(run)
         if update in (10, 40, 70):
             counts.append(live())
-    # fewer is no leak: what other tests left behind goes when the collector comes round to it
-    assert all(later - sooner <= 2 for sooner, later in itertools.pairwise(counts)), counts
+    # 30 updates apart: one tensor an update would be 30; fewer is what other tests left behind and gc came round to
+    assert all(later - sooner < 15 for sooner, later in itertools.pairwise(counts)), counts

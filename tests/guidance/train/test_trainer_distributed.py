@@ -334,8 +334,8 @@ def test_a_launcher_is_seen_on_cpus(tmp_path):
     """Accelerate passes over it there unless told: two processes would each train alone and write to one folder."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from pullback.guidance.train.processes import processes\nworld = processes()\n"
-        "print(f'{world.rank} of {world.size}', flush=True)\n"
+        "import os\nfrom pullback.guidance.train.processes import processes\nworld = processes()\n"
+        "os.write(1, f'{world.rank} of {world.size}\\n'.encode())\n"  # one write: print makes two, which may cross
     )
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
