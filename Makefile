@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-all lint clean
+.PHONY: demo test test-slow test-all test-gpu lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/face_morph.py
@@ -14,6 +14,10 @@ test: $(STAMP)
 # what `make test` leaves out; the tests for a GPU are taken where there is one
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m "$(if $(shell command -v nvidia-smi),slow or gpu,slow and not gpu)"
+
+# the laws that matter on a device, on the CPU and on CUDA; without a CUDA device that half is skipped
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 -m "device and (gpu or not slow)"
 
 test-all: test test-slow
 

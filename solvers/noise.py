@@ -77,7 +77,10 @@ class Addressed(Noise):
         out = np.empty((len(like), int(np.prod(like.shape[1:]))), dtype=np.float32)
         for row, sample in zip(out, ids, strict=True):
             self._generator(sample, slot).standard_normal(out=row, dtype=np.float32)
-        return torch.from_numpy(out).reshape(like.shape).to(like)
+        drawn = torch.from_numpy(out).reshape(like.shape)
+        if like.is_cuda:  # the host would wait for a copy from memory that is not pinned
+            drawn = drawn.pin_memory().to(like.device, non_blocking=True)
+        return drawn.to(like)
 
     def at(self, sample: int, slot: int, shape: Sequence[int]) -> Tensor:
         """The float32 draw of one address."""
@@ -98,7 +101,9 @@ class Addressed(Noise):
             # probability n^2 / 2^64, 5e-8 for a million and 5 % for a thousand million
             word = self._generator(sample, slot).bit_generator.random_raw()
             generator = torch.Generator(like.device).manual_seed(int(word) >> 1)
-            draws.append(torch.randn(like.shape[1:], generator=generator, device=like.device))
+            draws.append(
+                torch.randn(like.shape[1:], dtype=torch.float32, generator=generator, device=like.device)
+            )
         return torch.stack(draws).to(like.dtype)
 
 

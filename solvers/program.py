@@ -4,6 +4,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -177,10 +178,20 @@ class _Numbers:
 
     def value(self, c: Coefficient) -> Value:
         """A coefficient ready for use."""
-        if isinstance(c, float):
-            return c
-        shape = (-1, *(1,) * (self.ndim - 1))
-        return torch.tensor(c, dtype=self.dtype, device=self.times.device).reshape(shape)
+        return c if isinstance(c, float) else self.rows[c]
+
+    @cached_property
+    def rows(self) -> dict[tuple[float, ...], Tensor]:
+        """A stacked plan's coefficients (B, 1, ...) by their numbers. They go to the device in one piece: while a
+        piece goes, the host waits.
+        """
+        found = {
+            c for op in self.plan.instructions if isinstance(op, Combine) for c, _ in op.terms + op.noise
+        }
+        found |= {tuple(c) for maps in self.maps.tolist() for c in maps}
+        wide = [c for c in found if isinstance(c, tuple)]
+        table = torch.tensor(wide, dtype=self.dtype, device=self.times.device)
+        return dict(zip(wide, table.reshape(*table.shape, *(1,) * (self.ndim - 1)).unbind(), strict=True))
 
 
 class _OnDemand(Sequence[Bound]):

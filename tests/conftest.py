@@ -26,6 +26,21 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("laws")
 
 
+def pytest_collection_modifyitems(items):
+    """The mark `device` is on every law that takes the fixture."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.device)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> torch.device:
+    """Where a law lays its tensors: the CPU, and CUDA where there is one. Nothing else may be skipped."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
 @pytest.fixture(autouse=True)
 def exact_and_seeded():
     """Every test runs in float64 and from one seed."""

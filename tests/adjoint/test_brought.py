@@ -74,15 +74,15 @@ def test_a_tensor_captured_by_one_call_only(strategy, lonely):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_random_numbers_and_written_buffers(strategy):
+def test_random_numbers_and_written_buffers(strategy, device):
     """Dropout is replayed bit for bit or refused; batch normalisation in train mode too."""
 
     def grads(gradient, *middle):
         torch.manual_seed(0)
-        net, x = network(*middle), torch.ones(2, 3, requires_grad=True)
+        net, x = network(*middle).to(device), torch.ones(2, 3, device=device, requires_grad=True)
         torch.manual_seed(1)
         out = sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=gradient)
-        torch.rand(7)  # what is drawn in between is no matter
+        torch.rand(7, device=device)  # what is drawn in between is no matter
         return [out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))]
 
     if strategy in ESTIMATES:
@@ -97,7 +97,7 @@ def test_random_numbers_and_written_buffers(strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_autocast_is_restored(strategy):
+def test_autocast_is_restored(strategy, device):
     """Every call of the network in the backward pass sees the precision of the forward pass."""
     seen = []
 
@@ -107,8 +107,9 @@ def test_autocast_is_restored(strategy):
             seen.append(out.dtype)
             return out
 
-    net, x = network(Seeing(8, 8)).float(), torch.ones(2, 3, dtype=torch.float32, requires_grad=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+    net = network(Seeing(8, 8)).to(device, torch.float32)
+    x = torch.ones(2, 3, dtype=torch.float32, device=device, requires_grad=True)
+    with torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False):
         out = sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=strategy)
     count = len(seen)
     got = torch.autograd.grad(out.square().sum(), list(net.parameters()))

@@ -23,7 +23,8 @@ def fresh():
 
 def gradients(net, params, strategy, steps=4):
     """Of a fixed start, for it and the parameters; x gets none past a truncation."""
-    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    params = list(params)
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)).to(params[0].device).requires_grad_()
     torch.manual_seed(0)
     out = sample(Denoiser(net, PROCESS, DATA), plan_for(strategy, steps), x, gradient=strategy)
     grads = torch.autograd.grad(
@@ -40,9 +41,9 @@ def same(left, right, tolerance=1e-12):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_compiled_equals_eager_and_is_compiled_once(strategy):
+def test_compiled_equals_eager_and_is_compiled_once(strategy, device):
     """One graph with gradients, one without; another number of steps and other times need no third."""
-    net = network()
+    net = network().to(device)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True, dynamic=False)
     same(gradients(compiled, net.parameters(), strategy), gradients(net, net.parameters(), strategy))
     assert counters["stats"]["unique_graphs"] <= 2 and not counters["graph_break"]
@@ -54,9 +55,9 @@ def test_compiled_equals_eager_and_is_compiled_once(strategy):
 
 
 @pytest.mark.parametrize("strategy", EXACT, ids=str)
-def test_compiled_dropout_is_replayed(strategy):
+def test_compiled_dropout_is_replayed(strategy, device):
     """The graph without gradients must draw what the graph with them draws in the replay."""
-    net = network(nn.Dropout(0.3))
+    net = network(nn.Dropout(0.3)).to(device)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     same(gradients(compiled, net.parameters(), strategy), gradients(net, net.parameters(), strategy))
 
@@ -101,7 +102,7 @@ def test_a_gradient_of_the_gradient_is_refused(strategy, how):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_inductor_equals_eager(strategy):
-    net = network()
+def test_inductor_equals_eager(strategy, device):
+    net = network().to(device)
     compiled = torch.compile(net, fullgraph=True)
     same(gradients(compiled, net.parameters(), strategy), gradients(net, net.parameters(), strategy))

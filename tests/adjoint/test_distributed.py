@@ -1,4 +1,8 @@
-"""Two gloo processes on the CPU: averaged gradients are those of one process with the whole batch, or a refusal."""
+"""Two processes: averaged gradients are those of one process with the whole batch, or a refusal.
+
+On the CPU over gloo. On CUDA over NCCL where there are two devices; two ranks on one device share it over gloo, which
+cannot shard there.
+"""
 
 import copy
 import json
@@ -27,14 +31,14 @@ def whole(strategy: Gradient) -> bool:
     return isinstance(getattr(strategy, "inner", strategy), (Reversible, Continuous, AdjointDEIS))
 
 
-def test_two_ranks_average_to_the_whole_batch_or_refuse(tmp_path):
+def test_two_ranks_average_to_the_whole_batch_or_refuse(tmp_path, device):
     """Gradients returned for sharded parameters vanish: what would return them must say so. One test: one
     pair of ranks.
     """
-    for rank in _results(tmp_path):
+    for rank in _results(tmp_path, device.type):
         for strategy in map(str, SWEPT):
             assert rank["ddp"][strategy] < 1e-12, strategy
-        for wrap in WRAPS[1:]:
+        for wrap in wraps(device.type)[1:]:
             for strategy in SWEPT:
                 got, inner = rank[wrap][str(strategy)], getattr(strategy, "inner", strategy)
                 refused = (
@@ -43,15 +47,22 @@ def test_two_ranks_average_to_the_whole_batch_or_refuse(tmp_path):
                 assert got == refused if whole(strategy) else got < 1e-12, (wrap, strategy, got)
 
 
-def _results(folder: pathlib.Path) -> list[dict[str, dict[str, Any]]]:
+def alone(kind: str) -> bool:
+    """Whether the two ranks share the one CUDA device."""
+    return kind == "cuda" and torch.cuda.device_count() < 2
+
+
+def wraps(kind: str) -> tuple[str, ...]:
+    return WRAPS[:1] if alone(kind) else WRAPS
+
+
+def _results(folder: pathlib.Path, kind: str) -> list[dict[str, dict[str, Any]]]:
     """{wrap: {strategy: relative error of the gradients, or what was raised}} of two ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # tests' conftest makes the package importable from a bare checkout
-    code = (
-        "import conftest, sys, test_distributed as d; d.work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])"
-    )
+    code = "import conftest, sys, test_distributed as d; d.work(*map(int, sys.argv[1:3]), *sys.argv[3:])"
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "adjoint"), *sys.path]),
@@ -59,7 +70,7 @@ def _results(folder: pathlib.Path) -> list[dict[str, dict[str, Any]]]:
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, str(rank), str(port), str(folder)],
+            [sys.executable, "-W", "ignore", "-c", code, str(rank), str(port), str(folder), kind],
             env=env,
             text=True,
             stdout=subprocess.PIPE,
@@ -76,21 +87,29 @@ def _results(folder: pathlib.Path) -> list[dict[str, dict[str, Any]]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def work(rank: int, port: int, folder: str) -> None:
+def work(rank: int, port: int, folder: str, kind: str) -> None:
     """One rank."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
+    device = torch.device("cpu")
+    if kind == "cuda":
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    backend = "nccl" if kind == "cuda" and not alone(kind) else "gloo"
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+        backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
     )
-    found = {wrap: {str(strategy): _compared(wrap, strategy, rank) for strategy in SWEPT} for wrap in WRAPS}
+    found = {
+        wrap: {str(strategy): _compared(wrap, strategy, rank, device) for strategy in SWEPT}
+        for wrap in wraps(kind)
+    }
     (pathlib.Path(folder) / f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
-def _compared(wrap: str, strategy: Gradient, rank: int) -> float | str:
+def _compared(wrap: str, strategy: Gradient, rank: int, device: torch.device) -> float | str:
     torch.manual_seed(0)
-    net, x = network(), torch.randn(4, 3)
+    net, x = network().to(device), torch.randn(4, 3).to(device)
     want = _gradients(net, strategy, x, False)
     wrapped = _wrapped(wrap, copy.deepcopy(net))
     try:
@@ -116,7 +135,7 @@ def _wrapped(wrap: str, net: nn.Module) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh(next(net.parameters()).device.type, (2,))
     for module in net.modules():
         if isinstance(module, nn.Linear):
             fully_shard(module, mesh=mesh)

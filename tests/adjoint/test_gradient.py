@@ -38,15 +38,15 @@ EXACT = [
 
 @pytest.mark.parametrize("gradient", EXACT, ids=str)
 @pytest.mark.parametrize("method", every_method(), ids=str)
-def test_exact_strategies_equal_direct(method, gradient):
-    assert_same(everything(method, gradient), everything(method, Direct()))
+def test_exact_strategies_equal_direct(method, gradient, device):
+    assert_same(everything(method, gradient, device=device), everything(method, Direct(), device=device))
 
 
 @pytest.mark.parametrize("gradient", EXACT[:4], ids=str)
-def test_dropout_is_replayed_and_double_backward_is_right(gradient):
+def test_dropout_is_replayed_and_double_backward_is_right(gradient, device):
     assert_same(
-        everything(DPMSolverPP(3), gradient, dropout=0.3, order=2),
-        everything(DPMSolverPP(3), Direct(), dropout=0.3, order=2),
+        everything(DPMSolverPP(3), gradient, dropout=0.3, order=2, device=device),
+        everything(DPMSolverPP(3), Direct(), dropout=0.3, order=2, device=device),
     )
 
 
@@ -108,10 +108,10 @@ class _Time(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_network_with_float32_state(dtype):
-    network = _Time(nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3)).to(dtype))
+def test_half_precision_network_with_float32_state(dtype, device):
+    network = _Time(nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3)).to(device, dtype))
     model = Denoiser(network, PROCESS, DATA, dtype=dtype)
-    x = torch.randn(4, 3, dtype=torch.float32, requires_grad=True)
+    x = torch.randn(4, 3, dtype=torch.float32, device=device, requires_grad=True)
     outs = [
         sample(model, DPMSolverPP(2).plan(PROCESS, GRID), x, gradient=g) for g in (Checkpoint(), Direct())
     ]
@@ -123,22 +123,22 @@ def test_half_precision_network_with_float32_state(dtype):
     )
 
 
-def test_autocast_is_restored_in_the_replay():
-    network = _Time(nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3)).float())
-    x = torch.randn(4, 3, dtype=torch.float32, requires_grad=True)
+def test_autocast_is_restored_in_the_replay(device):
+    network = _Time(nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3)).to(device, torch.float32))
+    x = torch.randn(4, 3, dtype=torch.float32, device=device, requires_grad=True)
     grads = []
     for strategy in (Checkpoint(), Direct()):
         # the cache would add a weight's gradients of all steps up in bf16; replays add them up in float32
-        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        with torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False):
             out = sample(Denoiser(network, PROCESS, DATA), DDIM().plan(PROCESS, GRID), x, gradient=strategy)
         grads.append(torch.autograd.grad(out.square().sum(), [x, *network.parameters()]))
     assert_same(grads[0], grads[1])
 
 
 @pytest.mark.parametrize("method", every_method(), ids=str)
-def test_batch_of_eight_is_eight_batches_of_one(method):
-    plan, model = method.plan(PROCESS, GRID), MIXTURE.denoiser(PROCESS)
-    x = torch.randn(8, 2)
+def test_batch_of_eight_is_eight_batches_of_one(method, device):
+    plan, model = method.plan(PROCESS, GRID), MIXTURE.to(device).denoiser(PROCESS)
+    x = torch.randn(8, 2).to(device)
     whole = sample(model, plan, x, noise=Addressed(5), gradient=None)
     for b in range(8):
         one = sample(model, plan, x[b : b + 1], noise=Addressed(5, samples=[b]), gradient=None)

@@ -24,8 +24,11 @@ BUDGETS = [
 
 @pytest.mark.parametrize("strategy", BUDGETS, ids=str)
 @pytest.mark.parametrize("method", thinned(every_method()), ids=str)
-def test_exact_whatever_is_kept(method, strategy):
-    assert_same(everything(method, strategy, dropout=0.3), everything(method, Direct(), dropout=0.3))
+def test_exact_whatever_is_kept(method, strategy, device):
+    assert_same(
+        everything(method, strategy, dropout=0.3, device=device),
+        everything(method, Direct(), dropout=0.3, device=device),
+    )
 
 
 @functools.cache

@@ -7,20 +7,29 @@ import torch
 from pullback.solvers import Addressed, GivenNoise, RecordedNoise
 
 
-def test_any_split_any_order_bitwise():
-    like = torch.empty(8, 3, 5)
+def test_any_split_any_order_bitwise(device):
+    like = torch.empty(8, 3, 5, device=device)
     noise = Addressed(2**100 + 7)
     whole = {slot: noise(slot, like) for slot in (4, 0, 9)}
     for b in (6, 0, 3):
         for slot in (9, 4, 0):
             assert torch.equal(Addressed(2**100 + 7, samples=[b])(slot, like[:1])[0], whole[slot][b])
-    assert torch.equal(noise.at(3, 4, (3, 5)).double(), whole[4][3])
+    assert torch.equal(noise.at(3, 4, (3, 5)).double(), Addressed(2**100 + 7, on_cpu=True)(4, like)[3].cpu())
 
 
-def test_one_draw_in_any_dtype():
-    like = torch.empty(2, 6, dtype=torch.float64)
+def test_one_draw_in_any_dtype(device):
+    like = torch.empty(2, 6, dtype=torch.float64, device=device)
     for dtype in (torch.float32, torch.bfloat16):
         assert torch.equal(Addressed(1)(0, like).to(dtype), Addressed(1)(0, like.to(dtype)))
+
+
+def test_the_default_dtype_is_no_part_of_the_address(device):
+    """Also of what a device's own generator draws, which is made to draw here where there is none."""
+    like, found = torch.empty(2, 64, dtype=torch.float32, device=device), []
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        found.append(torch.stack([Addressed(1)(0, like), Addressed(1)._on_device(0, like, range(2))]))
+    assert torch.equal(*found)
 
 
 def distinct(samples, slots, streams, seeds):
@@ -57,20 +66,22 @@ def test_ten_million_addresses_are_distinct():
     assert len(np.unique(words)) == 10**7
 
 
-def test_standard_normal():
-    draws = Addressed(3)(0, torch.empty(64, 4096)).flatten()
+def test_standard_normal(device):
+    draws = Addressed(3)(0, torch.empty(64, 4096, device=device)).flatten()
     assert abs(float(draws.mean())) < 0.01 and float(draws.var()) == pytest.approx(1.0, abs=0.01)
     assert float((draws**4).mean()) == pytest.approx(3.0, abs=0.1)
 
 
-def test_global_generators_are_untouched():
+def test_global_generators_are_untouched(device):
+    there = torch.cuda.get_rng_state() if device.type == "cuda" else torch.empty(0)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-    Addressed(0)(0, torch.empty(2, 3))
+    Addressed(0)(0, torch.empty(2, 3, device=device))
+    assert device.type != "cuda" or torch.equal(torch.cuda.get_rng_state(), there)
     assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
 
 
-def test_recorded_noise_replays():
-    recorded, like = RecordedNoise(Addressed(4)), torch.empty(2, 3)
+def test_recorded_noise_replays(device):
+    recorded, like = RecordedNoise(Addressed(4)), torch.empty(2, 3, device=device)
     drawn = [recorded(slot, like) for slot in range(3)]
     given = recorded.given()
     given.check(3, like)

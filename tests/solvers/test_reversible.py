@@ -107,14 +107,14 @@ def test_the_inverse_is_a_plan(method):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_reversible_equals_direct(method):
+def test_reversible_equals_direct(method, device):
     """T8: every kind of input; the round trip's error is all that separates them."""
     seen = []
     strategies = [Reversible(observe=seen.append), Reversible(anchor=2), Truncated(9, inner=Reversible())]
     for strategy in strategies:
         assert_same(
-            everything(method, strategy),
-            everything(method, Direct()),
+            everything(method, strategy, device=device),
+            everything(method, Direct(), device=device),
             tolerance=1e-7 if method.stochastic else 1e-10,
         )
     assert len(seen) == 1 and 0 <= seen[0] < (1e-4 if method.stochastic else 1e-10)

@@ -24,13 +24,21 @@ class Network(nn.Module):
         return self.frozen(torch.tanh(out)) + cond["shifts"][0] * x
 
 
-def everything(method, gradient, dropout=0.0, order=1):
-    """The sample and gradients for x, conditioning (per step, nested), noise, controls, parameters, a captured leaf."""
+def everything(method, gradient, dropout=0.0, order=1, device="cpu"):
+    """The sample and gradients for x, conditioning (per step, nested), noise, controls, parameters, a captured leaf.
+
+    The numbers are drawn on the CPU, whatever the device.
+    """
     torch.manual_seed(0)
     network = Network(dropout)
     plan = method.plan(PROCESS, GRID)
     x, scale, shift = torch.randn(5, 3), torch.randn(6, 5, 3), torch.randn(3)
     noise, controls = torch.randn(max(plan.slots, 1), 5, 3), torch.randn(6, 5, 3)
+    network.to(device)
+    network.captured, x, scale, shift, noise, controls = (
+        v.detach().to(device).requires_grad_(v.requires_grad)
+        for v in (network.captured, x, scale, shift, noise, controls)
+    )
     inputs = [v.requires_grad_() for v in (x, scale, shift, controls, *([noise] if plan.slots else []))]
     inputs += [p for p in network.parameters() if p.requires_grad] + [network.captured]
     out = sample(
