@@ -194,9 +194,9 @@ def test_the_solver_passes_the_sweep():
     drawn = laws("solvers/test_laws.py").test_prediction_does_not_matter.hypothesis.inner_test
     drawn((CosineVP(), method, CosineVP().time(torch.tensor([-3.0, -1.0, 0.5, 3.0])), (2, 3)), V, 5)
     gradients = laws("adjoint/test_gradient.py")
-    gradients.test_exact_strategies_equal_direct(method, Checkpoint())
+    gradients.test_exact_strategies_equal_direct(method, Checkpoint(), torch.device("cpu"))
     gradients.test_gradcheck(method)
-    gradients.test_batch_of_eight_is_eight_batches_of_one(method)
+    gradients.test_batch_of_eight_is_eight_batches_of_one(method, torch.device("cpu"))
 
 
 def test_the_guide_passes_the_sweep():
