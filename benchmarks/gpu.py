@@ -239,6 +239,7 @@ def draw(path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogFormatter
 
     facts = json.loads(path.read_text())
     names, networks = list(STRATEGIES), facts["networks"]
@@ -269,9 +270,20 @@ def draw(path: pathlib.Path) -> None:
         axis.tick_params(axis="y", length=0)
     axes[0].axvline(1.0, color="0.4", linewidth=1)
     axes[1].set_xscale("log")
+    axes[1].xaxis.set_major_formatter("{x:g}")
+    axes[1].xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes[0].set_yticks(range(len(names)), names[::-1])
     keys = [
-        Line2D([], [], color=c, marker="s", linestyle="", markersize=9, label=n) for n, c in colours.items()
+        Line2D(
+            [],
+            [],
+            color=c,
+            marker="s",
+            linestyle="",
+            markersize=9,
+            label=f"{n}, {_call_ms(networks[n])} a call",
+        )
+        for n, c in colours.items()
     ]
     keys += [
         Line2D(
@@ -284,6 +296,11 @@ def draw(path: pathlib.Path) -> None:
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), frameon=False)
     figure.savefig(path.with_suffix(".png"), dpi=160)
+
+
+def _call_ms(network: dict[str, Any]) -> str:
+    found = [row["call_ms"] for rows in network["rows"].values() for row in rows.values() if "call_ms" in row]
+    return f"{statistics.median(found):.2g} ms"
 
 
 def main() -> None:
