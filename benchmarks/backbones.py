@@ -19,7 +19,8 @@ class Embedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         angle = t.float()[:, None] * self.frequencies.float()  # in bf16 neighbouring times would be one
-        return self.layers(torch.cat([angle.sin(), angle.cos()], 1).to(self.layers[0].weight.dtype))
+        dtype = next(self.layers.parameters()).dtype
+        return self.layers(torch.cat([angle.sin(), angle.cos()], 1).to(dtype))
 
 
 class Attention(nn.Module):

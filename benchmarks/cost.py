@@ -208,7 +208,8 @@ def x_only(run: Callable[[], tuple[Tensor, Tensor]], parameters: list[Tensor]) -
         x, loss = run()
         return seconds(lambda: torch.autograd.grad(loss, x))
 
-    backward(True), backward(False)
+    backward(True)
+    backward(False)
     return statistics.median(backward(True) / backward(False) for _ in range(REPEATS))
 
 

@@ -170,6 +170,7 @@ def row(setting: Setting, name: str, steps: int) -> dict[str, Any]:
     try:
         took: list[float] = []
         over: list[float] = []
+        f = g = 0.0
         peak = peak_bytes(lambda: setting.value_and_gradient(plan, strategy))
         for _ in range(3 if steps <= 100 else 1):
             before = setting.calls()  # before and after each run: clocks change
@@ -205,7 +206,8 @@ def noise_over_randn(x: Tensor) -> float:
         for _ in range(50):
             torch.randn(x.shape, device=x.device)
 
-    addressed(), drawn()
+    addressed()
+    drawn()
     return statistics.median(seconds(addressed) / seconds(drawn) for _ in range(9))
 
 

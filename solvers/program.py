@@ -178,7 +178,7 @@ class _Numbers:
 
     def value(self, c: Coefficient) -> Value:
         """A coefficient ready for use."""
-        return c if isinstance(c, float) else self.rows[c]
+        return self.rows[c] if isinstance(c, tuple) else c
 
     @cached_property
     def rows(self) -> dict[tuple[float, ...], Tensor]:

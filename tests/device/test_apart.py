@@ -4,7 +4,7 @@ A run's inputs, network and noise lie on the device. What is made on the way mus
 host would be an error beside them, and a number read from them would make every call wait for the one before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -47,7 +47,7 @@ def apart(request):
         yield device
 
 
-def passes(run: Runs, given: dict[str, Tensor], device: Apart | None) -> list[Tensor | None]:
+def passes(run: Runs, given: dict[str, Tensor], device: Apart | None) -> Sequence[Tensor | None]:
     """The sample and its gradients at `given` and at all that is in the network, brought back to the host.
 
     On `device` (None: on the host) they are made twice: once to count the network calls of either pass, once watched.
@@ -69,7 +69,9 @@ def passes(run: Runs, given: dict[str, Tensor], device: Apart | None) -> list[Te
         grads = torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)
         calls[1] = watched.calls
         found = [out.detach(), *grads]
-    return found if device is None else [None if v is None else device.fetch(v) for v in found]
+    if device is None:
+        return found
+    return [None if value is None else device.fetch(value) for value in found]
 
 
 def inputs_of(plan: Plan) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ def everything_into(plan: Plan, gradient: Gradient, noise: Noise | None = None) 
 
 
 def assert_alike(run: Runs, given: dict[str, Tensor], device: Apart) -> None:
-    close(passes(run, given, device), passes(run, given, None), 1e-10)
+    close(passes(run, given, device), passes(run, given, None), device.tolerance)
 
 
 # Where the host waits at every call today, by the file that waits. Strict: whoever mends it takes the line away.
@@ -185,7 +187,7 @@ def test_addressed_noise(strategy, on_cpu):
     with device.running():
         found = passes(everything_into(plan, strategy, Addressed(7, on_cpu=on_cpu)), given, device)
     if on_cpu:
-        close(found, passes(everything_into(plan, strategy, Addressed(7)), given, None), 1e-10)
+        close(found, passes(everything_into(plan, strategy, Addressed(7)), given, None), device.tolerance)
 
 
 def test_the_stand_in_sees_what_a_device_would():
@@ -194,11 +196,10 @@ def test_the_stand_in_sees_what_a_device_would():
     with device.running():
         x, mask = device.put(torch.arange(3.0)), device.put(torch.tensor([True, False, True]))
         assert torch.equal(device.fetch(x + torch.ones((), device=x.device)), torch.tensor([1.0, 2, 3]))
-        assert torch.equal(
-            device.fetch(x * torch.tensor(2.0)), torch.tensor([0.0, 2, 4])
-        )  # a number rides along
+        # a number on the host rides along with the call
+        assert torch.equal(device.fetch(x * torch.tensor(2.0)), torch.tensor([0.0, 2, 4]))
         with pytest.raises(RuntimeError, match="on one device"):
-            x + torch.ones(3)
+            _ = x + torch.ones(3)
         device.watch(True)
         waits: list[Callable[[], Any]] = [
             lambda: float(x[0]), lambda: bool((x > 0).all()), lambda: x.tolist(), lambda: x.cpu(), lambda: x[mask],

@@ -36,7 +36,9 @@ class HostRead(RuntimeError):
 
 
 class Apart(ABC):
-    """A device that the host should not wait for."""
+    """A device that the host should not wait for. `tolerance`: how far its arithmetic may lie from the host's."""
+
+    tolerance: float
 
     @abstractmethod
     def running(self) -> Any:
@@ -66,6 +68,8 @@ class Apart(ABC):
 
 class Cuda(Apart):
     """The first CUDA device."""
+
+    tolerance = 1e-6  # its sums have another order, and some plans amplify round-off
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -114,6 +118,8 @@ class Distant(Tensor):
 
 class StandIn(Apart):
     """A device that the CPU plays. `watching`: whether a read, or a move to or fro, is an error."""
+
+    tolerance = 1e-12
 
     def __init__(self) -> None:
         self.watching = False
