@@ -72,11 +72,8 @@ class Process(ABC):
 
 
 def _slope(fn: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
-    with torch.enable_grad():
-        t = as_time(t).detach().requires_grad_()
-        value = fn(t)
-        # a constant alpha (EDM, VE) has no graph
-        return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(value)
+    # by torch.func, which may stand inside a transform of the caller's: `requires_grad_` may not
+    return torch.func.grad(lambda at: fn(at).sum())(as_time(t).detach())
 
 
 class _VariancePreserving(Process):

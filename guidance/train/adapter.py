@@ -69,7 +69,7 @@ def lora(
         torch.manual_seed(seed)
         adapted = peft.get_peft_model(network, config)
     adapted.train(network.training)
-    return Denoiser(adapted, denoiser.process, denoiser.prediction, denoiser.dtype)
+    return denoiser.around(adapted)
 
 
 class AdapterOff(Wrapped):
