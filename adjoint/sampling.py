@@ -129,7 +129,8 @@ def _run(
     scheduled = check_steps(cond, plan.steps)
     if controls is not None and controls.shape != (plan.steps, *x.shape):
         raise ValueError(
-            f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step"
+            f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step; "
+            "torch.zeros(plan.steps, *x.shape) is the neutral one"
         )
     numbers = _check_coefficients(plan, denoiser, coefficients)
     visible = [

@@ -17,28 +17,48 @@ from .process import Process, as_time
 
 LEVELS = 8  # noise levels, evenly in lambda
 FITS = 0.9  # a prediction fits that beats the best constant by a tenth
-CLOSE = 1.1  # and two within a tenth of each other cannot be told apart
+CLOSE = (
+    0.02  # two cannot be told apart within this share of the loss, or 3 standard errors of their difference
+)
 Labelling = Callable[[Tensor, Process], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
     """One prediction on one time scale.
 
     Attributes:
-        loss: E |out - prediction|^2 over that of the best constant, averaged over noise levels: 0 is perfect, 1 says
-            nothing about the data, more is worse than nothing.
         declared: whether it is what the denoiser declares.
+        losses: |out - prediction|^2 of each sample over that of the best constant, averaged over noise levels, (B,).
+        excess: by how much less their mean would be for the best a x + b out in the place of out. A network trained
+            for a prediction has learned these to be 0 and 1; for any other prediction, being a x + b out itself (the
+            conversion), they are not.
     """
 
     prediction: Prediction
     label: Labelling
-    loss: float
     declared: bool
+    losses: Tensor
+    excess: float
+
+    @property
+    def loss(self) -> float:
+        """0 is perfect, 1 says nothing about the data, more is worse than nothing."""
+        return float(self.losses.mean())
+
+    @property
+    def score(self) -> float:
+        """What trials are ranked by."""
+        return self.loss + self.excess
+
+    def near(self, best: "Trial") -> bool:
+        """Whether the best is not better beyond doubt: by 2 %, and 3 standard errors, the samples being the same."""
+        gap = self.losses - best.losses
+        return self.score - best.score <= max(0.02 * best.score, 3 * float(gap.std()) / len(gap) ** 0.5)
 
     def __str__(self) -> str:
         mark = "  <- declared" if self.declared else ""
-        return f"{self.prediction.name:6s} {self.label!s:42s} {self.loss:9.3f}{mark}"
+        return f"{self.prediction.name:6s} {self.label!s:42s} {self.loss:9.3f} {self.excess:9.3f}{mark}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,6 @@ class Checked:
 
     Attributes:
         trials: best first.
-        fitting: those that fit, indistinguishable from the best; none where nothing fits.
         faults: what else is wrong with the network, in words.
     """
 
@@ -56,8 +75,8 @@ class Checked:
 
     @property
     def fitting(self) -> tuple[Trial, ...]:
-        best = self.trials[0].loss
-        return tuple(trial for trial in self.trials if trial.loss <= min(FITS, CLOSE * best))
+        """Those that beat the best constant by a tenth and that the best does not beat beyond doubt."""
+        return tuple(trial for trial in self.trials if trial.loss <= FITS and trial.near(self.trials[0]))
 
     @property
     def right(self) -> bool:
@@ -84,7 +103,10 @@ class Checked:
         """What fits, what is declared, and the best time scale of every prediction."""
         best = {trial.prediction.name: trial for trial in reversed(self.trials)}
         shown = [t for t in self.trials if t.declared or t in self.fitting or best[t.prediction.name] is t]
-        lines = [f"{'':6s} {'what the network is told of t':42s} {'loss':>9s}", *map(str, shown)]
+        lines = [
+            f"{'':6s} {'what the network is told of t':42s} {'loss':>9s} {'excess':>9s}",
+            *map(str, shown),
+        ]
         return "\n".join([*lines, self.verdict, *self.faults])
 
 
@@ -118,23 +140,26 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
     x0 = x0.detach()
     times, noise = _levels(denoiser.process), Addressed(seed)
     eps = [noise(k, x0) for k in range(len(times))]
-    trials = []
+    trials: list[Trial] = []
+    why = None
     with torch.no_grad():
         for label, declared in _labels(denoiser):
             outputs = _outputs(denoiser, label, x0, times, eps, cond)
-            if outputs is None:
+            if isinstance(outputs, Exception):
+                why = why or outputs
                 continue
             for prediction in PREDICTIONS:
-                loss = _loss(outputs, prediction, denoiser.process, x0, times, eps)
-                mine = declared and prediction == denoiser.prediction
-                trials.append(Trial(prediction, label, loss, mine))
+                losses, excess = _losses(outputs, prediction, denoiser.process, x0, times, eps)
+                trials.append(
+                    Trial(prediction, label, declared and prediction == denoiser.prediction, losses, excess)
+                )
     if not trials:
         raise ValueError(
-            "check: got a network that failed at every time scale, expected one that can be called; call "
-            "denoiser(x0, t, cond) to see why"
-        )
+            f"check: got a network that failed at every time scale ({why}), expected one that can be called; mend that "
+            "first"
+        ) from why
     faults = network_faults(denoiser, x0, float(times[len(times) // 2]), eps[0], cond)
-    return Checked(tuple(sorted(trials, key=lambda trial: (trial.loss, not trial.declared))), faults)
+    return Checked(tuple(sorted(trials, key=lambda trial: (trial.score, not trial.declared))), faults)
 
 
 def _levels(process: Process) -> Tensor:
@@ -163,8 +188,9 @@ def _labels(denoiser: Denoiser) -> list[tuple[Labelling, bool]]:
 
 def _outputs(
     denoiser: Denoiser, label: Labelling, x0: Tensor, times: Tensor, eps: list[Tensor], cond: Any
-) -> list[Tensor] | None:
-    """The network's raw outputs at all levels, or None where it cannot be called so."""
+) -> list[Tensor] | Exception:
+    """The network's outputs at all levels, or what it raised."""
+    raised = None
     for told in (label, WholeLabels(label)):
         tried = Denoiser(
             denoiser.network,
@@ -179,28 +205,35 @@ def _outputs(
                 tried(_noised(x0, e, denoiser.process, t), t.to(x0).expand(len(x0)), cond)
                 for t, e in zip(times, eps, strict=True)
             ]
-        except Exception:  # whatever a network makes of times that it was never meant to get
-            continue
-    return None
+        except Exception as error:  # whatever a network makes of times that it was never meant to get
+            raised = raised or error
+    assert raised is not None
+    return raised
 
 
 def _noised(x0: Tensor, eps: Tensor, process: Process, t: Tensor) -> Tensor:
     return process.alpha(t).to(x0) * x0 + process.sigma(t).to(x0) * eps
 
 
-def _loss(
+def _losses(
     outputs: list[Tensor],
     prediction: Prediction,
     process: Process,
     x0: Tensor,
     times: Tensor,
     eps: list[Tensor],
-) -> float:
-    """E |out - (A x0 + B eps)|^2 / (A^2 Var[x0] + B^2), the mean over levels."""
+) -> tuple[Tensor, float]:
+    """(B,) |out - (A x0 + B eps)|^2 over A^2 Var[x0] + B^2, the mean over levels; and by how much less its mean would
+    be for the best a x + b out in the place of out.
+    """
     spread = float((x0 - x0.mean(0)).double().square().mean()) * len(x0) / (len(x0) - 1)
-    losses = []
+    losses, excess = [], 0.0
     for out, t, e in zip(outputs, times, eps, strict=True):
         a, b = (float(c) for c in prediction.row(process, as_time(t)))
-        losses.append(float((out - a * x0 - b * e).double().square().mean()) / (a * a * spread + b * b))
-    mean = sum(losses) / len(losses)
-    return mean if mean == mean else float("inf")
+        size, missed = a * a * spread + b * b, (out - a * x0 - b * e).double()
+        losses.append(missed.square().flatten(1).mean(1) / size)
+        pair = torch.stack([_noised(x0, e, process, t).double().flatten(), out.double().flatten()], 1)
+        gram = torch.linalg.pinv(pair.mT @ pair, hermitian=True)
+        mended = gram @ (pair.mT @ missed.flatten())  # what of the miss is a x + b out
+        excess += float((pair @ mended).square().mean()) / size / len(times)
+    return torch.stack(losses).mean(0).nan_to_num(nan=torch.inf), excess

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .broadcast import per_sample
-from .kinds import check_kind
+from .kinds import check_kind, described
 from .model import Model
 
 
@@ -106,14 +107,15 @@ class ClassifierFree(Model):
     def _in_one_call(self, x: Tensor, t: Tensor, null: Any, cond: Any) -> tuple[Tensor, Tensor]:
         mine, form = tree_flatten(null)
         theirs, other = tree_flatten(cond)
-        pairs = list(zip(mine, theirs, strict=False))
-        shapes = [tuple(v.shape) for pair in pairs for v in pair if isinstance(v, Tensor)]
-        if form != other or not theirs or any(not shape or shape[0] != len(x) for shape in shapes):
-            raise ValueError(
-                f"Passes.ONE: got null {form} and cond {other} with shapes {shapes}, expected the two nested alike and "
-                f"every tensor with a batch of {len(x)}; expand cond to the batch, give null=, or use Passes.TWO"
-            )
-        both = [torch.cat(pair) if isinstance(pair[0], Tensor) else pair[1] for pair in pairs]
+        for a, b in zip_longest(mine, theirs):
+            if form != other or not all(
+                isinstance(v, Tensor) and v.ndim and len(v) == len(x) for v in (a, b)
+            ):
+                raise ValueError(
+                    f"Passes.ONE: got null {described(a)} beside cond {described(b)}, expected two tensors with a "
+                    f"batch of {len(x)}; give null=, expand cond to the batch, or use Passes.TWO"
+                )
+        both = [torch.cat(pair) for pair in zip(mine, theirs, strict=True)]
         out = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), tree_unflatten(both, form))
         return out[: len(x)], out[len(x) :]
 

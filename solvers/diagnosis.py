@@ -87,14 +87,10 @@ def _whole_labels(error: Exception, modules: list[nn.Module], t: Tensor, cond: A
     if not tables or "indices" not in str(error):
         return None
     floats = [leaf for leaf in _tensors(cond) if leaf.is_floating_point()]
-    if floats:
-        return (
-            f"cond: got {described(floats[0])} or t of {t.dtype} where the network looks labels up, expected whole "
-            "numbers; pass integer labels, and label=WholeLabels() where it is t that is looked up"
-        )
+    what = "t or cond" if floats else "t"
     return (
-        f"t: got {described(t)} where the network looks labels up in a table, expected whole numbers; pass "
-        "Denoiser(..., label=WholeLabels()) and a grid of whole times"
+        f"{what}: got {t.dtype} where the network looks labels up in a table, expected whole numbers; pass "
+        f"{'integer labels as cond, or ' if floats else ''}Denoiser(..., label=WholeLabels()) and a grid of whole times"
     )
 
 

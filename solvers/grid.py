@@ -126,7 +126,8 @@ class _Labels(Grid):
         count = int(process.t_max) + 1
         if process.t_min != -1.0 or not 1 <= self.n <= count:
             raise ValueError(
-                f"{type(self).__name__}: got n={self.n} on {process}, expected 1 to T steps on a DiscreteVP"
+                f"{type(self).__name__}: got n={self.n} on {process}, expected 1 to T steps on a "
+                "DiscreteVP of T; take UniformT or UniformLambda on another process"
             )
         return torch.cat([self.labels(count).to(torch.float64), torch.tensor([-1.0], dtype=torch.float64)])
 

@@ -34,7 +34,7 @@ def described(value: Any) -> str:
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
     if value is None or isinstance(value, str | int | float | complex):
         return repr(value)
-    name = type(value).__name__
+    name = {"ndarray": "numpy array"}.get(type(value).__name__, type(value).__name__)
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .broadcast import per_sample
 from .calling import Calling, Positional, prediction_in
 from .diagnosis import USUAL, described_call, diagnosis
-from .kinds import check_kind, described
+from .kinds import check_kind, described, instance
 from .labels import WholeLabels
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
@@ -150,9 +150,12 @@ def _held(thing: Any) -> list[Any]:
 
 
 def _check_callable(name: str, value: object, form: str) -> None:
-    if isinstance(value, type) or not callable(value):
-        what = "an instance, not the class" if isinstance(value, type) else "a function or module"
-        raise TypeError(f"{name}: got {described(value)}, expected {what}; pass {form}")
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name}: got {described(value)}, expected an instance of it; write {instance(value)}"
+        )
+    if not callable(value):
+        raise TypeError(f"{name}: got {described(value)}, expected a function or module; pass {form}")
 
 
 def _wrong_shape(out: Tensor, x: Tensor) -> str:

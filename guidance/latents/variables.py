@@ -137,7 +137,7 @@ def _as_tensor(noise: Noise | Tensor | None, plan: Plan, x: Tensor) -> Tensor:
     if noise is None or not plan.slots:
         raise ValueError(
             f"optimise over noise: got noise={noise} and a plan with {plan.slots} noise slots, expected a "
-            "stochastic plan and noise=Addressed(seed) or a tensor (slots, B, ...)"
+            "stochastic plan and a source; take DDPM() and noise=Addressed(seed), or a tensor (slots, B, ...)"
         )
     if isinstance(noise, Tensor):
         return noise
