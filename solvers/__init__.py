@@ -3,7 +3,7 @@
 from . import methods, readings, toy
 from .brownian import Brownian
 from .calling import CastCond, FirstChannels, Keywords, Positional
-from .checking import Checked, check
+from .checking import Checked, Trial, check
 from .classifier_free import ClassifierFree, Guided, Passes
 from .coefficient_tensor import coefficients, compiled
 from .compiler import Builder, Method
@@ -40,7 +40,7 @@ __all__ = [
     "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
     "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise", "NoiseLevel", "OwnTime",
     "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
-    "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "UniformLambda",
+    "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda",
     "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance", "check", "coefficients", "combine",
     "compiled", "convert", "methods", "readings", "run", "toy",
 ]  # fmt: skip

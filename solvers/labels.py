@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .process import Process, as_time
+from .process import DiscreteVP, Process, as_time
 
 
 class Label(ABC):
@@ -87,10 +87,10 @@ class LabelTable(Label):
         return f"LabelTable({len(self.labels)} labels)"
 
     def __call__(self, t: Tensor, process: Process) -> Tensor:
-        if process.t_max != len(self.labels) - 1:
+        if not isinstance(process, DiscreteVP) or process.t_max != len(self.labels) - 1:
             raise ValueError(
-                f"LabelTable: got {len(self.labels)} labels on {process}, expected {process.t_max + 1:g}, one for each "
-                "of its steps; pass the labels of this table"
+                f"LabelTable: got {len(self.labels)} labels on {process}, expected a DiscreteVP of as many steps; pass "
+                "the labels of this table"
             )
         labels = self.labels.to(t)
         place = t.clamp(min=0)

@@ -252,8 +252,10 @@ class DiscreteVP(_VariancePreserving):
         cell = position.detach().floor().clamp(0, len(nodes) - 2).long()
         part = position - cell
         left, right = nodes[cell], nodes[cell + 1]
-        # at a node itself the neighbour must not enter: 0 * -inf would be NaN
-        return torch.where(part == 0, left, torch.where(part == 1, right, left + part * (right - left)))
+        # where the cell ends at alpha = 0, its start must not see that: 0 * -inf would be NaN
+        ends = right.isinf()
+        line = torch.lerp(left, torch.where(ends, left, right), part)
+        return torch.where(ends & (part > 0), right, line)
 
     def time(self, lam: Tensor | float) -> Tensor:
         wanted = self.log_alpha_at(lam)
