@@ -53,10 +53,11 @@ def made(process, prediction, back=None):
 
 
 @pytest.mark.parametrize(
-    "process, prediction", thinned([*product((VP(), RectifiedFlow(), TABLE, CosineVP()), PREDICTIONS)])
+    "case", thinned([*product((VP(), RectifiedFlow(), TABLE, CosineVP()), PREDICTIONS)]), ids=str
 )
-def test_every_prediction_is_named(process, prediction):
+def test_every_prediction_is_named(case):
     """Declared wrongly, and the verdict is right; declared rightly, and so is `right`."""
+    process, prediction = case
     network, other = made(process, prediction), V if prediction is NOISE else NOISE
     found = check(Denoiser(network, process, other), X0)
     assert not found.right and {trial.prediction for trial in found.fitting} == {prediction}, str(found)

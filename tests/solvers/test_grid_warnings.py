@@ -9,9 +9,11 @@ from pullback.guidance import edit
 from pullback.solvers import (
     DDIM,
     EDM,
+    FLOW,
     VP,
     Addressed,
     CosineVP,
+    Denoiser,
     DiscreteVP,
     DPMSolverPP,
     FlowEuler,
@@ -105,12 +107,10 @@ def test_what_the_library_plans_by_itself_is_meant():
     same = {"source": None, "target": None}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for process, grid in (
-            (VP(), UniformLambda(6, start=0.9, end=0.02)),
-            (TABLE, UniformT(6, start=999.0, end=0.0)),
-        ):
+        on_table = UniformT(6, start=999.0, end=0.0)
+        for process, grid in ((VP(), UniformLambda(6, start=0.9, end=0.02)), (TABLE, on_table)):
             edit.ddim_inversion(law.denoiser(process), x, grid=grid, **same)
-        flow = law.denoiser(RectifiedFlow())
+        flow = Denoiser(lambda x, t: -x, RectifiedFlow(), FLOW)
         edit.rf_inversion(flow, x, grid=UniformT(6), **same)
         edit.flow_edit(flow, x, noise=Addressed(0), grid=UniformT(6), n_max=2, n_min=1, n_avg=1, **same)
         edit.ode_inversion(flow, x, grid=UniformT(6), method=FlowEuler(), **same)
