@@ -33,10 +33,10 @@ def check_fields(guide: Guide) -> None:
     for part in guide.parts():
         inner = getattr(part, "guide", part)  # of a Window
         name = type(inner).__name__
+        measurement, loss = (getattr(inner, field, None) for field in ("measurement", "loss"))
         if hasattr(inner, "measurement"):
-            check_kind(f"{name}.measurement", inner.measurement, Measurement, "a Measurement; write "
+            check_kind(f"{name}.measurement", measurement, Measurement, "a Measurement; write "
                        f"{name}(Measurement(Mask(keep), y, noise_std=0.05))")  # fmt: skip
-        loss = getattr(inner, "loss", None)
         if hasattr(inner, "loss") and (isinstance(loss, type) or not callable(loss)):
             raise TypeError(
                 f"{name}.loss: got {described(loss)}, expected a function of the data prediction (B, ...) to (B,); "

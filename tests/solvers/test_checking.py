@@ -103,7 +103,9 @@ def test_whole_labels_are_tried_where_a_network_takes_nothing_else():
 
 @pytest.mark.parametrize("name", ["digits", "digits_flow"])
 def test_the_bundled_models_are_what_their_card_says(name):
-    images = torch.tensor(load_digits().images[:64], dtype=torch.float32)[:, None] / 8 - 1
+    images = (
+        torch.tensor(load_digits(return_X_y=True)[0][:64], dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
+    )
     model = denoiser(name)
     found = check(model, images)
     assert found.right and [t.prediction for t in found.fitting] == [model.prediction], str(found)

@@ -1,6 +1,7 @@
 """Grids that are legal and hardly meant warn; those that are meant do not."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_what_the_library_plans_by_itself_is_meant():
     """Inversions rise, edits and lookaheads start anywhere."""
     law = Mixture.isotropic(torch.ones(2), torch.eye(2), 0.3)
     x = torch.randn(2, 2)
-    same = {"source": None, "target": None}
+    same: dict[str, Any] = {"source": None, "target": None}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         on_table = UniformT(6, start=999.0, end=0.0)

@@ -269,10 +269,11 @@ def test_a_scale_for_each_step_receives_its_gradient(shape, gradient, passes):
     x, cond = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     scales = (1 + torch.rand(shape)).requires_grad_()
     plan, state = DDIM().plan(PROCESS, UniformLambda(4, start=1.0, end=0.05)), x
+    times = torch.tensor(plan.times)
     for k in range(4):
-        a, s, b, r = (float(f(plan.times[j])) for j in (k, k + 1) for f in (PROCESS.alpha, PROCESS.sigma))
+        a, s, b, r = (float(f(times[j])) for j in (k, k + 1) for f in (PROCESS.alpha, PROCESS.sigma))
         scale = scales[k] if len(shape) == 1 else scales[k][:, None]
-        v = by_hand(net, state, torch.full((4,), plan.times[k]), cond, null, scale)
+        v = by_hand(net, state, times[k].expand(4), cond, null, scale)
         state = b * (a * state - s * v) + r * (s * state + a * v)
     inputs = [x, cond, scales, *net.parameters()]
     wanted = [state, *torch.autograd.grad(state.square().sum(), inputs)]

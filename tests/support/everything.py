@@ -38,7 +38,7 @@ def everything(method, gradient, dropout=0.0, order=1):
         plan,
         x,
         cond={"scale": PerStep(scale), "shifts": (shift,)},
-        noise=noise,
+        noise=noise if plan.slots else None,
         controls=controls,
         gradient=gradient,
     )
