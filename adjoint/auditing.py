@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..solvers import Model, Noise, Plan
+from ..solvers.kinds import check_kind, described
+from .arguments import check_arguments, check_plan
 from .cond import leaves
 from .direct import Direct
 from .gradient import Gradient
@@ -109,6 +111,8 @@ def audit(
         ValueError: where nothing requires grad.
     Cost: `repeats` + 2 values and gradients of each.
     """
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=reference)
+    _check_strategies(strategies)
     exact = reference or Direct()
     inputs = [
         value
@@ -165,6 +169,19 @@ def audit(
     return Audit(tuple(rows))
 
 
+def _check_strategies(strategies: object) -> None:
+    wanted = '{"checkpoint": Checkpoint(), ...}'
+    if not isinstance(strategies, Mapping):
+        raise TypeError(
+            f"strategies: got {described(strategies)}, expected a dict from names to strategies; write {wanted}"
+        )
+    for entry in strategies.values():
+        for strategy, plan in [entry] if isinstance(entry, tuple) else [(entry, None)]:
+            check_kind("strategies", strategy, Gradient, f"strategies, or (strategy, plan); write {wanted}")
+            if plan is not None:
+                check_plan(plan)
+
+
 class _Counted(Model):
     """A model that counts its calls."""
 
@@ -181,6 +198,9 @@ class _Counted(Model):
 
     def networks(self):
         return self.inner.networks()
+
+    def check_times(self, times: Tensor) -> None:
+        self.inner.check_times(times)
 
 
 class _Peak(TorchDispatchMode):

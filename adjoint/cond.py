@@ -43,7 +43,7 @@ def check_steps(cond: Any, steps: int) -> bool:
         if len(leaf.values) != steps:
             raise ValueError(
                 f"cond: got PerStep with {len(leaf.values)} values, expected {steps}, one for each step of "
-                "the plan"
+                "the plan; its values are (N, ...)"
             )
     return bool(scheduled)
 

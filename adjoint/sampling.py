@@ -13,6 +13,7 @@ from ..solvers import coefficients as numbers_of
 from ..solvers.coefficient_tensor import bound
 from ..solvers.loop import entry
 from ..solvers.program import prepare
+from .arguments import check_arguments, check_nodes
 from .auto import Auto
 from .checkpoint import Checkpoint
 from .cond import check_steps, leaves
@@ -93,8 +94,7 @@ def trajectory(
     Raises:
         ValueError: as `sample`; a node that the plan does not have.
     """
-    if not at or not all(0 <= k <= plan.steps for k in at):
-        raise ValueError(f"at: got {list(at)}, expected nodes between 0 and {plan.steps}")
+    check_nodes(plan, at)
     inner = tuple(sorted({k for k in at if k < plan.steps}))
     out, caught = _run(
         denoiser, plan, x, inner, cond, noise, controls, coefficients, gradient, callback, progress
@@ -115,6 +115,8 @@ def _run(
     callback: Callback | None,
     progress: bool,
 ) -> tuple[Tensor, dict[int, Tensor]]:
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
+                    gradient=gradient, callback=callback)  # fmt: skip
     registers = entry(plan, x)
     for name, value in registers.items():
         _check_state(value)
@@ -127,7 +129,8 @@ def _run(
     scheduled = check_steps(cond, plan.steps)
     if controls is not None and controls.shape != (plan.steps, *x.shape):
         raise ValueError(
-            f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step"
+            f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step; "
+            "torch.zeros(plan.steps, *x.shape) is the neutral one"
         )
     numbers = _check_coefficients(plan, denoiser, coefficients)
     visible = [

@@ -27,6 +27,7 @@ from pullback.solvers import (
     DPMSolverPPSingle,
     ReversibleHeun,
     Rex,
+    Rising,
     Stages,
     UniformLambda,
     decode,
@@ -78,10 +79,8 @@ def main() -> None:
     with torch.no_grad():
         for steps in (20, 50):
             for method in METHODS + INEXACT:
-                up, down = (
-                    method.plan(base.process, UniformLambda(steps, start=a, end=b))
-                    for a, b in (ENDS, ENDS[::-1])
-                )
+                grid = UniformLambda(steps, start=ENDS[1], end=ENDS[0])
+                up, down = (method.plan(base.process, each) for each in (Rising(grid), grid))
                 row: dict[str, float] = {"nfe": up.nfe}
                 registers: dict[str, torch.Tensor] = {}
                 for name, (dtype, autocast) in PRECISIONS.items():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Reversible, sample
 from pullback.guidance import ChiPrior, adam, optimise
-from pullback.solvers import DPMSolverPP, ReversibleHeun, UniformLambda
+from pullback.solvers import DPMSolverPP, ReversibleHeun, Rising, UniformLambda
 
 ENDS = {"start": 1.0, "end": 0.03}
 # each with the method and the steps that make 20 network calls
@@ -59,7 +59,7 @@ def main() -> None:
         pairs = order[: 2 * run.pairs].reshape(2, run.pairs)
     faces = images[pairs]
 
-    encode = DPMSolverPP(2).plan(model.process, UniformLambda(40, start=ENDS["end"], end=ENDS["start"]))
+    encode = DPMSolverPP(2).plan(model.process, Rising(UniformLambda(40, **ENDS)))
     decode = method.plan(model.process, UniformLambda(steps, **ENDS))
     latents = torch.stack([sample(model, encode, face, gradient=None) for face in faces])
     start = slerp(latents[0], latents[1])

@@ -2,6 +2,9 @@
 
 from . import methods, readings, toy
 from .brownian import Brownian
+from .calling import CastCond, FirstChannels, Keywords, Positional
+from .checking import Checked, Trial, check
+from .classifier_free import ClassifierFree, Guided, Passes
 from .coefficient_tensor import coefficients, compiled
 from .compiler import Builder, Method
 from .grid import (
@@ -11,15 +14,17 @@ from .grid import (
     Leading,
     Linspace,
     Quadratic,
+    Rising,
     Shifted,
     Trailing,
     UniformLambda,
     UniformT,
 )
 from .instructions import Apply, Combine, Evaluate
+from .labels import LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
 from .loop import advance, combine, run
 from .methods import *
-from .model import ClassifierFree, Denoiser, Model
+from .model import Denoiser, Model
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .path import Exponential, FromTorchSDE, Path
 from .plan import Plan
@@ -30,12 +35,14 @@ from .readings import *
 from .toy import *
 
 __all__ = [
-    "Addressed", "Apply", "Brownian", "Builder", "Call", "ClassifierFree", "Combine", "CosineVP", "DATA",
-    "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FromTorchSDE", "GivenNoise",
-    "GivenTimes", "Grid", "Karras", "Leading", "Linspace", "Method", "Model", "NOISE", "Noise", "Path",
-    "Plan", "Prediction", "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "SCORE", "Shifted",
-    "SubVP", "Trailing", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "advance", "coefficients",
-    "combine", "compiled", "convert", "methods", "readings", "run", "toy",
+    "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
+    "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FirstChannels",
+    "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
+    "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise", "NoiseLevel", "OwnTime",
+    "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
+    "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda",
+    "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance", "check", "coefficients", "combine",
+    "compiled", "convert", "methods", "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += methods.__all__
 __all__ += readings.__all__

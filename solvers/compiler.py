@@ -3,13 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .grid import Grid, checked_times
+from .grid import Times, checked_times
+from .grid_warnings import warn_of
 from .instructions import Combine, Evaluate, Instruction, writes
 from .liveness import lifetimes
 from .plan import Plan, stack
@@ -150,7 +150,7 @@ class Method(ABC):
     def step(self, b: Builder, i: int) -> None:
         """Emit the instructions that take "x" from node i to node i + 1."""
 
-    def plan(self, process: Process, grid: Grid | Tensor | Sequence[float]) -> Plan:
+    def plan(self, process: Process, grid: Times) -> Plan:
         """Compile to a Plan.
 
         Args:
@@ -159,8 +159,17 @@ class Method(ABC):
 
         Raises:
             ValueError: unsorted or duplicate times, times outside the process, a rising grid for a stochastic
-                method.
+                method. TypeError: an argument of another kind.
+
+        Warns (UserWarning) of grids that start next to the data, that rise and are not `Rising(grid)`, and of times in
+        [0, 1] on a table of steps.
         """
+        plan = self.along(process, grid)
+        warn_of(grid, checked_times(grid, process), process)
+        return plan
+
+    def along(self, process: Process, grid: Times) -> Plan:
+        """As `plan`, without its warnings: for a stretch of a longer way, which may start anywhere."""
         times = checked_times(grid, process)
         if self.stochastic and bool((times[1] > times[0]).any()):
             raise ValueError(

@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from .kinds import check_kind
 from .process import Process, as_time
 
 
@@ -27,8 +29,11 @@ class _Spaced(Grid):
     end: float | None = None
 
     def __post_init__(self) -> None:
+        check_kind("n", self.n, Integral, "a whole number of steps; times themselves go into GivenTimes")
         if self.n < 1:
-            raise ValueError(f"{type(self).__name__}: got n={self.n}, expected at least one step")
+            raise ValueError(
+                f"{type(self).__name__}: got n={self.n}, expected at least one step; pass n >= 1"
+            )
 
     def ends(self, process: Process) -> tuple[float, float]:
         return (
@@ -121,7 +126,8 @@ class _Labels(Grid):
         count = int(process.t_max) + 1
         if process.t_min != -1.0 or not 1 <= self.n <= count:
             raise ValueError(
-                f"{type(self).__name__}: got n={self.n} on {process}, expected 1 to T steps on a DiscreteVP"
+                f"{type(self).__name__}: got n={self.n} on {process}, expected 1 to T steps on a "
+                "DiscreteVP of T; take UniformT or UniformLambda on another process"
             )
         return torch.cat([self.labels(count).to(torch.float64), torch.tensor([-1.0], dtype=torch.float64)])
 
@@ -158,12 +164,41 @@ class GivenTimes(Grid):
         return self.values.clone()
 
 
+class Rising(Grid):
+    """The nodes of `grid` from data to noise, to encode along: says that the direction is meant.
+
+    Args:
+        grid: a Grid or times, in either direction.
+    """
+
+    def __init__(self, grid: "Grid | Tensor | Sequence[float]") -> None:
+        self.grid = _as_grid(grid)
+
+    def __repr__(self) -> str:
+        return f"Rising({self.grid!r})"
+
+    def times(self, process: Process) -> Tensor:
+        times = self.grid.times(process)
+        return times.flip(0) if bool((times[0] > times[-1]).any()) else times
+
+
 Times = Grid | Tensor | Sequence[float]  # a Grid, or times (N+1,) or (N+1, B) in either direction
+
+
+def _as_grid(grid: Grid | Tensor | Sequence[float]) -> Grid:
+    if isinstance(grid, Grid):
+        return grid
+    if isinstance(grid, str) or not hasattr(grid, "__len__"):
+        check_kind(
+            "grid", grid, Grid, "a Grid or a sequence of times; write UniformLambda(20, start=1.0, end=0.03)"
+        )
+    return GivenTimes(grid)
 
 
 def checked_times(grid: Grid | Tensor | Sequence[float], process: Process) -> Tensor:
     """The nodes of `grid`, refused unless finite, strictly monotone and inside the process."""
-    t = (grid if isinstance(grid, Grid) else GivenTimes(grid)).times(process)
+    check_kind("process", process, Process, "a Process such as VP(); pass denoiser.process")
+    t = _as_grid(grid).times(process)
     if t.ndim not in (1, 2) or len(t) < 2:
         raise ValueError(f"grid: got shape {tuple(t.shape)}, expected (N+1,) or (N+1, B) with N >= 1")
     steps = t.diff(dim=0)

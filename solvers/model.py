@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .broadcast import per_sample
+from .calling import Calling, Positional, prediction_in
+from .diagnosis import USUAL, described_call, diagnosis
+from .kinds import check_kind, described, instance
+from .labels import WholeLabels
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
 
@@ -32,42 +36,79 @@ class Model(ABC):
         """The modules behind the model."""
         yield from ()
 
+    def check_times(self, times: Tensor) -> None:  # noqa: B027  (most can be called at any time)
+        """Raise ValueError where it cannot be called at one of `times` (float64, any shape). Before a run."""
+
 
 class Denoiser(Model):
-    """Wraps any `nn.Module` or callable `network(x, t)` or, where cond is given, `network(x, t, cond)`.
+    """A network, the process it was trained on and what it predicts.
 
     Args:
-        network: returns a tensor of x's shape. Its output is cast to the state's dtype.
-        process: whose time t the network expects, as a (B,) tensor in the state's dtype.
+        network: any `nn.Module` or callable. What it returns, or the prediction in it (`prediction_in`), has x's
+            shape and is cast to the state's dtype.
+        process: which noise level a time t stands for.
         prediction: NOISE, DATA, V, FLOW or SCORE.
-        dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's.
+        dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's. t stays
+            in the state's.
+        call: how the network is called, (network, x, t, cond) -> output; by default `Positional()`: network(x, t),
+            or network(x, t, cond) where cond is given. `Keywords()` passes a dict by name.
+        label: what the network is told of t, (t, process) -> labels (B,); by default t itself, (B,) in the state's
+            dtype.
+
+    Raises:
+        TypeError: an argument of another kind. `check(denoiser, x0)` says which prediction and label fit real data.
     """
 
     def __init__(
         self,
-        network: Callable[..., Tensor],
+        network: Callable[..., Any],
         process: object,
         prediction: object,
         dtype: torch.dtype | None = None,
+        *,
+        call: Calling = Positional(),
+        label: Callable[[Tensor, Process], Tensor] | None = None,
     ) -> None:
-        if not isinstance(prediction, Prediction):
-            raise TypeError(
-                f"prediction: got {prediction!r}, expected one of NOISE, DATA, V, FLOW, SCORE; import it "
-                "from pullback.solvers"
-            )
-        if not isinstance(process, Process):
-            raise TypeError(f"process: got {process!r}, expected a Process such as VP() or RectifiedFlow()")
+        check_kind("prediction", prediction, Prediction, "one of NOISE, DATA, V, FLOW, SCORE; import it from "
+                   "pullback.solvers")  # fmt: skip
+        check_kind("process", process, Process, "a Process such as VP() or RectifiedFlow(); pass the one that the "
+                   "network was trained on")  # fmt: skip
+        _check_callable("network", network, "network(x, t)")
+        _check_callable("call", call, "call(network, x, t, cond) such as Keywords()")
+        if label is not None:
+            _check_callable("label", label, "label(t, process) such as Scaled(999)")
+        assert isinstance(process, Process) and isinstance(prediction, Prediction)
         self.network, self.process, self.prediction, self.dtype = network, process, prediction, dtype
+        self.call, self.label = call, label
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         inner = x if self.dtype is None else x.to(self.dtype)
-        out = self.network(inner, t) if cond is None else self.network(inner, t, cond)
+        told = t if self.label is None else self.label(t, self.process)
+        try:
+            out = self.call(self.network, inner, told, cond)
+        except USUAL as error:
+            self._explain(error, inner, told, cond)
+            raise
+        if not isinstance(out, Tensor):
+            out = prediction_in(out)
         if out.shape != x.shape:
-            raise ValueError(
-                f"network output: got shape {tuple(out.shape)}, expected the state's {tuple(x.shape)}; "
-                "slice off learned variances or wrap the network"
-            )
+            raise ValueError(_wrong_shape(out, x))
         return out.to(x.dtype)
+
+    def around(self, network: Callable[..., Any]) -> "Denoiser":
+        """The same with another network."""
+        return Denoiser(network, self.process, self.prediction, self.dtype, call=self.call, label=self.label)
+
+    def check_times(self, times: Tensor) -> None:
+        if isinstance(self.label, WholeLabels):
+            self.label.check(times, self.process)
+
+    def _explain(self, error: Exception, x: Tensor, t: Tensor, cond: Any) -> None:
+        """Raise what is wrong with the input where that can be told, else note it on the network's own error."""
+        reason = diagnosis(error, self.network, list(self.networks()), x, t, cond)
+        if reason is not None:
+            raise ValueError(reason) from error
+        error.add_note(f"in the network, called with {described_call(x, t, cond)}")
 
     def parameters(self) -> Iterator[Tensor]:
         if isinstance(self.network, nn.Module):
@@ -108,36 +149,22 @@ def _held(thing: Any) -> list[Any]:
     )
 
 
-class ClassifierFree(Model):
-    """out = null + scale (cond - null). Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with scale = w + 1.
+def _check_callable(name: str, value: object, form: str) -> None:
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name}: got {described(value)}, expected an instance of it; write {instance(value)}"
+        )
+    if not callable(value):
+        raise TypeError(f"{name}: got {described(value)}, expected a function or module; pass {form}")
 
-    Args:
-        denoiser: called twice, with `cond` and with `null`.
-        scale: guidance scale; 1 is conditional sampling, 0 unconditional; a tensor, () or one for each sample (B,),
-            receives its gradient.
-        null: the unconditional conditioning.
 
-    Cost: two network calls per evaluation.
-    """
-
-    def __init__(self, denoiser: Model, scale: float | Tensor, null: Any = None) -> None:
-        self.denoiser, self.scale, self.null = denoiser, scale, null
-        self.process, self.prediction = denoiser.process, denoiser.prediction
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        null = self.denoiser(x, t, self.null)
-        scale = self.scale
-        if isinstance(scale, Tensor) and scale.ndim == 1:  # by itself (B,) would broadcast over the last axis
-            scale = per_sample(scale.to(x), x)
-        return null + scale * (self.denoiser(x, t, cond) - null)
-
-    def parameters(self) -> Iterator[Tensor]:
-        yield from self.denoiser.parameters()
-        if isinstance(self.scale, Tensor):
-            yield self.scale
-
-    def networks(self) -> Iterator[nn.Module]:
-        yield from self.denoiser.networks()
+def _wrong_shape(out: Tensor, x: Tensor) -> str:
+    got = f"network output: got shape {tuple(out.shape)}, expected the state's {tuple(x.shape)}; "
+    if out.shape == (1, *x.shape):
+        return f"{got}x has no batch axis: pass x[None]"
+    if out.ndim == x.ndim and out.shape[1] == 2 * x.shape[1] and out.shape[2:] == x.shape[2:]:
+        return f"{got}it has learned variances behind it: pass Denoiser(..., call=FirstChannels())"
+    return f"{got}reshape it inside the network, or pass call=lambda network, x, t, cond: ... that does"
 
 
 def data_prediction(

@@ -3,10 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .kinds import check_kind
 
 INITIAL = 2**64 - 1  # the slot of the starting noise, out of the reach of any plan
 
@@ -47,8 +50,9 @@ class Addressed(Noise):
     def __init__(
         self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False
     ) -> None:
+        check_kind("seed", seed, Integral, "a whole number; pass Addressed(0)")
         if not 0 <= seed < 2**128:
-            raise ValueError(f"Addressed: got seed={seed}, expected 0 <= seed < 2^128")
+            raise ValueError(f"Addressed: got seed={seed}, expected 0 <= seed < 2^128; pass Addressed(0)")
         if not 0 <= stream < 2**64:
             raise ValueError(f"Addressed: got stream={stream}, expected 0 <= stream < 2^64")
         ids = None if samples is None else tuple(int(s) for s in samples)
@@ -121,7 +125,7 @@ class GivenNoise(Noise):
         ):
             raise ValueError(
                 f"noise: got a tensor of shape {tuple(self.values.shape)}, expected {(slots, *like.shape)}: "
-                "(slots, B, ...)"
+                "(slots, B, ...); draw one x for each of the plan's slots"
             )
 
     def __call__(self, slot: int, like: Tensor) -> Tensor:

@@ -72,11 +72,8 @@ class Process(ABC):
 
 
 def _slope(fn: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
-    with torch.enable_grad():
-        t = as_time(t).detach().requires_grad_()
-        value = fn(t)
-        # a constant alpha (EDM, VE) has no graph
-        return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(value)
+    # by torch.func, which may stand inside a transform of the caller's: `requires_grad_` may not
+    return torch.func.grad(lambda at: fn(at).sum())(as_time(t).detach())
 
 
 class _VariancePreserving(Process):
@@ -255,8 +252,10 @@ class DiscreteVP(_VariancePreserving):
         cell = position.detach().floor().clamp(0, len(nodes) - 2).long()
         part = position - cell
         left, right = nodes[cell], nodes[cell + 1]
-        # at a node itself the neighbour must not enter: 0 * -inf would be NaN
-        return torch.where(part == 0, left, torch.where(part == 1, right, left + part * (right - left)))
+        # where the cell ends at alpha = 0, its start must not see that: 0 * -inf would be NaN
+        ends = right.isinf()
+        line = torch.lerp(left, torch.where(ends, left, right), part)
+        return torch.where(ends & (part > 0), right, line)
 
     def time(self, lam: Tensor | float) -> Tensor:
         wanted = self.log_alpha_at(lam)

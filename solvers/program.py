@@ -113,6 +113,7 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
         )
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
+    model.check_times(times)
     labels = times.to(like).reshape(len(calls), plan.batch or 1).expand(-1, len(like))
     count, index = 0, array("l")
     for op in plan.instructions:

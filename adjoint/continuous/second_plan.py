@@ -81,7 +81,7 @@ def _refuse_marginals(strategy: Continuous, plan: Plan) -> None:
 def _refuse_second(strategy: Continuous, rollout: Rollout, at: list[float], x: Tensor) -> None:
     """Raise ValueError where the second plan does not predict once at each node `at`, or shares its noise otherwise."""
     plan, head = rollout.program.plan, at[:TRIED]
-    second = strategy.method.plan(plan.process, torch.tensor(head, dtype=torch.float64))
+    second = strategy.method.along(plan.process, torch.tensor(head, dtype=torch.float64))
     prepare(second, rollout.model, x)
     asked = [op.t for op in second.instructions if isinstance(op, Evaluate)]
     if asked != head[:-1]:

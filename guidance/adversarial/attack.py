@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
+from ...solvers.kinds import check_kind
 from ..loss import check_loss
 from .balls import Ball
 
@@ -56,7 +57,9 @@ def pgd(
     value.
     """
     centres = (starts,) if isinstance(starts, Tensor) else starts
-    bounds = (balls,) if isinstance(balls, Ball) else balls
+    bounds = (balls,) if isinstance(balls, Ball) or not isinstance(balls, tuple | list) else balls
+    for ball in bounds:
+        check_kind("balls", ball, Ball, "a ball for each start, or one; write Linf(0.1) or L2(1.0)")
     if (
         len(centres) != len(bounds)
         or len({len(c) for c in centres}) != 1

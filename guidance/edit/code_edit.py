@@ -53,7 +53,7 @@ def code(
         )
     process = denoiser.process
     times = falling_times(grid, process)
-    up, down = method.plan(process, times.flip(0)), method.plan(process, times)
+    up, down = method.along(process, times.flip(0)), method.along(process, times)
     noise.check(steps, image)
     alpha, sigma = alpha_sigma(process, times[0], image)
     low, high = alpha * limits[0] - width * sigma, alpha * limits[1] + width * sigma

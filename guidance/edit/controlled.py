@@ -51,6 +51,9 @@ class Controlled(Model):
         gain = per_sample(cond["gain"].to(x), x)
         return (1 - gain) * u + gain * pull
 
+    def check_times(self, times: Tensor) -> None:
+        self.model.check_times(times)
+
     def check_end(self, plan: Plan, gain: Tensor) -> None:
         """Raise ValueError where `plan` calls at time `end` in a step whose gain (N,) or (N, B) is not 0."""
         for k, op in enumerate(plan.instructions):

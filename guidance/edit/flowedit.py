@@ -40,6 +40,10 @@ class VelocityDifference(Model):
     def parameters(self) -> Iterator[Tensor]:
         yield from {id(p): p for model in (self.source, self.target) for p in model.parameters()}.values()
 
+    def check_times(self, times: Tensor) -> None:
+        self.source.check_times(times)
+        self.target.check_times(times)
+
     def networks(self) -> Iterator[nn.Module]:
         yield from {id(n): n for model in (self.source, self.target) for n in model.networks()}.values()
 
@@ -102,13 +106,13 @@ def flow_edit(
     from_source, to_target = guided(denoiser, source_scale, null), guided(denoiser, target_scale, null)
     z = image
     if begin < turn:
-        plan = FlowEuler().plan(denoiser.process, times[begin : turn + 1])
+        plan = FlowEuler().along(denoiser.process, times[begin : turn + 1])
         difference = VelocityDifference(from_source, to_target, draws, n_avg)
         steps = PerStep(torch.arange(turn - begin))
         cond = {"image": image, "source": source, "target": target, "step": steps}
         z = sample(difference, plan, image, cond=cond, gradient=gradient)
     if n_min:
-        plan = FlowEuler().plan(denoiser.process, times[turn:])
+        plan = FlowEuler().along(denoiser.process, times[turn:])
         noisy = noised(image, times[turn].to(image.device), draws(slots - 1, image))
         z = sample(to_target, plan, noisy + (z - image), cond=target, gradient=gradient)
     return Edit(z, None, 2 * n_avg * (n_max - n_min) + n_min, seed_of(noise))

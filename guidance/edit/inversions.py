@@ -58,7 +58,7 @@ def ode_inversion(
     Cost: two runs of the plan.
     """
     times = falling_times(grid, denoiser.process)
-    up, down = method.plan(denoiser.process, times.flip(0)), method.plan(denoiser.process, times)
+    up, down = method.along(denoiser.process, times.flip(0)), method.along(denoiser.process, times)
     kept = where_wanted(gradient, denoiser, image, source)
     latent = sample(denoiser, up, image, cond=source, gradient=kept)
     out = sample(guided(denoiser, scale, null), down, latent, cond=target, gradient=gradient)

@@ -148,7 +148,7 @@ def _pass(
     is refused here.
     """
     gain = strengths(name, strength, len(times) - 1, anchor)
-    plan = method.plan(model.process, times)
+    plan = method.along(model.process, times)
     if method.stochastic and bool(gain.detach().any()):
         raise ValueError(
             f"{method}: got {name} up to {float(gain.detach().max()):.4g} with a stochastic method, expected "

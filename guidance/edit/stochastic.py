@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
+from ...adjoint.arguments import noise_for
 from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
 from .base import Edit, alpha_sigma, guided, seed_of
 
@@ -98,5 +99,6 @@ def sdedit(
     """
     alpha, sigma = alpha_sigma(plan.process, plan.times[0], image)
     start = alpha * image + sigma * noise.initial(image)
-    out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=noise, gradient=gradient)
+    drawn = noise_for(plan, noise)
+    out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=drawn, gradient=gradient)
     return Edit(out, start, plan.nfe, seed_of(noise))

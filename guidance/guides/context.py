@@ -163,7 +163,7 @@ class Context:
             if between:
                 x = sample(
                     s.model,
-                    DDIM().plan(self._process, times[1:]),
+                    DDIM().along(self._process, times[1:]),
                     x,
                     cond=tree_map_only(PerStep, lambda leaf: PerStep(leaf.values[nodes[1:-1]]), s.cond),
                     gradient=Checkpoint() if graph else None,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...adjoint.arguments import check_arguments
 from ...adjoint.cond import at_step, check_steps
 from ...adjoint.sampling import Callback
 from ...solvers import (
@@ -23,13 +24,14 @@ from ...solvers import (
     Prediction,
     convert,
 )
+from ...solvers.kinds import check_kind
 from ...solvers.loop import converted, execute
 from ...solvers.program import Program, prepare
 from .bookkeeping import CallRecord, Setting, Through
 from .context import Context
 from .guide import Guide, Hook
 from .step_law import StepLaw
-from .validity import check_hooks
+from .validity import check_fields, check_hooks
 
 OWN_STREAM = 2**63  # added to the stream of the plan's noise for what a guide draws
 
@@ -94,7 +96,15 @@ def steer(
     Cost: plan.nfe evaluations times the repeats, the guide's VJPs; memory one network call's activations
     where the guide differentiates (the whole run's unless `through` is NOTHING).
     """
-    _check(plan, x, noise)
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, callback=callback)
+    check_kind(
+        "guide", guide, Guide, "a guide; a loss goes into one: DPS(loss), LGD(loss) or Lookahead(loss)"
+    )
+    check_kind(
+        "through", through, Through, "Through.NOTHING, STOPPED or FULL; import it from pullback.guidance"
+    )
+    check_fields(guide)
+    _check(plan, noise)
     scheduled, hooks = check_steps(cond, plan.steps), guide.hooks()
     check_hooks(plan, denoiser, hooks)
     guide.check(denoiser, plan, x)
@@ -264,12 +274,7 @@ def _asked(plan: Plan) -> list[_Asked]:
     return [_Asked(op.want, times[k], bool(noisy[k])) for k, op in enumerate(calls)]
 
 
-def _check(plan: Plan, x: Tensor, noise: Noise | Tensor | None) -> None:
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(
-            f"x: got shape {tuple(x.shape)} of {x.dtype}, expected a floating point (B, ...) state with a "
-            "batch axis"
-        )
+def _check(plan: Plan, noise: Noise | Tensor | None) -> None:
     if plan.slots and noise is None:
         raise ValueError(
             f"noise: got None, expected a source with {plan.slots} slots for {plan.name}; pass "

@@ -4,9 +4,11 @@ import torch
 
 from ...solvers import DATA, Evaluate, Model, Plan
 from ...solvers.instructions import reads, writes
+from ...solvers.kinds import check_kind, described
 from ...solvers.prediction import conversion
 from ...solvers.process import as_time
-from .guide import Hook
+from ..measurements.measurement import Measurement
+from .guide import Guide, Hook
 
 
 def check_hooks(plan: Plan, model: Model, hooks: frozenset[Hook]) -> None:
@@ -24,6 +26,22 @@ def check_hooks(plan: Plan, model: Model, hooks: frozenset[Hook]) -> None:
     noisy = [t for t in times if bool((plan.process.sigma(as_time(t)) > 0).all())]
     if noisy:
         conversion(model.prediction, DATA, plan.process, torch.tensor(noisy, dtype=torch.float64))
+
+
+def check_fields(guide: Guide) -> None:
+    """Raise TypeError where a part of `guide` was made of something else than a measurement or a loss."""
+    for part in guide.parts():
+        inner = getattr(part, "guide", part)  # of a Window
+        name = type(inner).__name__
+        measurement, loss = (getattr(inner, field, None) for field in ("measurement", "loss"))
+        if hasattr(inner, "measurement"):
+            check_kind(f"{name}.measurement", measurement, Measurement, "a Measurement; write "
+                       f"{name}(Measurement(Mask(keep), y, noise_std=0.05))")  # fmt: skip
+        if hasattr(inner, "loss") and (isinstance(loss, type) or not callable(loss)):
+            raise TypeError(
+                f"{name}.loss: got {described(loss)}, expected a function of the data prediction (B, ...) to (B,); "
+                "pass a Measurement, or lambda x: ..."
+            )
 
 
 def refusal(plan: Plan, hook: Hook) -> str:

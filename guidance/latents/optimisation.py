@@ -11,8 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...adjoint import Checkpoint, Gradient, sample
+from ...adjoint.arguments import check_arguments
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.kinds import check_kind, described
 from ..loss import Loss, check_loss
 from .priors import Prior, Priors
 from .sample_lbfgs import SampleLBFGS
@@ -108,8 +110,19 @@ def optimise(
     Cost: each evaluation plan.nfe forwards and plan.nfe VJPs, plus the strategy's replays; one run more at
     the end.
     """
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient)
+    check_kind("over", over, Over, "Over(...); name what to optimise: Over(x=True, cond=True)")
+    if isinstance(optimiser, type) or not callable(optimiser):
+        raise TypeError(
+            f"optimiser: got {described(optimiser)}, expected a function from a list of variables to an optimiser; "
+            "write adam(0.05), or lambda variables: torch.optim.AdamW(variables)"
+        )
+    if not callable(loss):
+        raise TypeError(
+            f"loss: got {described(loss)}, expected a function of the sample; pass lambda x: ... (B,)"
+        )
     if steps < 1:
-        raise ValueError(f"optimise: got steps={steps}, expected at least 1")
+        raise ValueError(f"optimise: got steps={steps}, expected at least 1; one step is one gradient")
     inputs = Variables.of(over, denoiser, plan, x, cond, noise, controls)
     priors = prior if isinstance(prior, Priors) else Priors(x=prior)
     priors.check(over.noise, over.controls)

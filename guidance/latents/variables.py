@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...adjoint import PerStep
+from ...adjoint.cond import leaves
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.kinds import described
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Variables:
                 x.new_zeros(plan.steps, *x.shape) if controls is None else controls
             )
         if over.cond:
+            _check_differentiable(cond)
             cond = tree_map(_variable, cond, is_leaf=_is_per_step)
             shared += _tensors(cond)
         if over.parameters:
@@ -90,6 +93,17 @@ class Variables:
     def detached(self) -> dict[str, Any]:
         """The same without graphs."""
         return tree_map(_free, self.entering(), is_leaf=_is_per_step)
+
+
+def _check_differentiable(cond: Any) -> None:
+    """Raise ValueError where nothing in `cond` can be descended in."""
+    found = [leaf for leaf in leaves(cond) if leaf.is_floating_point()]
+    if not found:
+        kinds = sorted({str(leaf.dtype) for leaf in leaves(cond)})
+        raise ValueError(
+            f"optimise over cond: got {f'tensors of {kinds}' if kinds else described(cond)}, expected floating point "
+            "conditioning; pass the embedding of a label instead of the label, or over=Over(cond=False)"
+        )
 
 
 def clip_(own: Sequence[Tensor | None], shared: Sequence[Tensor | None], most: float) -> None:
@@ -123,7 +137,7 @@ def _as_tensor(noise: Noise | Tensor | None, plan: Plan, x: Tensor) -> Tensor:
     if noise is None or not plan.slots:
         raise ValueError(
             f"optimise over noise: got noise={noise} and a plan with {plan.slots} noise slots, expected a "
-            "stochastic plan and noise=Addressed(seed) or a tensor (slots, B, ...)"
+            "stochastic plan and a source; take DDPM() and noise=Addressed(seed), or a tensor (slots, B, ...)"
         )
     if isinstance(noise, Tensor):
         return noise

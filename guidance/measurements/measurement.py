@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...solvers import Noise
 from ...solvers.broadcast import per_sample
+from ...solvers.kinds import check_kind, described, instance
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,16 @@ class Measurement:
     noise_std: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.physics, type):
+            raise TypeError(
+                f"physics: got {described(self.physics)}, expected an instance of it; write {instance(self.physics)}"
+            )
         if not hasattr(self.physics, "A"):
             raise ValueError(
-                f"physics: got {type(self.physics).__name__} without `A`, expected an operator such as Mask, "
-                "Matrix or a deepinv physics"
+                f"physics: got {type(self.physics).__name__} without `A`, expected an operator; pass one such as "
+                "Mask(keep), Matrix(a) or a deepinv physics"
             )
+        check_kind("y", self.y, Tensor, "a tensor (B, ...) or (1, ...); torch.as_tensor(...)[None] makes one")
         if self.y.ndim < 2:
             raise ValueError(
                 f"y: got shape {tuple(self.y.shape)}, expected (B, ...) or (1, ...); add a batch axis"

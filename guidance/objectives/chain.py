@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...adjoint import PerStep, trajectory
+from ...adjoint.arguments import noise_for
 from ...adjoint.cond import at_step
 from ...solvers import Model, Plan, Transitions
 from ...solvers.loop import predict
@@ -66,7 +67,7 @@ def visited(policy: Policy, batch: Batch) -> Tensor:
                 batch.x,
                 range(plan.steps + 1),
                 cond=batch.cond,
-                noise=batch.noise,
+                noise=noise_for(plan, batch.noise),
                 gradient=None,
             )
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...adjoint import Checkpoint, Truncated, trajectory
+from ...adjoint.arguments import noise_for
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .chain import Chain, reference_chain, visited
@@ -77,7 +78,13 @@ class DirectGradient(Objective):
         with_path = bool(self.kl) and self.penalty is KL.PATH
         nodes = range(plan.steps + 1) if with_path else [plan.steps]
         states = trajectory(
-            policy.denoiser, plan, batch.x, nodes, cond=batch.cond, noise=batch.noise, gradient=gradient
+            policy.denoiser,
+            plan,
+            batch.x,
+            nodes,
+            cond=batch.cond,
+            noise=noise_for(plan, batch.noise),
+            gradient=gradient,
         )
         rewards = evaluate_reward(reward, states[-1], batch.context, differentiable=True)
         loss, figures = -rewards, {"reward": float(rewards.detach().mean())}
@@ -103,7 +110,7 @@ class DirectGradient(Objective):
                 batch.x,
                 range(plan.steps + 1),
                 cond=batch.cond,
-                noise=batch.noise,
+                noise=noise_for(plan, batch.noise),
                 gradient=Checkpoint(),
             )
             divergence = pathwise_kl(policy, batch, states)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import sample
+from ...adjoint.arguments import noise_for
 from ...adjoint.cond import at_step
 from ...solvers import Plan
 from ...solvers.broadcast import per_sample
@@ -56,7 +57,8 @@ class DRaFTLV(DirectGradient):
                 "noise=Addressed(seed, ids)"
             )
         batch.noise.check(plan.slots + self.n, batch.x)
-        x0 = sample(policy.denoiser, plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None)
+        drawn = noise_for(plan, batch.noise)
+        x0 = sample(policy.denoiser, plan, batch.x, cond=batch.cond, noise=drawn, gradient=None)
         for i in range(self.n):
             x = noised_to_last_step(plan, x0, batch.noise(plan.slots + i, x0))
             rewards = evaluate_reward(reward, last_step(policy, x, batch), batch.context, differentiable=True)

@@ -8,6 +8,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from ...adjoint import PerStep, sample
+from ...adjoint.arguments import noise_for
 from ...adjoint.cond import at_step
 from ...solvers.model import data_prediction
 from ..rewards.asked import evaluate_reward
@@ -53,7 +54,8 @@ class ReFL(DirectGradient):
         x = batch.x
         if m:
             cond = tree_map_only(PerStep, lambda leaf: PerStep(leaf.values[:m]), batch.cond)
-            x = sample(policy.denoiser, plan.split(m)[0], x, cond=cond, noise=batch.noise, gradient=None)
+            drawn = noise_for(plan, batch.noise)
+            x = sample(policy.denoiser, plan.split(m)[0], x, cond=cond, noise=drawn, gradient=None)
         x0 = data_prediction(policy.denoiser, x, plan.times[m], at_step(batch.cond, m))
         rewards = evaluate_reward(reward, x0, batch.context, differentiable=True)
         yield LossTerm(

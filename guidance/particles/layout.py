@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from ...adjoint import PerStep
 from ...solvers import Addressed, Noise
+from ...solvers.kinds import check_kind
 
 # Particle k of a sample draws in the stream k above the caller's, resampling and a proposal of its own in streams
 # that no particle reaches.
@@ -49,6 +50,7 @@ def starting_particles(noise: Addressed, like: Tensor, count: int) -> Tensor:
 
 def check_particles(x: Tensor, noise: Addressed) -> None:
     """Raise ValueError where x is no batch of particles or noise does not name its samples."""
+    check_kind("noise", noise, Addressed, "Addressed(seed); each particle has a stream of it")
     if x.ndim < 3:
         raise ValueError(
             f"x: got shape {tuple(x.shape)}, expected (B, K, ...): K particles for each sample; see "

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ...solvers import Addressed, Combine, Model, Plan
+from ...solvers.kinds import check_kind
 from ..guides.guide import Guide, Hook
 from ..guides.steering import steer
+from ..guides.validity import check_fields
 from ..rewards.base import RewardFunction
 from .cloud import Cloud
 from .layout import PROPOSAL, RESAMPLING, ParticleNoise, check_particles, for_particles, in_stream
@@ -65,6 +67,9 @@ def smc(
         ValueError: a plan without noise, a proposal on the state, shapes that do not fit.
     """
     check_particles(x, noise)
+    if proposal is not None:
+        check_kind("proposal", proposal, Guide, "a guide such as TMPD(measurement), or None")
+        check_fields(proposal)
     if proposal is not None and not proposal.hooks() <= BY_DATA:
         raise ValueError(
             f"proposal: got {proposal} with hooks {sorted(h.value for h in proposal.hooks())}, expected data "

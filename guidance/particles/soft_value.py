@@ -85,7 +85,7 @@ def svdd(
         x.repeat_interleave(children, 0),
         guide,
         cond=for_particles(cond, *shape),
-        noise=ParticleNoise(noise, children),
+        noise=ParticleNoise(noise, children) if plan.slots else None,
         progress=progress,
     )
     return Steered(run.sample[::children], run.losses[:, ::children], run.nfe, run.vjps, noise.seed, {})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...solvers import Denoiser, Model
+from ...solvers.kinds import check_kind
 from .wrapped import Wrapped, within
 
 
@@ -51,6 +52,9 @@ def lora(
     Source: Hu et al. 2021, arXiv 2106.09685.
     """
     peft = require_peft()
+    check_kind(
+        "lora", denoiser, Denoiser, "a Denoiser; wrap the network: Denoiser(network, process, prediction)"
+    )
     network = denoiser.network
     if not isinstance(network, nn.Module):
         raise ValueError(
@@ -69,7 +73,7 @@ def lora(
         torch.manual_seed(seed)
         adapted = peft.get_peft_model(network, config)
     adapted.train(network.training)
-    return Denoiser(adapted, denoiser.process, denoiser.prediction, denoiser.dtype)
+    return denoiser.around(adapted)
 
 
 class AdapterOff(Wrapped):

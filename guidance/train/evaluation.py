@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import sample
+from ...adjoint.arguments import noise_for
 from ...solvers import Plan
 from ..objectives.objective import Batch
 from ..rewards.asked import MeteredReward
@@ -85,9 +86,8 @@ def _measure(run: TrainingRun, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]
             found = diverge(policy.denoiser, policy.reference, policy.plan, batch)
             x, columns["kl"] = found.x, found.kl.double()
         else:
-            x = sample(
-                policy.denoiser, policy.plan, batch.x, cond=batch.cond, noise=batch.noise, gradient=None
-            )
+            drawn = noise_for(policy.plan, batch.noise)
+            x = sample(policy.denoiser, policy.plan, batch.x, cond=batch.cond, noise=drawn, gradient=None)
         for name, reward in _rewards(run).items():
             columns[name] = reward(x, batch.context).to(x.device, torch.float64)
     return x, columns

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...solvers.kinds import check_kind
+
 
 class Log:
     """Figures by iteration. Only the first process makes one.
@@ -36,7 +38,7 @@ class Log:
         self.bar = tqdm(initial=done, total=total, disable=not progress, unit="iteration")
 
     def _trim(self, known: dict[str, int]) -> None:
-        kept = [line for line in read_log(self.path) if line["iteration"] <= known[line["kind"]]]
+        kept = [line for line in _records(self.path) if line["iteration"] <= known[line["kind"]]]
         aside = self.path.with_suffix(".writing")
         aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(aside, self.path)
@@ -88,8 +90,24 @@ class Log:
             self.events.close()
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log.jsonl; a last line that was cut short is left out."""
+def read_log(path: Path | str) -> list[dict[str, Any]]:
+    """The records of a log.jsonl, or of the one in a folder; a last line that was cut short is left out.
+
+    Raises:
+        FileNotFoundError: nothing is there. TypeError: no path.
+    """
+    check_kind("path", path, (str, os.PathLike), "a path to a log.jsonl or its folder; pass config.out")
+    path = Path(path)
+    file = path / "log.jsonl" if path.is_dir() else path
+    if not file.exists():
+        raise FileNotFoundError(
+            f"path: got {file}, where nothing is, expected a log.jsonl or its folder; pass the `out` of the run's "
+            "TrainConfig"
+        )
+    return _records(file)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

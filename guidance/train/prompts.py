@@ -68,7 +68,8 @@ class Prompts:
             )
         if not isinstance(self.items[0], Prompt):
             raise TypeError(
-                f"Prompts: got items of {type(self.items[0]).__name__}, expected Prompt(cond, context)"
+                f"Prompts: got items of {type(self.items[0]).__name__}, expected Prompt(cond, "
+                "context); wrap each in one"
             )
 
     def batch(self, ids: Sequence[int], plan: Plan, seed: int, like: Tensor, stream: int = 0) -> Batch:

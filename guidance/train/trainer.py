@@ -13,6 +13,7 @@ from ..objectives.objective import Objective, Policy
 from ..rewards.asked import MeteredReward
 from ..rewards.base import RewardFunction
 from .adapter import reference_of
+from .arguments import check_trainer
 from .arithmetic import batch_arithmetic
 from .average import Average
 from .checkpoints import Checkpoints
@@ -85,6 +86,7 @@ class RewardTrainer:
         evaluation: Prompts | None = None,
         accelerator: Any = None,
     ) -> None:
+        check_trainer(denoiser, plan, objective, reward, prompts, config)
         world = processes(accelerator)
         arithmetic = batch_arithmetic(
             config.samples, config.updates, config.limit, prompts.repeats, world.size

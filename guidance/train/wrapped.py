@@ -25,9 +25,12 @@ class Wrapped(Model):
     def networks(self) -> Iterator[nn.Module]:
         yield from self.model.networks()
 
+    def check_times(self, times: Tensor) -> None:
+        self.model.check_times(times)
+
 
 def within(model: Model, wrap: Callable[[Model], Model]) -> Model:
     """`wrap` around what is guided rather than around the guidance, which objectives must be able to see."""
     if isinstance(model, ClassifierFree):
-        return ClassifierFree(within(model.denoiser, wrap), model.scale, model.null)
+        return model.around(within(model.denoiser, wrap))
     return wrap(model)

@@ -27,7 +27,7 @@ class DEIS(Method):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"DEIS: got order={self.order}, expected 1 to 4")
+            raise ValueError(f"DEIS: got order={self.order!r}, expected 1 to 4; take one of them")
 
     def step(self, b: Builder, i: int) -> None:
         if not b.finite(i) or b.alpha[i + 1] == 0:

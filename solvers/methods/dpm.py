@@ -28,7 +28,9 @@ class DPMSolverPP(Method):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
-            raise ValueError(f"DPMSolverPP: got order={self.order}, expected 1, 2 or 3")
+            raise ValueError(
+                f"DPMSolverPP: got order={self.order!r}, expected 1, 2 or 3; DEIS(4) is of order 4"
+            )
 
     def step(self, b: Builder, i: int) -> None:
         order = b.reach(i, self.order, self.cap)
@@ -67,7 +69,9 @@ class DPMSolverPPSingle(Method):
 
     def __post_init__(self) -> None:
         if self.order not in (2, 3):
-            raise ValueError(f"DPMSolverPPSingle: got order={self.order}, expected 2 or 3")
+            raise ValueError(
+                f"DPMSolverPPSingle: got order={self.order!r}, expected 2 or 3; order 1 is DDIM()"
+            )
 
     def step(self, b: Builder, i: int) -> None:
         if not (b.finite(i) and b.finite(i + 1)):

@@ -40,7 +40,9 @@ class ERSDE(Method):
 
     def __post_init__(self) -> None:
         if self.nodes not in (1, 2, 3):
-            raise ValueError(f"ERSDE: got nodes={self.nodes}, expected 1, 2 or 3")
+            raise ValueError(
+                f"ERSDE: got nodes={self.nodes!r}, expected 1, 2 or 3; more buy nothing under noise"
+            )
         if isinstance(self.phi, int | float) and not 1 <= self.phi < math.inf:
             raise ValueError(f"ERSDE: got phi={self.phi}, expected a power >= 1; 1 is the probability flow")
         if self.starter and self.stochastic:

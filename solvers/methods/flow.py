@@ -51,7 +51,7 @@ class FlowAdams(Method):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"FlowAdams: got order={self.order}, expected 1 to 4")
+            raise ValueError(f"FlowAdams: got order={self.order!r}, expected 1 to 4; take one of them")
 
     def step(self, b: Builder, i: int) -> None:
         first = b.evaluate(f"u{i}", b.t[i], FLOW)

@@ -31,7 +31,9 @@ class SDEDPMSolverPP(Method):
 
     def __post_init__(self) -> None:
         if self.nodes not in (1, 2, 3):
-            raise ValueError(f"SDEDPMSolverPP: got nodes={self.nodes}, expected 1, 2 or 3")
+            raise ValueError(
+                f"SDEDPMSolverPP: got nodes={self.nodes!r}, expected 1, 2 or 3; more buy nothing"
+            )
 
     @property
     def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

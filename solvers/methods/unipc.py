@@ -48,7 +48,9 @@ class UniPC(Method):
 
     def __post_init__(self) -> None:
         if self.predictor not in (1, 2, 3):
-            raise ValueError(f"UniPC: got predictor={self.predictor}, expected 1, 2 or 3")
+            raise ValueError(
+                f"UniPC: got predictor={self.predictor!r}, expected 1, 2 or 3; the order is one more"
+            )
         if not isinstance(self.variant, BVariant):
             raise ValueError(
                 f"UniPC: got variant={self.variant!r}, expected a BVariant, such as BVariant.BH2"

@@ -92,6 +92,19 @@ def covariances_of(given: Tensor) -> Covariances:
     return kind(given, values.clamp(min=0.0), vectors, least <= slack)
 
 
+def rounded(covs: Tensor, before: torch.dtype) -> Tensor:
+    """Covariances (K, d, d) that come from the dtype `before`, without what its rounding left in them: asymmetry, and
+    negative eigenvalues, which a wider dtype would no longer take for rounding.
+    """
+    covs = (covs + covs.mT) / 2
+    values, vectors = torch.linalg.eigh(covs.detach())
+    slack = 64 * covs.shape[-1] * torch.finfo(before).eps * float(values.abs().max())
+    if not -slack <= float(values.min()) < 0:
+        return covs
+    lift = (-values).clamp(min=0.0)
+    return covs + vectors @ (lift[..., None] * vectors.mT)
+
+
 def _positive(variances: Tensor, singular: bool) -> Tensor:
     """At sigma = 0 with a singular C the limit sigma -> 0 instead of 0/0."""
     return variances.clamp(min=torch.finfo(variances.dtype).tiny ** 0.5) if singular else variances

@@ -17,7 +17,7 @@ from ..prediction import DATA
 from ..process import Process
 from . import posterior as laws
 from . import transport
-from .covariances import Covariances, Level, covariances_of
+from .covariances import Covariances, Level, covariances_of, rounded
 
 
 def _like(value: Any, x: Tensor) -> Tensor:
@@ -83,7 +83,8 @@ class Mixture:
 
     def to(self, *args: Any, **kwargs: Any) -> "Mixture":
         """A copy with every tensor moved as by `Tensor.to`."""
-        return Mixture(*(v.to(*args, **kwargs) for v in (self.weights, self.means, self.spread)))
+        weights, means, spread = (v.to(*args, **kwargs) for v in (self.weights, self.means, self.spread))
+        return Mixture(weights, means, rounded(spread, self.spread.dtype) if spread.ndim == 3 else spread)
 
     @property
     def covs(self) -> Tensor:

@@ -8,7 +8,21 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from pullback.adjoint import Auto, Direct, sample
-from pullback.solvers import DATA, DDPM, Addressed, Denoiser, DPMSolverPP, UniformT
+from pullback.solvers import (
+    DATA,
+    DDPM,
+    FLOW,
+    NOISE,
+    VP,
+    Addressed,
+    Denoiser,
+    DPMSolverPP,
+    FlowEuler,
+    RectifiedFlow,
+    UniformT,
+    UserPair,
+    V,
+)
 
 GRID = UniformT(4, start=0.9, end=0.05)
 
@@ -134,3 +148,25 @@ def test_what_is_not_finite_is_named_inside_a_transform():
     for transformed in (grad(total), jacrev(total), vmap(lambda row: total(row[None]))):
         with pytest.raises(FloatingPointError, match="step 3"):
             transformed(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("prediction", [NOISE, DATA, V, FLOW], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "process", [RectifiedFlow(), VP(), UserPair(torch.cos, torch.sin, 0.0, 1.5)], ids=repr
+)
+def test_velocities_of_any_network_inside_a_transform(process, prediction):
+    """The conversion to a velocity needs alpha' and sigma': found inside the transform as outside."""
+    net = Conditioned(network())
+    plan = FlowEuler().plan(process, UniformT(4, start=0.9, end=0.05))
+    x, cond, v = torch.randn(2, 3), torch.randn(3), torch.randn(2, 3)
+
+    def run(x):
+        return sample(Denoiser(net, process, prediction), plan, x, cond=cond, gradient=Direct())
+
+    leaf = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(run(leaf), leaf, v)
+    value, pull, *_ = vjp(run, x)
+    assert close(value, run(x)) and close(pull(v)[0], wanted)
+    assert close(jvp(run, (x,), (v,))[1], torch.einsum("bijk,jk->bi", jacrev(run)(x), v))
+    many = torch.randn(3, 2, 3)
+    assert close(vmap(run)(many), torch.stack([run(x) for x in many]))

@@ -141,3 +141,16 @@ def test_a_guidance_scale_for_each_sample_goes_along_the_batch():
     assert torch.equal(out, torch.cat(each))
     (got,) = torch.autograd.grad(out.sum(), scale)
     assert torch.allclose(got, 1.5 * x.sum(1))
+
+
+def test_slopes_of_a_table_at_its_own_nodes():
+    """At a node the slope of the cell that begins there, as just behind it; also beside an end at alpha = 0."""
+    for table in (torch.tensor([0.9, 0.5, 0.2, 0.05]), torch.tensor([0.9, 0.5, 0.2, 0.0])):
+        process = DiscreteVP(table.to(torch.float64))
+        t = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+        for value, slope in ((process.alpha, process.d_alpha), (process.sigma, process.d_sigma)):
+            assert torch.allclose(slope(t)[1:], slope(t + 1e-9)[1:], rtol=1e-6)
+            step = 1e-6
+            assert torch.allclose(slope(t)[1:], (value(t + step) - value(t))[1:] / step, rtol=1e-4)
+        assert torch.equal(process.log_alpha(t), torch.cat([torch.zeros(1), table[:2].double().log() / 2]))
+        assert float(process.log_alpha(3.0)) == float(table.double().log()[-1] / 2)

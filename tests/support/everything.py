@@ -46,7 +46,7 @@ def everything(method, gradient, dropout=0.0, order=1, device="cpu"):
         plan,
         x,
         cond={"scale": PerStep(scale), "shifts": (shift,)},
-        noise=noise,
+        noise=noise if plan.slots else None,
         controls=controls,
         gradient=gradient,
     )

@@ -75,7 +75,7 @@ def shows(path: pathlib.Path, name: str) -> bool:
 
 
 TOPICS = {
-    "solvers": ("methods", "notation", "reversible"),
+    "solvers": ("networks", "methods", "notation", "reversible"),
     "adjoint": ("gradients",),
     "guidance.adversarial": ("adversarial",),
     "guidance.edit": ("editing",),

@@ -28,6 +28,7 @@ from pullback.solvers import (
     Mixture,
     RectifiedFlow,
     ReversibleHeun,
+    Rising,
     Shifted,
     UniformLambda,
     UniformT,
@@ -35,7 +36,8 @@ from pullback.solvers import (
 )
 
 A, B = torch.tensor([0.5, -0.2], dtype=torch.float64), torch.tensor([-0.9, 0.6], dtype=torch.float64)
-DOWN, UP = UniformLambda(50, start=0.9, end=0.02), UniformLambda(50, start=0.02, end=0.9)
+DOWN = UniformLambda(50, start=0.9, end=0.02)
+UP = Rising(DOWN)
 
 
 def wide() -> tuple[Denoiser, torch.Tensor]:
@@ -133,7 +135,7 @@ def test_exact_inversion_edits():
     """Equal data up to a shift: under another condition the edit is the shift, as far as the solver knows the flow."""
     law = Gaussian(torch.zeros(2), 0.25)
     model, x = law.denoiser(VP()), torch.tensor([[0.3, -0.6]])
-    plan = OBELM().plan(VP(), UniformLambda(400, start=0.001, end=0.9999))
+    plan = OBELM().plan(VP(), Rising(UniformLambda(400, start=0.9999, end=0.001)))
     moved = edit.exact_inversion(model, plan, x, source=torch.zeros(2), target=B)
     assert torch.allclose(moved.sample, x + B, atol=5e-3) and set(moved.latent) == {"x", "y"}
 
@@ -406,7 +408,7 @@ def calls(flow: Denoiser, model: Denoiser):
             flow, x, noise=n, grid=UniformT(6), n_max=5, n_min=1, n_avg=2, **same
         ),
         "exact": lambda x, n: edit.exact_inversion(
-            model, OBELM().plan(VP(), UniformLambda(8, start=0.02, end=0.9)), x, **same
+            model, OBELM().plan(VP(), Rising(UniformLambda(8, start=0.9, end=0.02))), x, **same
         ),
         "aidi": lambda x, n: edit.aidi(
             flow, FlowEuler().plan(flow.process, UniformT(6)), x, tolerance=1e-12, **same
@@ -464,7 +466,7 @@ def test_what_does_not_fit_is_refused_first():
         (lambda: edit.code(vp, x, grid=grid, rate=-1.0), "rate=-1"),
         (lambda: edit.ode_inversion(vp, x, grid=grid, method=DDPM(), **same), "rising grid"),
         (lambda: edit.exact_inversion(vp, OBELM().plan(VP(), grid), x, **same), "expected a rising grid"),
-        (lambda: edit.exact_inversion(vp, DDIM().plan(VP(), rising), x, **same), "cannot be undone"),
+        (lambda: edit.exact_inversion(vp, DDIM().plan(VP(), Rising(rising)), x, **same), "cannot be undone"),
         (lambda: edit.aidi(vp, ddpm, x, **same), "stochastic"),
         (lambda: edit.aidi(vp, DPMSolverPP(2).plan(VP(), grid), x, **same), "of an earlier one"),
         (lambda: edit.aidi(vp, DDIM().plan(VP(), grid), x, iterations=0, **same), "iterations=0"),

@@ -25,6 +25,7 @@ from pullback.solvers import (
     FlowHeun,
     FlowMidpoint,
     RectifiedFlow,
+    Rising,
     Shifted,
     UniformT,
     moments,
@@ -52,7 +53,7 @@ def test_without_control_it_is_the_solver(method):
     flow, image = plane(4)
     found = edit.rf_inversion(flow, image, target=SHIFT, gamma=0.0, eta=0.0, grid=Shifted(12), method=method)
     times = Shifted(12).times(flow.process)
-    latent = run(flow, method.plan(flow.process, times.flip(0)), image)
+    latent = run(flow, method.plan(flow.process, Rising(times)), image)
     assert torch.equal(found.latent, latent)
     assert torch.equal(found.sample, run(flow, method.plan(flow.process, times), latent, SHIFT))
     assert found.nfe == 2 * method.plan(flow.process, times).nfe

@@ -37,8 +37,8 @@ from pullback.solvers import (
     FlowEuler,
     FlowMidpoint,
     Gaussian,
-    GivenTimes,
     RectifiedFlow,
+    Rising,
     UniformLambda,
     UniformT,
 )
@@ -153,7 +153,7 @@ def test_lbfgs_over_noise_and_controls_and_what_it_refuses():
 
 
 def test_the_blended_start_is_the_inverse_and_the_noise():
-    rising = FlowMidpoint().plan(FLOW, GivenTimes(tuple(torch.linspace(1e-3, 1, 65).tolist())))
+    rising = FlowMidpoint().plan(FLOW, Rising(tuple(torch.linspace(1e-3, 1, 65).tolist())))
     z = torch.randn(3, 2)
     y = MIXTURE.flow(z, FLOW, 1.0, 1e-3)
     assert torch.allclose(blended_start(FLOW_MODEL, rising, y, torch.randn(3, 2), share=1.0), z, atol=1e-2)

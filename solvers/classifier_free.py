@@ -1,0 +1,129 @@
+"""Classifier-free guidance: two predictions of one network, extrapolated."""
+
+import enum
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .broadcast import per_sample
+from .kinds import check_kind, described
+from .model import Model
+
+
+class Passes(enum.Enum):
+    """How the two predictions are made."""
+
+    TWO = "two network calls of B samples"
+    ONE = "one network call of 2B samples"
+
+
+class Guided(NamedTuple):
+    """Conditioning with a guidance scale of its own, in place of the model's: `cond=Guided(cond, PerStep(scales))`.
+
+    A part of the conditioning like any other: scales (N,) per step, (N, B) per step and sample, or (), (B,) for the
+    whole run; they receive their gradient under every strategy. A scale of 1 at some steps limits guidance to the
+    others (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+    """
+
+    cond: Any
+    scale: Any
+
+
+class ClassifierFree(Model):
+    """out = null + scale (cond - null). Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with scale = w + 1.
+
+    Args:
+        denoiser: called with `null` and with `cond`.
+        scale: guidance scale; 1 is conditional sampling, 0 unconditional; a tensor, () or one for each sample (B,),
+            receives its gradient. A run's own, per step too: `Guided`.
+        null: the unconditional conditioning, nested as cond is. Each tensor in it is one for all samples, without
+            the batch axis of its counterpart in cond or with one of length 1, or has that counterpart's shape.
+        passes: ONE makes a single call of 2B samples, which suits a GPU that B do not fill: the same to round-off;
+            null and cond must then be nested alike, and every tensor of cond (B, ...).
+
+    Cost: two network calls per evaluation, or one of twice the batch.
+    """
+
+    def __init__(
+        self, denoiser: Model, scale: float | Tensor, null: Any = None, passes: Passes = Passes.TWO
+    ) -> None:
+        check_kind(
+            "denoiser",
+            denoiser,
+            Model,
+            "a Denoiser; wrap the network: Denoiser(network, process, prediction)",
+        )
+        check_kind("scale", scale, (int, float, Tensor), "a number or a tensor () or (B,); pass 4.0, or "
+                   "cond=Guided(cond, PerStep(scales)) for one a step")  # fmt: skip
+        check_kind("passes", passes, Passes, "Passes.ONE or Passes.TWO; import it from pullback.solvers")
+        self.denoiser, self.scale, self.null, self.passes = denoiser, scale, null, passes
+        self.process, self.prediction = denoiser.process, denoiser.prediction
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        scale = self.scale
+        if isinstance(cond, Guided):
+            cond, scale = cond
+        if isinstance(scale, Tensor) and scale.ndim == 1:  # by itself (B,) would broadcast over the last axis
+            if len(scale) not in (1, len(x)):
+                raise ValueError(
+                    f"scale: got shape {tuple(scale.shape)}, expected () or ({len(x)},), one for each sample; for one "
+                    "a step pass cond=Guided(cond, PerStep(scales))"
+                )
+            scale = per_sample(scale.to(x), x)
+        null = self._null(cond)
+        if self.passes is Passes.ONE:
+            without, with_cond = self._in_one_call(x, t, null, cond)
+        else:
+            without, with_cond = self.denoiser(x, t, null), self.denoiser(x, t, cond)
+        return without + scale * (with_cond - without)
+
+    def around(self, denoiser: Model) -> "ClassifierFree":
+        """The same guidance of another model."""
+        return ClassifierFree(denoiser, self.scale, self.null, self.passes)
+
+    def parameters(self) -> Iterator[Tensor]:
+        yield from self.denoiser.parameters()
+        if isinstance(self.scale, Tensor):
+            yield self.scale
+
+    def networks(self) -> Iterator[nn.Module]:
+        yield from self.denoiser.networks()
+
+    def check_times(self, times: Tensor) -> None:
+        self.denoiser.check_times(times)
+
+    def _null(self, cond: Any) -> Any:
+        """`null` with the batch of `cond`, where the two are nested alike."""
+        mine, form = tree_flatten(self.null)
+        theirs, other = tree_flatten(cond)
+        if form != other:
+            return self.null
+        return tree_unflatten([_expanded(a, b) for a, b in zip(mine, theirs, strict=True)], form)
+
+    def _in_one_call(self, x: Tensor, t: Tensor, null: Any, cond: Any) -> tuple[Tensor, Tensor]:
+        mine, form = tree_flatten(null)
+        theirs, other = tree_flatten(cond)
+        for a, b in zip_longest(mine, theirs):
+            if form != other or not all(
+                isinstance(v, Tensor) and v.ndim and len(v) == len(x) for v in (a, b)
+            ):
+                raise ValueError(
+                    f"Passes.ONE: got null {described(a)} beside cond {described(b)}, expected two tensors with a "
+                    f"batch of {len(x)}; give null=, expand cond to the batch, or use Passes.TWO"
+                )
+        both = [torch.cat(pair) for pair in zip(mine, theirs, strict=True)]
+        out = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), tree_unflatten(both, form))
+        return out[: len(x)], out[len(x) :]
+
+
+def _expanded(null: Any, cond: Any) -> Any:
+    """One null for all samples as one for each of cond's."""
+    if not (isinstance(null, Tensor) and isinstance(cond, Tensor)) or null.shape == cond.shape:
+        return null
+    if null.shape == cond.shape[1:] or null.shape == (1, *cond.shape[1:]):
+        return null.expand(cond.shape)
+    return null

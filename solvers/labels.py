@@ -1,0 +1,124 @@
+"""Labels: what a network is told of the time, where that is not the process's own t.
+
+A label is any function `(t, process) -> labels` of times (B,) in the state's dtype.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .process import DiscreteVP, Process, as_time
+
+
+class Label(ABC):
+    """Times (B,) as a network wants them."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        """Labels (B,) of times (B,)."""
+
+
+@dataclass(frozen=True)
+class OwnTime(Label):
+    """t itself."""
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        return t
+
+
+@dataclass(frozen=True)
+class Scaled(Label):
+    """factor t + offset. `Scaled(999)` for a network of 0 .. 999 under a process of t in [0, 1]."""
+
+    factor: float
+    offset: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"Scaled({self.factor!r}{f', offset={self.offset!r}' if self.offset else ''})"
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        return self.factor * t + self.offset
+
+
+@dataclass(frozen=True)
+class NoiseLevel(Label):
+    """sigma(t)/alpha(t)."""
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        return torch.exp(-process.lam(t)).to(t)
+
+
+@dataclass(frozen=True)
+class LogNoiseLevel(Label):
+    """factor log(sigma(t)/alpha(t)). EDM's networks take factor = 1/4 (arXiv 2206.00364, table 1)."""
+
+    factor: float = 1.0
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        return (-self.factor * process.lam(t)).to(t)
+
+
+class LabelTable(Label):
+    """labels[t] for a `DiscreteVP` whose steps go by other labels, linear between two of them: 50 steps kept of
+    1000 go by `LabelTable([0, 20, 40, ...])`. Before the first step (t < 0) the first label.
+
+    Args:
+        labels: (T,), one for each step of the process's table.
+    """
+
+    def __init__(self, labels: Tensor | list[float]) -> None:
+        self.labels = as_time(labels).detach().cpu()
+        if self.labels.ndim != 1 or len(self.labels) < 2:
+            raise ValueError(
+                f"LabelTable: got shape {tuple(self.labels.shape)}, expected (T,), one label for each step of the "
+                "process's table; pass a flat list"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LabelTable) and torch.equal(self.labels, other.labels)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.labels.tolist()))
+
+    def __repr__(self) -> str:
+        return f"LabelTable({len(self.labels)} labels)"
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        if not isinstance(process, DiscreteVP) or process.t_max != len(self.labels) - 1:
+            raise ValueError(
+                f"LabelTable: got {len(self.labels)} labels on {process}, expected a DiscreteVP of as many steps; pass "
+                "the labels of this table"
+            )
+        labels = self.labels.to(t)
+        place = t.clamp(min=0)
+        cell = place.detach().floor().clamp(max=len(labels) - 2).long()
+        return torch.lerp(labels[cell], labels[cell + 1], place - cell)
+
+
+@dataclass(frozen=True)
+class WholeLabels(Label):
+    """`inner`'s labels as int64, for networks that look them up in a table.
+
+    A run whose labels are not whole would tell the network of another noise than the state has: it is refused
+    before the first call (`check`). Grids of whole labels: Trailing, Leading, Linspace on a DiscreteVP.
+    """
+
+    inner: Callable[[Tensor, Process], Tensor] = OwnTime()
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        return self.inner(t, process).round().long()
+
+    def check(self, times: Tensor, process: Process) -> None:
+        """Raise ValueError where a time (float64, any shape) has no whole label; 1e-3 is allowed for rounding."""
+        flat = times.flatten()
+        labels = self.inner(flat, process)
+        off = (labels - labels.round()).abs() > 1e-3
+        if bool(off.any()):
+            raise ValueError(
+                f"WholeLabels: got label {float(labels[off][0]):.6g} at t={float(flat[off][0]):.6g}, expected whole "
+                "labels at every network call; take a grid of them (Trailing, Leading, Linspace) and a method without "
+                "stages between nodes"
+            )

@@ -1,0 +1,136 @@
+"""`check` names prediction and time scale of networks of which both are known, and says so where nothing fits."""
+
+from itertools import product
+
+import pytest
+import torch
+from bundled import denoiser
+from problems import thinned
+from sklearn.datasets import load_digits
+
+from pullback.solvers import (
+    DATA,
+    EDM,
+    FLOW,
+    NOISE,
+    SCORE,
+    VE,
+    VP,
+    CosineVP,
+    Denoiser,
+    DiscreteVP,
+    LogNoiseLevel,
+    Mixture,
+    NoiseLevel,
+    OwnTime,
+    RectifiedFlow,
+    Scaled,
+    V,
+    WholeLabels,
+    check,
+    convert,
+)
+
+LAW = Mixture.isotropic(
+    torch.ones(3, dtype=torch.float64) / 3,
+    torch.tensor([[0.5, 0.0, -0.5, 0.2], [-0.5, 0.3, 0.4, -0.2], [0.1, -0.7, 0.3, 0.6]], dtype=torch.float64),
+    torch.tensor([0.2, 0.1, 0.15], dtype=torch.float64),
+)
+X0 = LAW.sample(64, torch.Generator().manual_seed(0))
+TABLE = DiscreteVP(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0))
+PREDICTIONS = (NOISE, DATA, V, FLOW, SCORE)
+
+
+def made(process, prediction, back=None):
+    """The exact network of a prediction, told `back`'s argument in the place of t."""
+    data = LAW.denoiser(process)
+
+    def network(x, label):
+        t = label if back is None else back(label)
+        return convert(data(x, t), x, DATA, prediction, process, t)
+
+    return network
+
+
+@pytest.mark.parametrize(
+    "case", thinned([*product((VP(), RectifiedFlow(), TABLE, CosineVP()), PREDICTIONS)]), ids=str
+)
+def test_every_prediction_is_named(case):
+    """Declared wrongly, and the verdict is right; declared rightly, and so is `right`."""
+    process, prediction = case
+    network, other = made(process, prediction), V if prediction is NOISE else NOISE
+    found = check(Denoiser(network, process, other), X0)
+    assert not found.right and {trial.prediction for trial in found.fitting} == {prediction}, str(found)
+    assert f"write Denoiser(..., {prediction.name}" in found.verdict
+    assert any(isinstance(trial.label, OwnTime) for trial in found.fitting)
+    assert check(Denoiser(network, process, prediction), X0).right
+
+
+@pytest.mark.parametrize("process", [EDM(), VE()], ids=repr)
+def test_equal_predictions_are_both_named(process):
+    """alpha = 1: v = eps - sigma x_0, and under EDM the velocity is eps itself."""
+    found = check(Denoiser(made(process, NOISE), process, DATA), X0)
+    assert {t.prediction for t in found.fitting} == ({NOISE, FLOW} if process == EDM() else {NOISE})
+
+
+@pytest.mark.parametrize(
+    "process, back, wanted",
+    [
+        (VP(), lambda s: s / 999, Scaled(999.0)),
+        (VP(), lambda s: s / 1000, Scaled(1000.0)),
+        (TABLE, lambda s: 999 * s, Scaled(1 / 999)),
+        (VP(), lambda s: VP().time(-s.log()), NoiseLevel()),
+        (VP(), lambda s: VP().time(-s), LogNoiseLevel()),
+        (EDM(), lambda s: (4 * s).exp(), LogNoiseLevel(0.25)),
+    ],
+    ids=lambda v: repr(v) if not callable(v) or hasattr(v, "factor") else None,
+)
+def test_every_time_scale_is_named(process, back, wanted):
+    network = made(process, DATA, lambda s: back(s).clamp(process.t_min + 1e-6, process.t_max))
+    found = check(Denoiser(network, process, DATA), X0)
+    assert wanted in [trial.label for trial in found.fitting], str(found)
+    assert not found.right
+    assert check(Denoiser(network, process, DATA, label=wanted), X0).right
+
+
+def test_whole_labels_are_tried_where_a_network_takes_nothing_else():
+    embedding = torch.nn.Embedding(1000, 1).requires_grad_(False)
+    embedding.weight[:, 0] = torch.arange(1000.0)
+    network = made(TABLE, NOISE)
+    looked_up = Denoiser(lambda x, t: network(x, embedding(t)[:, 0]), TABLE, NOISE, label=WholeLabels())
+    assert check(looked_up, X0).right
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_flow"])
+def test_the_bundled_models_are_what_their_card_says(name):
+    images = (
+        torch.tensor(load_digits(return_X_y=True)[0][:64], dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
+    )
+    model = denoiser(name)
+    found = check(model, images)
+    assert found.right and [t.prediction for t in found.fitting] == [model.prediction], str(found)
+    wrong = check(Denoiser(model.network, model.process, NOISE), images)
+    assert not wrong.right and wrong.verdict.endswith(f"write Denoiser(..., {model.prediction.name})")
+
+
+def test_none_fits():
+    """Noise, a constant, another process's network, data that says nothing: no guess is made."""
+    wild = Denoiser(lambda x, t: torch.sin(30 * x), VP(), V)
+    silent = Denoiser(lambda x, t: 0 * x, VP(), V)
+    for model in (wild, silent):
+        found = check(model, X0)
+        assert not found.fitting and not found.right and found.verdict.startswith("none fits")
+    white = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    exact = Mixture.isotropic(torch.ones(1), torch.zeros(1, 4), 1.0).denoiser(VP())
+    nothing = Denoiser(lambda x, t: convert(exact(x, t), x, DATA, V, VP(), t), VP(), V)
+    assert check(nothing, white).verdict.startswith("none fits")  # v is unpredictable: the network is 0
+
+
+def test_it_prints_and_does_not_draw():
+    """The table has all that fits and what is declared; the global generator stands still."""
+    before = torch.get_rng_state()
+    found = check(Denoiser(made(VP(), V), VP(), NOISE), X0)
+    assert torch.equal(before, torch.get_rng_state())
+    text = str(found)
+    assert "<- declared" in text and text.splitlines()[1].startswith("V ") and found.verdict in text
+    assert str(check(Denoiser(made(VP(), V), VP(), NOISE), X0)) == text

@@ -1,0 +1,300 @@
+"""A network as users have it: calls, labels, outputs, half precision, guidance; against the plain call by hand."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pullback.adjoint import Checkpoint, Direct, PerStep, sample
+from pullback.solvers import (
+    DDIM,
+    EDM,
+    NOISE,
+    VP,
+    CastCond,
+    ClassifierFree,
+    Denoiser,
+    DiscreteVP,
+    DPMSolverPP,
+    FirstChannels,
+    Guided,
+    Keywords,
+    LabelTable,
+    LogNoiseLevel,
+    Mixture,
+    NoiseLevel,
+    Passes,
+    Positional,
+    Scaled,
+    Trailing,
+    UniformLambda,
+    UniformT,
+    V,
+    WholeLabels,
+)
+
+PROCESS = VP()
+PLAN = DPMSolverPP(2).plan(PROCESS, UniformLambda(4, start=1.0, end=0.05))
+TABLE = DiscreteVP(torch.linspace(0.9999, 0.01, 100, dtype=torch.float64))
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, 3))
+        self.calls = 0
+
+    def forward(self, x, t, cond=None, *, text=None, strength=1.0):
+        self.calls += 1
+        given = cond if cond is not None else text
+        told = x.new_zeros(len(x), 3) if given is None else given.expand(len(x), 3)
+        return strength * self.body(torch.cat([x, t[:, None].to(x), told], 1))
+
+
+@dataclass
+class Output:
+    sample: Any
+
+
+def network():
+    torch.manual_seed(0)
+    return Network()
+
+
+def value_and_gradients(denoiser, x, cond, inputs, gradient):
+    out = sample(denoiser, PLAN, x, cond=cond, gradient=gradient)
+    return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+
+def assert_close(left, right, tolerance=1e-12):
+    for a, b in zip(left, right, strict=True):
+        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.detach().abs().max()))
+
+
+# what comes back
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Output,
+        lambda out: (out,),
+        lambda out: (out, None),
+        lambda out: [out, out * 2],
+        lambda out: {"sample": out, "features": out * 2},
+        lambda out: OrderedDict(eps=out),
+    ],
+    ids=["sample", "tuple", "longer tuple", "list", "dict", "dict of one"],
+)
+def test_what_networks_return(wrap):
+    net = network()
+    x = torch.randn(4, 3, requires_grad=True)
+    inputs = [x, *net.parameters()]
+    plain, wrapped = (
+        Denoiser(net, PROCESS, V, call=call) for call in (Positional(), lambda n, x, t, c: wrap(n(x, t)))
+    )
+    for gradient in (Direct(), Checkpoint()):
+        found, wanted = (value_and_gradients(d, x, None, inputs, gradient) for d in (wrapped, plain))
+        assert_close(found, wanted, 0)
+
+
+def test_learned_variances_are_left_out():
+    net = network()
+    both = Denoiser(lambda x, t: (torch.cat([net(x, t), x], 1),), PROCESS, V, call=FirstChannels())
+    x, t = torch.randn(4, 3), torch.rand(4)
+    assert torch.equal(both(x, t), net(x, t))
+
+
+# how it is called
+# ------------------------------------------------------------------------------------------
+
+
+def test_conditioning_by_name():
+    """Gradients reach every entry of the dict, one value per step too."""
+    net = network()
+    x, text = torch.randn(4, 3, requires_grad=True), torch.randn(4, 4, 3, requires_grad=True)
+    strength = torch.tensor(0.7, requires_grad=True)
+    cond = {"text": PerStep(text), "strength": strength}
+    by_name = Denoiser(net, PROCESS, V, call=Keywords())
+    by_hand = Denoiser(net, PROCESS, V, call=lambda n, x, t, c: n(x, t, text=c[0], strength=c[1]))
+    inputs = [x, text, strength, *net.parameters()]
+    for gradient in (Direct(), Checkpoint()):
+        found = value_and_gradients(by_name, x, cond, inputs, gradient)
+        wanted = value_and_gradients(by_hand, x, (PerStep(text), strength), inputs, gradient)
+        assert_close(found, wanted)
+    assert torch.equal(by_name(x, torch.ones(4)), net(x, torch.ones(4)))
+
+
+class Mixed(nn.Module):
+    """A bf16 body behind a float32 embedding of the time, as half-precision networks are kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(1, 3, dtype=torch.float32)
+        self.body = nn.Linear(6, 3, dtype=torch.bfloat16)
+        self.read = nn.Linear(2, 3, dtype=torch.bfloat16)
+
+    def forward(self, x, t, cond):
+        assert x.dtype == torch.bfloat16 and t.dtype == torch.float32
+        told = self.embed(t[:, None]).to(x) + self.read(cond)
+        return self.body(torch.cat([x, told], 1))
+
+
+def test_half_precision_networks_with_float32_embeddings():
+    torch.manual_seed(0)
+    net, cond = Mixed(), torch.randn(4, 2, dtype=torch.float32, requires_grad=True)
+    x, t = torch.randn(4, 3, dtype=torch.float32), torch.full((4,), 999.0, dtype=torch.float32)
+    denoiser = Denoiser(net, PROCESS, V, dtype=torch.bfloat16, call=CastCond(torch.bfloat16))
+    out = denoiser(x, t, cond)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, net(x.bfloat16(), t, cond.bfloat16()).float())
+    out.sum().backward()
+    assert cond.grad is not None and cond.grad.dtype == torch.float32 and bool((cond.grad != 0).all())
+    with pytest.raises(ValueError, match="call=CastCond"):
+        Denoiser(nn.Bilinear(3, 2, 3, dtype=torch.bfloat16), PROCESS, V, dtype=torch.bfloat16,
+                 call=lambda n, x, t, c: n(x, c))(x, t, cond.detach())  # fmt: skip
+
+
+def test_the_networks_own_error_is_kept_with_a_note():
+    def network(x, t):
+        raise RuntimeError("my own")
+
+    with pytest.raises(RuntimeError, match="my own") as found:
+        Denoiser(network, PROCESS, V)(torch.zeros(4, 3), torch.zeros(4))
+    assert "called with x a tensor (4, 3)" in found.value.__notes__[0]
+
+
+# what it is told of t
+# ------------------------------------------------------------------------------------------
+
+
+def told(label, process, t):
+    """What the network hears."""
+    heard = []
+
+    def network(x, t):
+        heard.append(t)
+        return x
+
+    Denoiser(network, process, V, label=label)(torch.zeros(len(t), 2), t)
+    return heard[0]
+
+
+def test_labels():
+    t = torch.tensor([0.1, 0.5, 1.0])
+    assert torch.equal(told(Scaled(999.0), PROCESS, t), 999 * t)
+    assert torch.equal(told(Scaled(10.0, offset=1.0), PROCESS, t), 10 * t + 1)
+    rho = PROCESS.sigma(t) / PROCESS.alpha(t)
+    assert torch.allclose(told(NoiseLevel(), PROCESS, t), rho, rtol=1e-12)
+    assert torch.allclose(told(LogNoiseLevel(0.25), EDM(), t), t.log() / 4, rtol=1e-12)
+    low = told(NoiseLevel(), PROCESS, t.float())
+    assert low.dtype == torch.float32
+
+
+def test_a_table_of_labels_is_linear_between_its_own():
+    labels = torch.linspace(0, 999, 100) ** 1.1
+    table = LabelTable(labels)
+    t = torch.tensor([-1.0, 0.0, 3.0, 3.25, 98.5, 99.0])
+    wanted = torch.stack([labels[0], labels[0], labels[3], labels[3] * 0.75 + labels[4] * 0.25,
+                          (labels[98] + labels[99]) / 2, labels[99]])  # fmt: skip
+    assert torch.allclose(told(table, TABLE, t), wanted, rtol=1e-12)
+    assert table == LabelTable(labels.clone()) and hash(table) == hash(LabelTable(labels))
+    with pytest.raises(
+        ValueError,
+        match="got 100 labels on .*, expected a DiscreteVP of as many steps; pass the labels of this table",
+    ):
+        told(table, VP(), torch.rand(3))
+
+
+def test_whole_labels_are_looked_up():
+    """The run with a table of embeddings is the run with the same numbers as a function of t."""
+    embedding = nn.Embedding(100, 3)
+    looked_up = Denoiser(lambda x, t: x + embedding(t), TABLE, NOISE, label=WholeLabels())
+    computed = Denoiser(lambda x, t: x + embedding.weight[int(t[0])], TABLE, NOISE)
+    plan, x = DDIM().plan(TABLE, Trailing(5)), torch.randn(4, 3)
+    assert torch.equal(sample(looked_up, plan, x), sample(computed, plan, x))
+    half = DDIM().plan(TABLE, UniformT(4, start=99.0, end=0.5))
+    with pytest.raises(ValueError, match="expected whole labels at every network call; take a grid"):
+        sample(looked_up, half, x)
+    with pytest.raises(ValueError, match="expected whole labels"):
+        sample(ClassifierFree(looked_up, 2.0), half, x)
+    respaced = Denoiser(
+        lambda x, t: x + embedding(t), TABLE, NOISE, label=WholeLabels(LabelTable(torch.arange(100.0) / 2))
+    )
+    with pytest.raises(ValueError, match="got label 49.5 at t=99"):
+        sample(respaced, plan, x)
+
+
+# guidance
+# ------------------------------------------------------------------------------------------
+
+
+def by_hand(net, x, t, cond, null, scale):
+    without = net(x, t, null.expand(len(x), 3))
+    return without + scale * (net(x, t, cond) - without)
+
+
+@pytest.mark.parametrize("null_shape", [(3,), (1, 3), (4, 3)])
+@pytest.mark.parametrize("passes", Passes)
+def test_one_call_or_two_and_a_null_for_all(passes, null_shape):
+    net, null = network(), torch.randn(null_shape)
+    model = ClassifierFree(Denoiser(net, PROCESS, V), 3.0, null, passes=passes)
+    x, t, cond = torch.randn(4, 3), torch.rand(4), torch.randn(4, 3)
+    assert torch.allclose(model(x, t, cond), by_hand(net, x, t, cond, null, 3.0), rtol=1e-13, atol=1e-14)
+    net.calls = 0
+    model(x, t, cond)
+    assert net.calls == (1 if passes is Passes.ONE else 2)
+
+
+def test_integer_labels_and_nested_conditioning_in_one_call():
+    table, net = nn.Embedding(11, 3), network()
+    base = Denoiser(lambda x, t, c: net(x, t, table(c["label"]) + c["more"][0]), PROCESS, V)
+    x, t = torch.randn(4, 3), torch.rand(4)
+    cond = {"label": torch.tensor([1, 2, 3, 4]), "more": (torch.randn(4, 3),)}
+    null = {"label": torch.tensor(10), "more": (torch.zeros(3),)}
+    two, one = (ClassifierFree(base, 2.0, null, passes=p)(x, t, cond) for p in (Passes.TWO, Passes.ONE))
+    assert torch.allclose(two, one, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("passes", Passes)
+@pytest.mark.parametrize("gradient", [Direct(), Checkpoint()], ids=str)
+@pytest.mark.parametrize("shape", [(4,), (4, 4)], ids=["per step", "per step and sample"])
+def test_a_scale_for_each_step_receives_its_gradient(shape, gradient, passes):
+    """DDIM by hand with the guided network, and autograd through it."""
+    net, null = network(), torch.zeros(3)
+    x, cond = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    scales = (1 + torch.rand(shape)).requires_grad_()
+    plan, state = DDIM().plan(PROCESS, UniformLambda(4, start=1.0, end=0.05)), x
+    times = torch.tensor(plan.times)
+    for k in range(4):
+        a, s, b, r = (float(f(times[j])) for j in (k, k + 1) for f in (PROCESS.alpha, PROCESS.sigma))
+        scale = scales[k] if len(shape) == 1 else scales[k][:, None]
+        v = by_hand(net, state, times[k].expand(4), cond, null, scale)
+        state = b * (a * state - s * v) + r * (s * state + a * v)
+    inputs = [x, cond, scales, *net.parameters()]
+    wanted = [state, *torch.autograd.grad(state.square().sum(), inputs)]
+    model = ClassifierFree(Denoiser(net, PROCESS, V), 7.0, null, passes=passes)
+    out = sample(model, plan, x, cond=Guided(cond, PerStep(scales)), gradient=gradient)
+    assert_close([out, *torch.autograd.grad(out.square().sum(), inputs)], wanted, 1e-11)
+
+
+# toy
+# ------------------------------------------------------------------------------------------
+
+
+def test_a_float32_mixture_moves_to_float64():
+    """Full covariances, one of them singular: rounding to float32 leaves asymmetry and negative eigenvalues."""
+    a = torch.randn(5, 8, 8, dtype=torch.float32)
+    covs = a @ torch.diag_embed(torch.rand(5, 8, dtype=torch.float32)) @ a.mT
+    covs[0] = a[0, :, :2] @ a[0, :, :2].mT
+    covs = covs + 1e-7 * covs.abs().max() * torch.randn(5, 8, 8, dtype=torch.float32)
+    narrow = Mixture(torch.ones(5, dtype=torch.float32), torch.randn(5, 8, dtype=torch.float32), covs)
+    wide = narrow.to(torch.float64)
+    assert wide.means.dtype == torch.float64
+    assert torch.allclose(wide.covs, covs.double(), atol=1e-4 * float(covs.abs().max()))
+    x = torch.randn(6, 8, dtype=torch.float64)
+    assert torch.allclose(wide.denoise(x, 0.6, 0.8), narrow.denoise(x.float(), 0.6, 0.8).double(), atol=1e-3)
