@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...adjoint.cond import at_step, check_steps
-from ...adjoint.sampling import Callback
+from ...adjoint.watching import Callback
 from ...solvers import (
     DATA,
     FLOW,
@@ -24,6 +23,7 @@ from ...solvers import (
     convert,
 )
 from ...solvers.loop import converted, execute
+from ...solvers.per_step import at_step, check_steps
 from ...solvers.program import Program, prepare
 from .bookkeeping import CallRecord, Setting, Through
 from .context import Context
