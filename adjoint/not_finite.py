@@ -5,7 +5,7 @@ network 0 * NaN is NaN: in the gradient of a weight, which is a sum over the bat
 So the run is made again, with the lost samples taking no part in any network call.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,10 @@ from .rollout import Registers, Rollout
 from .transforms import bare, finite
 
 
-def lost(states: Mapping[Any, Tensor]) -> Tensor:
+def lost(*states: Tensor) -> Tensor:
     """(B,) whether a sample is not finite in any of `states` (B, ...)."""
-    return torch.stack([~value.detach().isfinite().flatten(1).all(1) for value in states.values()]).any(0)
+    rows = [state.detach().reshape(len(state), -1).isfinite().all(1) for state in states]
+    return ~torch.stack(rows).all(0)
 
 
 def blanked(state: Tensor, gone: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def named(gone: Tensor) -> str:
 
 def _which(state: Tensor) -> str:
     """for samples ...; nothing inside torch.func, where the batch axis may be another."""
-    return f" for {named(lost({'': state}))}" if bare(state) is state else ""
+    return f" for {named(lost(state))}" if bare(state) is state else ""
 
 
 def _zeroed(value: Any) -> Any:
@@ -112,7 +113,7 @@ class _Without(Model):
         if not finite(out):
             raise FloatingPointError(
                 f"keep_finite: got conditioning for which the network is not finite whatever the state, for "
-                f"{named(lost({'': out}))}, expected the cause in their states; leave them out of the batch"
+                f"{named(lost(out))}, expected the cause in their states; leave them out of the batch"
             )
         return torch.where(per_sample(self.gone, out), 0.0, out)
 

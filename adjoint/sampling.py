@@ -146,7 +146,7 @@ def _kept(
     strategy: Gradient | None, rollout: Rollout, registers: Registers, states: dict[int, Tensor]
 ) -> dict[int, Tensor]:
     """`states` with NaN for the samples that are not finite, and gradients as if these had not been there."""
-    gone = lost(states)
+    gone = lost(*states.values())
     if bool(gone.all()):
         raise not_finite(rollout, registers, states[END])
     warnings.warn(

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from ..solvers import Plan
-from ..solvers.loop import version
+from ..solvers.loop import writes_to
 from ..solvers.packing import AsIs, Packing, State
 
 Callback = Callable[[int, Any, State], None]
@@ -21,9 +21,10 @@ def show(callback: Callback, step: int, time: Any, state: Tensor, packing: Packi
         RuntimeError: where it wrote to the copy, as one does who means to change the run: nothing came of it.
     """
     copy = packing.unpack(state.detach().clone())
-    before = [version(leaf) for leaf in tree_leaves(copy)]
+    leaves = tree_leaves(copy)
+    before = [writes_to(leaf, leaf) for leaf in leaves]
     callback(step, time, copy)
-    if [version(leaf) for leaf in tree_leaves(copy)] != before:
+    if [writes_to(leaf, leaf) for leaf in leaves] != before:
         raise RuntimeError(
             f"callback: got a write to the state of step {step}, expected it read only: it is a copy, and the run "
             "does not see what is written; clone it, or change the run by controls or a guide"

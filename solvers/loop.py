@@ -44,27 +44,30 @@ def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None)
 
 
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
-    """The prediction a plan asked for: a x + b model(x, t).
+    """The prediction a plan asked for: a x + b model(x, t)."""
+    return converted(call, x, called(model, call, x, cond))
+
+
+def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
+    """model(x, t).
 
     Raises:
-        RuntimeError: a model that writes into x or t. Other registers, replays and the caller himself have the
-            same tensor.
+        RuntimeError: a model that writes into x or t, which other registers, replays and the caller share.
     """
-    before = version(x), version(call.t)
+    before = writes_to(x, call.t)
     out = model(x, call.t, cond)
-    if (version(x), version(call.t)) != before:
+    if writes_to(x, call.t) != before:
         raise RuntimeError(
-            f"network call {call.index} of step {call.step}: got a network that writes into its input "
-            f"{'x' if version(x) != before[0] else 't'} in place, expected it read only; let it work on x.clone(), "
-            "t.clone()"
+            f"network call {call.index} of step {call.step}: got a network that writes into its input x or t in "
+            "place, expected it to read them only; let it work on a clone"
         )
-    return converted(call, x, out)
+    return out
 
 
-def version(x: Tensor) -> int:
-    """How often x was written to; tensors made under inference_mode do not count that."""
+def writes_to(a: Tensor, b: Tensor) -> int:
+    """How many writes in place there have been to both; tensors made under inference_mode do not count them."""
     try:
-        return x._version
+        return a._version + b._version
     except RuntimeError:
         return 0
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...adjoint import Checkpoint, Gradient, sample
+from ...adjoint.not_finite import named
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.opening import packed_noise
@@ -105,8 +106,8 @@ def optimise(
         clip: greatest norm of a sample's gradient, all its variables together; shared variables have one
             norm.
         patience: stop after this many steps without the total falling by more than `tolerance`.
-        keep_finite: go on where some samples or their losses are not finite: these count for nothing until they
-            are, and are NaN in the Result if they never were.
+        keep_finite: go on where some samples or their losses are not finite: of these only the prior is descended
+            until they are, and they are NaN in the Result if they never were.
 
     Returns:
         A Result at the best point seen. Ctrl-C and a loss that is not finite end early with it; the latter
@@ -217,18 +218,21 @@ class _Run:
         value = self.loss(found)
         check_loss(value, len(found))
         rows = self.inputs.rows
-        value = value + self.priors(self.inputs.x, rows.get("noise"), rows.get("controls"))
-        loss = value.detach().clone()
+        penalty = self.priors(self.inputs.x, rows.get("noise"), rows.get("controls"))
+        loss = (value + penalty).detach()
         kept = loss.isfinite()
         if not bool(kept.all()):
             if not self.keep_finite or not bool(kept.any()):
-                raise FloatingPointError(f"loss: not finite at step {self.step}: got {loss.tolist()}")
+                raise FloatingPointError(
+                    f"loss: not finite at step {self.step} for {named(~kept)}: got {loss.tolist()}, expected finite "
+                    "values; mend the loss there, or let the others go on with keep_finite=True"
+                )
             loss, value = loss.masked_fill(~kept, torch.nan), torch.where(kept, value, 0.0)
             # inside the loss 0 * NaN is NaN, which must not come back into the sampler
             found.register_hook(lambda grad: torch.where(per_sample(kept, grad), grad, 0.0))
         self.losses.append(loss)
         self.best.offer(loss, self.variables)
-        self.set_gradients(torch.autograd.grad(value.sum(), self.variables, allow_unused=True))
+        self.set_gradients(torch.autograd.grad((value + penalty).sum(), self.variables, allow_unused=True))
         return loss
 
     def sampled(self, gradient: Gradient | None) -> Tensor:
