@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from .auto import Auto
 from .checkpoint import Checkpoint
 from .direct import Direct
-from .entering import Entering
+from .given import Given
 from .gradient import Gradient
 from .transforms import transform
 from .truncated import Truncated
 
 
-def chosen(gradient: Gradient | None, entering: Entering) -> Gradient | None:
+def chosen(gradient: Gradient | None, given: Given) -> Gradient | None:
     """The strategy of a run, None where it only samples.
 
     Raises:
@@ -28,18 +28,18 @@ def chosen(gradient: Gradient | None, entering: Entering) -> Gradient | None:
             "to sample only"
         )
     recording = torch.is_grad_enabled()
-    wanted = recording and any(tensor.requires_grad for tensor in entering.tensors())
+    wanted = recording and any(tensor.requires_grad for tensor in given.tensors())
     # a bare callable may capture tensors that nobody declared, a transform hides what it differentiates: the
     # run tells
-    declared = isinstance(getattr(entering.start.model, "network", None), nn.Module)
+    declared = isinstance(getattr(given.start.model, "network", None), nn.Module)
     opaque = bool(around) or recording and not declared
     if not (wanted or opaque or gradient.samples):
         if asked_for(gradient):
             raise nothing_requires_grad(gradient)
         return None
     if wanted and not opaque and isinstance(gradient, Truncated):
-        _check_truncated(gradient, entering)
-    if not len(entering.start.registers["x"]):
+        _check_truncated(gradient, given)
+    if not len(given.start.registers["x"]):
         return Direct()  # of no samples nothing need be kept, and each strategy's gradient is zero
     return Checkpoint() if isinstance(gradient, Auto) else gradient
 
@@ -68,9 +68,9 @@ def nothing_requires_grad(gradient: Gradient) -> ValueError:
     )
 
 
-def _check_truncated(gradient: Truncated, entering: Entering) -> None:
-    steps = entering.start.plan.steps
-    if gradient.last < steps and not any(tensor.requires_grad for tensor in entering.at_every_step()):
+def _check_truncated(gradient: Truncated, given: Given) -> None:
+    steps = given.start.plan.steps
+    if gradient.last < steps and not any(tensor.requires_grad for tensor in given.at_every_step()):
         raise ValueError(
             f"{gradient}: got only x that requires grad, expected something that enters the last "
             f"{gradient.last} of {steps} steps; truncation cuts x off: use Checkpoint() for it"

@@ -22,7 +22,7 @@ from .transforms import bare, finite
 
 def lost(*states: Tensor) -> Tensor:
     """(B,) whether a sample is not finite in any of `states` (B, ...)."""
-    rows = [state.detach().reshape(len(state), -1).isfinite().all(1) for state in states]
+    rows = [state.detach()[..., None].flatten(1).isfinite().all(1) for state in states]
     return ~torch.stack(rows).all(0)
 
 
@@ -54,7 +54,7 @@ def not_finite(rollout: Rollout, registers: Registers, out: Tensor) -> FloatingP
     """What to raise for the sample `out`. The run is made once more to say where it went wrong: the loop itself
     reads no flag from the device.
     """
-    quiet, which = rollout.quiet(), _which(out)
+    quiet, which = rollout.quiet(), _for_samples(out)
 
     def watched(call: Call, state: Tensor) -> Tensor:
         prediction = quiet.evaluate(call, state)
@@ -62,8 +62,8 @@ def not_finite(rollout: Rollout, registers: Registers, out: Tensor) -> FloatingP
             if not finite(tensor):
                 raise FloatingPointError(
                     f"NaN or infinity in the {what} step {call.step} (call {call.index}, t="
-                    f"{bare(call.t).flatten()[0].item():.6g}){_which(tensor)}; at the end{which or ' too'}: expected "
-                    "finite values; check the network there, its dtype, and the ends of the grid, or let the others "
+                    f"{bare(call.t).flatten()[0].item():.6g}){_for_samples(tensor)}; at the end{which or ' too'}: "
+                    "expected finite values; check the network there, its dtype, and the ends of the grid, or let the others "
                     "pass with keep_finite=True"
                 )
         return prediction
@@ -79,16 +79,16 @@ def not_finite(rollout: Rollout, registers: Registers, out: Tensor) -> FloatingP
     )
 
 
-def named(gone: Tensor) -> str:
+def which_samples(gone: Tensor) -> str:
     """The samples that are gone, as a message lists them: the first eight."""
     found = gone.nonzero().flatten().tolist()
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
     return f"samples {found[:8]}{more} of {len(gone)}"
 
 
-def _which(state: Tensor) -> str:
+def _for_samples(state: Tensor) -> str:
     """for samples ...; nothing inside torch.func, where the batch axis may be another."""
-    return f" for {named(lost(state))}" if bare(state) is state else ""
+    return f" for {which_samples(lost(state))}" if bare(state) is state else ""
 
 
 def _zeroed(value: Any) -> Any:
@@ -106,14 +106,13 @@ class _Without(Model):
     def __init__(self, model: Model, gone: Tensor, rows: Tensor) -> None:
         self.model, self.gone, self.rows = model, gone, rows
         self.process, self.prediction = model.process, model.prediction
-        self.network = getattr(model, "network", None)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         out = self.model(x.index_select(0, self.rows), t.index_select(0, self.rows), cond)
         if not finite(out):
             raise FloatingPointError(
                 f"keep_finite: got conditioning for which the network is not finite whatever the state, for "
-                f"{named(lost(out))}, expected the cause in their states; leave them out of the batch"
+                f"{which_samples(lost(out))}, expected the cause in their states; leave them out of the batch"
             )
         return torch.where(per_sample(self.gone, out), 0.0, out)
 

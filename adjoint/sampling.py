@@ -11,9 +11,9 @@ from ..solvers import Model, Noise, Plan
 from ..solvers.packing import State
 from .auto import Auto
 from .chosen import check_reached, chosen
-from .entering import Entering
+from .given import Given
 from .gradient import Gradient
-from .not_finite import blanked, lost, named, not_finite, without
+from .not_finite import blanked, lost, not_finite, which_samples, without
 from .rollout import Registers, Rollout
 from .transforms import finite, transform
 from .watching import Callback, Watcher
@@ -70,8 +70,8 @@ def sample(
 
     Cost: plan.nfe network calls, and the strategy's for the backward pass.
     """
-    entering = Entering.of(denoiser, plan, x, cond, noise, controls, coefficients)
-    return _run(entering, gradient, (), callback, progress, keep_finite)[0]
+    given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)
+    return _run(given, gradient, (), callback, progress, keep_finite)[0]
 
 
 def trajectory(
@@ -100,13 +100,13 @@ def trajectory(
     if not at or not all(0 <= k <= plan.steps for k in at):
         raise ValueError(f"at: got {list(at)}, expected nodes between 0 and {plan.steps}")
     inner = tuple(sorted({k for k in at if k < plan.steps}))
-    entering = Entering.of(denoiser, plan, x, cond, noise, controls, coefficients)
-    out, caught = _run(entering, gradient, inner, callback, progress, keep_finite)
+    given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)
+    out, caught = _run(given, gradient, inner, callback, progress, keep_finite)
     return [caught[k] if k < plan.steps else out for k in at]
 
 
 def _run(
-    entering: Entering,
+    given: Given,
     gradient: Gradient | None,
     at: tuple[int, ...],
     callback: Callback | None,
@@ -114,9 +114,9 @@ def _run(
     keep_finite: bool,
 ) -> tuple[State, dict[int, State]]:
     """The sample, and the states that the steps `at` open with."""
-    strategy, registers, packing = chosen(gradient, entering), entering.registers, entering.start.packing
-    with Watcher(entering.start.plan, callback, progress, packing) as watcher:
-        rollout = entering.rollout(watcher.opened, at)
+    strategy, registers, packing = chosen(gradient, given), given.registers, given.start.packing
+    with Watcher(given.start.plan, callback, progress, packing) as watcher:
+        rollout = given.rollout(watcher.opened, at)
         states = _states(strategy, rollout, registers)
         watcher.ended(states[END])
     check_reached(gradient, states[END])
@@ -150,8 +150,8 @@ def _kept(
     if bool(gone.all()):
         raise not_finite(rollout, registers, states[END])
     warnings.warn(
-        f"sample: not finite for {named(gone)}; these are NaN and give no gradient. Without keep_finite the error "
-        "names the step",
+        f"sample: not finite for {which_samples(gone)}; these are NaN and give no gradient. Without keep_finite the "
+        "error names the step",
         RuntimeWarning,
         stacklevel=4,
     )

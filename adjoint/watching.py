@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from ..solvers import Plan
-from ..solvers.loop import writes_to
+from ..solvers.loop import version
 from ..solvers.packing import AsIs, Packing, State
 
 Callback = Callable[[int, Any, State], None]
@@ -22,9 +22,9 @@ def show(callback: Callback, step: int, time: Any, state: Tensor, packing: Packi
     """
     copy = packing.unpack(state.detach().clone())
     leaves = tree_leaves(copy)
-    before = [writes_to(leaf, leaf) for leaf in leaves]
+    before = [version(leaf) for leaf in leaves]
     callback(step, time, copy)
-    if [writes_to(leaf, leaf) for leaf in leaves] != before:
+    if [version(leaf) for leaf in leaves] != before:
         raise RuntimeError(
             f"callback: got a write to the state of step {step}, expected it read only: it is a copy, and the run "
             "does not see what is written; clone it, or change the run by controls or a guide"

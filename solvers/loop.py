@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from .instructions import Apply
 from .model import Model
 from .noise import Noise
 from .opening import Opening
@@ -54,9 +55,16 @@ def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
     Raises:
         RuntimeError: a model that writes into x or t, which other registers, replays and the caller share.
     """
-    before = writes_to(x, call.t)
-    out = model(x, call.t, cond)
-    if writes_to(x, call.t) != before:
+    before = version(x) + version(call.t)
+    try:
+        out = model(x, call.t, cond)
+    except RuntimeError as error:
+        if "in-place operation" in str(error):  # autograd's own refusal, where x is a leaf of its graph
+            error.add_note(
+                f"network call {call.index} of step {call.step}: x and t are read only; write to a clone"
+            )
+        raise
+    if version(x) + version(call.t) != before:
         raise RuntimeError(
             f"network call {call.index} of step {call.step}: got a network that writes into its input x or t in "
             "place, expected it to read them only; let it work on a clone"
@@ -64,10 +72,10 @@ def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
     return out
 
 
-def writes_to(a: Tensor, b: Tensor) -> int:
-    """How many writes in place there have been to both; tensors made under inference_mode do not count them."""
+def version(x: Tensor) -> int:
+    """How many writes in place there have been to x; a tensor made under inference_mode does not count them."""
     try:
-        return a._version + b._version
+        return x._version
     except RuntimeError:
         return 0
 
@@ -92,7 +100,7 @@ def execute(
         evaluate: called with (call, state) for every Evaluate.
         before: called with (step, registers) when a step opens: controls, callbacks, progress.
     """
-    current = -1
+    current, name, latest, count = -1, "", None, 0
     for item in program.ops:
         if item.step != current:
             current = item.step
@@ -101,12 +109,33 @@ def execute(
         if isinstance(item, BoundCombine):
             registers[item.out] = total(item, registers, noise)
         elif isinstance(item, BoundEvaluate):
-            _write(registers, item.op.outs, evaluate(item.call, registers[item.op.src]))
+            out = evaluate(item.call, registers[item.op.src])
+            if registers.get(name) is latest is not None and version(latest) != count:
+                raise RuntimeError(
+                    f"network call {item.call.index} of step {item.step}: got a network that writes into its output of "
+                    "the call before, which the plan still reads, expected a tensor of its own each time; return a "
+                    "clone"
+                )
+            _write(registers, item.op.outs, out)
+            if isinstance(out, Tensor):
+                name, latest, count = item.op.outs[0], out, version(out)
         else:
-            _write(registers, item.op.outs, item.op.fn(*(registers[name] for name in item.op.srcs)))
+            _write(registers, item.op.outs, _applied(item.op, [registers[name] for name in item.op.srcs]))
         for name in item.dead:
             registers.pop(name, None)
     return registers
+
+
+def _applied(op: Apply, values: list[Tensor]) -> Any:
+    """What an Apply writes. Raises RuntimeError where its function writes into what it is given."""
+    before = [version(value) for value in values]
+    out = op.fn(*values)
+    if [version(value) for value in values] != before:
+        raise RuntimeError(
+            f"{op}: got a function that writes into its argument in place, expected it read only; let it work on a "
+            "clone, or use clamp for clamp_ and the like"
+        )
+    return out
 
 
 def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:

@@ -56,6 +56,16 @@ def check_state(x: Any, asker: str = "") -> None:
         )
 
 
+def only_state(plan: Plan, x: State, asker: str) -> State:
+    """The state that `plan` starts from. Raises ValueError where it starts from more registers than that."""
+    if plan.entry != ("x",):
+        raise ValueError(
+            f"{asker}: got {plan.name}, which starts from the registers {', '.join(plan.entry)}, expected a plan "
+            "that starts from a state; take the whole plan, or sample in a loop of your own"
+        )
+    return _named(plan, x)["x"]
+
+
 def _named(plan: Plan, x: State) -> dict[str, State]:
     """The registers that `plan` starts from, by name."""
     if isinstance(x, dict) and set(x) == set(plan.entry):

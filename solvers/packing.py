@@ -66,7 +66,7 @@ class AsIs(Packing):
 @dataclass(frozen=True)
 class Joint(Packing):
     """Leaves (B, ...) side by side in (B, D), in the order of their names, so that it does not matter how a
-    dict was filled. They share one device, and one dtype: the widest that any of them came in.
+    dict was filled. They share one device and, once packed, one dtype.
 
     Attributes:
         spec: of the tree.
@@ -81,7 +81,6 @@ class Joint(Packing):
     shapes: tuple[torch.Size, ...]
     order: tuple[int, ...]
     batch: int
-    dtype: torch.dtype
 
     @classmethod
     def of(cls, tree: State) -> "Joint":
@@ -106,25 +105,23 @@ class Joint(Packing):
                     f"x{name}: got a batch of {len(leaf)} on {leaf.device}, expected {len(leaves[0])} on "
                     f"{leaves[0].device} as x{names[0]}; give all leaves one batch and one device"
                 )
-        dtype = leaves[0].dtype
-        for leaf in leaves[1:]:
-            dtype = torch.promote_types(dtype, leaf.dtype)
         shapes = tuple([leaf.shape[1:] for leaf in leaves])
         order = tuple(sorted(range(len(names)), key=names.__getitem__))
-        return cls(spec, names, shapes, order, len(leaves[0]), dtype)
+        return cls(spec, names, shapes, order, len(leaves[0]))
 
     def pack(self, tree: State, what: str = "x", lead: int = 0) -> Tensor:
         leaves = self._leaves(tree, what)
         for name, shape, leaf in zip(self.names, self.shapes, leaves, strict=True):
-            want = (self.batch, *shape)
-            if not isinstance(leaf, Tensor) or leaf.ndim < lead or leaf.shape[lead:] != want:
+            fits = isinstance(leaf, Tensor) and leaf.shape[lead:] == (self.batch, *shape)
+            if not fits or leaf.shape[:lead] != leaves[0].shape[:lead]:
                 got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
-                axes = f"{lead} axes before " if lead else ""
-                raise ValueError(f"{what}{name}: got {got}, expected {axes}{want} as x{name}")
+                axes = [*leaves[0].shape[:lead]] if fits else ["K"] * lead
+                want = ", ".join(map(str, (*axes, self.batch, *shape)))
+                raise ValueError(f"{what}{name}: got {got}, expected ({want}), shaped as x{name}")
         rows = [
             leaves[k].reshape(*leaves[k].shape[: lead + 1], math.prod(self.shapes[k])) for k in self.order
         ]
-        return torch.cat(rows, lead + 1)
+        return torch.cat(rows, lead + 1)  # in the widest of their dtypes
 
     def unpack(self, packed: Tensor, lead: int = 0) -> State:
         leaves: list[Tensor] = [packed] * len(self.order)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...adjoint.not_finite import blanked, lost, named
+from ...adjoint.not_finite import blanked, lost, which_samples
 from ...adjoint.watching import Callback, show
 from ...solvers import (
     DATA,
@@ -132,7 +132,9 @@ def steer(
     if callback is not None:
         show(callback, plan.steps, plan.times[-1], x)
     if keep_finite and bool((gone := lost(x)).any()):
-        warnings.warn(f"steer: not finite for {named(gone)}; these are NaN", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"steer: not finite for {which_samples(gone)}; these are NaN", RuntimeWarning, stacklevel=2
+        )
         x = blanked(x, gone)
     return Steered(
         sample=x,
@@ -293,7 +295,7 @@ def _finite(step: int, plan: Plan, loss: Tensor | None, x: Tensor) -> None:
     for what, value in (("loss", loss), ("state", x)):
         if value is not None and not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(
-                f"{what}: not finite at step {step} (t={plan.times[step]}) for {named(lost(value))}, expected "
+                f"{what}: not finite at step {step} (t={plan.times[step]}) for {which_samples(lost(value))}, expected "
                 "finite values; lower the guide's scale, choose a policy that normalises, check the network there, "
                 "or let the others go on with keep_finite=True"
             )

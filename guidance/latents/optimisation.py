@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...adjoint import Checkpoint, Gradient, sample
-from ...adjoint.not_finite import named
+from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
-from ...solvers.opening import packed_noise
+from ...solvers.opening import only_state, packed_noise
 from ...solvers.packing import State, packing_of
 from ..loss import Loss, check_loss
 from .priors import Prior, Priors
@@ -118,11 +118,7 @@ def optimise(
     """
     if steps < 1:
         raise ValueError(f"optimise: got steps={steps}, expected at least 1")
-    if plan.entry != ("x",):
-        raise ValueError(
-            f"optimise: got {plan.name}, which starts from the registers {', '.join(plan.entry)}, expected a plan "
-            "that starts from a state; take the whole plan, or sample and descend in a loop of your own"
-        )
+    x = only_state(plan, x, "optimise")
     form, given = packing_of(x), noise
     denoiser, plan, x, noise = form.model(denoiser), form.plan(plan), form.pack(x), packed_noise(noise, form)
     controls = None if controls is None else form.pack(controls, "controls", lead=1)
@@ -224,8 +220,8 @@ class _Run:
         if not bool(kept.all()):
             if not self.keep_finite or not bool(kept.any()):
                 raise FloatingPointError(
-                    f"loss: not finite at step {self.step} for {named(~kept)}: got {loss.tolist()}, expected finite "
-                    "values; mend the loss there, or let the others go on with keep_finite=True"
+                    f"loss: not finite at step {self.step} for {which_samples(~kept)}: got {loss.tolist()}, "
+                    "expected finite values; mend the loss there, or let the others go on with keep_finite=True"
                 )
             loss, value = loss.masked_fill(~kept, torch.nan), torch.where(kept, value, 0.0)
             # inside the loss 0 * NaN is NaN, which must not come back into the sampler

@@ -10,10 +10,12 @@ from pullback.guidance import optimise
 from pullback.solvers import (
     BDIA,
     DATA,
+    DDIM,
     DDPM,
     Addressed,
     Denoiser,
     DPMSolverPP,
+    OnData,
     UniformT,
     advance,
     encode,
@@ -39,8 +41,10 @@ def test_a_network_that_writes_into_its_input_is_named(writes, strategy):
     weight = torch.ones(1, 3, requires_grad=strategy is not None)
     model = Denoiser(lambda x, t: writes(x, t) * weight, PROCESS, DATA)
     words = r"network call 0 of step 0: got a network that writes into its input.*clone|in-place operation"
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(RuntimeError, match=words) as caught:
         sample(model, plan_for(strategy), torch.randn(1, 3), gradient=strategy)
+    said = [str(caught.value), *getattr(caught.value, "__notes__", [])]
+    assert "network call 0 of step 0" in said[-1]
 
 
 def test_outside_sample_too():
@@ -151,3 +155,30 @@ def test_a_run_under_no_grad_is_told_so():
     x = torch.ones(1, 3, requires_grad=True)
     with torch.no_grad(), pytest.raises(ValueError, match="got a run under torch.no_grad"):
         sample(Denoiser(network(), PROCESS, DATA), PLAN, x, gradient=Checkpoint())
+
+
+@pytest.mark.parametrize("strategy", [None, Direct(), Checkpoint()], ids=str)
+def test_a_network_that_uses_one_tensor_for_all_its_outputs(strategy):
+    """Harmless where each is read at once; named where a plan of several steps still needs the one before."""
+    out, x = torch.zeros(2, 3), torch.randn(2, 3, requires_grad=True)
+
+    def reused(x, t):
+        with torch.no_grad():
+            return out.copy_(torch.tanh(x))
+
+    def fresh(x, t):
+        return torch.tanh(x.detach())
+
+    single = DDIM().plan(PROCESS, GRID)
+    got, want = (sample(Denoiser(f, PROCESS, DATA), single, x, gradient=strategy) for f in (reused, fresh))
+    assert torch.equal(got, want)
+    with pytest.raises(
+        RuntimeError, match="network call 1 of step 1: got a network that writes into its output"
+    ):
+        sample(Denoiser(reused, PROCESS, DATA), PLAN, x, gradient=strategy)
+
+
+def test_a_function_on_the_prediction_that_writes_in_place_is_named():
+    plan = OnData(DDIM(), lambda data: data.clamp_(-0.5, 0.5)).plan(PROCESS, GRID)
+    with pytest.raises(RuntimeError, match="D0 <- .* writes into its argument in place"):
+        run(TANH, plan, torch.randn(2, 3))

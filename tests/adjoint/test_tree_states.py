@@ -34,7 +34,6 @@ from pullback.solvers import (
     recover_noise,
     run,
 )
-from pullback.solvers.packing import Joint
 
 GRID = UniformT(4, start=0.9, end=0.05)
 SHAPES = {"video": (2, 2), "audio": (3,), "tempo": ()}  # of one sample
@@ -320,7 +319,8 @@ def test_batch_mates_and_half_precision():
     assert {*seen, *(leaf.dtype for leaf in done)} == {torch.float32}
     done[0].sum().backward()
     assert halves[0].grad is not None and halves[0].grad.dtype == torch.float16
-    assert Joint.of([torch.zeros(1, 1).float(), torch.zeros(1).double()]).dtype == torch.float64
+    mixed = run(Denoiser(spy, PROCESS, DATA), PLAN, [torch.zeros(1, 1).float(), torch.zeros(1).double()])
+    assert {leaf.dtype for leaf in mixed} == {torch.float64}
 
 
 PLAN, NOISY = DDIM().plan(PROCESS, GRID), DDPM().plan(PROCESS, GRID)
@@ -376,7 +376,16 @@ def returning(change):
                 PAIR,
                 controls={"a": torch.zeros(2, 3), "b": torch.zeros(4, 2, 1)},
             ),
-            r"controls\['a'\]: got \(2, 3\), expected 1 axes before \(2, 3\)",
+            r"controls\['a'\]: got \(2, 3\), expected \(K, 2, 3\), shaped as x\['a'\]",
+        ),
+        (
+            lambda: run(
+                returning(lambda x: x),
+                NOISY,
+                PAIR,
+                noise={k: torch.zeros(n, 2, n) for k, n in (("a", 3), ("b", 1))},
+            ),
+            r"noise\['b'\]: got \(1, 2, 1\), expected \(3, 2, 1\)",
         ),
         (
             lambda: run(returning(lambda x: x), BDIA().plan(PROCESS, GRID).inverse(), PAIR),

@@ -1,4 +1,4 @@
-"""Entering: everything that goes into a run, checked, as strategies take it."""
+"""Given: everything that goes into a run, checked, as strategies take it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from .rollout import Registers, Rollout, Watch
 
 
 @dataclass(frozen=True, eq=False)
-class Entering:
+class Given:
     """What a run is made of. States are packed, and carried in float32 at least.
 
     Attributes:
@@ -46,7 +46,7 @@ class Entering:
         noise: Noise | State | None,
         controls: State | None,
         coefficients: Tensor | None,
-    ) -> "Entering":
+    ) -> "Given":
         """Raises ValueError for what does not fit the plan, the state or the batch."""
         start = _widened(Opening.of(denoiser, plan, x, noise))
         cond = tree_map(lambda leaf: leaf, cond)
