@@ -63,8 +63,8 @@ def not_finite(rollout: Rollout, registers: Registers, out: Tensor) -> FloatingP
                 raise FloatingPointError(
                     f"NaN or infinity in the {what} step {call.step} (call {call.index}, t="
                     f"{bare(call.t).flatten()[0].item():.6g}){_for_samples(tensor)}; at the end{which or ' too'}: "
-                    "expected finite values; check the network there, its dtype, and the ends of the grid, or let the others "
-                    "pass with keep_finite=True"
+                    "expected finite values; check the network there, its dtype, and the ends of the grid, or let the "
+                    "others pass with keep_finite=True"
                 )
         return prediction
 

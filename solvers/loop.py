@@ -100,7 +100,8 @@ def execute(
         evaluate: called with (call, state) for every Evaluate.
         before: called with (step, registers) when a step opens: controls, callbacks, progress.
     """
-    current, name, latest, count = -1, "", None, 0
+    current = -1
+    name, latest, count = "", None, 0  # the last prediction, and how often it had been written to
     for item in program.ops:
         if item.step != current:
             current = item.step
@@ -110,7 +111,7 @@ def execute(
             registers[item.out] = total(item, registers, noise)
         elif isinstance(item, BoundEvaluate):
             out = evaluate(item.call, registers[item.op.src])
-            if registers.get(name) is latest is not None and version(latest) != count:
+            if latest is not None and registers.get(name) is latest and version(latest) != count:
                 raise RuntimeError(
                     f"network call {item.call.index} of step {item.step}: got a network that writes into its output of "
                     "the call before, which the plan still reads, expected a tensor of its own each time; return a "

@@ -37,7 +37,8 @@ class Denoiser(Model):
     """Wraps any `nn.Module` or callable `network(x, t)` or, where cond is given, `network(x, t, cond)`.
 
     Args:
-        network: returns a tensor of x's shape. Its output is cast to the state's dtype.
+        network: returns a tensor of x's shape, or for a joint state the same nesting. Its output is cast to the
+            state's dtype.
         process: whose time t the network expects, as a (B,) tensor in the state's dtype.
         prediction: NOISE, DATA, V, FLOW or SCORE.
         dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's.
@@ -45,7 +46,7 @@ class Denoiser(Model):
 
     def __init__(
         self,
-        network: Callable[..., Tensor],
+        network: Callable[..., Any],
         process: object,
         prediction: object,
         dtype: torch.dtype | None = None,

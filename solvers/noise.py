@@ -116,6 +116,11 @@ class GivenNoise(Noise):
     values: State
 
     def check(self, slots: int, like: Tensor) -> None:
+        if not isinstance(self.values, Tensor):
+            raise ValueError(
+                f"noise: got {type(self.values).__name__} of draws inside another source, expected a tensor there; "
+                "hand draws in a joint state's form to the run itself"
+            )
         if (
             self.values.ndim != like.ndim + 1
             or len(self.values) < slots

@@ -47,7 +47,7 @@ class Result:
 
     sample: State
     x: State
-    noise: Noise | State | None
+    noise: Any
     cond: Any
     controls: State | None
     loss: Tensor

@@ -103,7 +103,7 @@ def test_along_the_way_in_trees_under_guidance_and_with_coefficients():
         if tree:
             model = Denoiser(lambda v, t, c: {"x": net(v["x"], t, c), "y": v["y"]}, PROCESS, DATA)
         guided = ClassifierFree(model, scale[rows], null=0.0)
-        own = coefficients(plan, guided).requires_grad_() if not tree else None
+        own = None if tree else coefficients(plan, guided).requires_grad_()
         start = {"x": x[rows], "y": torch.ones(len(rows), 1)} if tree else x[rows]
         states = trajectory(guided, plan, start, [1, 4], cond=torch.tensor(0.5), coefficients=own, **options)
         leaves = [state["x"] if tree else state for state in states]

@@ -1,12 +1,26 @@
 """States of several tensors: every exact strategy against a plain loop that keeps each leaf apart."""
 
+import gc
+from typing import Any, cast
+
 import pytest
 import torch
 from problems import PROCESS
 from strategies import EXACT, close
 from torch import nn
 
-from pullback.adjoint import AdjointDEIS, Continuous, Direct, PerStep, Truncated, audit, sample, trajectory
+from pullback.adjoint import (
+    AdjointDEIS,
+    Checkpoint,
+    Continuous,
+    Direct,
+    Mechanism,
+    PerStep,
+    Truncated,
+    audit,
+    sample,
+    trajectory,
+)
 from pullback.guidance import Over, optimise
 from pullback.guidance.latents.priors import NormPrior, Priors
 from pullback.solvers import (
@@ -78,7 +92,7 @@ def plainly(plan, net, x, cond, noise, controls, last=None):
         for op in plan.step(step):
             if isinstance(op, Evaluate):
                 state = registers[op.src]
-                found = flat(net(unflat(state), torch.full((2,), op.t), cond.values[step]))
+                found = flat(net(unflat(state), torch.full((2,), cast(float, op.t)), cond.values[step]))
                 t = torch.tensor(op.t)
                 registers[op.outs[0]] = [
                     convert(out, leaf, DATA, op.want, PROCESS, t)
@@ -147,7 +161,7 @@ class Oscillator(Model):
     def __init__(self):
         self.gain = torch.tensor(0.3, requires_grad=True)
 
-    def __call__(self, x, t, cond=None):
+    def __call__(self, x, t, cond=None) -> Any:
         q, p = x
         return q.cos() - self.gain * p, p + self.gain * q.sin()
 
@@ -271,7 +285,7 @@ def test_optimise_over_a_tree_is_optimise_over_its_leaves_side_by_side():
     def loss(out):
         return (out["a"] - 1).square().sum(1) + out["b"].square().sum((1, 2))
 
-    settings = dict(
+    settings: dict[str, Any] = dict(
         over=Over(x=True, noise=True, controls=True), steps=4, clip=0.5, progress=False,
         prior=Priors(x=NormPrior(0.1), controls=NormPrior(1.0)), noise=Addressed(2),
     )  # fmt: skip
@@ -321,6 +335,36 @@ def test_batch_mates_and_half_precision():
     assert halves[0].grad is not None and halves[0].grad.dtype == torch.float16
     mixed = run(Denoiser(spy, PROCESS, DATA), PLAN, [torch.zeros(1, 1).float(), torch.zeros(1).double()])
     assert {leaf.dtype for leaf in mixed} == {torch.float64}
+
+
+def live():
+    gc.collect()
+    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.filterwarnings("ignore:sample. not finite")
+@pytest.mark.parametrize(
+    "strategy", [Direct(), Checkpoint(), Checkpoint(mechanism=Mechanism.REGION)], ids=str
+)
+def test_nothing_of_a_run_outlives_it(strategy):
+    """Joint states along the way, a callback, a sample set aside; differentiated and not."""
+    net, plan, cond = Film(), SDEDPMSolverPP(2).plan(PROCESS, GRID), torch.zeros(6, requires_grad=True)
+    counts = []
+    for k in range(8):
+        x = film(2)
+        with torch.no_grad():
+            x["video"][0] = torch.nan if k % 2 else 0.0
+        states = trajectory(
+            Denoiser(net, PROCESS, DATA), plan, x, [1, 2, 4], cond=cond, noise=Addressed(k), gradient=strategy,
+            callback=lambda k, t, state: None, keep_finite=True,
+        )  # fmt: skip
+        if k < 6:
+            torch.stack([state["video"][1].sum() for state in states]).sum().backward()
+        del x, states
+        net.zero_grad()
+        cond.grad = None
+        counts.append(live())
+    assert len(set(counts[2:])) == 1, counts
 
 
 PLAN, NOISY = DDIM().plan(PROCESS, GRID), DDPM().plan(PROCESS, GRID)
