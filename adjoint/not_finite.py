@@ -34,15 +34,15 @@ def blanked(state: Tensor, gone: Tensor) -> Tensor:
 def without(rollout: Rollout, registers: Registers, gone: Tensor) -> tuple[Rollout, Registers]:
     """The run once more, unwatched, in which the samples that are `gone` are finite and meet no network.
 
-    They start as copies of a batch mate, and in every network call a batch mate's state stands in for theirs;
-    their predictions are 0. What else was given for them and is not finite is 0.
+    They start as copies of a batch mate, and in every network call the batch mate's state stands in for theirs. What
+    else was given for them and is not finite is 0.
     """
     mate = int((~gone).int().argmax())
     rows = torch.where(gone, mate, torch.arange(len(gone), device=gone.device))
     noise = rollout.noise
     again = replace(
         rollout.quiet(),
-        model=_Without(rollout.model, gone, rows),
+        model=_Without(rollout.model, rows),
         cond=tree_map(_zeroed, rollout.cond),
         noise=GivenNoise(_zeroed(noise.values)) if isinstance(noise, GivenNoise) else noise,
         controls=_zeroed(rollout.controls),
@@ -101,10 +101,10 @@ def _zeroed(value: Any) -> Any:
 
 
 class _Without(Model):
-    """A model that the samples which are `gone` do not meet: `rows` of the batch are called in their place."""
+    """A model that is called on `rows` of the batch, whatever the others hold."""
 
-    def __init__(self, model: Model, gone: Tensor, rows: Tensor) -> None:
-        self.model, self.gone, self.rows = model, gone, rows
+    def __init__(self, model: Model, rows: Tensor) -> None:
+        self.model, self.rows = model, rows
         self.process, self.prediction = model.process, model.prediction
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -114,7 +114,7 @@ class _Without(Model):
                 f"keep_finite: got conditioning for which the network is not finite whatever the state, for "
                 f"{which_samples(lost(out))}, expected the cause in their states; leave them out of the batch"
             )
-        return torch.where(per_sample(self.gone, out), 0.0, out)
+        return out
 
     def parameters(self) -> Iterator[Tensor]:
         return self.model.parameters()

@@ -109,43 +109,46 @@ def test_along_the_way_in_trees_under_guidance_and_with_coefficients():
         leaves = [state["x"] if tree else state for state in states]
         kept = [k for k, row in enumerate(rows) if row in good]
         total = torch.stack([leaf[kept].square().sum() for leaf in leaves]).sum()
-        return [
-            *(leaf[kept] for leaf in leaves),
-            *torch.autograd.grad(total, [*net.parameters(), scale, *([] if tree else [own])]),
-        ]
+        wanted = [*net.parameters(), scale, *([] if own is None else [own])]
+        return [*(leaf[kept] for leaf in leaves), *torch.autograd.grad(total, wanted)]
 
     for tree in (False, True):
         close(grads([0, 1, 2, 3], tree, keep_finite=True), grads(good, tree))
 
 
 @pytest.mark.filterwarnings("ignore:sample. not finite")
-@pytest.mark.parametrize("where", ["x", "noise", "controls", "cond", "per step", "nothing"])
+@pytest.mark.parametrize("where", ["x", "noise", "controls", "cond", "scale", "overflow", "nothing"])
 def test_whatever_the_cause(where):
-    """NaN in what was given for one sample; `nothing`: no sample is lost, and it is the run without the option."""
+    """NaN in what was given for one sample, or a finite scale that makes it overflow step by step; `nothing`: no
+    sample is lost, and it is the run without the option. The plan's coefficients too are shared by the batch.
+    """
     torch.manual_seed(0)
     plan, net = DDPM().plan(PROCESS, GRID), Network()
-    given = dict(
-        x=torch.randn(3, 3), noise=torch.randn(4, 3, 3), controls=torch.randn(4, 3, 3), cond=torch.randn(3, 3)
-    )
-    steps = torch.randn(4, 3, 3)
-    for name, value in (*given.items(), ("per step", steps)):
-        if name == where:
-            value.select(0 if name in ("x", "cond") else 1, 1).fill_(torch.nan)
+    given = {name: torch.randn(4, 3, 3) for name in ("noise", "controls", "scale")}
+    given |= {name: torch.randn(1, 3, 3) for name in ("x", "cond")}
+    if where in given:
+        given[where][:, 1] = torch.nan
+    if where == "overflow":
+        given["cond"][:, 1] = 1e200
     rows = [0, 1, 2] if where == "nothing" else [0, 2]
 
     def grads(rows, **options):
-        x, noise, controls, cond = (
-            given["x"][rows],
-            given["noise"][:, rows],
-            given["controls"][:, rows],
-            given["cond"][rows],
-        )
-        full = {"scale": PerStep(steps[:, rows]), "shifts": (cond,)}
+        own = {name: value[:, rows] for name, value in given.items()}
+        model = Denoiser(net, PROCESS, DATA)
+        numbers = coefficients(plan, model).requires_grad_()
         out = sample(
-            Denoiser(net, PROCESS, DATA), plan, x, cond=full, noise=noise, controls=controls, **options
+            model,
+            plan,
+            own["x"][0],
+            cond={"scale": PerStep(own["scale"]), "shifts": (own["cond"][0],)},
+            noise=own["noise"],
+            controls=own["controls"],
+            coefficients=numbers,
+            **options,
         )
         kept = out[~out.isnan().any(1)]
-        return [kept, *torch.autograd.grad(kept.square().sum(), [net.captured, *net.body.parameters()])]
+        wanted = [net.captured, numbers, *net.body.parameters()]
+        return [kept, *torch.autograd.grad(kept.square().sum(), wanted)]
 
     close(grads([0, 1, 2], keep_finite=True), grads(rows))
 
