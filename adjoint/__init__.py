@@ -1,11 +1,11 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
+from ..solvers.per_step import PerStep
 from . import bridges, continuous
 from .auditing import Audit, audit
 from .auto import Auto
 from .bridges import *
 from .checkpoint import Checkpoint, Mechanism
-from .cond import PerStep
 from .continuous import *
 from .direct import Direct
 from .gradient import Gradient

@@ -10,8 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from ..solvers import Model, Noise, Plan
 from ..solvers.kinds import check_kind, described
+from ..solvers.opening import check_state
+from ..solvers.per_step import PerStep
 from .auto import Auto
-from .cond import PerStep
 from .gradient import Gradient
 from .transforms import transform
 
@@ -42,7 +43,7 @@ def check_arguments(
             f"noise: got {described(noise)} for {plan.name}, which draws none, expected noise=None; leave it out, or "
             "take a stochastic method such as DDPM()",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     for name, value in (("controls", controls), ("coefficients", coefficients)):
         if value is not None:
@@ -104,15 +105,6 @@ def check_gradient(gradient: object) -> None:
         raise ValueError(
             f"gradient={gradient}: got a call under no_grad, expected grad mode; leave torch.no_grad() for it, or "
             "pass gradient=None to sample only"
-        )
-
-
-def check_state(x: Tensor) -> None:
-    """Raise ValueError unless x is a floating point (B, ...)."""
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(
-            f"x: got shape {tuple(x.shape)} of {x.dtype}, expected a floating point (B, ...) state with a batch axis; "
-            f"pass {'x[None]' if x.is_floating_point() else 'x.float(), scaled to the range of the data'}"
         )
 
 

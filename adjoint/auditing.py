@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ..solvers import Model, Noise, Plan
 from ..solvers.kinds import check_kind, described
 from .arguments import check_arguments, check_plan
+from ..solvers.packing import State
 from .cond import leaves
 from .direct import Direct
 from .gradient import Gradient
@@ -87,13 +88,13 @@ class Audit:
 def audit(
     denoiser: Model,
     plan: Plan,
-    x: Tensor,
-    loss: Callable[[Tensor], Tensor],
+    x: State | dict[str, State],
+    loss: Callable[[State], Tensor],
     strategies: Mapping[str, Gradient | tuple[Gradient, Plan]],
     *,
     cond: Any = None,
-    noise: Noise | Tensor | None = None,
-    controls: Tensor | None = None,
+    noise: Noise | State | None = None,
+    controls: State | None = None,
     reference: Gradient | None = None,
     repeats: int = 3,
 ) -> Audit:
@@ -116,7 +117,7 @@ def audit(
     exact = reference or Direct()
     inputs = [
         value
-        for value in (x, *leaves(cond), controls, noise, *denoiser.parameters())
+        for value in (*tree_leaves((x, controls, noise)), *leaves(cond), *denoiser.parameters())
         if isinstance(value, Tensor) and value.requires_grad
     ]
     if not inputs:
@@ -143,14 +144,14 @@ def audit(
             )
 
         gradient = once()
-        calls = counted.calls
+        calls = len(counted.calls)
         truth = gradient if truth is None else truth
         seconds = []
         for _ in range(repeats):
             began = time.perf_counter()
             once()
             seconds.append(time.perf_counter() - began)
-        with _Peak(x.device) as memory:
+        with _Peak(inputs[0].device) as memory:
             once()
         size, norm = float(truth.norm()), float(gradient.norm())
         rows.append(
@@ -186,11 +187,12 @@ class _Counted(Model):
     """A model that counts its calls."""
 
     def __init__(self, inner: Model) -> None:
-        self.inner, self.process, self.prediction, self.calls = inner, inner.process, inner.prediction, 0
+        self.inner, self.process, self.prediction = inner, inner.process, inner.prediction
+        self.calls: list[int] = []  # grows by one each: copies of this model count here too
         self.network = getattr(inner, "network", None)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        self.calls += 1
+        self.calls.append(1)
         return self.inner(x, t, cond)
 
     def parameters(self):

@@ -5,14 +5,9 @@ from itertools import count
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
-
-@dataclass(frozen=True)
-class PerStep:
-    """One value per step: `values` (N, ...); step k sees values[k]."""
-
-    values: Tensor
+from ..solvers.per_step import PerStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,23 +29,6 @@ def leaves(cond: Any) -> list[Tensor]:
     """All tensors in `cond`."""
     found = (leaf.values if isinstance(leaf, PerStep) else leaf for leaf in tree_leaves(cond))
     return [leaf for leaf in found if isinstance(leaf, Tensor)]
-
-
-def check_steps(cond: Any, steps: int) -> bool:
-    """Whether any leaf is PerStep; each must have one value for each of the plan's steps."""
-    scheduled = [leaf for leaf in tree_leaves(cond) if isinstance(leaf, PerStep)]
-    for leaf in scheduled:
-        if len(leaf.values) != steps:
-            raise ValueError(
-                f"cond: got PerStep with {len(leaf.values)} values, expected {steps}, one for each step of "
-                "the plan; its values are (N, ...)"
-            )
-    return bool(scheduled)
-
-
-def at_step(cond: Any, step: int) -> Any:
-    """`cond` as step `step` sees it."""
-    return tree_map_only(PerStep, lambda leaf: leaf.values[step], cond)
 
 
 def aliased(cond: Any, step: int) -> tuple[Any, list[Alias]]:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..solvers import Call, GivenNoise, Model, Noise
 from ..solvers.loop import execute, predict
+from ..solvers.per_step import at_step
 from ..solvers.program import Evaluator, Program
-from .cond import at_step, leaves
+from .cond import leaves
 from .parameters import parameters
 
 Registers = dict[str, Tensor]  # what a plan's instructions work on, by name; "x" is the state

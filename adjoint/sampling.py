@@ -1,66 +1,68 @@
 """`sample`: from noise to sample, with gradients that reach everything that went in."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
-from tqdm.auto import tqdm
 
-from ..solvers import Call, GivenNoise, Model, Noise, Plan
-from ..solvers import coefficients as numbers_of
-from ..solvers.coefficient_tensor import bound
-from ..solvers.loop import entry
-from ..solvers.program import prepare
+from ..solvers import Model, Noise, Plan
+from ..solvers.packing import State
 from .arguments import check_arguments, check_nodes
 from .auto import Auto
-from .checkpoint import Checkpoint
-from .cond import check_steps, leaves
-from .direct import Direct
+from .chosen import check_reached, chosen
+from .given import Given
 from .gradient import Gradient
-from .rollout import Rollout
-from .transforms import bare, finite, transform
-from .truncated import Truncated
+from .not_finite import blanked, lost, not_finite, which_samples, without
+from .rollout import Registers, Rollout
+from .transforms import finite, transform
+from .watching import Callback, Watcher
 
-Callback = Callable[[int, Any, Tensor], None]
+END = -1  # the node of the sample, among those of the states that are caught
 
 
 def sample(
     denoiser: Model,
     plan: Plan,
-    x: Tensor | dict[str, Tensor],
+    x: State | dict[str, State],
     *,
     cond: Any = None,
-    noise: Noise | Tensor | None = None,
-    controls: Tensor | None = None,
+    noise: Noise | State | None = None,
+    controls: State | None = None,
     coefficients: Tensor | None = None,
     gradient: Gradient | None = Auto(),
     callback: Callback | None = None,
     progress: bool = False,
-) -> Tensor:
+    keep_finite: bool = False,
+) -> State:
     """Run `plan` from state x and return the sample; `loss(sample).backward()` reaches every tensor that went in.
 
     Args:
         denoiser: network + process + prediction; its process must be the plan's.
         plan: from `method.plan(denoiser.process, grid)`.
-        x: (B, ...) state at the plan's first time, or the registers that `plan.inverse()` starts from. Half
-            precision is carried as float32.
+        x: (B, ...) state at the plan's first time, or any nesting of dicts, lists and tuples of such tensors,
+            which the network then sees and returns. A dict with exactly the names of `plan.entry` is the
+            registers that an inverse, or the rest of a split plan, starts from. All leaves are carried in the
+            widest of their dtypes, float32 at least.
         cond: what the network takes as third argument: nested dicts, lists and tuples of tensors;
             `PerStep(values)` gives step k values[k].
-        noise: for stochastic plans: `Addressed(seed)`, or a tensor (slots, B, ...) that receives its
-            gradient.
-        controls: (N, B, ...) added to the state at the start of each step: x_k <- x_k + controls[k].
+        noise: for stochastic plans: `Addressed(seed)`, or draws (slots, B, ...) in the form of x, which receive
+            their gradient.
+        controls: (N, B, ...) in the form of x, added to the state at the start of each step: x_k <- x_k +
+            controls[k].
         coefficients: (K,) the plan's numbers as `solvers.coefficients` lists them, in place of its own: they
             receive their gradient (by regions under `Checkpoint`); `solvers.compiled` makes them functions of
             times or parameters.
         gradient: a strategy; by default `Checkpoint()` where something requires grad; None samples under
             no_grad.
-        callback: called with (k, t_k, x_k detached) for k = 0 .. N.
+        callback: called with (k, t_k, a copy of x_k) for k = 0 .. N.
         progress: show a progress bar over the steps.
+        keep_finite: where some samples are not finite, return NaN for these, warn, and let the others and their
+            gradients be what they are without them; for one run more.
 
     Returns:
-        (B, ...) in x's dtype, float32 at least.
+        (B, ...), in the form of x.
 
     Raises:
         ValueError: anything that does not fit, before the first network call: process, batch, noise,
@@ -69,23 +71,27 @@ def sample(
 
     Cost: plan.nfe network calls, and the strategy's for the backward pass.
     """
-    return _run(denoiser, plan, x, (), cond, noise, controls, coefficients, gradient, callback, progress)[0]
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
+                    gradient=gradient, callback=callback)  # fmt: skip
+    given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)
+    return _run(given, gradient, (), callback, progress, keep_finite)[0]
 
 
 def trajectory(
     denoiser: Model,
     plan: Plan,
-    x: Tensor | dict[str, Tensor],
+    x: State | dict[str, State],
     at: Sequence[int],
     *,
     cond: Any = None,
-    noise: Noise | Tensor | None = None,
-    controls: Tensor | None = None,
+    noise: Noise | State | None = None,
+    controls: State | None = None,
     coefficients: Tensor | None = None,
     gradient: Gradient | None = Auto(),
     callback: Callback | None = None,
     progress: bool = False,
-) -> list[Tensor]:
+    keep_finite: bool = False,
+) -> list[State]:
     """As `sample`, for losses on states along the way: the states at nodes `at`, 0 (x itself) to N (the sample).
 
     Each is the state before the control of its step, with gradients under every strategy; a continuous
@@ -96,169 +102,64 @@ def trajectory(
     """
     check_nodes(plan, at)
     inner = tuple(sorted({k for k in at if k < plan.steps}))
-    out, caught = _run(
-        denoiser, plan, x, inner, cond, noise, controls, coefficients, gradient, callback, progress
-    )
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
+                    gradient=gradient, callback=callback)  # fmt: skip
+    given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)
+    out, caught = _run(given, gradient, inner, callback, progress, keep_finite)
     return [caught[k] if k < plan.steps else out for k in at]
 
 
 def _run(
-    denoiser: Model,
-    plan: Plan,
-    x: Tensor | dict[str, Tensor],
-    at: tuple[int, ...],
-    cond: Any,
-    noise: Noise | Tensor | None,
-    controls: Tensor | None,
-    coefficients: Tensor | None,
+    given: Given,
     gradient: Gradient | None,
+    at: tuple[int, ...],
     callback: Callback | None,
     progress: bool,
-) -> tuple[Tensor, dict[int, Tensor]]:
-    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
-                    gradient=gradient, callback=callback)  # fmt: skip
-    registers = entry(plan, x)
-    for name, value in registers.items():
-        _check_state(value)
-        if value.dtype in (torch.float16, torch.bfloat16):
-            registers[name] = value.float()
-    x = registers["x"]
-    source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
-    _check_noise(plan, source, x)
-    cond = tree_map(lambda leaf: leaf, cond)  # the caller may fill his dict anew before the backward pass
-    scheduled = check_steps(cond, plan.steps)
-    if controls is not None and controls.shape != (plan.steps, *x.shape):
-        raise ValueError(
-            f"controls: got shape {tuple(controls.shape)}, expected {(plan.steps, *x.shape)}: one per step; "
-            "torch.zeros(plan.steps, *x.shape) is the neutral one"
-        )
-    numbers = _check_coefficients(plan, denoiser, coefficients)
-    visible = [
-        *numbers,
-        *registers.values(),
-        *leaves(cond),
-        *([controls] if controls is not None else []),
-        *denoiser.parameters(),
-        *([source.values] if isinstance(source, GivenNoise) else []),
-    ]
-    around = transform()
-    if around and not (gradient is None or isinstance(gradient, Direct)):
-        raise ValueError(
-            f"gradient={gradient}: got {around}, expected plain reverse mode; use gradient=Direct(), or None "
-            "to sample only"
-        )
-    samples = gradient is not None and gradient.samples
-    explicit = gradient is not None and not samples and not isinstance(gradient, Auto) and not around
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in visible)
-    # a bare callable may capture tensors that nobody declared, a transform hides what it differentiates: the
-    # run tells
-    opaque = (
-        bool(around)
-        or torch.is_grad_enabled()
-        and not isinstance(getattr(denoiser, "network", None), torch.nn.Module)
-    )
-    if explicit and not wanted and not opaque:
-        raise ValueError(_nothing(gradient))
-    if isinstance(gradient, Truncated) and gradient.last < plan.steps and wanted:
-        _check_truncated(
-            gradient, [t for t in visible[len(registers) + len(numbers) :] if t.requires_grad], plan, opaque
-        )
-    program = prepare(plan, denoiser, x)
-    if coefficients is not None:
-        program = bound(program, coefficients, x)
-    bar = tqdm(total=plan.steps, disable=not progress)
+    keep_finite: bool,
+) -> tuple[State, dict[int, State]]:
+    """The sample, and the states that the steps `at` open with."""
+    strategy, registers, packing = chosen(gradient, given), given.registers, given.start.packing
+    with Watcher(given.start.plan, callback, progress, packing) as watcher:
+        rollout = given.rollout(watcher.opened, at)
+        states = _states(strategy, rollout, registers)
+        watcher.ended(states[END])
+    check_reached(gradient, states[END])
+    if not finite(states[END]):
+        if not keep_finite or transform():
+            raise not_finite(rollout, registers, states[END])
+        states = _kept(strategy, rollout, registers, states)
+    out = {node: packing.unpack(state) for node, state in states.items()}
+    return out.pop(END), out
 
-    def watch(step: int, state: Tensor) -> None:
-        if callback is not None:
-            callback(step, plan.times[step], state.detach())
-        if step:
-            bar.update()
 
-    rollout = Rollout(program, denoiser, cond, scheduled, source, controls, watch, at)
-    with bar:
-        if gradient is None or not (wanted or opaque or samples):
-            with torch.no_grad():
-                out = rollout.execute(dict(registers))["x"]
-        else:
-            strategy = Checkpoint() if isinstance(gradient, Auto) else gradient
-            out = strategy.run(rollout, dict(registers))["x"]
-        bar.update()
-    if callback is not None:
-        callback(plan.steps, plan.times[-1], out.detach())
-    if explicit and not out.requires_grad:
-        raise ValueError(_nothing(gradient))
-    if not finite(out):
-        _name_the_step(rollout, registers)
+def _states(strategy: Gradient | None, rollout: Rollout, registers: Registers) -> dict[int, Tensor]:
+    """The states of one run: those it catches, by node, and the sample at END."""
+    if strategy is None:
+        with torch.no_grad():
+            end = rollout.execute(dict(registers))["x"]
+    else:
+        end = strategy.run(rollout, dict(registers))["x"]
+    states = {END: end, **rollout.caught}
     # the node around the run holds the rollout: a rollout that holds the node's outputs would never be freed, since
     # the collector does not see through autograd's graph
-    caught = dict(rollout.caught)
     rollout.caught.clear()
-    return out, caught
+    return states
 
 
-def _nothing(gradient: Gradient | None) -> str:
-    return (
-        f"gradient={gradient}: got inputs and parameters none of which requires grad, expected at least one; "
-        "call requires_grad_() on what you optimise, or pass gradient=None to sample only"
+def _kept(
+    strategy: Gradient | None, rollout: Rollout, registers: Registers, states: dict[int, Tensor]
+) -> dict[int, Tensor]:
+    """`states` with NaN for the samples that are not finite, and gradients as if these had not been there."""
+    gone = lost(*states.values())
+    if bool(gone.all()):
+        raise not_finite(rollout, registers, states[END])
+    warnings.warn(
+        f"sample: not finite for {which_samples(gone)}; these are NaN and give no gradient. Without keep_finite the "
+        "error names the step",
+        RuntimeWarning,
+        stacklevel=4,
     )
-
-
-def _check_state(x: Tensor) -> None:
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(
-            f"x: got shape {tuple(x.shape)} of {x.dtype}, expected a floating point (B, ...) state with a "
-            "batch axis"
-        )
-
-
-def _check_noise(plan: Plan, noise: Noise | None, x: Tensor) -> None:
-    if not plan.slots:
-        return
-    if noise is None:
-        raise ValueError(
-            f"noise: got None, expected a source with {plan.slots} slots for {plan.name}; pass "
-            "noise=Addressed(seed), or a tensor (slots, B, ...)"
-        )
-    noise.check(plan.slots, x)
-
-
-def _check_coefficients(plan: Plan, denoiser: Model, values: Tensor | None) -> list[Tensor]:
-    if values is None:
-        return []
-    own = numbers_of(plan, denoiser)
-    if values.shape != own.shape:
-        raise ValueError(
-            f"coefficients: got shape {tuple(values.shape)}, expected {tuple(own.shape)}: what "
-            "coefficients(plan, denoiser) lists"
-        )
-    return [values]
-
-
-def _check_truncated(gradient: Truncated, others: list[Tensor], plan: Plan, opaque: bool) -> None:
-    if not others and not opaque:
-        raise ValueError(
-            f"{gradient}: got only x that requires grad, expected something that enters the last "
-            f"{gradient.last} of {plan.steps} steps; truncation cuts x off: use Checkpoint() for it"
-        )
-
-
-def _name_the_step(rollout: Rollout, registers: dict[str, Tensor]) -> None:
-    """Replay the run to say where it went wrong: the loop itself reads no flag from the device."""
-    quiet = rollout.quiet()
-
-    def watched(call: Call, state: Tensor) -> Tensor:
-        out = quiet.evaluate(call, state)
-        for what, tensor in (("state before", state), ("network output at", out)):
-            if not finite(tensor):
-                raise FloatingPointError(
-                    f"NaN or infinity in the {what} step {call.step} (call {call.index}, t="
-                    f"{bare(call.t).flatten()[0].item():.6g}), expected finite values; check the network "
-                    "there, its dtype, and the ends of the grid"
-                )
-        return out
-
-    with torch.no_grad():
-        quiet.execute(dict(registers), watched)
-    raise FloatingPointError(
-        "the sample is not finite but a replay was: the network is not deterministic; fix its seeds"
-    )
+    if states[END].requires_grad:
+        rollout, registers = without(rollout, registers, gone)
+        states = _states(strategy, rollout, registers)
+    return {node: blanked(state, gone) for node, state in states.items()}

@@ -1,10 +1,11 @@
 """Loss: what is minimised of a sample."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-Loss = Callable[[Tensor], Tensor]  # (B, ...) to (B,): a sample's loss never depends on its batch mates
+Loss = Callable[[Any], Tensor]  # (B, ...) to (B,): a sample's loss never depends on its batch mates
 
 
 def check_loss(value: Tensor, batch: int) -> None:

@@ -6,8 +6,12 @@ from typing import Any
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from .instructions import Apply
 from .model import Model
 from .noise import Noise
+from .opening import Opening
+from .packing import State
+from .per_step import at_step, check_steps
 from .plan import Plan
 from .program import BoundCombine, BoundEvaluate, Call, Evaluator, Program, Value, prepare
 
@@ -42,7 +46,38 @@ def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None)
 
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
     """The prediction a plan asked for: a x + b model(x, t)."""
-    return converted(call, x, model(x, call.t, cond))
+    return converted(call, x, called(model, call, x, cond))
+
+
+def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
+    """model(x, t).
+
+    Raises:
+        RuntimeError: a model that writes into x or t, which other registers, replays and the caller share.
+    """
+    before = version(x) + version(call.t)
+    try:
+        out = model(x, call.t, cond)
+    except RuntimeError as error:
+        if "in-place operation" in str(error):  # autograd's own refusal, where x is a leaf of its graph
+            error.add_note(
+                f"network call {call.index} of step {call.step}: x and t are read only; write to a clone"
+            )
+        raise
+    if version(x) + version(call.t) != before:
+        raise RuntimeError(
+            f"network call {call.index} of step {call.step}: got a network that writes into its input x or t in "
+            "place, expected it to read them only; let it work on a clone"
+        )
+    return out
+
+
+def version(x: Tensor) -> int:
+    """How many writes in place there have been to x; a tensor made under inference_mode does not count them."""
+    try:
+        return x._version
+    except RuntimeError:
+        return 0
 
 
 def converted(call: Call, x: Tensor, out: Tensor) -> Tensor:
@@ -66,6 +101,7 @@ def execute(
         before: called with (step, registers) when a step opens: controls, callbacks, progress.
     """
     current = -1
+    name, latest, count = "", None, 0  # the last prediction, and how often it had been written to
     for item in program.ops:
         if item.step != current:
             current = item.step
@@ -74,12 +110,33 @@ def execute(
         if isinstance(item, BoundCombine):
             registers[item.out] = total(item, registers, noise)
         elif isinstance(item, BoundEvaluate):
-            _write(registers, item.op.outs, evaluate(item.call, registers[item.op.src]))
+            out = evaluate(item.call, registers[item.op.src])
+            if latest is not None and registers.get(name) is latest and version(latest) != count:
+                raise RuntimeError(
+                    f"network call {item.call.index} of step {item.step}: got a network that writes into its output of "
+                    "the call before, which the plan still reads, expected a tensor of its own each time; return a "
+                    "clone"
+                )
+            _write(registers, item.op.outs, out)
+            if isinstance(out, Tensor):
+                name, latest, count = item.op.outs[0], out, version(out)
         else:
-            _write(registers, item.op.outs, item.op.fn(*(registers[name] for name in item.op.srcs)))
+            _write(registers, item.op.outs, _applied(item.op, [registers[name] for name in item.op.srcs]))
         for name in item.dead:
             registers.pop(name, None)
     return registers
+
+
+def _applied(op: Apply, values: list[Tensor]) -> Any:
+    """What an Apply writes. Raises RuntimeError where its function writes into what it is given."""
+    before = [version(value) for value in values]
+    out = op.fn(*values)
+    if [version(value) for value in values] != before:
+        raise RuntimeError(
+            f"{op}: got a function that writes into its argument in place, expected it read only; let it work on a "
+            "clone, or use clamp for clamp_ and the like"
+        )
+    return out
 
 
 def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:
@@ -90,40 +147,45 @@ def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -
         registers.update(zip(names, results, strict=True))
 
 
-def entry(plan: Plan, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
-    """The registers `plan` starts from; raises ValueError where `x` does not give them."""
-    registers = {"x": x} if isinstance(x, Tensor) else dict(x)
-    if set(registers) != set(plan.entry):
-        raise ValueError(
-            f"x: got registers {sorted(registers)}, expected {sorted(plan.entry)} for {plan.name}; an "
-            "inverse starts from what `encode` returns, the rest of a split plan from what `advance` does"
-        )
-    for name, value in registers.items():
-        if value.shape != registers["x"].shape:  # one sample's history would be broadcast to all of them
-            raise ValueError(
-                f"{name}: got shape {tuple(value.shape)}, expected {tuple(registers['x'].shape)}, that of x"
-            )
-    return registers
-
-
 def run(
-    model: Model, plan: Plan, x: Tensor | dict[str, Tensor], cond: Any = None, noise: Noise | None = None
-) -> Tensor:
+    model: Model,
+    plan: Plan,
+    x: State | dict[str, State],
+    cond: Any = None,
+    noise: Noise | State | None = None,
+) -> State:
     """Run `plan` from state x (B, ...): the plain loop, differentiable by ordinary autograd. An inverse, and
     the rest of a plan that was split, take registers.
 
-    `adjoint.sample` is the entry point with checks, memory strategies, callbacks and progress.
+    `adjoint.sample` is the entry point with checks, memory strategies, callbacks and progress; arguments are as
+    there.
     """
-    registers = entry(plan, x)
-    program = prepare(plan, model, registers["x"])
-    return execute(program, registers, lambda call, state: predict(model, call, state, cond), noise)["x"]
+    start = Opening.of(model, plan, x, noise)
+    return start.packing.unpack(_executed(start, cond)["x"])
 
 
 def advance(
-    model: Model, plan: Plan, x: Tensor | dict[str, Tensor], cond: Any = None, noise: Noise | None = None
-) -> dict[str, Tensor]:
+    model: Model,
+    plan: Plan,
+    x: State | dict[str, State],
+    cond: Any = None,
+    noise: Noise | State | None = None,
+) -> dict[str, State]:
     """As `run`, for all registers that the plan leaves, `plan.exit`: what the rest of a split plan starts from."""
-    registers = entry(plan, x)
-    program = prepare(plan, model, registers["x"])
-    done = execute(program, registers, lambda call, state: predict(model, call, state, cond), noise)
-    return {name: done[name] for name in plan.exit}
+    start = Opening.of(model, plan, x, noise)
+    done = _executed(start, cond)
+    return {name: start.packing.unpack(done[name]) for name in plan.exit}
+
+
+def evaluator(start: Opening, cond: Any) -> Evaluator:
+    """The network calls of a run from `start`. Raises ValueError where PerStep conditioning does not fit the plan."""
+    if not check_steps(cond, start.plan.steps):
+        return lambda call, state: predict(start.model, call, state, cond)
+    return lambda call, state: predict(start.model, call, state, at_step(cond, call.step))
+
+
+def _executed(start: Opening, cond: Any) -> dict[str, Tensor]:
+    """The registers at the end."""
+    registers = dict(start.registers)
+    program = prepare(start.plan, start.model, registers["x"])
+    return execute(program, registers, evaluator(start, cond), start.noise)

@@ -45,7 +45,7 @@ class Denoiser(Model):
 
     Args:
         network: any `nn.Module` or callable. What it returns, or the prediction in it (`prediction_in`), has x's
-            shape and is cast to the state's dtype.
+            shape, or for a joint state its nesting, and is cast to the state's dtype.
         process: which noise level a time t stands for.
         prediction: NOISE, DATA, V, FLOW or SCORE.
         dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's. t stays

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .kinds import check_kind
+from .packing import State, packing_of
 
 INITIAL = 2**64 - 1  # the slot of the starting noise, out of the reach of any plan
 
@@ -31,8 +32,10 @@ class Addressed(Noise):
     """Counter-based normal noise: Philox-4x64 with key `seed` and counter (block, slot, sample, stream).
 
     Addresses are distinct by construction, nothing is hashed. Values are drawn in float32 and cast, so
-    float32 and float64 runs see the same noise. On a CUDA state each (sample, slot) is drawn there by its own
-    generator (other values than the CPU's) unless `on_cpu`.
+    float32 and float64 runs see the same noise. The leaves of a joint state share one row of draws, in the order
+    of their names: the first has the numbers it would have alone (on the CPU), the others what follows.
+    On a CUDA state each (sample, slot) is drawn there by its own generator (other values than the CPU's) unless
+    `on_cpu`.
 
     Args:
         seed: 0 <= seed < 2^128.
@@ -90,9 +93,10 @@ class Addressed(Noise):
         """The float32 draw of one address."""
         return torch.from_numpy(self._generator(sample, slot).standard_normal(tuple(shape), dtype=np.float32))
 
-    def initial(self, like: Tensor) -> Tensor:
-        """Starting noise, from a slot of its own."""
-        return self(INITIAL, like)
+    def initial(self, like: State) -> State:
+        """Starting noise for states like this one, from a slot of its own."""
+        packing = packing_of(like)
+        return packing.unpack(self(INITIAL, packing.pack(like)))
 
     def _generator(self, sample: int, slot: int) -> np.random.Generator:
         counter = slot << 64 | sample << 128 | self.stream << 192
@@ -113,11 +117,18 @@ class Addressed(Noise):
 
 @dataclass(frozen=True, eq=False)
 class GivenNoise(Noise):
-    """Noise given as a tensor (slots, B, ...), one unit-variance draw a slot; it receives its gradient."""
+    """Noise given as a tensor (slots, B, ...), one unit-variance draw a slot; it receives its gradient. For a joint
+    state it is given in the state's form.
+    """
 
-    values: Tensor
+    values: State
 
     def check(self, slots: int, like: Tensor) -> None:
+        if not isinstance(self.values, Tensor):
+            raise ValueError(
+                f"noise: got {type(self.values).__name__} of draws inside another source, expected a tensor there; "
+                "hand draws in a joint state's form to the run itself"
+            )
         if (
             self.values.ndim != like.ndim + 1
             or len(self.values) < slots

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...solvers import Plan
+from ...solvers.per_step import at_step
 from ...solvers.program import Evaluator, Program
-from ..cond import at_step
 from ..continuous.adjoint_deis import AdjointDEIS
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States

@@ -10,9 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 from ...solvers import FLOW, Call, Model
 from ...solvers.loop import predict
+from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
 from ...solvers.process import as_time
-from ..cond import PerStep, leaves
+from ..cond import leaves
 
 Field = Callable[[float, Tensor], Tensor]  # (t, x) -> dx/dt
 

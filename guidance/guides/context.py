@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ...adjoint import Checkpoint, PerStep, sample
-from ...adjoint.cond import at_step
 from ...solvers import DATA, DDIM, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.model import data_prediction
+from ...solvers.per_step import at_step
 from ...solvers.prediction import conversion
 from ...solvers.process import Process, as_time
 from ..loss import Loss, check_loss

@@ -1,5 +1,6 @@
 """`steer`: sample while a guide corrects the data prediction, the velocity or the state of every step."""
 
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...adjoint.arguments import check_arguments
-from ...adjoint.cond import at_step, check_steps
-from ...adjoint.sampling import Callback
+from ...adjoint.not_finite import blanked, lost, which_samples
+from ...adjoint.watching import Callback, show
 from ...solvers import (
     DATA,
     FLOW,
@@ -25,7 +26,9 @@ from ...solvers import (
     convert,
 )
 from ...solvers.kinds import check_kind
-from ...solvers.loop import converted, execute
+from ...solvers.loop import called, converted, execute
+from ...solvers.opening import check_state
+from ...solvers.per_step import at_step, check_steps
 from ...solvers.program import Program, prepare
 from .bookkeeping import CallRecord, Setting, Through
 from .context import Context
@@ -74,6 +77,7 @@ def steer(
     through: Through = Through.NOTHING,
     callback: Callback | None = None,
     progress: bool = False,
+    keep_finite: bool = False,
 ) -> Steered:
     """Run `plan` from x under `guide`.
 
@@ -84,6 +88,8 @@ def steer(
         draws: source of the guide's own randomness; default: that of `noise`, in a stream of its own.
         through: what autograd sees. By default nothing; STOPPED holds the corrections constant, FULL
             differentiates the guide too (second derivatives of the network).
+        keep_finite: where some samples are not finite, return NaN for these, warn, and go on with the others;
+            where nothing is differentiated `through` the run.
 
     Returns:
         Steered. No network call is made twice: a guide's VJP uses the forward pass of the step.
@@ -91,7 +97,7 @@ def steer(
     Raises:
         ValueError: before the first call, for a plan that cannot carry the guide's hooks and for anything
             that does not fit.
-        FloatingPointError: a loss or a sample that is not finite; the step is named.
+        FloatingPointError: a loss or a sample that is not finite; the step and the samples are named.
 
     Cost: plan.nfe evaluations times the repeats, the guide's VJPs; memory one network call's activations
     where the guide differentiates (the whole run's unless `through` is NOTHING).
@@ -104,7 +110,13 @@ def steer(
         "through", through, Through, "Through.NOTHING, STOPPED or FULL; import it from pullback.guidance"
     )
     check_fields(guide)
-    _check(plan, noise)
+    check_state(x, "steer")
+    _check_noise(plan, noise)
+    if keep_finite and through is not Through.NOTHING:
+        raise ValueError(
+            f"keep_finite: got through={through}, expected Through.NOTHING: what is NaN for one sample would be "
+            "NaN in the gradient of all weights; leave the sample out of the batch"
+        )
     scheduled, hooks = check_steps(cond, plan.steps), guide.hooks()
     check_hooks(plan, denoiser, hooks)
     guide.check(denoiser, plan, x)
@@ -121,14 +133,21 @@ def steer(
     with torch.no_grad() if through is Through.NOTHING else nullcontext():
         for step in tqdm(range(plan.steps), disable=not progress):
             if callback is not None:
-                callback(step, plan.times[step], registers["x"].detach())
+                show(callback, step, plan.times[step], registers["x"])
             registers, loss = run.step(step, registers)
             rows.append(x.new_full((len(x),), torch.nan) if loss is None else loss)
-            _finite(step, plan, loss, registers["x"])
+            if not keep_finite or bool(lost(registers["x"]).all()):
+                _finite(step, plan, loss, registers["x"])
+    x = registers["x"]
     if callback is not None:
-        callback(plan.steps, plan.times[-1], registers["x"].detach())
+        show(callback, plan.steps, plan.times[-1], x)
+    if keep_finite and bool((gone := lost(x)).any()):
+        warnings.warn(
+            f"steer: not finite for {which_samples(gone)}; these are NaN", RuntimeWarning, stacklevel=2
+        )
+        x = blanked(x, gone)
     return Steered(
-        sample=registers["x"],
+        sample=x,
         losses=torch.stack(rows),
         nfe=setting.counter.nfe,
         vjps=setting.counter.vjps,
@@ -222,7 +241,7 @@ class _Attempt:
             x = x.detach().requires_grad_()
         s.counter.nfe += 1
         with torch.enable_grad() if graph else nullcontext():
-            raw = s.model(x, call.t, at_step(s.cond, call.step) if run.scheduled else s.cond)
+            raw = called(s.model, call, x, at_step(s.cond, call.step) if run.scheduled else s.cond)
             out = converted(call, x, raw)
             live = run.convert(raw, x, s.model.prediction, DATA, asked.time) if asked.noisy else None
         out = run.carried(out)
@@ -274,7 +293,7 @@ def _asked(plan: Plan) -> list[_Asked]:
     return [_Asked(op.want, times[k], bool(noisy[k])) for k, op in enumerate(calls)]
 
 
-def _check(plan: Plan, noise: Noise | Tensor | None) -> None:
+def _check_noise(plan: Plan, noise: Noise | Tensor | None) -> None:
     if plan.slots and noise is None:
         raise ValueError(
             f"noise: got None, expected a source with {plan.slots} slots for {plan.name}; pass "
@@ -286,6 +305,7 @@ def _finite(step: int, plan: Plan, loss: Tensor | None, x: Tensor) -> None:
     for what, value in (("loss", loss), ("state", x)):
         if value is not None and not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(
-                f"{what}: not finite at step {step} (t={plan.times[step]}), expected finite values; lower "
-                "the guide's scale, choose a policy that normalises, or check the network there"
+                f"{what}: not finite at step {step} (t={plan.times[step]}) for {which_samples(lost(value))}, expected "
+                "finite values; lower the guide's scale, choose a policy that normalises, check the network there, "
+                "or let the others go on with keep_finite=True"
             )

@@ -3,7 +3,7 @@
 import enum
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,12 @@ from tqdm.auto import tqdm
 
 from ...adjoint import Checkpoint, Gradient, sample
 from ...adjoint.arguments import check_arguments
+from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.kinds import check_kind, described
+from ...solvers.opening import only_state, packed_noise
+from ...solvers.packing import State, packing_of
 from ..loss import Loss, check_loss
 from .priors import Prior, Priors
 from .sample_lbfgs import SampleLBFGS
@@ -37,18 +40,18 @@ class Result:
     """The best point found and how it was found. Every tensor is detached.
 
     Attributes:
-        sample: (B, ...) at the best point;  x, noise, cond, controls: the inputs that give it.
+        sample: (B, ...) at the best point, in the form of x;  x, noise, cond, controls: the inputs that give it.
         loss: (B,) the loss at the best point, prior included;  losses: (evaluations, B), one row per
             evaluation.
         nfe, vjps: network calls forward (replays included) and backward.
         seed: of the noise source, where it has one;  stop: why it ended;  step: the last step begun.
     """
 
-    sample: Tensor
-    x: Tensor
-    noise: Tensor | Noise | None
+    sample: State
+    x: State
+    noise: Any
     cond: Any
-    controls: Tensor | None
+    controls: State | None
     loss: Tensor
     losses: Tensor
     nfe: int
@@ -72,11 +75,11 @@ def optimise(
     denoiser: Model,
     plan: Plan,
     loss: Loss,
-    x: Tensor,
+    x: State,
     *,
     cond: Any = None,
-    noise: Noise | Tensor | None = None,
-    controls: Tensor | None = None,
+    noise: Noise | State | None = None,
+    controls: State | None = None,
     over: Over = Over(),
     optimiser: MakeOptimiser = adam(),
     steps: int = 50,
@@ -85,13 +88,16 @@ def optimise(
     gradient: Gradient = Checkpoint(),
     patience: int | None = None,
     tolerance: float = 0.0,
-    project: Callable[[Tensor], Tensor] | None = None,
+    project: Callable[[State], State] | None = None,
     progress: bool = True,
+    keep_finite: bool = False,
 ) -> Result:
     """Minimise loss(sample) + prior over whatever enters the sampler.
 
     Args:
         loss: maps the sample (B, ...) to (B,); one sample's loss must not depend on its batch mates.
+        x, noise, controls: as for `sample`. Of a joint state the leaves are one variable, side by side: one norm to
+            clip, one prior.
         over: which inputs to change. Noise from a counter is turned into tensors when it is optimised;
             controls start at zero; `parameters` changes the network in place and leaves it at its best.
         optimiser: makes a torch optimiser from the list of variables, each with its batch axis first: x (B,
@@ -102,6 +108,8 @@ def optimise(
         clip: greatest norm of a sample's gradient, all its variables together; shared variables have one
             norm.
         patience: stop after this many steps without the total falling by more than `tolerance`.
+        keep_finite: go on where some samples or their losses are not finite: of these only the prior is descended
+            until they are, and they are NaN in the Result if they never were.
 
     Returns:
         A Result at the best point seen. Ctrl-C and a loss that is not finite end early with it; the latter
@@ -123,6 +131,10 @@ def optimise(
         )
     if steps < 1:
         raise ValueError(f"optimise: got steps={steps}, expected at least 1; one step is one gradient")
+    x = only_state(plan, x, "optimise")
+    form, given = packing_of(x), noise
+    denoiser, plan, x, noise = form.model(denoiser), form.plan(plan), form.pack(x), packed_noise(noise, form)
+    controls = None if controls is None else form.pack(controls, "controls", lead=1)
     inputs = Variables.of(over, denoiser, plan, x, cond, noise, controls)
     priors = prior if isinstance(prior, Priors) else Priors(x=prior)
     priors.check(over.noise, over.controls)
@@ -132,7 +144,11 @@ def optimise(
             "optimiser: got lbfgs() with variables that samples share or a projection, expected x, noise or "
             "controls that move freely; use adam() or torch's LBFGS"
         )
-    run = _Run(denoiser, plan, loss, priors, inputs, descent, clip, gradient, project if over.x else None)
+    moves = None if project is None or not over.x else lambda x: form.pack(project(form.unpack(x)))
+    run = _Run(
+        denoiser, plan, lambda out: loss(form.unpack(out)), priors, inputs, descent, clip, gradient, moves,
+        keep_finite,
+    )  # fmt: skip
     try:
         stop = run.descend(steps, patience, tolerance, progress)
     except KeyboardInterrupt:
@@ -142,7 +158,16 @@ def optimise(
             raise
         stop = Stop.NAN
         warnings.warn(f"optimise stopped at step {run.step}, the best so far is kept: {error}", stacklevel=2)
-    return run.result(stop, noise.seed if isinstance(noise, Addressed) else None)
+    found = run.result(stop, noise.seed if isinstance(noise, Addressed) else None)
+    return replace(
+        found,
+        sample=form.unpack(found.sample),
+        x=form.unpack(found.x),
+        noise=given
+        if isinstance(given, Noise | None) and not over.noise
+        else form.unpack(found.noise, lead=1),
+        controls=None if found.controls is None else form.unpack(found.controls, lead=1),
+    )
 
 
 @dataclass(eq=False)
@@ -158,6 +183,7 @@ class _Run:
     clip: float | None
     gradient: Gradient
     project: Callable[[Tensor], Tensor] | None
+    keep_finite: bool
     losses: list[Tensor] = field(default_factory=list)  # (B,) for every evaluation
     step: int = 0
     variables: list[Tensor] = field(init=False)
@@ -174,7 +200,7 @@ class _Run:
             for step in bar:
                 self.step = step
                 self.advance()
-                total = float(self.losses[-1].sum())
+                total = float(self.losses[-1].nansum())
                 bar.set_postfix(loss=f"{total:.4g}")
                 stale = 0 if total < least - tolerance else stale + 1
                 least = min(least, total)
@@ -197,18 +223,36 @@ class _Run:
     def evaluate(self) -> Tensor:
         """Loss and prior (B,) where the variables are now; leaves their gradients in `grad`."""
         self.optimiser.zero_grad()
-        found = sample(self.denoiser, self.plan, gradient=self.gradient, **self.inputs.entering())
+        found = self.sampled(self.gradient)
         value = self.loss(found)
         check_loss(value, len(found))
         rows = self.inputs.rows
-        value = value + self.priors(self.inputs.x, rows.get("noise"), rows.get("controls"))
-        loss = value.detach().clone()
-        if not bool(torch.isfinite(loss).all()):
-            raise FloatingPointError(f"loss: not finite at step {self.step}: got {loss.tolist()}")
+        penalty = self.priors(self.inputs.x, rows.get("noise"), rows.get("controls"))
+        loss = (value + penalty).detach()
+        kept = loss.isfinite()
+        if not bool(kept.all()):
+            if not self.keep_finite or not bool(kept.any()):
+                raise FloatingPointError(
+                    f"loss: not finite at step {self.step} for {which_samples(~kept)}: got {loss.tolist()}, "
+                    "expected finite values; mend the loss there, or let the others go on with keep_finite=True"
+                )
+            loss, value = loss.masked_fill(~kept, torch.nan), torch.where(kept, value, 0.0)
+            # inside the loss 0 * NaN is NaN, which must not come back into the sampler
+            found.register_hook(lambda grad: torch.where(per_sample(kept, grad), grad, 0.0))
         self.losses.append(loss)
         self.best.offer(loss, self.variables)
-        self.set_gradients(torch.autograd.grad(value.sum(), self.variables, allow_unused=True))
+        self.set_gradients(torch.autograd.grad((value + penalty).sum(), self.variables, allow_unused=True))
         return loss
+
+    def sampled(self, gradient: Gradient | None) -> Tensor:
+        """The sample where the variables are now."""
+        return sample(
+            self.denoiser,
+            self.plan,
+            gradient=gradient,
+            keep_finite=self.keep_finite,
+            **self.inputs.entering(),
+        )
 
     def set_gradients(self, grads: tuple[Tensor | None, ...]) -> None:
         """Clip and hand to the variables."""
@@ -226,7 +270,7 @@ class _Run:
             for variable, value in zip(self.variables, self.best.values, strict=True):
                 variable.copy_(value)
                 variable.grad = None
-        final = sample(self.denoiser, self.plan, gradient=None, **self.inputs.entering())
+        final = self.sampled(None)
         nfe, vjps = self.gradient.cost(self.plan)
         evaluations = len(self.losses)
         return Result(
@@ -243,7 +287,9 @@ class _Run:
 
 
 class _Best:
-    """The best values so far: sample by sample where batch mates share nothing, else by the total."""
+    """The best values so far: sample by sample where batch mates share nothing, else by the total. A loss that is
+    NaN is worse than any.
+    """
 
     def __init__(self, separate: bool) -> None:
         self.separate = separate
@@ -254,11 +300,16 @@ class _Best:
         """Keep what is better than before; `loss` (B,) is not written to later."""
         values = [variable.detach() for variable in variables]
         if self.loss is not None and self.separate:
-            better = loss < self.loss
+            better = (loss < self.loss) | self.loss.isnan()
             self.loss = torch.where(better, loss, self.loss)
             self.values = [
                 torch.where(per_sample(better, new), new, old)
                 for new, old in zip(values, self.values, strict=True)
             ]
-        elif self.loss is None or bool(loss.sum() < self.loss.sum()):
+        elif self.loss is None or _total(loss) < _total(self.loss):
             self.loss, self.values = loss, [value.clone() for value in values]
+
+
+def _total(loss: Tensor) -> tuple[int, float]:
+    """What `loss` (B,) comes to: how many are NaN, then the sum of the others."""
+    return int(loss.isnan().sum()), float(loss.nansum())

@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_map
 
 from ...adjoint import PerStep, trajectory
 from ...adjoint.arguments import noise_for
-from ...adjoint.cond import at_step
 from ...solvers import Model, Plan, Transitions
 from ...solvers.loop import predict
+from ...solvers.per_step import at_step
 from ...solvers.program import Program, Value, prepare
 from .objective import Batch, Experience, Policy
 from .requirements import require_reference

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ...adjoint import sample
 from ...adjoint.arguments import noise_for
-from ...adjoint.cond import at_step
 from ...solvers import Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.instructions import reads, writes
 from ...solvers.loop import execute, predict
+from ...solvers.per_step import at_step
 from ...solvers.process import as_time
 from ...solvers.program import prepare
 from ..rewards.asked import evaluate_reward

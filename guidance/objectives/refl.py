@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_map_only
 
 from ...adjoint import PerStep, sample
 from ...adjoint.arguments import noise_for
-from ...adjoint.cond import at_step
 from ...solvers.model import data_prediction
+from ...solvers.per_step import at_step
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .direct_gradient import DirectGradient

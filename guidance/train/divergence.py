@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Combine, Model, Plan, Transitions
-from ...solvers.loop import entry, execute, predict
+from ...solvers.loop import execute, predict
 from ...solvers.program import prepare
 from ..objectives.objective import Batch
 
@@ -60,7 +60,7 @@ def diverge(policy: Model, other: Model, plan: Plan, batch: Batch) -> Divergence
             "such as DDIM(eta=1), DDPM() or SDEDPMSolverPP(); a deterministic plan has no path KL"
         )
     with torch.no_grad():
-        ours, theirs = entry(plan, batch.x.detach()), entry(plan, batch.x.detach())
+        ours, theirs = {"x": batch.x.detach()}, {"x": batch.x.detach()}
         programs = prepare(plan, policy, batch.x), prepare(plan, other, batch.x)
         kl = batch.x.new_zeros(len(batch))
         log_ratio = kl.clone()

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..broadcast import per_sample
 from ..compiler import Builder, Method
 from ..instructions import Apply, Combine, Evaluate, Instruction
+from ..packing import State
 from ..prediction import DATA, conversion
 from ..process import as_time
 
@@ -24,7 +25,7 @@ class OnData(Method):
 
     Args:
         base: any method.
-        fn: from D (B, ...) to a tensor of its shape, differentiable by autograd: `Clamp`, `DynamicThreshold`, or
+        fn: from D (B, ...) to its like in form and shape, differentiable by autograd: `Clamp`, `DynamicThreshold`, or
             any callable; a frozen dataclass with `__call__` also prints, compares and pickles.
 
     The plan samples, splits, and is differentiated by `Direct` and `Checkpoint`. Nothing is known of fn, so the
@@ -33,7 +34,7 @@ class OnData(Method):
     """
 
     base: Method
-    fn: Callable[[Tensor], Tensor]
+    fn: Callable[[State], State]
 
     @property
     def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -67,11 +68,13 @@ class OnData(Method):
 class _Shaped:
     """fn, of which a result of another shape is refused: it would be broadcast over batch mates."""
 
-    fn: Callable[[Tensor], Tensor]
+    fn: Callable[[State], State]
 
-    def __call__(self, data: Tensor) -> Tensor:
+    def __call__(self, data: State) -> State:
         out = self.fn(data)
-        if out.shape != data.shape:
+        if (
+            isinstance(data, Tensor) and out.shape != data.shape
+        ):  # a joint state's leaves are compared when packed
             raise ValueError(
                 f"OnData: got shape {tuple(out.shape)} from {self}, expected the data's {tuple(data.shape)}; "
                 "expand what it shares"

@@ -11,6 +11,7 @@ from ..instructions import Coefficient, Combine, Evaluate, writes
 from ..loop import run
 from ..model import Model
 from ..noise import GivenNoise, Noise
+from ..packing import State, packing_of
 from ..plan import Plan
 from ..process import as_time
 
@@ -36,12 +37,12 @@ class Encoding(Enum):
 def recover_noise(
     model: Model,
     plan: Plan,
-    x0: Tensor,
+    x0: State,
     *,
     cond: Any = None,
     noise: Noise,
     encoding: Encoding = Encoding.JOINT,
-) -> tuple[Tensor, GivenNoise]:
+) -> tuple[State, GivenNoise]:
     """(start, noises) from which `plan` gives x0 back to round-off; run again under another `cond` they edit it.
 
     States x_k are drawn at the nodes, x_N = x0, with r = k + 1 (JOINT) or r = N (INDEPENDENT):
@@ -58,7 +59,7 @@ def recover_noise(
         noise: what the states are drawn with, slots 0 .. N-1; give it a stream that the run does not use.
 
     Returns:
-        The start (B, ...) and noises (slots, B, ...) in x0's dtype. The start is not free of x0: it is q(x_0
+        The start (B, ...) and noises (slots, B, ...) in x0's dtype and form. The start is not free of x0: it is q(x_0
         | x_N).
 
     Raises:
@@ -74,14 +75,17 @@ def recover_noise(
             f"recover_noise: got encoding={encoding!r}, expected an Encoding, such as Encoding.JOINT"
         )
     draws = [_draw(plan, step) for step in range(plan.steps)]
+    packing = packing_of(x0)
+    x0 = packing.pack(x0)
     noise.check(plan.steps, x0)
     states = _encoded(plan, x0, noise, encoding)
     steering = _Steering(
         {slot: (_broadcast(c, x0), state) for (c, slot), state in zip(draws, states[1:], strict=True)}
     )
     start = states[0].to(x0.dtype)
-    run(model, plan, start, cond, steering)
-    return start, GivenNoise(torch.stack([steering.drawn[slot] for slot in range(plan.slots)]))
+    run(packing.model(model), plan, start, cond, steering)
+    drawn = torch.stack([steering.drawn[slot] for slot in range(plan.slots)])
+    return packing.unpack(start), GivenNoise(packing.unpack(drawn, lead=1))
 
 
 class _Steering(Noise):

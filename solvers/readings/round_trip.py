@@ -1,17 +1,19 @@
 """A reversible plan run to its end and back: exact inversion, in float64 whatever the network's dtype."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..inverse import Inversion, undoing
-from ..loop import entry, execute, predict
+from ..loop import evaluator, execute
 from ..model import Model
 from ..noise import Noise
+from ..opening import Opening
+from ..packing import State
 from ..plan import Plan
-from ..program import Call, Evaluator, prepare
+from ..program import prepare
 
 
 def inversion(plan: Plan) -> Inversion:
@@ -24,8 +26,12 @@ def inversion(plan: Plan) -> Inversion:
 
 
 def encode(
-    model: Model, plan: Plan, x: Tensor, cond: Any = None, noise: Noise | None = None
-) -> dict[str, Tensor]:
+    model: Model,
+    plan: Plan,
+    x: State | dict[str, State],
+    cond: Any = None,
+    noise: Noise | State | None = None,
+) -> dict[str, State]:
     """Run a reversible plan and return, in float64, every register that its inverse needs.
 
     `decode(model, plan, encode(model, plan, x))` is x to round-off. The network sees x's dtype. The grid may
@@ -34,32 +40,32 @@ def encode(
     Raises:
         ValueError: a plan that cannot be inverted; the instruction is named.
     """
+    start = Opening.of(model, plan, x, noise)
     carried = inversion(plan).carried
-    program = prepare(plan, model, x).widened(carried)
-    evaluate = _narrowed(lambda call, state: predict(model, call, state, cond), x.dtype)
-    registers = execute(program, entry(plan, x.double()), evaluate, noise)
-    return {name: registers[name] for name in carried}
+    dtype = start.registers["x"].dtype
+    registers = _widened(start, carried, dtype, cond)
+    return {name: start.packing.unpack(registers[name]) for name in carried}
 
 
 def decode(
     model: Model,
     plan: Plan,
-    registers: dict[str, Tensor],
+    registers: dict[str, State],
     cond: Any = None,
-    noise: Noise | None = None,
+    noise: Noise | State | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Tensor:
+) -> State:
     """Undo `plan` from the registers that `encode` returned; the network sees `dtype`, which is the result's.
 
     `cond` may be another than `encode`'s: that is editing by exact inversion.
     """
-    back = plan.inverse()
-    wide = {name: value.double() for name, value in entry(back, registers).items()}
-    program = prepare(back, model, wide["x"].to(dtype)).widened(())
-    evaluate = _narrowed(lambda call, state: predict(model, call, state, cond), dtype)
-    return execute(program, wide, evaluate, noise)["x"].to(dtype)
+    start = Opening.of(model, plan.inverse(), registers, noise)
+    return start.packing.unpack(_widened(start, (), dtype, cond)["x"].to(dtype))
 
 
-def _narrowed(evaluate: Callable[[Call, Tensor], Tensor], dtype: torch.dtype) -> Evaluator:
-    """`evaluate` in `dtype` for float64 registers."""
-    return lambda call, state: evaluate(call, state.to(dtype)).double()
+def _widened(start: Opening, kept: Sequence[str], dtype: torch.dtype, cond: Any) -> dict[str, Tensor]:
+    """The registers at the end of a run in float64 with the network in `dtype`, those `kept` among them."""
+    program = prepare(start.plan, start.model, start.registers["x"].to(dtype)).widened(kept)
+    evaluate = evaluator(start, cond)
+    wide = {name: value.double() for name, value in start.registers.items()}
+    return execute(program, wide, lambda call, state: evaluate(call, state.to(dtype)).double(), start.noise)

@@ -1,0 +1,111 @@
+"""Given: everything that goes into a run, checked, as strategies take it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ..solvers import GivenNoise, Model, Noise, Plan
+from ..solvers import coefficients as numbers_of
+from ..solvers.coefficient_tensor import bound
+from ..solvers.opening import Opening, check_state
+from ..solvers.packing import State
+from ..solvers.per_step import check_steps
+from ..solvers.program import prepare
+from .cond import leaves
+from .rollout import Registers, Rollout, Watch
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a run is made of. States are packed, and carried in float32 at least.
+
+    Attributes:
+        start: model, plan, registers, noise, and how the caller's states are packed.
+        cond: as given, in containers of our own: the caller may fill his anew before the backward pass.
+        scheduled: whether any of it is PerStep.
+        controls: (N, B, ...), packed.
+        coefficients: (K,) in place of the plan's own.
+    """
+
+    start: Opening
+    cond: Any
+    scheduled: bool
+    controls: Tensor | None
+    coefficients: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        denoiser: Model,
+        plan: Plan,
+        x: State | dict[str, State],
+        cond: Any,
+        noise: Noise | State | None,
+        controls: State | None,
+        coefficients: Tensor | None,
+    ) -> "Given":
+        """Raises ValueError for what does not fit the plan, the state or the batch."""
+        start = _widened(Opening.of(denoiser, plan, x, noise))
+        cond = tree_map(lambda leaf: leaf, cond)
+        scheduled = check_steps(cond, plan.steps)
+        if controls is not None:
+            controls = start.packing.pack(controls, "controls", lead=1)
+            _check_controls(controls, plan.steps, start.registers["x"])
+        if coefficients is not None:
+            _check_coefficients(coefficients, numbers_of(start.plan, start.model))
+        return cls(start, cond, scheduled, controls, coefficients)
+
+    @property
+    def registers(self) -> Registers:
+        """What the run starts from; a dict of its own, for a run changes it."""
+        return dict(self.start.registers)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that are known to enter."""
+        own = [] if self.coefficients is None else [self.coefficients]
+        return [*self.start.registers.values(), *own, *self.at_every_step()]
+
+    def at_every_step(self) -> list[Tensor]:
+        """Those that enter after the start too."""
+        source, found = self.start.noise, [*leaves(self.cond), *self.start.model.parameters()]
+        if self.controls is not None:
+            found.append(self.controls)
+        if isinstance(source, GivenNoise):
+            found.append(source.values)
+        return found
+
+    def rollout(self, watch: Watch, at: tuple[int, ...]) -> Rollout:
+        """The run. Raises ValueError for a model of another process, or a batch that a stacked plan does not fit."""
+        start = self.start
+        program = prepare(start.plan, start.model, start.registers["x"])
+        if self.coefficients is not None:
+            program = bound(program, self.coefficients, start.registers["x"])
+        return Rollout(program, start.model, self.cond, self.scheduled, start.noise, self.controls, watch, at)
+
+
+def _widened(start: Opening) -> Opening:
+    """Half precision carried as float32: a state is a sum of many small steps."""
+    for value in start.registers.values():
+        check_state(value)
+    if all(value.dtype not in (torch.float16, torch.bfloat16) for value in start.registers.values()):
+        return start
+    return replace(start, registers={name: value.float() for name, value in start.registers.items()})
+
+
+def _check_controls(controls: Tensor, steps: int, x: Tensor) -> None:
+    if controls.shape != (steps, *x.shape):
+        raise ValueError(
+            f"controls: got shape {tuple(controls.shape)}, expected {(steps, *x.shape)}: one per step; "
+            "torch.zeros(plan.steps, *x.shape) is the neutral one"
+        )
+
+
+def _check_coefficients(values: Tensor, own: Tensor) -> None:
+    if values.shape != own.shape:
+        raise ValueError(
+            f"coefficients: got shape {tuple(values.shape)}, expected {tuple(own.shape)}: what "
+            "coefficients(plan, denoiser) lists"
+        )
