@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..solvers import Model, Noise, Plan
 from ..solvers.kinds import check_kind, described
-from .arguments import check_arguments, check_plan
 from ..solvers.packing import State
+from .arguments import check_arguments, check_plan
 from .cond import leaves
 from .direct import Direct
 from .gradient import Gradient
