@@ -8,7 +8,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Raw, StepSize
+from .step_size import Damped, Raw, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,10 @@ class DataGuidance(Guide):
     """
 
     loss: Loss
-    policy: StepSize = Raw()
+    policy: StepSize = Damped(Raw())
     differentiates = True
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)
         ctx.report(value)
-        return data - ctx.tweedie * self.policy(ctx, ctx.vjp(slope), value)
+        return data - ctx.tweedie * self.policy(ctx, ctx.vjp(slope), value, slope)

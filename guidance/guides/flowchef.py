@@ -7,7 +7,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Raw, StepSize
+from .step_size import Damped, Shell, StepSize, Tweedie
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class FlowChef(Guide):
     """
 
     loss: Loss
-    policy: StepSize = Raw()
+    policy: StepSize = Shell(Damped(Tweedie()))
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)

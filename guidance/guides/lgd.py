@@ -9,7 +9,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Bayes, StepSize
+from .step_size import Bayes, Damped, StepSize
 
 
 def smoothed(ctx: Context, loss: Loss, samples: int, spread: Tensor) -> Loss:
@@ -35,11 +35,11 @@ class LGD(Guide):
     loss: Loss
     samples: int = 8
     width: float = 1.0
-    policy: StepSize = Bayes()
+    policy: StepSize = Damped(Bayes())
     differentiates = True
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         soft = smoothed(ctx, self.loss, self.samples, self.width * ctx.prior_variance.sqrt())
         value, slope = ctx.gradient(soft, ctx.data)
         ctx.report(value)
-        return x - self.policy(ctx, ctx.vjp(slope), value)
+        return x - self.policy(ctx, ctx.vjp(slope), value, slope)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Raw, StepSize
+from .step_size import Damped, StepSize, Tweedie
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class MPGD(Guide):
     """
 
     loss: Loss
-    policy: StepSize = Raw()
+    policy: StepSize = Damped(Tweedie())
     project: Callable[[Tensor], Tensor] | None = None
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Raw, StepSize
+from .step_size import Damped, Raw, StepSize, Tweedie
 
 
 def descended(ctx: Context, loss: Loss, policy: StepSize, steps: int) -> Tensor:
@@ -36,8 +36,8 @@ class Universal(Guide):
     """
 
     loss: Loss
-    forward: StepSize = Raw()
-    backward: StepSize = Raw()
+    forward: StepSize = Damped(Raw())
+    backward: StepSize = Damped(Tweedie())
     steps: int = 1
     travels: int = 1
     differentiates = True
@@ -48,5 +48,5 @@ class Universal(Guide):
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)
         ctx.report(value)
-        x = x - ctx.gain * ctx.tweedie * self.forward(ctx, ctx.vjp(slope), value)
+        x = x - ctx.gain * ctx.tweedie * self.forward(ctx, ctx.vjp(slope), value, slope)
         return x + ctx.gain * descended(ctx, self.loss, self.backward, self.steps)
