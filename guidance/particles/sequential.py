@@ -17,7 +17,7 @@ from .resampling import Resampling, Systematic
 from .weighing import Weighing, log_mean, relative_variance
 
 BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
-LOW_ESS = 0.1  # share of the particles below which `smc` warns
+LOW_ESS = 0.05  # share of the particles below which `smc` warns
 
 
 def smc(
@@ -51,7 +51,7 @@ def smc(
     is, run it with 2 N steps as well: what log_z moves by beyond its standard error (`Cloud.relative_variance`)
     is the sampler's.
 
-    Warns (UserWarning) where the effective sample size fell below a tenth of the particles at some step.
+    Warns (UserWarning) where the effective sample size fell below a twentieth of the particles (1.5 of few).
     Lineages lost there do not come back, whatever the last ESS is: log_z is then low, by tens of nats where one
     particle was left, and means are those of few.
 

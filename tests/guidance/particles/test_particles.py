@@ -514,7 +514,7 @@ def test_few_effective_particles_are_said():
     """
     want = -0.5 * 3 * (0.49 / (1 + 0.05**2) + math.log(1 + 0.05**-2))  # of N(0, 1) data
     with pytest.warns(
-        UserWarning, match=r"sample size of 1 of 64 particles.*expected at least 6.4.*TMPD\(meas"
+        UserWarning, match=r"sample size of 1 of 64 particles.*expected at least 3.2.*TMPD\(meas"
     ):
         lost = sharp_cloud(potential=Difference())
     assert float((lost.log_z - want).max()) < -10 and float(lost.final_ess.min()) > 0.15 * 64
