@@ -14,6 +14,10 @@ from .step_size import Damped, Shell, StepSize, Tweedie
 class FlowChef(Guide):
     """x_s <- x_s - policy(grad L at D): the identity in place of dD/dx_t, an approximation.
 
+    Args:
+        policy: by default for a loss in nats, never past its minimum and within the noise of x_s; `Raw(scale)` is
+            published.
+
     Source: Patel et al. 2024, arXiv 2412.00100, algorithm 1. Cost: no VJP.
     """
 

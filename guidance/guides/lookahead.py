@@ -21,7 +21,7 @@ class Lookahead(Guide):
     worse than k = 0; k = 4 is close to the rollout's.
 
     Args:
-        loss: L, in nats for the default policy.
+        loss: L, in nats for the default policy, Bayes' weight kept from overshooting.
         agree: where given, k is a start: it is doubled, sample by sample, until the gradients by k and by 2k
             have that cosine, `most` is reached or the plan's steps are used up; the last one serves.
 

@@ -18,6 +18,7 @@ class MPGD(Guide):
     The network's Jacobian is left out, an approximation.
 
     Args:
+        policy: by default for a loss in nats, never past its minimum; `Raw(scale)` is published.
         project: onto where samples live; encode(decode(.)) in the latent form. None: all of space.
 
     Source: He et al. 2024, arXiv 2311.16424, algorithm 2. Cost: no VJP.

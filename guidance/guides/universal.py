@@ -29,6 +29,7 @@ class Universal(Guide):
     dx_s/dD (`ctx.gain`) times that.
 
     Args:
+        forward, backward: by default for a loss in nats, never past its minimum; `Raw(scale)` is published.
         travels: how often each step is taken, the state noised back in between (the paper's recurrence).
 
     Source: Bansal et al. 2023, arXiv 2302.07121, algorithm 1. Cost: `travels` network calls and VJPs a step;
