@@ -39,7 +39,9 @@ class DataGuidance(Guide):
     """D' = D - (sigma^2/alpha) policy(grad_{x_t} L(D(x_t))), L = -log p(c|x_0) in nats read off the prediction.
 
     Classifier guidance with a classifier of clean samples; for a measurement `measurement.nats`. The
-    default policy keeps Bayes' weight, `Raw()`, from overshooting; `SNR` does so by a number. Cost: one VJP a call; any plan that denoises.
+    default policy keeps Bayes' weight, `Raw()`, from overshooting; `SNR` does so by a number.
+
+    Cost: one VJP a call; any plan that denoises.
     """
 
     loss: Loss
