@@ -18,15 +18,28 @@ from .mpgd import MPGD
 from .pigdm import PiGDM
 from .reddiff import REDdiff
 from .steering import Steered, steer
-from .step_size import SNR, Bayes, Raw, Residual, ScoreRatio, StepSize, Unit
+from .step_size import (
+    SNR,
+    Bayes,
+    Capped,
+    Damped,
+    PiGDMWeight,
+    Raw,
+    Residual,
+    ScoreRatio,
+    Shell,
+    StepSize,
+    Tweedie,
+    Unit,
+)
 from .tfg import TFG
 from .tmpd import TMPD
 from .travel import Travel
 from .universal import Universal
 
 __all__ = [
-    "Bayes", "ClassifierGuidance", "Context", "DAPS", "DDNM", "DPS", "DataGuidance", "DiffPIR", "FlowChef",
-    "FreeDoM", "Greedy", "Guide", "LGD", "Lookahead", "MCG", "MPGD", "PiGDM", "REDdiff", "Raw", "Residual",
-    "SNR", "ScoreRatio", "Steered", "StepSize", "TFG", "TMPD", "Through", "Travel", "Twist",
-    "Unit", "Universal", "Window", "steer",
+    "Bayes", "Capped", "ClassifierGuidance", "Context", "DAPS", "DDNM", "DPS", "Damped", "DataGuidance",
+    "DiffPIR", "FlowChef", "FreeDoM", "Greedy", "Guide", "LGD", "Lookahead", "MCG", "MPGD", "PiGDM",
+    "PiGDMWeight", "REDdiff", "Raw", "Residual", "SNR", "ScoreRatio", "Shell", "Steered", "StepSize", "TFG",
+    "TMPD", "Through", "Travel", "Tweedie", "Twist", "Unit", "Universal", "Window", "steer",
 ]  # fmt: skip

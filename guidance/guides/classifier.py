@@ -8,7 +8,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Raw, StepSize
+from .step_size import Damped, Raw, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +38,17 @@ class ClassifierGuidance(Guide):
 class DataGuidance(Guide):
     """D' = D - (sigma^2/alpha) policy(grad_{x_t} L(D(x_t))), L = -log p(c|x_0) in nats read off the prediction.
 
-    Classifier guidance with a classifier of clean samples; for a measurement `measurement.nats` with the
-    policy `SNR`. Cost: one VJP a call; any plan that denoises.
+    Classifier guidance with a classifier of clean samples; for a measurement `measurement.nats`. The
+    default policy keeps Bayes' weight, `Raw()`, from overshooting; `SNR` does so by a number.
+
+    Cost: one VJP a call; any plan that denoises.
     """
 
     loss: Loss
-    policy: StepSize = Raw()
+    policy: StepSize = Damped(Raw())
     differentiates = True
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)
         ctx.report(value)
-        return data - ctx.tweedie * self.policy(ctx, ctx.vjp(slope), value)
+        return data - ctx.tweedie * self.policy(ctx, ctx.vjp(slope), value, slope)

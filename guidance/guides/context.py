@@ -132,6 +132,11 @@ class Context:
             point = at if at.requires_grad else at.detach().requires_grad_()
             value = loss(point)
             check_loss(value, len(at))
+            if not value.requires_grad:
+                raise ValueError(
+                    "loss: got values without a graph to x, expected differentiable ones; leave out `no_grad`, "
+                    "`detach` and numpy in the loss, or choose among particles with smc or svdd"
+                )
             (slope,) = torch.autograd.grad(value.sum(), point, create_graph=self._full)
         return (value if self._full else value.detach()), slope
 

@@ -26,4 +26,4 @@ class DPS(Guide):
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)
         ctx.report(value)
-        return x - self.policy(ctx, ctx.vjp(slope), value)
+        return x - self.policy(ctx, ctx.vjp(slope), value, slope)

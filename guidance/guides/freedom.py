@@ -42,4 +42,4 @@ class FreeDoM(Guide):
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)
         ctx.report(value)
-        return x - self.policy(ctx, ctx.vjp(slope), value)
+        return x - self.policy(ctx, ctx.vjp(slope), value, slope)

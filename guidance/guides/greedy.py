@@ -44,7 +44,7 @@ class Greedy(Guide):
             moments = moments.updated(slope)
             eps = eps - moments.step(self.lr)
             value, slope = ctx.gradient(loss, eps)
-            better = value < least
+            better = ~(value >= least)  # nan too: it must not be passed over
             best = torch.where(per_sample(better, eps), eps, best)
             least = torch.where(better, value, least)
         return (x - ctx.sigma * best) / ctx.alpha

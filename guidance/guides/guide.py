@@ -2,11 +2,13 @@
 
 import enum
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from ...solvers import Model, Plan
+from ..measurements.measurement import Measurement
 from .context import Context
 
 
@@ -60,12 +62,29 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
         """Whether the network calls of a step keep their graph for `ctx.vjp`."""
         return self.differentiates
 
+    def repeated(self, count: int) -> "Guide":
+        """The same guide for `count` copies of every sample, one after the other: the measurements among its
+        fields, losses such as `measurement.nats` included, with their rows repeated. Override it where a
+        guide holds other tensors (B, ...).
+        """
+        if not is_dataclass(self):
+            return self
+        before = {f.name: getattr(self, f.name) for f in fields(self)}
+        after = {name: _repeated(value, count) for name, value in before.items()}
+        changed = {name: value for name, value in after.items() if value is not before[name]}
+        return replace(self, **changed) if changed else self
+
     def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:  # noqa: B027
         """Raise ValueError for what cannot work, before any network call."""
 
     def parts(self) -> tuple["Guide", ...]:
         """The guides this one is made of."""
         return (self,)
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return type(self).__name__
 
     def hooks(self) -> frozenset[Hook]:
         """The hooks it overrides."""
@@ -82,6 +101,19 @@ class Guide(ABC):  # noqa: B024  (every hook is optional)
         return Window(self, start, stop)
 
 
+def _repeated(value: Any, count: int) -> Any:
+    """A guide's field for `count` copies of every sample; the field itself where that changes nothing."""
+    if isinstance(value, Guide | Measurement):
+        return value.repeated(count)
+    if isinstance(value, tuple):
+        after = tuple(_repeated(part, count) for part in value)
+        return after if any(a is not b for a, b in zip(after, value, strict=True)) else value
+    owner = getattr(value, "__self__", None)  # of a bound method: measurement.nats
+    if isinstance(owner, Measurement) and (repeated := owner.repeated(count)) is not owner:
+        return getattr(repeated, value.__name__)
+    return value
+
+
 @dataclass(frozen=True)
 class Together(Guide):
     """Several guides: their corrections are added; repeats are the most that one asks for."""
@@ -90,6 +122,10 @@ class Together(Guide):
 
     def parts(self) -> tuple[Guide, ...]:
         return self.guides
+
+    @property
+    def name(self) -> str:
+        return " + ".join(guide.name for guide in self.guides)
 
     def hooks(self) -> frozenset[Hook]:
         return frozenset().union(*(guide.hooks() for guide in self.guides))
@@ -149,6 +185,10 @@ class Window(Guide):
     def parts(self) -> tuple[Guide, ...]:
         inner = self.guide.parts()
         return (self,) if len(inner) == 1 else tuple(replace(self, guide=guide) for guide in inner)
+
+    @property
+    def name(self) -> str:
+        return self.guide.name
 
     def hooks(self) -> frozenset[Hook]:
         return self.guide.hooks()

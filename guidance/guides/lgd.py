@@ -9,7 +9,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Bayes, StepSize
+from .step_size import Bayes, Damped, StepSize
 
 
 def smoothed(ctx: Context, loss: Loss, samples: int, spread: Tensor) -> Loss:
@@ -27,7 +27,8 @@ class LGD(Guide):
     """x_s <- x_s - policy(grad_{x_t} -log mean_j exp(-L(D + width r_t d_j))), r_t = sigma/sqrt(alpha^2 + sigma^2).
 
     A loss of the cloud of x_0 that x_t may come from, where DPS takes its centre D for certain. L is in nats,
-    and the default policy gives it the weight of Bayes' rule.
+    and the default policy gives it the weight of Bayes' rule, kept from overshooting; `Bayes()` is the weight alone,
+    which diverges where the noise of y is small.
 
     Source: Song et al. 2023, ICML (LGD-MC), eq. 8-10. Cost: one VJP and `samples` losses a step; needs draws.
     """
@@ -35,11 +36,11 @@ class LGD(Guide):
     loss: Loss
     samples: int = 8
     width: float = 1.0
-    policy: StepSize = Bayes()
+    policy: StepSize = Damped(Bayes())
     differentiates = True
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         soft = smoothed(ctx, self.loss, self.samples, self.width * ctx.prior_variance.sqrt())
         value, slope = ctx.gradient(soft, ctx.data)
         ctx.report(value)
-        return x - self.policy(ctx, ctx.vjp(slope), value)
+        return x - self.policy(ctx, ctx.vjp(slope), value, slope)

@@ -10,7 +10,7 @@ from ...solvers.broadcast import per_sample
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Bayes, StepSize
+from .step_size import Bayes, Damped, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Lookahead(Guide):
     worse than k = 0; k = 4 is close to the rollout's.
 
     Args:
-        loss: L, in nats for the default policy.
+        loss: L, in nats for the default policy, Bayes' weight kept from overshooting.
         agree: where given, k is a start: it is doubled, sample by sample, until the gradients by k and by 2k
             have that cosine, `most` is reached or the plan's steps are used up; the last one serves.
 
@@ -31,30 +31,31 @@ class Lookahead(Guide):
 
     loss: Loss
     k: int = 4
-    policy: StepSize = Bayes()
+    policy: StepSize = Damped(Bayes())
     agree: float | None = None
     most: int = 32
 
     def graph(self, step: int, steps: int) -> bool:
         return self.k > 0 or self.agree is not None
 
-    def pulled(self, ctx: Context, k: int) -> tuple[Tensor, Tensor]:
-        """(loss, its gradient at x_t) by a lookahead of k."""
+    def pulled(self, ctx: Context, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(loss, its gradient at x_t, its gradient at the prediction) by a lookahead of k."""
         ahead, pull = ctx.lookahead(k)
-        value, slope = ctx.gradient(self.loss, ahead)
-        return value, pull(slope)
+        value, at_data = ctx.gradient(self.loss, ahead)
+        return value, pull(at_data), at_data
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
-        value, slope = self.pulled(ctx, self.k)
+        value, slope, at_data = self.pulled(ctx, self.k)
         if self.agree is not None:
             # the gradient of every sample is taken for any one that still needs it: networks run in batches
             k, going = max(self.k, 1), torch.ones_like(value, dtype=torch.bool)
             while bool(going.any()) and k < min(self.most, ctx.steps - ctx.step):
                 k = 2 * k
-                finer, new = self.pulled(ctx, k)
+                finer, new, new_at_data = self.pulled(ctx, k)
                 close = cosine_similarity(slope.flatten(1), new.flatten(1)) >= self.agree
                 value = torch.where(going, finer, value)
                 slope = torch.where(per_sample(going, x), new, slope)
+                at_data = torch.where(per_sample(going, x), new_at_data, at_data)
                 going = going & ~close
         ctx.report(value)
-        return x - self.policy(ctx, slope, value)
+        return x - self.policy(ctx, slope, value, at_data)

@@ -31,7 +31,7 @@ class MCG(Guide):
         m = self.measurement
         value, slope = ctx.gradient(m, ctx.data)
         ctx.report(value)
-        x = x - self.policy(ctx, ctx.vjp(slope), value)
+        x = x - self.policy(ctx, ctx.vjp(slope), value, slope)
         y = m.y.to(x)  # its axes need not be those of x
         # A x_s - y_s, by linearity with one A
         excess = m.physics.A(x - ctx.next_sigma * ctx.draw()) - per_sample(ctx.next_alpha, y) * y

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Raw, StepSize
+from .step_size import Damped, StepSize, Tweedie
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +18,14 @@ class MPGD(Guide):
     The network's Jacobian is left out, an approximation.
 
     Args:
+        policy: by default for a loss in nats, never past its minimum; `Raw(scale)` is published.
         project: onto where samples live; encode(decode(.)) in the latent form. None: all of space.
 
     Source: He et al. 2024, arXiv 2311.16424, algorithm 2. Cost: no VJP.
     """
 
     loss: Loss
-    policy: StepSize = Raw()
+    policy: StepSize = Damped(Tweedie())
     project: Callable[[Tensor], Tensor] | None = None
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:

@@ -8,23 +8,28 @@ from ...solvers import Model, Plan
 from ..measurements.measurement import Measurement
 from .context import Context
 from .guide import Twist
+from .step_size import Capped, StepSize, Tweedie
 
 
 @dataclass(frozen=True, eq=False)
 class PiGDM(Twist):
-    """D' = D + strength (sigma^2/alpha) J^T A^T (r_t^2 A A^T + s_y^2 I)^-1 (y - A D), J = dD/dx_t.
+    """D' = D + strength policy(J^T A^T (r_t^2 A A^T + s_y^2 I)^-1 (y - A D)), J = dD/dx_t.
 
     p(y|x_t) is taken for N(A D, r_t^2 A A^T + s_y^2 I) with r_t^2 = s0^2 sigma^2/(alpha^2 s0^2 + sigma^2),
     the posterior variance of data of standard deviation s0 = `data_std`: exact for Gaussian data N(m, s0^2
     I). With s_y = 0 the inverse is a pseudo-inverse.
 
-    Source: Song et al. 2023 (PiGDM), ICLR, eq. 7, with the weight of Bayes' rule (sigma^2/alpha) in place of
-    the paper's. Cost: one VJP and one solve a call; any plan that denoises.
+    Args:
+        policy: by default the weight of Bayes' rule, sigma^2/alpha, capped where D' would overshoot y, as it
+            would where the data vary more than `data_std`. `Tweedie()`: not capped; `PiGDMWeight()`: as published.
+
+    Source: Song et al. 2023 (PiGDM), ICLR, eq. 7. Cost: one VJP and one solve a call; any plan that denoises.
     """
 
     measurement: Measurement
     data_std: float = 1.0
     strength: float = 1.0
+    policy: StepSize = Capped(Tweedie())
     differentiates = True
 
     def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
@@ -40,9 +45,12 @@ class PiGDM(Twist):
         residual = m.residual(ctx.data)
         ctx.report(residual.flatten(1).square().sum(1))
         solved = m.solve(residual, variance.flatten(), m.variance)
+        nats = 0.5 * (residual * solved).flatten(1).sum(1)
         # the determinant depends on t alone, and is left out
-        ctx.memory(self)["log_likelihood"] = -0.5 * (residual * solved).flatten(1).sum(1).detach()
-        return data + self.strength * ctx.tweedie * ctx.vjp(m.pull(solved, data))
+        ctx.memory(self)["log_likelihood"] = -nats.detach()
+        at_data = -m.pull(solved, data)
+        move = self.policy(ctx, ctx.vjp(at_data), nats, at_data)
+        return data - self.strength * move
 
     def log_likelihood(self, ctx: Context) -> Tensor:
         return ctx.memory(self)["log_likelihood"]

@@ -33,6 +33,7 @@ from ...solvers.program import Program, prepare
 from .bookkeeping import CallRecord, Setting, Through
 from .context import Context
 from .guide import Guide, Hook
+from .reach import Reach
 from .step_law import StepLaw
 from .validity import check_fields, check_hooks
 
@@ -88,7 +89,7 @@ def steer(
         draws: source of the guide's own randomness; default: that of `noise`, in a stream of its own.
         through: what autograd sees. By default nothing; STOPPED holds the corrections constant, FULL
             differentiates the guide too (second derivatives of the network).
-        keep_finite: where some samples are not finite, return NaN for these, warn, and go on with the others;
+        keep_finite: where some samples are not finite or have diverged, return NaN for these, warn, and go on with the others;
             where nothing is differentiated `through` the run.
 
     Returns:
@@ -97,7 +98,9 @@ def steer(
     Raises:
         ValueError: before the first call, for a plan that cannot carry the guide's hooks and for anything
             that does not fit.
-        FloatingPointError: a loss or a sample that is not finite; the step and the samples are named.
+        FloatingPointError: a loss or a sample that is not finite, or one that has diverged: a hundred times
+            as far from its prediction as noise and data account for (`reach.py`). Guide, step and samples are
+            named.
 
     Cost: plan.nfe evaluations times the repeats, the guide's VJPs; memory one network call's activations
     where the guide differentiates (the whole run's unless `through` is NOTHING).
@@ -128,7 +131,9 @@ def steer(
     if draws is None and isinstance(source, Addressed):
         draws = Addressed(source.seed, source.samples, (source.stream + OWN_STREAM) % 2**64, source.on_cpu)
     program, setting = prepare(plan, denoiser, x), Setting(denoiser, plan, cond, draws, through)
-    run = _Run(setting, program, _asked(plan), scheduled, guide, hooks, source)
+    run = _Run(
+        setting, program, _asked(plan), scheduled, guide, hooks, source, Reach(plan, guide, keep_finite)
+    )
     registers, rows = {"x": x if through is not Through.NOTHING else x.detach()}, []
     with torch.no_grad() if through is Through.NOTHING else nullcontext():
         for step in tqdm(range(plan.steps), disable=not progress):
@@ -137,7 +142,7 @@ def steer(
             registers, loss = run.step(step, registers)
             rows.append(x.new_full((len(x),), torch.nan) if loss is None else loss)
             if not keep_finite or bool(lost(registers["x"]).all()):
-                _finite(step, plan, loss, registers["x"])
+                _finite(step, plan, guide, loss, registers["x"])
     x = registers["x"]
     if callback is not None:
         show(callback, plan.steps, plan.times[-1], x)
@@ -176,6 +181,7 @@ class _Run:
     guide: Guide
     hooks: frozenset[Hook]
     noise: Noise | None
+    reach: Reach
 
     def step(self, k: int, registers: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """The registers after step k, taken as often as the guide wants, and the loss it reported."""
@@ -188,6 +194,8 @@ class _Run:
             back = ctx.renoise(after["x"], ctx.next_time, ctx.time)
             attempt = _Attempt(self, k, number, {**registers, "x": back})
             after = attempt.take()
+        if attempt.record is not None:
+            after["x"] = self.reach.within(k, after["x"], attempt.record.live.detach())
         if attempt.ctx is not None and Hook.ACCEPT in self.hooks:
             ancestors = self.guide.accept(attempt.ctx, after["x"])
             if ancestors is not None:
@@ -301,11 +309,12 @@ def _check_noise(plan: Plan, noise: Noise | Tensor | None) -> None:
         )
 
 
-def _finite(step: int, plan: Plan, loss: Tensor | None, x: Tensor) -> None:
+def _finite(step: int, plan: Plan, guide: Guide, loss: Tensor | None, x: Tensor) -> None:
     for what, value in (("loss", loss), ("state", x)):
         if value is not None and not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(
-                f"{what}: not finite at step {step} (t={plan.times[step]}) for {which_samples(lost(value))}, expected "
-                "finite values; lower the guide's scale, choose a policy that normalises, check the network there, "
-                "or let the others go on with keep_finite=True"
+                f"{what}: not finite at step {step} (t={plan.times[step]}) under {guide.name} for "
+                f"{which_samples(lost(value))}, expected finite values; lower the guide's scale, choose a policy that "
+                "does not overshoot such as Damped(Bayes()), check the network there, or let the others go on with "
+                "keep_finite=True"
             )

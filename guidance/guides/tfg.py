@@ -8,7 +8,7 @@ from ..loss import Loss
 from .context import Context
 from .guide import Guide
 from .lgd import smoothed
-from .step_size import Bayes, Raw, Residual, ScoreRatio, StepSize
+from .step_size import Bayes, Damped, Raw, Residual, ScoreRatio, StepSize, Tweedie
 from .universal import descended
 
 
@@ -49,7 +49,7 @@ class TFG(Guide):
         ctx.report(value)
         h = ctx.gain if self.consistent else ctx.next_alpha
         if self.rho is not None:
-            move = self.rho(ctx, ctx.vjp(slope), value)
+            move = self.rho(ctx, ctx.vjp(slope), value, slope)
             x = x - (h * ctx.tweedie * move if self.consistent else move)
         if self.mu is not None:
             x = x + h * descended(ctx, loss, self.mu, self.iterations)
@@ -61,12 +61,14 @@ class TFG(Guide):
         return cls(loss, rho=policy)
 
     @classmethod
-    def lgd(cls, loss: Loss, samples: int = 8, width: float = 1.0, policy: StepSize = Bayes()) -> "TFG":
+    def lgd(
+        cls, loss: Loss, samples: int = 8, width: float = 1.0, policy: StepSize = Damped(Bayes())
+    ) -> "TFG":
         """`LGD`."""
         return cls(loss, rho=policy, samples=samples, width=width)
 
     @classmethod
-    def mpgd(cls, loss: Loss, policy: StepSize = Raw()) -> "TFG":
+    def mpgd(cls, loss: Loss, policy: StepSize = Damped(Tweedie())) -> "TFG":
         """`MPGD` without a projection."""
         return cls(loss, mu=policy)
 
@@ -79,8 +81,8 @@ class TFG(Guide):
     def universal(
         cls,
         loss: Loss,
-        forward: StepSize = Raw(),
-        backward: StepSize = Raw(),
+        forward: StepSize = Damped(Raw()),
+        backward: StepSize = Damped(Tweedie()),
         steps: int = 1,
         travels: int = 1,
     ) -> "TFG":

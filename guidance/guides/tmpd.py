@@ -20,7 +20,8 @@ class TMPD(Twist):
     shape is not. No scale to choose.
 
     Args:
-        most: greatest m, the measured numbers of a sample: each costs a VJP at every call.
+        most: greatest m, the measured numbers of a sample, without those that say nothing of it (what a
+            `Mask` hides): each costs a VJP at every call.
 
     Source: Boys et al. 2023, arXiv 2310.06721, eq. 8-9. Cost: m VJPs a call and one O(m^3) solve; any plan
     that denoises.
@@ -32,9 +33,9 @@ class TMPD(Twist):
 
     def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
         self.measurement.check(x, "A_adjoint", noisy=True)
-        if (m := self.measurement.y[0].numel()) > self.most:
+        if not 0 < (m := len(self.measurement.rows(x))) <= self.most:
             raise ValueError(
-                f"TMPD: got {m} measured numbers a sample, expected at most {self.most}: it makes one VJP "
+                f"TMPD: got {m} measured numbers a sample, expected 1 to {self.most}: it makes one VJP "
                 "for each at every call; use PiGDM, or raise most="
             )
 
@@ -42,28 +43,33 @@ class TMPD(Twist):
         m = self.measurement
         residual = m.residual(ctx.data)
         ctx.report(residual.flatten(1).square().sum(1))
-        shift, log_likelihood = conditioned(ctx, m, residual)
-        ctx.memory(self)["log_likelihood"] = log_likelihood.detach()
+        memory = ctx.memory(self)
+        if "rows" not in memory:
+            memory["rows"] = m.rows(ctx.data)
+        shift, log_likelihood = conditioned(ctx, m, residual, memory["rows"])
+        memory["log_likelihood"] = log_likelihood.detach()
         return data + shift
 
     def log_likelihood(self, ctx: Context) -> Tensor:
         return ctx.memory(self)["log_likelihood"]
 
 
-def conditioned(ctx: Context, m: Measurement, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """C A^T S^-1 residual and log N(residual; 0, S) (B,) up to a constant, S = A C A^T + s_y^2 I: one VJP for
-    each measured number.
+def conditioned(ctx: Context, m: Measurement, residual: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
+    """C A^T S^-1 residual and log N(residual; 0, S) (B,) up to a constant, S = A C A^T + s_y^2 I, for the
+    measured numbers `rows` of each sample: one VJP for each.
     """
     flat = residual.flatten(1)
-    batch, size = flat.shape
-    units = torch.eye(size, dtype=residual.dtype, device=residual.device)
-    units = units.reshape(size, 1, *residual.shape[1:]).expand(-1, *residual.shape)
+    units = torch.eye(flat.shape[1], dtype=residual.dtype, device=residual.device)[rows]
+    units = units.reshape(len(rows), 1, *residual.shape[1:]).expand(-1, *residual.shape)
+    flat = flat[:, rows]
     # C is symmetric: column j of C A^T is (sigma^2/alpha) (dD/dx_t)^T A^T e_j
     columns = torch.stack([ctx.tweedie * ctx.vjp(m.pull(unit, ctx.data)) for unit in units], 1)  # (B, m, ...)
-    seen = torch.stack([m.physics.A(column).flatten(1) for column in columns.unbind(1)], 1)  # A C A^T
+    seen = torch.stack(
+        [m.physics.A(column).flatten(1)[:, rows] for column in columns.unbind(1)], 1
+    )  # A C A^T
     # that A C A^T is symmetric and has no negative eigenvalue is not what a learned network promises
     values, vectors = torch.linalg.eigh((seen + seen.mT) / 2)
     values, turned = values.clamp(min=0.0) + m.variance, (vectors.mT @ flat[..., None])[..., 0]
     weights = (vectors @ (turned / values)[..., None])[..., 0]  # S^-1 residual
     log_likelihood = -0.5 * (turned.square() / values + values.log()).sum(1)
-    return (weights.reshape(batch, size, *(1,) * (columns.ndim - 2)) * columns).sum(1), log_likelihood
+    return (weights.reshape(*weights.shape, *(1,) * (columns.ndim - 2)) * columns).sum(1), log_likelihood

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
-from .step_size import Raw, StepSize
+from .step_size import Damped, Raw, StepSize, Tweedie
 
 
 def descended(ctx: Context, loss: Loss, policy: StepSize, steps: int) -> Tensor:
@@ -29,6 +29,7 @@ class Universal(Guide):
     dx_s/dD (`ctx.gain`) times that.
 
     Args:
+        forward, backward: by default for a loss in nats, never past its minimum; `Raw(scale)` is published.
         travels: how often each step is taken, the state noised back in between (the paper's recurrence).
 
     Source: Bansal et al. 2023, arXiv 2302.07121, algorithm 1. Cost: `travels` network calls and VJPs a step;
@@ -36,8 +37,8 @@ class Universal(Guide):
     """
 
     loss: Loss
-    forward: StepSize = Raw()
-    backward: StepSize = Raw()
+    forward: StepSize = Damped(Raw())
+    backward: StepSize = Damped(Tweedie())
     steps: int = 1
     travels: int = 1
     differentiates = True
@@ -48,5 +49,5 @@ class Universal(Guide):
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         value, slope = ctx.gradient(self.loss, ctx.data)
         ctx.report(value)
-        x = x - ctx.gain * ctx.tweedie * self.forward(ctx, ctx.vjp(slope), value)
+        x = x - ctx.gain * ctx.tweedie * self.forward(ctx, ctx.vjp(slope), value, slope)
         return x + ctx.gain * descended(ctx, self.loss, self.backward, self.steps)

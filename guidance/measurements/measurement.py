@@ -1,7 +1,7 @@
 """Measurement: what was observed of the sample, y = A(x_0) + s_y n, and the algebra that guides need of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -92,11 +92,19 @@ class Measurement:
                 f"physics: {type(self.physics).__name__} does not take samples of shape {tuple(x.shape)}, "
                 f"expected one that does ({error})"
             ) from error
-        if self.y.shape not in (seen.shape, torch.Size((1, *seen.shape[1:]))):
+        self._matches(seen, x)
+
+    def _matches(self, seen: Tensor, x: Tensor) -> None:
+        """Raise ValueError unless y has the shape of seen = A(x), or (1, ...)."""
+        if self.y.shape[1:] != seen.shape[1:] or len(self.y) not in (1, len(seen)):
             raise ValueError(
                 f"y: got shape {tuple(self.y.shape)}, expected {tuple(seen.shape)}, what the physics makes "
                 f"of samples {tuple(x.shape)}, or (1, ...); measure with the same operator"
             )
+
+    def repeated(self, count: int) -> "Measurement":
+        """For `count` copies of every sample, one after the other: y's rows likewise, one for all samples kept."""
+        return self if len(self.y) == 1 else replace(self, y=self.y.repeat_interleave(count, 0))
 
     @property
     def std(self) -> float:
@@ -110,8 +118,13 @@ class Measurement:
         return self.std**2
 
     def residual(self, x: Tensor) -> Tensor:
-        """y - A(x)."""
-        return self.y.to(x) - self.physics.A(x)
+        """y - A(x).
+
+        Raises ValueError where y is not of A(x)'s shape, or (1, ...): what merely broadcasts is a mistake.
+        """
+        seen = self.physics.A(x)
+        self._matches(seen, x)
+        return self.y.to(x) - seen
 
     def __call__(self, x: Tensor) -> Tensor:
         """|y - A(x)|^2, (B,)."""
@@ -120,6 +133,18 @@ class Measurement:
     def nats(self, x: Tensor) -> Tensor:
         """-log p(y | x) up to a constant: |y - A(x)|^2 / (2 s_y^2), (B,)."""
         return self(x) / (2 * self.variance)
+
+    def rows(self, x: Tensor) -> list[int]:
+        """The measured numbers, of a linear physics, that say anything of samples like x (B, ...): not those a
+        mask hides, whose rows of A are zero in every sample. By number among y's entries.
+        """
+        # a row that leaves two samples without any pattern at exactly zero is zero
+        count = torch.arange(1, x[0].numel() + 1, dtype=torch.float64, device=x.device)
+        without_pattern = [1 + (count * root).frac() for root in (2**0.5, 3**0.5)]
+        with torch.no_grad():
+            seen = [self.physics.A(p.to(x).reshape(x.shape[1:]).expand(x.shape)) for p in without_pattern]
+        said = torch.stack(seen).flatten(2).ne(0).any(0).any(0)
+        return said.nonzero()[:, 0].tolist()
 
     def solve(self, r: Tensor, scale: Tensor | float, noise: Tensor | float) -> Tensor:
         """(scale A A^T + noise I)^-1 r, scale and noise (variances) numbers or (B,): in closed form where the

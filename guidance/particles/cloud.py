@@ -16,8 +16,11 @@ class Cloud:
 
     Attributes:
         x: (B, K, ...);  log_weights: (B, K), summing to one in exp.
-        log_z: (B,) log of the estimate of E[exp(r(x)/beta)] under the sampler's own law: unbiased, before the
-            log.
+        log_z: (B,) log of the estimate of E[exp(r(x)/beta)] under the law of the sampler's own draws: of this
+            plan with this N, which is not the data's. Unbiased before the log; after it low, where weights vary,
+            by about half of `relative_variance`.
+        relative_variance: (B,) estimate of Var[exp(log_z)]/E[exp(log_z)]^2, about the squared standard error of
+            log_z, from how many of the first particles have descendants; near 1 no more than that it is large.
         ess: (N, B) effective sample size after each step, before resampling;  resampled: (N, B) whether it
             was done.
         run: NFE, VJPs, seed.
@@ -26,6 +29,7 @@ class Cloud:
     x: Tensor
     log_weights: Tensor
     log_z: Tensor
+    relative_variance: Tensor
     ess: Tensor
     resampled: Tensor
     run: Steered
@@ -46,6 +50,11 @@ class Cloud:
         return self.x[torch.arange(len(self.x), device=self.x.device), index]
 
     @property
+    def least_ess(self) -> Tensor:
+        """(B,) effective sample size at its least, over the steps: what log_z and means are worth."""
+        return self.ess.amin(0)
+
+    @property
     def final_ess(self) -> Tensor:
-        """(B,) effective sample size of the result."""
+        """(B,) effective sample size of the result. It says nothing of particles lost on the way."""
         return ess(self.log_weights)

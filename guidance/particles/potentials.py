@@ -17,6 +17,12 @@ class Potential(ABC):
     Source: Singhal et al. 2025 (FK steering), arXiv 2501.06848, section 4.1.
     """
 
+    def counted(self, reward: Tensor, known: Tensor) -> Tensor:
+        """r_k (B, K) as it counts where D(x_k) is known but for noise: `known` = alpha^2/(alpha^2 + sigma^2), which
+        grows from 0 to 1, shaped to broadcast. Not asked where a proposal's own likelihood weighs.
+        """
+        return reward
+
     @abstractmethod
     def __call__(self, rewards: Tensor) -> Tensor:
         """(k + 1, B, K) to (B, K)."""
@@ -28,6 +34,19 @@ class Difference(Potential):
 
     def __call__(self, rewards: Tensor) -> Tensor:
         return rewards[-1] - rewards[-2] if len(rewards) > 1 else rewards[-1]
+
+
+@dataclass(frozen=True)
+class Discounted(Difference):
+    """Difference of r_k alpha^2/(alpha^2 + sigma^2): a reward counts by the share of x_0 that is known.
+
+    r(D(x_k)) takes the prediction for certain. Where the reward is sharp, as a likelihood of small noise is,
+    that leaves one particle in all of them at the first steps, and log Z low by tens of nats however many
+    particles are left at the end. For rewards nearly linear over a posterior's width `Difference` varies less.
+    """
+
+    def counted(self, reward: Tensor, known: Tensor) -> Tensor:
+        return known * reward
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Sequential Monte Carlo along a sampler, with right weights, under any guide as the proposal."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from ..guides.validity import check_fields
 from ..rewards.base import RewardFunction
 from .cloud import Cloud
 from .layout import PROPOSAL, RESAMPLING, ParticleNoise, check_particles, for_particles, in_stream
-from .potentials import Difference, Potential
+from .potentials import Discounted, Potential
 from .resampling import Resampling, Systematic
-from .weighing import Weighing, log_mean
+from .weighing import Weighing, log_mean, relative_variance
 
 BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
+LOW_ESS = 0.05  # share of the particles below which `smc` warns
 
 
 def smc(
@@ -29,7 +31,7 @@ def smc(
     *,
     beta: float = 1.0,
     proposal: Guide | None = None,
-    potential: Potential = Difference(),
+    potential: Potential = Discounted(),
     resampling: Resampling = Systematic(),
     threshold: float = 0.5,
     cond: Any = None,
@@ -46,7 +48,14 @@ def smc(
 
     with exact weights at the end whatever the proposal and the potentials: E[exp(log_z)] = E_p[exp(r/beta)]
     for every K, and `Cloud.mean` converges to the tilted mean as K grows. r = log p(y | x_0) with beta = 1
-    gives the posterior and its evidence.
+    gives the posterior and its evidence, under p: the law of this plan's N steps, not the data's. On mixtures
+    and digits the evidence under 50 DDIM(1.0) steps was 18 to 25 % off the data's own. To see how much of that there
+    is, run it with 2 N steps as well: what log_z moves by beyond its standard error (`Cloud.relative_variance`)
+    is the sampler's.
+
+    Warns (UserWarning) where the effective sample size fell below a twentieth of the particles (1.5 of few).
+    Lineages lost there do not come back, whatever the last ESS is: log_z is then low, by tens of nats where one
+    particle was left, and means are those of few.
 
     Args:
         plan: stochastic, one draw a step (DDPM, DDIM(eta > 0), ...).
@@ -54,9 +63,13 @@ def smc(
         reward: (x (B K, ...), context) to (B K,); context is repeated for the particles as cond is: tensors
             (B, ...).
         noise: particle k of a sample has stream `noise.stream + k`; resampling and the proposal have others.
-        proposal: any guide on the data prediction or velocity; its own errors cost variance, never bias. A
+        proposal: any guide on the data prediction or velocity; its own errors cost variance, never bias.
+            Its measurements' y (B, ...) are repeated for the particles too (`Guide.repeated`). A
             `Twist`'s likelihood is far better calibrated at high noise than r(D): docs/inverse.md has both;
             `TMPD(m).during()` weighs by r(D).
+        potential: what particles are weighed by on the way. `Discounted` counts r(D(x_k)) by what is known of
+            x_0, since at high noise a sharp reward of a prediction taken for certain leaves one particle;
+            `Difference`, as published, does not.
         threshold: 0 never resamples before the end, 1 always.
 
     Source: Wu et al. 2023 (twisted diffusion sampler), arXiv 2306.17775, algorithm 1; Singhal et al. 2025,
@@ -90,7 +103,7 @@ def smc(
         context=for_particles(context, *shape),
         shape=shape,
         beta=beta,
-        proposal=proposal or Guide(),
+        proposal=(proposal or Guide()).repeated(shape[1]),
         noisy=_noisy_steps(plan),
         potential=potential,
         resampling=resampling,
@@ -109,13 +122,34 @@ def smc(
     )
     memory = run.memory(guide)
     log_w = memory["log_w"]
+    _warn_of_few(torch.stack(memory["ess"]), shape[1])
     return Cloud(
         x=run.sample.unflatten(0, shape),
         log_weights=log_w.log_softmax(1),
         log_z=memory["log_z"] + log_mean(log_w),
+        relative_variance=relative_variance(
+            log_w, memory["founders"], torch.stack(memory["resampled"]).sum(0)
+        ),
         ess=torch.stack(memory["ess"]),
         resampled=torch.stack(memory["resampled"]),
         run=run,
+    )
+
+
+def _warn_of_few(sizes: Tensor, count: int) -> None:
+    """Warn where the effective sample sizes (N, B) of `count` particles fell low. With fewer than four they always
+    may.
+    """
+    least, limit = float(sizes.min()), max(LOW_ESS * count, 1.5)
+    if count < 4 or least >= limit:
+        return
+    step, sample = divmod(int(sizes.argmin()), sizes.shape[1])
+    warnings.warn(
+        f"smc: got an effective sample size of {least:.3g} of {count} particles after step {step} (sample {sample}), "
+        f"expected at least {limit:.3g}: log_z is likely far too low and means are those of few; take a proposal with "
+        "a likelihood of its own such as TMPD(measurement), a potential that asks less early such as Discounted(), "
+        "or more particles",
+        stacklevel=3,
     )
 
 

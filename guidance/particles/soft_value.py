@@ -13,6 +13,7 @@ from ..guides.steering import Steered, steer
 from ..rewards.base import RewardFunction
 from .layout import RESAMPLING, ParticleNoise, check_particles, flat_index, for_particles, in_stream
 from .resampling import uniform_draws
+from .weighing import particle_rewards
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,9 @@ class Choosing(Guide):
         last = ctx.step + 1 == ctx.steps
         if (ctx.step + 1) % self.every and not last:
             return None
-        value = self.reward(x if last else ctx.data_after(x), self.context).double().reshape(self.shape)
+        value = particle_rewards(self.reward, x if last else ctx.data_after(x), self.context).reshape(
+            self.shape
+        )
         if self.beta:
             edges = (value / self.beta).softmax(1).cumsum(1)
             points = uniform_draws(self.source, ctx.step, value[:, :1])

@@ -36,6 +36,10 @@ class Weighing(Guide):
     threshold: float
     source: Addressed
 
+    @property
+    def name(self) -> str:
+        return f"proposal {self.proposal.name}"
+
     def hooks(self) -> frozenset[Hook]:
         return self.proposal.hooks() | {Hook.ACCEPT}
 
@@ -56,6 +60,7 @@ class Weighing(Guide):
         if not memory:
             zero = torch.zeros(self.shape, dtype=torch.float64, device=x.device)
             memory.update(log_w=zero, given=zero, log_z=zero[:, 0], rewards=[], ess=[], resampled=[])
+            memory["founders"] = torch.arange(self.shape[1], device=x.device).expand(self.shape)
         rewards = [*memory["rewards"], self._seen(ctx, memory["rewards"])]
         gain = self.potential(torch.stack(rewards))
         given = memory["given"] + gain  # log of the product of all potentials of the lineage
@@ -74,6 +79,7 @@ class Weighing(Guide):
             memory["log_z"] = memory["log_z"] + torch.where(chosen, log_mean(log_w), 0.0)
             log_w = torch.where(chosen[:, None], 0.0, log_w)
             given, correction, *rewards = _inherited([given, correction, *rewards], ancestors)
+            memory["founders"] = memory["founders"].gather(1, ancestors)
         memory.update(log_w=log_w if last else log_w + correction, given=given, rewards=rewards)
         memory["ess"].append(size)
         memory["resampled"].append(chosen)
@@ -89,24 +95,65 @@ class Weighing(Guide):
     def _seen(self, ctx: Context, before: list[Tensor]) -> Tensor:
         """r_k, (B, K): the proposal's own log p(y | x_k) over beta where it has one, else the reward of D(x_k)."""
         if not isinstance(self.proposal, Twist):
-            return self._scaled(ctx.data)
+            known = (1 - ctx.prior_variance).flatten().double()
+            return self.potential.counted(
+                self._scaled(ctx.data), known.expand(len(ctx.x)).reshape(self.shape)
+            )
         if ctx.step not in self.noisy:  # the proposal was left out
             return before[-1] if before else torch.zeros(self.shape, dtype=torch.float64, device=ctx.x.device)
         return self.proposal.log_likelihood(ctx).double().reshape(self.shape) / self.beta
 
     def _scaled(self, x: Tensor) -> Tensor:
         """The reward over beta, (B, K), of states (B K, ...)."""
-        value = self.reward(x, self.context)
-        if value.shape != (len(x),):
-            raise ValueError(
-                f"reward: got shape {tuple(value.shape)}, expected ({len(x)},): one value per particle"
-            )
-        return value.detach().double().reshape(self.shape) / self.beta
+        return particle_rewards(self.reward, x, self.context).reshape(self.shape) / self.beta
+
+
+def particle_rewards(reward: RewardFunction, x: Tensor, context: Any) -> Tensor:
+    """The rewards (B K,) of states (B K, ...), float64, without a graph.
+
+    Raises ValueError for another shape and FloatingPointError for nan or +inf, which would take all the weight
+    or none; -inf, a particle of no weight, is legal.
+    """
+    value = reward(x, context)
+    if value.shape != (len(x),):
+        raise ValueError(
+            f"reward: got shape {tuple(value.shape)}, expected ({len(x)},): one value per particle"
+        )
+    value = value.detach().double()
+    if not bool((value < torch.inf).all()):
+        worst = int((~(value < torch.inf)).nonzero()[0])
+        raise FloatingPointError(
+            f"reward: got {float(value[worst])} for particle {worst} of {len(x)} (sample by sample), "
+            "expected a number or -inf; mend the reward there"
+        )
+    return value
 
 
 def log_mean(log_w: Tensor) -> Tensor:
     """log of the mean weight (B,) of log weights (B, K)."""
     return log_w.logsumexp(1) - math.log(log_w.shape[1])
+
+
+def relative_variance(log_w: Tensor, founders: Tensor, resampled: Tensor) -> Tensor:
+    """Estimate (B,) of Var[Z]/E[Z]^2 for Z = mean exp(log_w) from one run: 1 - (K/(K-1))^(r+1) (1 - sum_f W_f^2),
+    W_f the normalised weight of all that descend from first particle f, r (B,) how often was resampled.
+
+    Without resampling the sample variance of the weights over K. nan for K = 1.
+
+    Args:
+        log_w, founders: (B, K), founders by number.
+
+    Source: Lee and Whiteley 2018, Variance estimation in the particle filter, Biometrika 105, eq. 6 (multinomial
+    resampling; an upper bound for the schemes that vary less).
+    """
+    count = log_w.shape[1]
+    if count == 1:
+        return torch.full_like(log_w[:, 0], torch.nan)
+    families = torch.zeros_like(log_w).scatter_add(1, founders, log_w.softmax(1))
+    apart = 1 - families.square().sum(
+        1
+    )  # the chance that two particles drawn by weight have different founders
+    return (1 - (count / (count - 1)) ** (resampled.to(log_w) + 1) * apart).clamp(min=0.0)
 
 
 def _inherited(values: list[Tensor], ancestors: Tensor) -> list[Tensor]:

@@ -18,7 +18,7 @@ from guides import MODEL, PLAN, SEEN
 
 from pullback import adjoint
 from pullback.adjoint import Checkpoint
-from pullback.guidance import OverBatch, PiGDM, Scale, steer
+from pullback.guidance import OverBatch, PiGDM, Scale, Tweedie, steer
 from pullback.solvers import EDM, VP, CosineVP, DPMSolverPP, RectifiedFlow, V
 
 README = pages.ROOT / "README.md"
@@ -204,7 +204,10 @@ def test_the_guide_passes_the_sweep():
     found = laws("guidance/guides/test_guide.py")
     found.test_batch_mates_do_not_matter(guide)
     found.test_costs_are_counted_and_no_call_is_wasted(guide)
-    ours, theirs = (steer(MODEL, PLAN, found.X, g, noise=found.NOISE_SOURCE) for g in (guide, PiGDM(SEEN)))
+    ours, theirs = (
+        steer(MODEL, PLAN, found.X, g, noise=found.NOISE_SOURCE)
+        for g in (guide, PiGDM(SEEN, policy=Tweedie()))
+    )
     assert torch.allclose(ours.sample, theirs.sample, rtol=1e-12, atol=1e-12)
 
 

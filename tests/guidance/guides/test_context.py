@@ -184,6 +184,32 @@ def test_a_loss_that_is_not_finite_names_the_step():
 
 
 @pytest.mark.parametrize(
+    "guide", [DPS, MPGD, guidance.LGD, guidance.Greedy, guidance.REDdiff, guidance.Lookahead]
+)
+def test_a_loss_that_is_nan_anywhere_is_an_error_that_names_the_guide(guide):
+    calls = [0]
+
+    def loss(x):
+        calls[0] += 1
+        return x.square().sum(1) * (torch.nan if calls[0] == 5 else 1.0)
+
+    with pytest.raises(
+        FloatingPointError, match=rf"(loss|state): not finite at step \d .* under {guide.__name__}"
+    ):
+        steer(MODEL, PLAN, X, guide(loss), noise=NOISE_SOURCE)
+
+
+@pytest.mark.parametrize("loss, words", [
+    (lambda x: 3.0, "got float, expected a tensor"),
+    (lambda x: x.square().mean(), r"got shape \(\), expected \(4,\): one value per sample"),
+    (lambda x: x.detach().square().sum(1), "without a graph to x, expected differentiable ones"),
+])  # fmt: skip
+def test_a_loss_that_is_none_says_what_to_change(loss, words):
+    with pytest.raises(ValueError, match=f"^loss: .*{words}"):
+        steer(MODEL, PLAN, X, DPS(loss), noise=NOISE_SOURCE)
+
+
+@pytest.mark.parametrize(
     "guide",
     [TMPD(SEEN), guidance.PiGDM(SEEN), DPS(SEEN), guidance.DAPS(SEEN), guidance.Lookahead(SEEN, 3)],
     ids=named,

@@ -248,7 +248,7 @@ def test_the_bayes_policy_moves_the_state_as_a_corrected_prediction_would():
     for method in (DDIM(), DDIM(1.0), DPMSolverPP(2)):
         plan = method.plan(PROCESS, UniformLambda(1, start=0.8, end=0.4))
         on_state = steer(MODEL, plan, X, DPS(SEEN.nats, Bayes()), noise=Addressed(1)).sample
-        on_data = steer(MODEL, plan, X, DataGuidance(SEEN.nats), noise=Addressed(1)).sample
+        on_data = steer(MODEL, plan, X, DataGuidance(SEEN.nats, Raw()), noise=Addressed(1)).sample
         assert torch.allclose(on_state, on_data, atol=1e-10)
 
 

@@ -3,6 +3,7 @@
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import re
 import sys
 import types
 from unittest.mock import MagicMock
@@ -10,6 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
+from pullback import guidance
 from pullback.guidance import (
     DDNM,
     DPS,
@@ -27,7 +29,7 @@ from pullback.guidance import (
     PiGDM,
     steer,
 )
-from pullback.solvers import DDIM, VP, Addressed, Gaussian, UniformLambda
+from pullback.solvers import DATA, DDIM, VP, Addressed, Denoiser, Gaussian, UniformLambda
 
 SHAPE = (3, 2, 8, 6)
 KERNEL = torch.tensor([[0.1, 0.4, 0.0], [0.3, 0.9, 0.2]], dtype=torch.float64)
@@ -236,3 +238,62 @@ GOOD = Measurement(Matrix(torch.eye(3, dtype=torch.float64)[:2]), torch.zeros(2,
 def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+# a measurement that does not fit
+# -----------------------------------------------------------------------------------------------------------
+
+FIT = torch.randn(3, 4, generator=torch.Generator().manual_seed(8))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 2), (1, 3), (6, 2), (3, 2, 1)], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [DPS, lambda m: DPS(m.nats), guidance.FlowChef, lambda m: guidance.REDdiff(m.nats), guidance.MPGD, guidance.FreeDoM,
+     lambda m: guidance.LGD(m.nats), guidance.Universal, lambda m: guidance.Lookahead(m.nats, 2), guidance.Greedy,
+     lambda m: guidance.DataGuidance(m.nats), guidance.TFG.dps, PiGDM, TMPD, DDNM, DiffPIR, guidance.MCG,
+     guidance.DAPS],
+)  # fmt: skip
+def test_a_measurement_of_another_shape_is_named_in_every_guide(make, shape):
+    """What merely broadcasts is refused too: y of (1, 1) on measurements (3, 2) gave a sample without a word."""
+    calls, exact = [], Gaussian(torch.zeros(4), 1.0).denoiser(VP())
+
+    def network(x, t):
+        calls.append(len(x))
+        return exact(x, t)
+
+    seen = Measurement(Matrix(torch.ones(2, 4)), torch.zeros(shape), 0.3)
+    model, plan = Denoiser(network, VP(), DATA), DDIM().plan(VP(), UniformLambda(4, start=0.98, end=0.03))
+    words = rf"y: got shape {re.escape(str(shape))}, expected \(3, 2\), what the physics makes of samples \(3, 4\)"
+    with pytest.raises(ValueError, match=words + r", or \(1, \.\.\.\); measure with the same operator"):
+        steer(model, plan, FIT.double(), make(seen), draws=Addressed(0))
+    assert len(calls) <= 2  # at the first evaluation at the latest
+
+
+def test_a_measurement_for_all_samples_is_as_many_copies():
+    one, many = (
+        Measurement(Matrix(torch.ones(2, 4)), y, 0.3) for y in (torch.zeros(1, 2), torch.zeros(3, 2))
+    )
+    assert torch.equal(one(FIT), many(FIT))
+
+
+def test_rows_that_say_nothing():
+    mask = torch.zeros(2, 3)
+    mask[0, 1] = mask[1, 2] = 0.5
+    hidden = Measurement(Mask(mask), torch.zeros(1, 2, 3), 0.1)
+    assert hidden.rows(torch.zeros(4, 2, 3)) == [1, 5]
+    difference = Measurement(
+        Matrix(torch.tensor([[1.0, -1.0], [0.0, 0.0], [1.0, 1.0]])), torch.zeros(1, 3), 0.1
+    )
+    for dtype in (torch.float32, torch.float64):
+        assert difference.rows(torch.zeros(1, 2, dtype=dtype)) == [0, 2]
+    apart = Measurement(Mask(torch.eye(3)), torch.zeros(1, 3), 0.1)  # a mask for each sample: seen in any
+    assert apart.rows(torch.zeros(3, 3)) == [0, 1, 2]
+
+
+def test_a_measurement_repeated_keeps_one_row_for_all():
+    y = torch.tensor([[1.0], [2.0]])
+    seen = Measurement(Matrix(torch.ones(1, 4)), y, 0.3)
+    assert torch.equal(seen.repeated(3).y[:, 0], torch.tensor([1.0, 1, 1, 2, 2, 2]))
+    one = Measurement(Matrix(torch.ones(1, 4)), y[:1], 0.3)
+    assert one.repeated(3) is one

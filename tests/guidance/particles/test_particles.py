@@ -10,7 +10,9 @@ from problems import PROCESS
 
 from pullback.adjoint import sample
 from pullback.guidance import (
+    DDNM,
     TMPD,
+    DataGuidance,
     Difference,
     Guide,
     Matrix,
@@ -22,6 +24,7 @@ from pullback.guidance import (
     Systematic,
     Terminal,
     Total,
+    Tweedie,
     best_of,
     ess,
     smc,
@@ -134,7 +137,7 @@ def test_evidence_is_unbiased_for_every_number_of_particles(count, batch, option
 
 
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
-@pytest.mark.parametrize("proposal", [TMPD(SEEN), PiGDM(SEEN, 1.4)], ids=["TMPD", "PiGDM"])
+@pytest.mark.parametrize("proposal", [TMPD(SEEN), PiGDM(SEEN, 1.4, policy=Tweedie())], ids=["TMPD", "PiGDM"])
 @pytest.mark.parametrize("count, batch", [(1, 600), (32, 80)])
 def test_evidence_is_unbiased_under_the_proposals_own_likelihood(count, batch, proposal, threshold):
     z = cloud(TWO, count, batch, proposal=proposal, threshold=threshold).log_z.exp()
@@ -202,7 +205,14 @@ def test_an_exact_likelihood_leaves_nothing_to_resample(proposal):
 
     def run(guide, threshold):
         return smc(
-            STANDARD.denoiser(PROCESS), plan, x, likelihood, noise, proposal=guide, threshold=threshold
+            STANDARD.denoiser(PROCESS),
+            plan,
+            x,
+            likelihood,
+            noise,
+            proposal=guide,
+            potential=Difference(),
+            threshold=threshold,
         )
 
     own, data = run(proposal, 0.5), run(proposal.during(), 0.0)
@@ -234,7 +244,7 @@ def test_weights_are_kept_when_nothing_is_resampled(threshold, strength):
     def reward(x, context):
         return strength * x[:, 0]
 
-    found = cloud(STANDARD, 128, 40, reward=reward, threshold=threshold)
+    found = cloud(STANDARD, 128, 40, reward=reward, potential=Difference(), threshold=threshold)
     means = found.mean()[:, 0]
     expected = truth(STANDARD, lambda x: reward(x, None))[1]
     assert expected > 0.4 * strength  # six DDPM steps have variance 0.45
@@ -285,7 +295,9 @@ def test_many_particles_converge_to_the_posterior():
 
 
 def test_a_good_proposal_lowers_the_variance():
-    plain, guided = (cloud(TWO, 32, 200, proposal=guide).log_z for guide in (None, Exact()))
+    plain, guided = (
+        cloud(TWO, 32, 200, proposal=guide, potential=Difference()).log_z for guide in (None, Exact())
+    )
     assert float(guided.var()) < 0.7 * float(plain.var())
 
 
@@ -457,3 +469,103 @@ def test_bad_input(options, words):
 def test_potentials_by_hand():
     rewards = torch.tensor([1.0, 3.0, 2.0])[:, None, None]
     assert [float(p(rewards)) for p in (Difference(), Most(), Total(), Terminal())] == [-1.0, 3.0, 6.0, 0.0]
+
+
+# what a run says of itself
+# -----------------------------------------------------------------------------------------------------------
+
+
+def test_without_resampling_the_relative_variance_is_that_of_the_weights():
+    found = cloud(TWO, 32, 3, threshold=0.0)
+    weights = likelihood(found.x.flatten(0, 1)).reshape(3, 32).exp()
+    want = weights.var(1) / 32 / weights.mean(1).square()
+    assert torch.allclose(found.relative_variance, want, rtol=1e-9)
+    assert bool(cloud(TWO, 1, 3).relative_variance.isnan().all())
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+def test_the_relative_variance_is_that_of_many_runs(threshold):
+    found = cloud(TWO, 64, 300, threshold=threshold, resampling=Multinomial())
+    z = found.log_z.exp()
+    want = float(z.var()) / truth(TWO, likelihood)[0] ** 2
+    assert 0.6 * want < float(found.relative_variance.mean()) < 1.6 * want
+
+
+def sharp(x, context=None):
+    """Three numbers seen to 0.05: nothing but the prior's width is known where the run begins."""
+    return -((x - 0.7) / 0.05).square().sum(1) / 2
+
+
+def sharp_cloud(**options):
+    plan, noise = (
+        DDIM(1.0).plan(PROCESS, UniformLambda(25, start=0.999, end=0.01)),
+        Addressed(3, samples=range(2)),
+    )
+    x = starting_particles(noise, torch.zeros(2, 3), options.pop("count", 64))
+    law = Gaussian(torch.zeros(3), 1.0)
+    seen = Measurement(Matrix(torch.eye(3)), torch.full((1, 3), 0.7), 0.05)
+    proposal = TMPD(seen) if options.pop("guided", False) else None
+    return smc(law.denoiser(PROCESS), plan, x, sharp, noise, proposal=proposal, **options)
+
+
+def test_few_effective_particles_are_said():
+    """r(D) taken for certain loses all but one particle at once: log Z is tens of nats low, at a final ESS that
+    looks well.
+    """
+    want = -0.5 * 3 * (0.49 / (1 + 0.05**2) + math.log(1 + 0.05**-2))  # of N(0, 1) data
+    with pytest.warns(
+        UserWarning, match=r"sample size of 1 of 64 particles.*expected at least 3.2.*TMPD\(meas"
+    ):
+        lost = sharp_cloud(potential=Difference())
+    assert float((lost.log_z - want).max()) < -10 and float(lost.final_ess.min()) > 0.15 * 64
+    assert float(lost.least_ess.max()) < 2 and float(lost.relative_variance.min()) > 0.9
+
+
+def test_a_good_proposal_is_not_warned_of(recwarn):
+    want = -0.5 * 3 * (0.49 / (1 + 0.05**2) + math.log(1 + 0.05**-2))
+    found = sharp_cloud(guided=True)
+    assert not recwarn.list and float((found.log_z - want).abs().max()) < 0.6
+    assert float(found.relative_variance.max()) < 0.2
+
+
+@pytest.mark.filterwarnings("ignore:smc")
+def test_the_default_potential_discounts_what_is_not_known():
+    """Tens of nats of log Z, and the particles, at no cost."""
+    published, default = (sharp_cloud(count=256, **o).log_z for o in ({"potential": Difference()}, {}))
+    want = -0.5 * 3 * (0.49 / (1 + 0.05**2) + math.log(1 + 0.05**-2))
+    assert float((published - want).abs().min()) > 2 * float((default - want).abs().max())
+
+
+def test_a_reward_that_is_not_finite_is_named():
+    noise = Addressed(0, samples=range(2))
+    x = starting_particles(noise, torch.zeros(2, 1), 4)
+    for value in (torch.nan, torch.inf):
+        for run in (
+            lambda r: smc(TWO.denoiser(PROCESS), PLAN, x, r, noise),
+            lambda r: best_of(TWO.denoiser(PROCESS), PLAN, x, r, noise),
+            lambda r: svdd(TWO.denoiser(PROCESS), PLAN, x[:, 0], r, noise, children=4),
+        ):
+            with pytest.raises(FloatingPointError, match=f"reward: got {value} for particle 5 of 8"):
+                run(lambda x, context, value=value: x[:, 0].index_fill(0, torch.tensor([5]), value))
+
+
+@pytest.mark.parametrize(
+    "make", [TMPD, PiGDM, lambda m: TMPD(m).during(), lambda m: DataGuidance(m.nats) + DDNM(m)], ids=range(4)
+)
+def test_a_proposals_measurements_are_repeated_for_the_particles(make):
+    """B = 2 samples with a y of their own, K = 4 particles: each sample's cloud is the one it has alone."""
+    matrix = torch.tensor([[1.0]])
+    ys = torch.tensor([[0.8], [-1.1]])
+    noise = Addressed(11, samples=range(2))
+    x = starting_particles(noise, torch.zeros(2, 1), 4)
+
+    def run(y, x, noise):
+        reward = lambda x, context: -(x - context).square().sum(1) / (2 * STD**2)  # noqa: E731
+        guide = make(Measurement(Matrix(matrix), y, STD))
+        return smc(TWO.denoiser(PROCESS), PLAN, x, reward, noise, proposal=guide, context=y)
+
+    whole = run(ys, x, noise)
+    for b in range(2):
+        one = run(ys[b : b + 1], x[b : b + 1], Addressed(11, samples=[b]))
+        assert torch.allclose(whole.x[b], one.x[0], atol=1e-12)
+        assert torch.allclose(whole.log_z[b], one.log_z[0], atol=1e-12)
