@@ -89,8 +89,8 @@ def steer(
         draws: source of the guide's own randomness; default: that of `noise`, in a stream of its own.
         through: what autograd sees. By default nothing; STOPPED holds the corrections constant, FULL
             differentiates the guide too (second derivatives of the network).
-        keep_finite: where some samples are not finite or have diverged, return NaN for these, warn, and go on with the others;
-            where nothing is differentiated `through` the run.
+        keep_finite: where some samples are not finite or have diverged, return NaN for these,
+            warn, and go on with the others; where nothing is differentiated `through` the run.
 
     Returns:
         Steered. No network call is made twice: a guide's VJP uses the forward pass of the step.
