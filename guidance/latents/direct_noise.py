@@ -23,7 +23,7 @@ def dno(
     *,
     cond: Any = None,
     steps: int = 50,
-    lr: float = 0.01,
+    lr: float = 0.05,
     clip: float | None = 1.0,
     prior: Prior | None = Concentration(),
     gradient: Gradient = Checkpoint(),

@@ -14,6 +14,7 @@ from ...adjoint import Checkpoint, Gradient, sample
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ..loss import Loss, check_loss
+from .patience import Patience
 from .priors import Prior, Priors
 from .sample_lbfgs import SampleLBFGS
 from .variables import Over, Variables, clip_
@@ -24,7 +25,9 @@ MakeOptimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
 class Stop(enum.Enum):
     """Why `optimise` ended."""
 
-    STEPS = "all steps done"
+    STEPS = "all steps done, converged or not"
+    CONVERGED = "every sample's gradient or loss has settled"
+    STALLED = "no sample finds a lower loss, and not all have converged"
     PATIENCE = "no improvement within the patience"
     INTERRUPT = "interrupted"
     NAN = "the loss was not finite"
@@ -40,6 +43,7 @@ class Result:
             evaluation.
         nfe, vjps: network calls forward (replays included) and backward.
         seed: of the noise source, where it has one;  stop: why it ended;  step: the last step begun.
+        converged: (B,) by the optimiser's own test, where it has one: `lbfgs()`.
     """
 
     sample: Tensor
@@ -54,6 +58,7 @@ class Result:
     seed: int | None
     stop: Stop
     step: int
+    converged: Tensor | None = None
 
 
 def adam(lr: float = 0.05) -> MakeOptimiser:
@@ -99,7 +104,8 @@ def optimise(
             after each step.
         clip: greatest norm of a sample's gradient, all its variables together; shared variables have one
             norm.
-        patience: stop after this many steps without the total falling by more than `tolerance`.
+        patience: a sample keeps the best it has after this many steps without its loss falling by more than
+            `tolerance`; the run stops when that goes for all. Where they share variables, the total counts.
 
     Returns:
         A Result at the best point seen. Ctrl-C and a loss that is not finite end early with it; the latter
@@ -156,16 +162,16 @@ class _Run:
 
     def descend(self, steps: int, patience: int | None, tolerance: float, progress: bool) -> Stop:
         """Take optimiser steps until they are used up or stop helping."""
-        stale, least = 0, float("inf")
+        waits = Patience(patience, tolerance)
         with tqdm(range(steps), disable=not progress) as bar:
             for step in bar:
                 self.step = step
                 self.advance()
-                total = float(self.losses[-1].sum())
-                bar.set_postfix(loss=f"{total:.4g}")
-                stale = 0 if total < least - tolerance else stale + 1
-                least = min(least, total)
-                if patience is not None and stale > patience:
+                bar.set_postfix(loss=f"{float(self.losses[-1].sum()):.4g}")
+                if isinstance(self.optimiser, SampleLBFGS) and bool(self.optimiser.done.all()):
+                    return Stop.CONVERGED if bool(self.optimiser.converged.all()) else Stop.STALLED
+                self.best.closed = waits.over(self.best.figure)
+                if bool(self.best.closed.all()):
                     return Stop.PATIENCE
         return Stop.STEPS
 
@@ -226,6 +232,7 @@ class _Run:
             seed=seed,
             stop=stop,
             step=self.step,
+            converged=self.optimiser.converged if isinstance(self.optimiser, SampleLBFGS) else None,
         )
 
 
@@ -236,12 +243,21 @@ class _Best:
         self.separate = separate
         self.loss: Tensor | None = None
         self.values: list[Tensor] = []
+        self.closed: Tensor | None = None  # (B,), where nothing is taken any more
+
+    @property
+    def figure(self) -> Tensor:
+        """What is compared: (B,), or the total (1,) where batch mates share variables."""
+        assert self.loss is not None
+        return self.loss if self.separate else self.loss.sum()[None]
 
     def offer(self, loss: Tensor, variables: list[Tensor]) -> None:
         """Keep what is better than before; `loss` (B,) is not written to later."""
         values = [variable.detach() for variable in variables]
         if self.loss is not None and self.separate:
             better = loss < self.loss
+            if self.closed is not None:
+                better = better & ~self.closed
             self.loss = torch.where(better, loss, self.loss)
             self.values = [
                 torch.where(per_sample(better, new), new, old)
