@@ -177,6 +177,21 @@ DAMAGES: dict[str, Callable[[pathlib.Path], Any]] = {
 }
 
 
+def resumed(out: pathlib.Path) -> dict[str, Any]:
+    """Where a resumed run of 4 iterations began, and whether it said that it passed something over."""
+    began = [4]  # and before it the iterations done whenever the reward was asked
+
+    def watched(x: Tensor, context: Any) -> Tensor:
+        began.append(run.done)
+        return reward(x)
+
+    run = trainer(out, "DRaFT, KL", iterations=4, scored=watched)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run.train(resume=True)
+    return {"resumed at": min(began), "warned": any("passed over" in str(one.message) for one in said)}
+
+
 def damage(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Every kind of file of the newest checkpoint, each way; `resumed at` 3 is the older one taken, with a warning."""
     torch.manual_seed(5)
@@ -190,21 +205,7 @@ def damage(folder: pathlib.Path) -> list[dict[str, Any]]:
             out = folder / "spoilt"
             shutil.copytree(folder / "whole", out)
             spoil(out / "checkpoints/iteration-00000004" / name)
-            began: list[int] = []  # iterations done when the reward was asked
-
-            def watched(x: Tensor, context: Any, began: list[int] = began) -> Tensor:
-                began.append(run.done)
-                return reward(x)
-
-            run = trainer(out, "DRaFT, KL", iterations=4, scored=watched)
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                run.train(resume=True)
-            texts = [str(one.message) for one in said]
-            found.append({
-                "file": name, "damage": how, "resumed at": began[0] if began else 4,
-                "warned": any("passed over" in text for text in texts),
-            })  # fmt: skip
+            found.append({"file": name, "damage": how} | resumed(out))
             shutil.rmtree(out)
     return found
 

@@ -527,6 +527,13 @@ def test_oc_flow_is_the_linear_quadratic_regulator():
         ),
         (lambda: Concentration(size=9)(torch.zeros(1, 4)), "lower size"),
         (lambda: blended_start(MODEL, ROUND, torch.zeros(1, 2), torch.zeros(1, 2), share=2.0), "share"),
+        (lambda: blended_start(MODEL, ROUND, torch.zeros(3, 2), torch.zeros(1, 2)), "expected y's"),
+        (
+            lambda: doodl(MODEL, ROUND, distance, torch.eye(2) * torch.tensor([[1.0], [0.0]])),
+            r"norm 0 for samples \[1\]",
+        ),
+        (lambda: BlackBox(distance, Addressed(0), draws=0), "draws >= 1"),
+        (lambda: BlackBox(distance, Addressed(0), std=0.0), "std > 0"),
         (lambda: dno(MODEL, ROUND, distance, torch.zeros(1, 2), Addressed(0), progress=False), "stochastic"),
     ],
 )
