@@ -1,5 +1,6 @@
 """AdvDiff: adversarial samples by guidance towards a target near the end, and by moving the starting noise."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,8 @@ def advdiff(
         log_prob: (B, ...) to (B,) the attacked classifier's log p(target | .), on states as on samples.
         gradient: None for the published first-order update, else a strategy for the exact one.
 
-    A sample that has succeeded is kept; its mates go on. The published form multiplies both scales by
+    A sample that has succeeded is kept; its mates go on. One whose log_prob or gradient is not finite keeps its
+    noise, with a warning. The published form multiplies both scales by
     variances of the schedule: put them into scale and noise_scale. Source: Dai et al. 2024, arXiv 2307.12499,
     algorithm 1. Cost: a round plan.nfe network calls, with `gradient` the strategy's calls and VJPs more.
     """
@@ -102,7 +104,7 @@ def advdiff(
         calls += run.nfe
         found = run.sample if found is None else torch.where(per_sample(done, x), found, run.sample)
         taken = torch.where(done, taken, turn + 1)
-        done = done | success(found)
+        done = done | _succeeded(success, found)
         if bool(done.all()) or turn + 1 == rounds:
             break
         point = (found if gradient is None else x).detach().requires_grad_()
@@ -115,6 +117,24 @@ def advdiff(
             more_calls, more_vjps = gradient.cost(plan)
             calls, vjps = calls + more_calls, vjps + more_vjps
         (move,) = torch.autograd.grad(value.sum(), point)
-        x = torch.where(per_sample(done, x), x, x + noise_scale * move)
+        lost = ~(value.detach().isfinite() & move.flatten(1).isfinite().all(1))
+        x = torch.where(per_sample(done | lost, x), x, x + noise_scale * move)
+        if bool((lost & ~done).any()):
+            warnings.warn(
+                f"advdiff: got a log_prob or a gradient that is not finite for samples "
+                f"{(lost & ~done).nonzero().flatten().tolist()} in round {turn}, expected finite ones; their starting "
+                "noise stays, their mates went on",
+                stacklevel=2,
+            )
     assert found is not None
     return Adversarial(found, x, done, taken, calls, vjps)
+
+
+def _succeeded(success: Callable[[Tensor], Tensor], found: Tensor) -> Tensor:
+    value = success(found)
+    if value.shape != (len(found),) or value.dtype != torch.bool:
+        raise ValueError(
+            f"success: got shape {tuple(value.shape)} of {value.dtype}, expected ({len(found)},) of torch.bool: one "
+            "verdict per sample; compare, as in log_prob(x) > -0.5"
+        )
+    return value

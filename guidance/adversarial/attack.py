@@ -6,35 +6,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...solvers.broadcast import per_sample
+from ...solvers import Addressed
 from ...solvers.kinds import check_kind
-from ..loss import check_loss
 from .balls import Ball
+from .descent import Best, Descent, Points
+from .expectation import Expectation, PointLoss
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What `pgd` found, each sample at its own best step.
+    """What `pgd` found, each sample at its own best step of its own best restart.
 
     Attributes:
-        points: one like each of the starts. loss: (B,) there. losses: (steps + 1, B) on the way.
+        points: one like each of the starts.
+        loss: (B,) there; for an `Expectation` over draws that no step has seen, the same for every restart.
+        losses: (restarts (steps + 1), B) on the way, restart after restart.
+        restart: (B,) the restart that won.
     """
 
-    points: tuple[Tensor, ...]
+    points: Points
     loss: Tensor
     losses: Tensor
+    restart: Tensor
 
 
 def pgd(
-    loss: Callable[..., Tensor],
-    starts: Tensor | tuple[Tensor, ...],
+    loss: PointLoss | Expectation,
+    starts: Tensor | Points,
     balls: Ball | tuple[Ball, ...],
     *,
     steps: int = 20,
     share: float = 0.1,
     box: tuple[float, float] | None = None,
-    jitter: tuple[Tensor, ...] | None = None,
-    callback: Callable[[int, tuple[Tensor, ...]], None] | None = None,
+    jitter: Points | None = None,
+    restarts: int = 1,
+    noise: Addressed = Addressed(0, stream=1),
+    callback: Callable[[int, Points], None] | None = None,
 ) -> Attack:
     """Minimise loss(*points) (B,) by point <- start + P(point - start - share radius direction(gradient)),
     sample by sample.
@@ -44,60 +51,82 @@ def pgd(
         pgd(lambda z, c: loss(sample(denoiser, plan, z, cond=c)), (z, c), (L2(1.0), Linf(0.1)))
 
     Args:
-        loss: of tensors like `starts`; an attacker passes -cross_entropy, or an average over fresh noise
-            where the defence is random. Differentiated by autograd: the sampler's strategy decides memory and
-            exactness.
+        loss: of tensors like `starts`; an attacker passes -cross_entropy. Where the defence is random, an
+            `Expectation`: fresh draws at every step. Differentiated by autograd: the sampler's strategy
+            decides memory and exactness.
         starts: one tensor (B, ...) or several, batch first (injected noise (slots, B, ...): `movedim`).
-        balls: one for each.  share: length of a step in radii.  box: the range all points stay in (it meets
-            the ball coordinate by coordinate, which for L2 can only shorten the change).
-        jitter: perturbations to begin with, projected; default none.  callback: called with (step, points)
-            before each step and at the end.
+        balls: one for each.  share: length of a step in radii.  box: the range all points stay in, starts
+            included (it meets the ball coordinate by coordinate, which for L2 can only shorten the change).
+        jitter: perturbations to begin with, projected; default none.
+        restarts: the first from `jitter`, the others from perturbations uniform in the balls, drawn from
+            `noise`, a slot for each start of each restart.
+        callback: called with (step, points) before each step and at the end of every restart.
 
-    Source: Madry et al. 2018, arXiv 1706.06083, section 2.1. Cost: steps gradients of the loss and one more
-    value.
+    Raises:
+        ValueError: starts outside `box`, or what the arguments say. FloatingPointError: the loss is not finite
+            at a start, before any step.
+
+    A sample whose loss or gradient is not finite later on stays where it is, with a warning, until the next
+    restart: its best point is kept and its mates go on.
+
+    Source: Madry et al. 2018, arXiv 1706.06083, section 2.1. Cost: `restarts` times `steps` gradients of the loss and
+    one more, each of as many as an `Expectation` draws; with one, a value for every restart at the end.
     """
-    centres = (starts,) if isinstance(starts, Tensor) else starts
-    bounds = (balls,) if isinstance(balls, Ball) or not isinstance(balls, tuple | list) else balls
+    centres = tuple(c.detach() for c in ((starts,) if isinstance(starts, Tensor) else starts))
+    bounds = tuple(balls) if isinstance(balls, tuple | list) else (balls,)
     for ball in bounds:
         check_kind("balls", ball, Ball, "a ball for each start, or one; write Linf(0.1) or L2(1.0)")
-    if (
-        len(centres) != len(bounds)
-        or len({len(c) for c in centres}) != 1
-        or jitter is not None
-        and len(jitter) != len(centres)
-    ):
+    _check(centres, bounds, steps, share, box, jitter, restarts, noise)
+    descent = Descent(loss, centres, bounds, steps, share, box, callback)
+
+    best, rows = Best(centres), []
+    for restart in range(restarts):
+        if restart == 0:
+            changes = jitter or tuple(torch.zeros_like(c) for c in centres)
+        else:
+            slots = range(restart * len(centres), (restart + 1) * len(centres))
+            changes = tuple(
+                ball.spread(noise(slot, c)) for ball, slot, c in zip(bounds, slots, centres, strict=True)
+            )
+        found, losses = descent.run(restart, changes)
+        rows += losses
+        if isinstance(loss, Expectation):
+            # the least of many noisy means flatters: it is judged on draws that no step has seen
+            found.loss = descent.value(restarts * (steps + 1), found.points)
+        best.offer(found.loss, found.points, restart)
+    return Attack(best.points, best.loss, torch.stack(rows), best.turn)
+
+
+def _check(
+    centres: Points,
+    balls: tuple[Ball, ...],
+    steps: int,
+    share: float,
+    box: tuple[float, float] | None,
+    jitter: Points | None,
+    restarts: int,
+    noise: Addressed,
+) -> None:
+    batches = [len(c) for c in centres]
+    if len(balls) != len(centres) or len(set(batches)) != 1 or jitter and len(jitter) != len(centres):
         raise ValueError(
-            f"pgd: got {len(centres)} starts of batches {[len(c) for c in centres]} and {len(bounds)} balls, "
+            f"pgd: got {len(centres)} starts of batches {batches} and {len(balls)} balls, "
             "expected one ball (and jitter) for each start and one batch size"
         )
-    if steps < 1 or not 0 < share or any(b.radius < 0 for b in bounds):
+    if steps < 1 or restarts < 1 or not 0 < share or any(not b.radius >= 0 for b in balls):
         raise ValueError(
-            f"pgd: got steps={steps}, share={share}, {bounds}, expected steps >= 1, share > 0, radii >= 0"
+            f"pgd: got steps={steps}, restarts={restarts}, share={share}, {balls}, expected steps >= 1, "
+            "restarts >= 1, share > 0, radii >= 0"
         )
-    centres = tuple(c.detach() for c in centres)
-
-    def inside(changes: list[Tensor]) -> tuple[Tensor, ...]:
-        moved = [c + ball.project(change) for c, ball, change in zip(centres, bounds, changes, strict=True)]
-        return tuple(point if box is None else point.clamp(*box) for point in moved)
-
-    points = inside([torch.zeros_like(c) for c in centres] if jitter is None else list(jitter))
-    best, least, rows = points, centres[0].new_full((len(centres[0]),), torch.inf), []
-    for step in range(steps + 1):
-        if callback is not None:
-            callback(step, points)
-        live = tuple(point.detach().requires_grad_() for point in points)
-        value = loss(*live)
-        check_loss(value, len(least))
-        rows.append(value.detach())
-        lower = rows[-1] < least
-        least = torch.where(lower, rows[-1], least)
-        best = tuple(torch.where(per_sample(lower, p), p, b) for p, b in zip(points, best, strict=True))
-        if step < steps:
-            grads = torch.autograd.grad(value.sum(), live)
-            points = inside(
-                [
-                    p - c - share * ball.radius * ball.direction(g)
-                    for p, c, ball, g in zip(points, centres, bounds, grads, strict=True)
-                ]
-            )
-    return Attack(best, least, torch.stack(rows))
+    noise.check(restarts * len(centres), centres[0])
+    if box is None:
+        return
+    if not box[0] < box[1]:
+        raise ValueError(f"box: got {box}, expected (low, high) with low < high")
+    past = [float(torch.maximum(box[0] - c, c - box[1]).max()) for c in centres]
+    if max(past) > 0:
+        k = past.index(max(past))
+        raise ValueError(
+            f"box: got start {k} outside {box} by up to {past[k]:.3g}, expected all starts within: what is "
+            "clamped to the box from there leaves the ball; clamp the start, or give its own range as box"
+        )

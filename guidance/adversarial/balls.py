@@ -22,6 +22,10 @@ class Ball(ABC):
     def direction(self, gradient: Tensor) -> Tensor:
         """The direction of steepest ascent of unit size in this norm."""
 
+    def spread(self, normal: Tensor) -> Tensor:
+        """A perturbation to begin a restart with, from standard normal noise: anywhere inside."""
+        return self.project(self.radius * normal)
+
 
 @dataclass(frozen=True)
 class Linf(Ball):
@@ -35,6 +39,10 @@ class Linf(Ball):
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
 
+    def spread(self, normal: Tensor) -> Tensor:
+        """Uniform in the cube: erf(z/sqrt 2) is uniform on (-1, 1)."""
+        return self.radius * torch.erf(normal / 2**0.5)
+
 
 @dataclass(frozen=True)
 class L2(Ball):
@@ -47,6 +55,13 @@ class L2(Ball):
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient / _norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
+
+    def spread(self, normal: Tensor) -> Tensor:
+        """Uniform in the ball: along z, at the radius u^(1/d), u = P(chi_d < |z|), which is uniform on (0, 1)."""
+        norm = _norm(normal).double()
+        half = torch.tensor(normal[0].numel() / 2, dtype=norm.dtype, device=norm.device)
+        share = torch.special.gammainc(half, norm.square() / 2) ** (0.5 / half)
+        return (self.radius * share / norm).to(normal) * normal
 
 
 def _norm(x: Tensor) -> Tensor:

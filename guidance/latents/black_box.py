@@ -34,6 +34,13 @@ class BlackBox:
     std: float = 0.01
     _slots: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.draws < 1 or not self.std > 0:
+            raise ValueError(
+                f"BlackBox: got draws={self.draws}, std={self.std}, expected draws >= 1 and std > 0: else there "
+                "is no gradient"
+            )
+
     def __call__(self, x: Tensor) -> Tensor:
         point = x.detach()
         with torch.no_grad():

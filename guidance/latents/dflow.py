@@ -69,6 +69,8 @@ def blended_start(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: got {share}, expected 0 <= share <= 1")
+    if y.shape != noise.shape:
+        raise ValueError(f"noise: got shape {tuple(noise.shape)}, expected y's {tuple(y.shape)}")
     if rising.stochastic:
         raise ValueError(
             f"rising: got {rising.name}, which draws noise, expected a deterministic plan; take DDIM()"

@@ -41,6 +41,12 @@ def doodl(
     in the steps.
     """
     noise.check(steps, x)
+    at_rest = (x.detach().flatten(1).norm(dim=1) == 0).nonzero().flatten().tolist()
+    if at_rest:
+        raise ValueError(
+            f"doodl: got x of norm 0 for samples {at_rest}, expected noise: its norm is the sphere's radius; take "
+            "torch.randn_like(x)"
+        )
     radius, slots = _norm(x), itertools.count()  # a slot of `noise` for every step
 
     def back_to_the_sphere(value: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ...solvers import Model, Plan
 from ..loss import Loss
 from .optimisation import MakeOptimiser, Result, adam, optimise, sgd
 from .priors import NormPrior, Priors
+from .sample_lbfgs import lbfgs
 from .variables import Over
 
 
@@ -62,24 +63,26 @@ def oc_flow(
     cond: Any = None,
     controls: Tensor | None = None,
     steps: int = 50,
-    lr: float = 0.1,
+    lr: float | None = None,
     cost: float = 1.0,
     gradient: Gradient = Checkpoint(),
     progress: bool = True,
 ) -> Result:
     """min over u of loss(x_N) + cost/2 sum_k |u_k|^2 by u <- beta u - lr lambda, beta = 1 - lr cost (extended MSA).
 
-    lambda as in `flow_grad`: it is gradient descent on both terms. On linear dynamics with a quadratic loss
-    the limit is the linear-quadratic regulator.
+    lambda as in `flow_grad`: it is gradient descent on both terms, which converges for lr < 2/(cost + the loss's
+    curvature in u) alone. That curvature is seldom known and differs from sample to sample by orders of magnitude: by
+    default the same objective is descended with a line search for every sample, `lbfgs()`. On linear dynamics with a
+    quadratic loss the limit of both is the linear-quadratic regulator.
 
     Args:
         controls: (N, B, ...) to start from, default 0.
-        lr: the paper's eta, below 2/(cost + the loss's curvature in u) to converge.
+        lr: the paper's eta, for its own fixed steps. Default: `lbfgs()`.
         cost: weight of the running cost.
 
     Source: Wang et al. 2024 (OC-Flow), arXiv 2410.18070, algorithm 1. Cost: as `optimise`.
     """
-    if cost and not 0 < lr * cost < 1:
+    if lr is not None and (lr <= 0 or cost and not 0 < lr * cost < 1):
         raise ValueError(
             f"oc_flow: got lr={lr}, cost={cost}: beta={1 - lr * cost:.3g}, expected 0 < beta < 1; lower lr"
         )
@@ -92,7 +95,7 @@ def oc_flow(
         controls=controls,
         over=Over(x=False, controls=True),
         steps=steps,
-        optimiser=sgd(lr),
+        optimiser=lbfgs() if lr is None else sgd(lr),
         prior=Priors(controls=NormPrior(cost)),
         gradient=gradient,
         progress=progress,

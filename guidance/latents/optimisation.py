@@ -19,6 +19,7 @@ from ...solvers.kinds import check_kind, described
 from ...solvers.opening import only_state, packed_noise
 from ...solvers.packing import State, packing_of
 from ..loss import Loss, check_loss
+from .patience import Patience
 from .priors import Prior, Priors
 from .sample_lbfgs import SampleLBFGS
 from .variables import Over, Variables, clip_
@@ -29,7 +30,9 @@ MakeOptimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
 class Stop(enum.Enum):
     """Why `optimise` ended."""
 
-    STEPS = "all steps done"
+    STEPS = "all steps done, converged or not"
+    CONVERGED = "every sample's gradient or loss has settled"
+    STALLED = "no sample finds a lower loss, and not all have converged"
     PATIENCE = "no improvement within the patience"
     INTERRUPT = "interrupted"
     NAN = "the loss was not finite"
@@ -45,6 +48,7 @@ class Result:
             evaluation.
         nfe, vjps: network calls forward (replays included) and backward.
         seed: of the noise source, where it has one;  stop: why it ended;  step: the last step begun.
+        converged: (B,) by the optimiser's own test, where it has one: `lbfgs()`.
     """
 
     sample: State
@@ -59,6 +63,7 @@ class Result:
     seed: int | None
     stop: Stop
     step: int
+    converged: Tensor | None = None
 
 
 def adam(lr: float = 0.05) -> MakeOptimiser:
@@ -107,7 +112,8 @@ def optimise(
             after each step.
         clip: greatest norm of a sample's gradient, all its variables together; shared variables have one
             norm.
-        patience: stop after this many steps without the total falling by more than `tolerance`.
+        patience: a sample keeps the best it has after this many steps without its loss falling by more than
+            `tolerance`; the run stops when that goes for all. Where they share variables, the total counts.
         keep_finite: go on where some samples or their losses are not finite: of these only the prior is descended
             until they are, and they are NaN in the Result if they never were.
 
@@ -195,16 +201,16 @@ class _Run:
 
     def descend(self, steps: int, patience: int | None, tolerance: float, progress: bool) -> Stop:
         """Take optimiser steps until they are used up or stop helping."""
-        stale, least = 0, float("inf")
+        waits = Patience(patience, tolerance)
         with tqdm(range(steps), disable=not progress) as bar:
             for step in bar:
                 self.step = step
                 self.advance()
-                total = float(self.losses[-1].nansum())
-                bar.set_postfix(loss=f"{total:.4g}")
-                stale = 0 if total < least - tolerance else stale + 1
-                least = min(least, total)
-                if patience is not None and stale > patience:
+                bar.set_postfix(loss=f"{float(self.losses[-1].nansum()):.4g}")
+                if isinstance(self.optimiser, SampleLBFGS) and bool(self.optimiser.done.all()):
+                    return Stop.CONVERGED if bool(self.optimiser.converged.all()) else Stop.STALLED
+                self.best.closed = waits.over(self.best.figure)
+                if bool(self.best.closed.all()):
                     return Stop.PATIENCE
         return Stop.STEPS
 
@@ -283,6 +289,7 @@ class _Run:
             seed=seed,
             stop=stop,
             step=self.step,
+            converged=self.optimiser.converged if isinstance(self.optimiser, SampleLBFGS) else None,
         )
 
 
@@ -295,12 +302,21 @@ class _Best:
         self.separate = separate
         self.loss: Tensor | None = None
         self.values: list[Tensor] = []
+        self.closed: Tensor | None = None  # (B,), where nothing is taken any more
+
+    @property
+    def figure(self) -> Tensor:
+        """What is compared: (B,), or the total (1,) where batch mates share variables."""
+        assert self.loss is not None
+        return self.loss if self.separate else self.loss.sum()[None]
 
     def offer(self, loss: Tensor, variables: list[Tensor]) -> None:
         """Keep what is better than before; `loss` (B,) is not written to later."""
         values = [variable.detach() for variable in variables]
         if self.loss is not None and self.separate:
             better = (loss < self.loss) | self.loss.isnan()
+            if self.closed is not None:
+                better = better & ~self.closed
             self.loss = torch.where(better, loss, self.loss)
             self.values = [
                 torch.where(per_sample(better, new), new, old)

@@ -29,9 +29,13 @@ class SampleLBFGS(torch.optim.Optimizer):
 
         f(x + a p) <= f + c1 a f',   |f'(x + a p)| <= c2 |f'|,   c1 = 1e-4, c2 = 0.9
 
-    with secant steps kept in the middle of the bracket. The first trial step is 1, at the very start lr
+    with secant steps kept in the middle of the bracket. The first trial step is 1, without history lr
     min(1, 1/|g|_1), as torch's. A sample whose search fails stays where it is and forgets its history; the
-    others do not notice.
+    others do not notice. A sample stays for good once it is `done`: it has `converged`,
+
+        max |g| <= tolerance_grad   or   f - f' <= max(tolerance_change, eps) max(1, |f|) in a step of both conditions,
+
+    or its search along the steepest descent found nothing lower. When all are done `step` evaluates nothing.
 
     Args:
         variables: tensors (B, ...) with the batch first.
@@ -42,9 +46,23 @@ class SampleLBFGS(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, variables: list[Tensor], lr: float = 1.0, history: int = 10, searches: int = 20
+        self,
+        variables: list[Tensor],
+        lr: float = 1.0,
+        history: int = 10,
+        searches: int = 20,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
     ) -> None:
+        if history < 1 or searches < 1 or not tolerance_grad >= 0 or not tolerance_change >= 0:
+            raise ValueError(
+                f"lbfgs: got history={history}, searches={searches}, tolerance_grad={tolerance_grad}, "
+                f"tolerance_change={tolerance_change}, expected at least 1, 1, 0 and 0"
+            )
         super().__init__(variables, {"lr": lr})
+        self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
+        none = torch.zeros(len(variables[0]), dtype=torch.bool, device=variables[0].device)
+        self.converged, self.done = none, none  # (B,)
         self.variables, self.lr, self.history, self.searches = variables, lr, history, searches
         # s, y (B, d), the changes of x and of the gradient, and 1/(s.y) (B,), 0 where a pair does not count
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -54,16 +72,32 @@ class SampleLBFGS(torch.optim.Optimizer):
         """One direction and its line search; returns the losses (B,) at its start."""
         x = torch.cat([value.detach().flatten(1) for value in self.variables], 1)
         loss, grad = self.last if self.last is not None else self._at(x, closure)
+        self._settle(grad.abs().amax(1) <= self.tolerance_grad)
+        fresh = self._has_no_history(loss)
         line = self._line(x, loss, grad)
-        size = torch.ones_like(line.slope)
-        if not self.pairs:
-            size = self.lr * (1 / grad.abs().sum(1).clamp(min=torch.finfo(grad.dtype).tiny)).clamp(max=1)
-        size, after, new = self._search(line, size, closure)
+        first = self.lr * (1 / grad.abs().sum(1).clamp(min=torch.finfo(grad.dtype).tiny)).clamp(max=1)
+        size = torch.where(fresh, first, 1.0)
+        size, after, new, wolfe = self._search(line, size, closure)
         moved = size[:, None] * line.direction
         self._remember(moved, new - grad)
+        least = max(self.tolerance_change, torch.finfo(loss.dtype).eps) * loss.abs().clamp(min=1)
+        still = loss - after <= least
+        self._settle(wolfe & still | (new.abs().amax(1) <= self.tolerance_grad))
+        self.done = self.done | fresh & still  # nothing lower, even along the steepest descent
         self._write(x + moved)
         self.last = (after, new)
         return loss
+
+    def _settle(self, where: Tensor) -> None:
+        self.converged = self.converged | where & ~self.done
+        self.done = self.done | where
+
+    def _has_no_history(self, loss: Tensor) -> Tensor:
+        """Where no pair counts: the direction there is that of the steepest descent."""
+        none = torch.ones_like(loss, dtype=torch.bool)
+        for *_, rho in self.pairs:
+            none = none & (rho == 0)
+        return none
 
     def _line(self, x: Tensor, loss: Tensor, grad: Tensor) -> _Line:
         """Along the quasi-Newton direction; where that does not descend, along the steepest descent."""
@@ -90,12 +124,13 @@ class SampleLBFGS(torch.optim.Optimizer):
             q = q + (share - rho * (y * q).sum(1))[:, None] * s
         return -q
 
-    def _search(self, line: _Line, size: Tensor, closure: Callable[[], Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Step sizes (B,), and the losses and gradients there; 0 where none was found."""
+    def _search(self, line: _Line, size: Tensor, closure: Callable[[], Any]) -> tuple[Tensor, ...]:
+        """Step sizes (B,), 0 where none was found, the losses and gradients there, and where both conditions hold."""
         low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)  # a bracket of the minimum
         low_slope, high_slope = line.slope.clone(), torch.full_like(size, torch.nan)
         found, best_loss, best_grad = torch.zeros_like(size), line.loss.clone(), line.grad.clone()
-        going = line.slope < 0
+        going = (line.slope < 0) & ~self.done
+        wolfe = torch.zeros_like(going)
         for _ in range(self.searches):
             if not bool(going.any()):
                 break
@@ -112,19 +147,20 @@ class SampleLBFGS(torch.optim.Optimizer):
             high_slope = torch.where(going & past, slope, high_slope)
             low = torch.where(going & ~past, size, low)
             low_slope = torch.where(going & ~past, slope, low_slope)
+            wolfe = wolfe | going & good
             going = going & ~good
             share = low_slope / (low_slope - high_slope)  # where the secant of the slopes is zero
             share = torch.where(share.isfinite(), share, 0.5).clamp(0.1, 0.9)
             size = torch.where(going, torch.where(high.isinf(), 2 * size, low + share * (high - low)), size)
-        return found, best_loss, best_grad
+        return found, best_loss, best_grad, wolfe
 
     def _remember(self, s: Tensor, y: Tensor) -> None:
         """Keep a pair; one of no curvature does not count, and a sample that is stuck forgets all it had."""
         curvature, least = (s * y).sum(1), 1e-10 * y.square().sum(1).clamp(min=torch.finfo(y.dtype).tiny)
         rho = torch.where(curvature > least, 1 / curvature, 0.0)
         stuck = (s == 0).all(1)
-        self.pairs = [(a, b, torch.where(stuck, 0.0, r)) for a, b, r in self.pairs][-(self.history - 1) :]
-        self.pairs.append((s, y, rho))
+        former = [(a, b, torch.where(stuck, 0.0, r)) for a, b, r in self.pairs]
+        self.pairs = [*former, (s, y, rho)][-self.history :]
 
     def _at(self, flat: Tensor, closure: Callable[[], Any]) -> tuple[Tensor, Tensor]:
         """Losses (B,) and gradients (B, d) at `flat` (B, d), which the variables are set to."""
@@ -143,7 +179,11 @@ class SampleLBFGS(torch.optim.Optimizer):
 
 
 def lbfgs(
-    lr: float = 1.0, history: int = 10, searches: int = 20
+    lr: float = 1.0,
+    history: int = 10,
+    searches: int = 20,
+    tolerance_grad: float = 1e-7,
+    tolerance_change: float = 1e-9,
 ) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
-    """Per-sample L-BFGS with strong Wolfe line search for `optimise`."""
-    return lambda variables: SampleLBFGS(variables, lr, history, searches)
+    """Per-sample L-BFGS with strong Wolfe line search for `optimise`, which ends when every sample is done."""
+    return lambda variables: SampleLBFGS(variables, lr, history, searches, tolerance_grad, tolerance_change)

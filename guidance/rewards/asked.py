@@ -1,13 +1,15 @@
 """Rewards as objectives and the trainer ask for them: every answer checked, and where it is wrong, the reward named."""
 
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from .base import RewardFunction
+from .base import Reward, RewardFunction
 from .values import as_values
+
+NOT_FINITE = "not finite: "  # how trouble of that kind begins
 
 
 def evaluate_reward(
@@ -29,7 +31,7 @@ def evaluate_reward(
     what = f"reward {_name_of(reward)}"
     values = as_values(what, found, samples)
     _check_shape(what, values, samples)
-    broken = _broken(values)
+    broken = _broken(values, reward)
     if broken:
         state = "finite" if bool(samples.detach().isfinite().all()) else "not finite themselves"
         raise FloatingPointError(
@@ -44,35 +46,45 @@ def evaluate_reward(
 class MeteredReward:
     """`reward(samples, context)`, checked, counted and timed: what a trainer hands to its objective.
 
-    A value that is not finite is noted in `trouble` and replaced by 0 until the trainer, on all processes at
-    once, refuses the step: raised here, on one process, it would leave the others waiting.
+    Values that are not finite are noted in `trouble` and replaced by 0 until the trainer, on all processes at once,
+    refuses the step: raised here, on one process, it would leave the others waiting. With others, so are values that
+    are not one for each sample or lack a gradient that is needed.
+
+    Args:
+        processes: that train together.
 
     Attributes:
         queries: samples scored so far. seconds: that this took.
     """
 
-    def __init__(self, reward: RewardFunction, name: str = "reward") -> None:
-        self.reward, self.name = reward, name
+    def __init__(self, reward: RewardFunction, name: str = "reward", processes: int = 1) -> None:
+        self.reward, self.name, self.processes = reward, name, processes
         self.queries, self.seconds = 0, 0.0
         self.trouble: str | None = None
 
     def __call__(self, x: Tensor, context: Any = None) -> Tensor:
         start = time.perf_counter()
         try:
-            found = self.reward(x, context)
-        except FloatingPointError as error:  # a `Reward` looks for itself
-            self._note(str(error))
-            found = x.flatten(1).sum(1) * 0  # zeros with a graph
+            values = self._asked(x, context)
+        except FloatingPointError as error:  # a reward may look for itself
+            values = self._note(NOT_FINITE, str(error), x)
+        except ValueError as error:
+            if self.processes == 1:
+                raise
+            values = self._note("", str(error), x)
         self.seconds += time.perf_counter() - start
         self.queries += len(x)
-        values = as_values(self.name, found, x)
+        return values
+
+    def _asked(self, x: Tensor, context: Any) -> Tensor:
+        values = as_values(self.name, self.reward(x, context), x)
         _check_shape(self.name, values, x)
         if torch.is_grad_enabled():
             _check_graph(self.name, values, x)
-        broken = _broken(values)
+        broken = _broken(values, self.reward)
         if not broken:
             return values
-        self._note(f"{values[broken[0]].item()} for sample {broken[0]} of {len(x)}")
+        self._note(NOT_FINITE, f"{values[broken[0]].item()} for sample {broken[0]} of {len(x)}", x)
         return torch.where(torch.isfinite(values.detach()), values, 0)
 
     def take_trouble(self) -> str | None:
@@ -80,8 +92,20 @@ class MeteredReward:
         found, self.trouble = self.trouble, None
         return found
 
-    def _note(self, trouble: str) -> None:
-        self.trouble = self.trouble or f"{self.name}: {trouble}"  # the first is nearest to the cause
+    def _note(self, kind: str, trouble: str, x: Tensor) -> Tensor:
+        """Remember the first, which is nearest to the cause; zeros with a graph."""
+        named = trouble if trouble.startswith(f"{self.name}: ") else f"{self.name}: {trouble}"
+        self.trouble = self.trouble or kind + named
+        return x.flatten(1).sum(1) * 0
+
+
+def refuse(trouble: str, where: str = "") -> NoReturn:
+    """Raise what was noted: FloatingPointError for values that are not finite, else ValueError.
+
+    The kind is told by the text, since that is all that one process hears of another.
+    """
+    kind = FloatingPointError if trouble.startswith(NOT_FINITE) else ValueError
+    raise kind(f"{where}{trouble}")
 
 
 def _name_of(reward: Any) -> str:
@@ -107,7 +131,9 @@ def _check_graph(what: str, values: Tensor, samples: Tensor) -> None:
         )
 
 
-def _broken(values: Tensor) -> list[int]:
-    """The samples whose value is NaN or infinite."""
+def _broken(values: Tensor, reward: RewardFunction) -> list[int]:
+    """The samples whose value is NaN or infinite; to look waits for the device, and some rewards have looked."""
+    if isinstance(reward, Reward | MeteredReward):
+        return []
     finite = values.detach().isfinite()
     return [] if bool(finite.all()) else (~finite).nonzero().flatten().tolist()

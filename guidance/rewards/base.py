@@ -29,7 +29,8 @@ class Reward(ABC):
             the reward is not differentiable, or where it is and its result has no graph. FloatingPointError:
             a reward that is not finite.
 
-    Cost: what `score` costs, and one synchronisation with the device for the check that all is finite.
+    Cost: what `score` costs, and one synchronisation with the device for the check that all is finite, of a sum as a
+    whole.
     """
 
     @property
@@ -41,7 +42,10 @@ class Reward(ABC):
     def score(self, samples: Tensor, context: Any) -> Tensor:
         """(B,) from samples (B, ...), unchecked."""
 
-    def __call__(self, samples: Tensor, context: Any = None) -> Tensor:
+    def scored(self, samples: Tensor, context: Any = None) -> Tensor:
+        """`score` with shape, width and graph checked, and nothing that waits for the device: for whoever looks
+        at the numbers once, at the end of a sum.
+        """
         name = type(self).__name__
         if samples.ndim < 2 or not samples.is_floating_point():
             raise ValueError(
@@ -67,6 +71,10 @@ class Reward(ABC):
                 "no_grad and detach inside the reward, or declare it with FunctionReward(fn, "
                 "has_gradient=False)"
             )
+        return value
+
+    def __call__(self, samples: Tensor, context: Any = None) -> Tensor:
+        name, value = type(self).__name__, self.scored(samples, context)
         if not finite(value):
             bad = (~torch.isfinite(value.detach())).nonzero().flatten().tolist()
             raise FloatingPointError(
@@ -156,12 +164,12 @@ class Affine(_Changed):
     shift: float = 0.0
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return self.scale * self.reward(samples, context) + self.shift
+        return self.scale * self.reward.scored(samples, context) + self.shift
 
 
 @dataclass(frozen=True, eq=False)
 class Clipped(_Changed):
-    """min(max(r, lo), hi)."""
+    """min(max(r, lo), hi): an infinite r counts as its bound."""
 
     lo: float
     hi: float
@@ -171,7 +179,7 @@ class Clipped(_Changed):
             raise ValueError(f"clip: got lo={self.lo}, hi={self.hi}, expected lo < hi")
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return self.reward(samples, context).clamp(self.lo, self.hi)
+        return self.reward.scored(samples, context).clamp(self.lo, self.hi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,14 +200,14 @@ class RewardSum(_Pair):
     """a + b."""
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return self.a(samples, context) + self.b(samples, context)
+        return self.a.scored(samples, context) + self.b.scored(samples, context)
 
 
 class RewardProduct(_Pair):
     """a * b."""
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return self.a(samples, context) * self.b(samples, context)
+        return self.a.scored(samples, context) * self.b.scored(samples, context)
 
 
 def as_reward(reward: Reward | RewardFunction) -> Reward:

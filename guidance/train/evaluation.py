@@ -12,7 +12,7 @@ from ...adjoint import sample
 from ...adjoint.arguments import noise_for
 from ...solvers import Plan
 from ..objectives.objective import Batch
-from ..rewards.asked import MeteredReward
+from ..rewards.asked import NOT_FINITE, MeteredReward, refuse
 from .config import TrainConfig
 from .divergence import NO_KL, diverge, transitions_of
 from .processes import Processes
@@ -39,7 +39,8 @@ def evaluate(run: TrainingRun, prompts: Prompts, pause: Pause = Pause()) -> Eval
     samples), `saturated` (share of entries at or outside `config.value_range`).
 
     Raises:
-        FloatingPointError: a reward, held-out ones too, or a sample is not finite: on all processes together.
+        FloatingPointError: a reward, held-out ones too, or a sample is not finite; ValueError: a reward is not (B,):
+            on all processes together.
             Stopped: `pause` says so, between two pieces of `config.limit` samples.
 
     Cost: plan.nfe network calls, twice that with a path KL.
@@ -54,14 +55,14 @@ def evaluate(run: TrainingRun, prompts: Prompts, pause: Pause = Pause()) -> Eval
         try:
             x, columns = _measure(run, batch)
         except FloatingPointError as error:  # raised here, on one process, it would leave the others waiting
-            trouble = trouble or str(error)
+            trouble = trouble or NOT_FINITE + str(error)
             continue
         samples.append(x)
         measured.append(columns)
         trouble = trouble or _trouble(run, ids)
     broken = run.world.told(trouble)
     if broken is not None:
-        raise FloatingPointError(f"evaluation: not finite: {broken}")
+        refuse(broken, "evaluation: ")
     x = run.world.gather(torch.cat(samples))
     table = run.world.gather(torch.cat([torch.stack([*columns.values()], 1) for columns in measured]))
     names = measured[0].keys()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..objectives.objective import Batch, Experience, LossTerm
+from ..rewards.asked import NOT_FINITE, refuse
 from .prompts import shared_generator
 from .run import TrainingRun
 from .sharded import whole
@@ -20,8 +21,9 @@ def iterate(run: TrainingRun, pause: Pause = Pause()) -> dict[str, Any]:
     """Move the run on by one iteration; returns its figures for the log.
 
     Raises:
-        FloatingPointError: a reward, a loss or a gradient is not finite, on all processes together and before
-            the weights are touched. Stopped: `pause` says so. Either way, where no weight has moved in this
+        FloatingPointError: a reward, a loss or a gradient is not finite; ValueError: a reward of another shape than
+            (B,), or without a gradient that is needed. On all processes together and before the weights are touched.
+            Stopped: `pause` says so. Either way, where no weight has moved in this
             iteration the run is as it was before it.
     """
     tally = Tally()
@@ -93,7 +95,7 @@ def step_gradient(run: TrainingRun, pieces: Iterable[Iterable[LossTerm]], tally:
         run.trained.pull(loss.value / run.arithmetic.pieces)
         tally.add(loss)
         if trouble is None and not bool(torch.isfinite(loss.value.detach())):
-            trouble = f"loss: {loss.value.item()}"
+            trouble = f"{NOT_FINITE}loss: {loss.value.item()}"
     norm = run.trained.average_gradients(run.world)
     size = whole(norm)
     _refuse_if_broken(run, run.reward.take_trouble() or trouble, size)
@@ -102,17 +104,21 @@ def step_gradient(run: TrainingRun, pieces: Iterable[Iterable[LossTerm]], tally:
 
 
 def _refuse_if_broken(run: TrainingRun, trouble: str | None, norm: Tensor) -> None:
-    """Raise FloatingPointError on every process if anything of this step is not finite on one of them: before
+    """Raise on every process if anything of this step is not finite, or no reward, on one of them: before
     clipping would spread it over all weights.
     """
     broken = run.world.told(trouble)
     if broken is None and run.world.any(not bool(torch.isfinite(norm))):
         found = {name: whole(grad) for name, grad in run.trained.gradients().items()}
-        bad = [f"gradient of {name}" for name, grad in found.items() if not bool(grad.isfinite().all())]
-        broken = (*bad, "the gradient on another process")[0]
+        bad = [
+            f"{NOT_FINITE}gradient of {name}"
+            for name, grad in found.items()
+            if not bool(grad.isfinite().all())
+        ]
+        broken = (*bad, f"{NOT_FINITE}the gradient on another process")[0]
     if broken is not None:
         run.trained.optimizer.zero_grad()
-        raise FloatingPointError(f"not finite: {broken}")
+        refuse(broken)
 
 
 def _first_step(run: TrainingRun, norm: Tensor) -> None:

@@ -96,7 +96,7 @@ class RewardTrainer:
         base = reference_of(denoiser) if reference is None else reference  # after the weights have settled
         policy = Policy(config.precision.around(denoiser), plan, config.precision.around(base))
         objective.check(policy)
-        watched = {name: MeteredReward(value, name) for name, value in (heldout or {}).items()}
+        watched = {name: MeteredReward(value, name, world.size) for name, value in (heldout or {}).items()}
         self.run = TrainingRun(
             config,
             world,
@@ -105,7 +105,7 @@ class RewardTrainer:
             trained,
             objective,
             prompts,
-            MeteredReward(reward),
+            MeteredReward(reward, processes=world.size),
             watched,
             Decline(list(watched), config.patience),
             settings(

@@ -6,8 +6,18 @@ from problems import MIXTURE, PROCESS
 from torch import nn
 
 from pullback.adjoint import Checkpoint, Direct, Reversible, Truncated, sample
-from pullback.guidance import L2, Linf, advdiff, pgd, purify, straight_through
-from pullback.solvers import DDIM, DDPM, Denoiser, DPMSolverPP, Gaussian, ReversibleHeun, UniformLambda, V
+from pullback.guidance import L2, Expectation, Linf, advdiff, pgd, purify, straight_through
+from pullback.solvers import (
+    DDIM,
+    DDPM,
+    Addressed,
+    Denoiser,
+    DPMSolverPP,
+    Gaussian,
+    ReversibleHeun,
+    UniformLambda,
+    V,
+)
 
 MODEL = MIXTURE.denoiser(PROCESS)
 ENDS = {"start": 0.4, "end": 0.05}
@@ -83,10 +93,137 @@ def test_pgd_on_latent_conditioning_and_noise_through_the_whole_sampler():
         )
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_is_no_attack(broken):
+    """At a start it is refused by sample; later on the sample keeps its best and its mates go on as if alone."""
+    with pytest.raises(FloatingPointError, match=r"samples \[0, 1, 2\] of 3"):
+        pgd(lambda x: distance(x) * 0 + broken, torch.zeros(3, 2), L2(1.0), steps=2)
+
+    start = torch.tensor([[0.0, 0.0], [0.5, -0.5]])
+
+    def falls_off(
+        x,
+    ):  # where x_0 passes 0.3, which the first sample's path does and the second's had to begin with
+        return torch.where((x[:, 0] > 0.3) & (x[:, 1] >= 0), broken, distance(x))
+
+    with pytest.warns(UserWarning, match=r"samples \[0\] in restart 0"):
+        both = pgd(falls_off, start, L2(0.5), steps=10)
+    alone = pgd(falls_off, start[1:], L2(0.5), steps=10)
+    assert torch.equal(both.points[0][1], alone.points[0][0]) and torch.equal(both.loss[1], alone.loss[0])
+    assert both.points[0][0, 0] <= 0.3 and torch.allclose(both.loss, distance(both.points[0]))
+    assert both.loss[0] < distance(start)[0]
+
+
+def test_a_gradient_that_is_not_finite_is_said():
+    """sqrt at 0 has an infinite slope: a step by its sign, or by inf/inf, is no step."""
+    for ball in (Linf(0.5), L2(0.5)):
+        with pytest.warns(UserWarning, match="gradient that is not finite"):
+            found = pgd(lambda x: x.abs().sqrt().sum(1) + distance(x), torch.zeros(1, 2), ball, steps=3)
+        assert torch.equal(found.points[0], torch.zeros(1, 2))
+
+
+def two_wells(x):
+    """Wells at -1 (depth 0.3) and at 1 (depth 1), a ridge at 0 between them."""
+    return (x.square() - 1).square().sum(1) - 0.3 - 0.35 * (1 + torch.tanh(8 * x[:, 0]))
+
+
+def test_restarts_find_the_deeper_well_and_keep_the_best_by_sample():
+    start = torch.tensor([[-0.4], [-0.6], [0.5]])
+    once = pgd(two_wells, start, Linf(2.0), steps=40, share=0.02)
+    again = pgd(two_wells, start, Linf(2.0), steps=40, share=0.02, restarts=6)
+    assert once.loss[:2].min() > -0.31 and once.loss[2] < -0.99  # two are caught in the shallow well
+    assert bool((again.loss < -0.99).all()) and bool((again.restart[:2] > 0).all())
+    assert again.losses.shape == (6 * 41, 3) and torch.equal(again.losses[:41], once.losses)
+    assert torch.equal(again.loss, again.losses.min(0).values)
+    assert bool(((again.points[0] - start).abs() <= 2.0 + 1e-12).all())
+    for b in range(3):
+        one = pgd(
+            two_wells,
+            start[b : b + 1],
+            Linf(2.0),
+            steps=40,
+            share=0.02,
+            restarts=6,
+            noise=Addressed(0, [b], 1),
+        )
+        assert torch.equal(one.points[0][0], again.points[0][b]) and one.restart[0] == again.restart[b]
+
+
+@pytest.mark.parametrize("ball", [Linf(0.7), L2(0.7)], ids=str)
+def test_restarts_begin_uniformly_in_the_ball(ball):
+    """Moments of the uniform law: E x^2 = r^2/3 in the cube, r^2/(d + 2) in the ball."""
+    for d in (1, 3, 40):
+        x = ball.spread(Addressed(0)(0, torch.zeros(4000, d)))
+        assert torch.allclose(ball.project(x), x, atol=1e-12)
+        exact = 0.7**2 / (3 if isinstance(ball, Linf) else d + 2)
+        assert float(x.square().mean()) == pytest.approx(exact, rel=0.06) and abs(float(x.mean())) < 0.03
+
+
+def test_expectation_follows_the_mean_gradient():
+    """loss = |x - y|^2 + a x . xi with xi of large variance: the mean over draws has the optimum y, one draw has none.
+
+    Independent: every draw by its address, the mean gradient by hand.
+    """
+
+    def noisy(x, noise):
+        return distance(x) + 3 * (x * noise(0, x)).sum(1)
+
+    noise, x = Addressed(5, stream=7), torch.zeros(2, 2)
+    loss = Expectation(noisy, draws=4, noise=noise)
+    found = pgd(loss, x, L2(4.0), steps=3, share=0.05)
+    point, losses = x, []
+    for turn in range(4):
+        xi = torch.stack([Addressed(5, stream=7 + 4 * turn + k)(0, x) for k in range(4)]).mean(0)
+        losses.append(distance(point) + 3 * (point * xi).sum(1))
+        slope = 2 * (point - TARGET) + 3 * xi
+        point = point - 0.05 * 4.0 * slope / slope.norm(dim=1, keepdim=True)
+    assert torch.allclose(found.losses, torch.stack(losses), atol=1e-12)
+    judged = torch.stack([Addressed(5, stream=7 + 4 * 4 + k)(0, x) for k in range(4)]).mean(0)
+    best = found.points[0]
+    assert torch.allclose(found.loss, distance(best) + 3 * (best * judged).sum(1), atol=1e-12)
+
+    end = [[], []]
+    for seed in range(8):
+        for kept, draws in zip(end, (1, 64), strict=True):
+            points = []
+            pgd(
+                Expectation(noisy, draws, Addressed(seed)), x, L2(4.0), steps=30, share=0.02,
+                callback=lambda step, p, points=points: points.append(p[0]),
+            )  # fmt: skip
+            kept.append(float(distance(points[-1]).mean()))
+    assert sum(end[1]) < 0.3 * sum(end[0])
+
+
+def test_expectation_is_sample_by_sample():
+    x, ids = torch.randn(3, 2), [4, 9, 2]
+    plan = DDPM().plan(PROCESS, UniformLambda(4, start=0.4, end=0.05))
+
+    def loss(image, noise):
+        return distance(purify(MODEL, plan, image, noise.initial(image), noise=noise, gradient=Checkpoint()))
+
+    def attack(b):
+        return pgd(
+            Expectation(loss, 2, Addressed(1, samples=[ids[k] for k in b])), x[b], Linf(0.3), steps=3, share=0.3,
+            restarts=2, noise=Addressed(0, samples=[ids[k] for k in b]),
+        )  # fmt: skip
+
+    whole = attack([0, 1, 2])
+    for b in range(3):
+        one = attack([b])
+        assert torch.allclose(one.points[0][0], whole.points[0][b], atol=1e-10)
+        assert torch.allclose(one.loss[0], whole.loss[b], atol=1e-10)
+
+
 @pytest.mark.parametrize("call, words", [
     (lambda: pgd(distance, torch.zeros(2, 2), (L2(1.0), L2(1.0))), "one ball"),
     (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), steps=0), "steps >= 1"),
     (lambda: pgd(lambda x: x, torch.zeros(2, 2), L2(1.0)), "one value per sample"),
+    (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), restarts=0), "restarts >= 1"),
+    (lambda: pgd(distance, torch.full((2, 2), 4.25), L2(1.0), box=(0.0, 1.0)), "up to 3.25, expected all"),
+    (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), box=(1.0, 0.0)), "low < high"),
+    (lambda: pgd(lambda x: distance(x.detach()), torch.zeros(2, 2), L2(1.0)), "without a graph"),
+    (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), noise=Addressed(0, samples=[1])), "one for each sample"),
+    (lambda: Expectation(lambda x, noise: distance(x), draws=0), "at least 1"),
     (lambda: purify(MODEL, PLAN, torch.zeros(1, 2), torch.zeros(2, 2)), "the image's"),
     (lambda: advdiff(MODEL, PLAN, log_prob, torch.zeros(1, 2), lambda x: distance(x) < 0, rounds=0), "rounds >= 1"),
 ])  # fmt: skip
@@ -232,3 +369,23 @@ def test_advdiff_stops_sample_by_sample():
     for b in range(4):
         assert torch.allclose(runs[b + 1].sample[0], runs[0].sample[b], atol=1e-12)
         assert int(runs[b + 1].rounds) == int(runs[0].rounds[b])
+
+
+def test_advdiff_names_a_gradient_that_is_not_finite():
+    """The second sample's log_prob is NaN at what it finds: its noise stays, its mate moves as if alone."""
+    start = torch.tensor([[0.4, -0.3], [-0.9, 1.0]])
+
+    def partial(x):
+        return torch.where(x[:, 0] < 0, float("nan"), 1.0) * log_prob(x)
+
+    def run(b):
+        return advdiff(
+            MODEL, by_hand(start, 0.0)[1], partial, start[b], lambda x: distance(x) < -1, rounds=2, scale=0.0, last=0.0
+        )  # fmt: skip
+
+    with pytest.warns(UserWarning, match=r"samples \[1\] in round 0"):
+        both = run(slice(None))
+    assert torch.equal(both.x[1], start[1]) and torch.equal(both.x[0], run(slice(1)).x[0])
+    assert not torch.equal(both.x[0], start[0])
+    with pytest.raises(ValueError, match="one verdict per sample"):
+        advdiff(MODEL, PLAN, log_prob, start, lambda x: distance(x).mean() < 1)

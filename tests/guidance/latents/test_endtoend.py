@@ -15,6 +15,7 @@ from pullback.guidance import (
     Concentration,
     NormPrior,
     Over,
+    Stop,
     adam,
     d_flow,
     dno,
@@ -120,6 +121,86 @@ def test_lbfgs_keeps_the_wolfe_conditions():
         slope = float((before * move).sum())
         assert slope < 0 and float((rosenbrock(new) - rosenbrock(old)).detach()) <= 1e-4 * slope
         assert abs(float((after * move).sum())) <= 0.9 * abs(slope)
+
+
+def test_one_pair_is_kept_where_one_is_asked_for():
+    x = torch.tensor([[-1.2, 1.0]], requires_grad=True)
+    maker = SampleLBFGS([x], history=1)
+
+    def closure():
+        maker.zero_grad()
+        value = rosenbrock(x)
+        value.sum().backward()
+        return value.detach()
+
+    for _ in range(5):
+        maker.step(closure)
+        assert len(maker.pairs) == 1
+    for bad in ({"history": 0}, {"searches": 0}, {"tolerance_change": -1.0}):
+        with pytest.raises(ValueError, match="expected"):
+            lbfgs(**bad)([x])
+
+
+def test_a_forgotten_history_begins_with_a_small_step_again():
+    """No pair counts any more: a unit step along a gradient of 1e8 is no trial, 1/|g|_1 is."""
+    x = torch.tensor([[3.0]], requires_grad=True)
+    maker = SampleLBFGS([x], searches=1)
+
+    def closure():
+        maker.zero_grad()
+        value = 1e8 * x[:, 0].square()
+        value.sum().backward()
+        return value.detach()
+
+    zero = torch.zeros(1, 1)
+    maker.pairs = [(zero, zero, torch.zeros(1))]
+    maker.step(closure)
+    assert float(x) == pytest.approx(2.0)
+
+
+def test_d_flow_stops_when_every_sample_has_converged():
+    """A quadratic through a linear sampler: the optimum in a few steps, after which nothing is evaluated any more."""
+    data = Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([[0.8, 0.3], [0.3, 0.5]]))
+    model, x = data.denoiser(PROCESS), torch.tensor([[0.3, -0.7], [2.0, 5.0], [0.1, 0.1]])
+    found = d_flow(model, ROUND, distance, x, prior=NormPrior(), steps=200, progress=False)
+    assert found.stop is Stop.CONVERGED and found.step < 15 and len(found.losses) < 40
+    assert found.converged is not None and found.converged.tolist() == [True] * 3
+    z = found.x.clone().requires_grad_()
+    total = distance(sample(model, ROUND, z)) + z.square().sum(1) / 2
+    assert float(torch.autograd.grad(total.sum(), z)[0].abs().max()) < 1e-4
+    for b in range(3):
+        one = d_flow(model, ROUND, distance, x[b : b + 1], prior=NormPrior(), steps=200, progress=False)
+        assert torch.allclose(one.x[0], found.x[b], atol=1e-12)
+    early = d_flow(model, ROUND, distance, x, prior=NormPrior(), steps=1, progress=False)
+    assert early.stop is Stop.STEPS and early.converged is not None and not bool(early.converged.any())
+
+
+def test_a_search_that_finds_nothing_lower_is_not_called_converged():
+    """A gradient of the wrong sign: no step along it lowers the loss, whatever its size."""
+
+    def lies(x):
+        return distance(x.detach()) * 2 - distance(x) * (x * 0 + 1).prod(1)
+
+    found = d_flow(MODEL, ROUND, lies, torch.randn(2, 2), prior=None, steps=50, progress=False)
+    assert found.stop is Stop.STALLED and found.converged is not None and not bool(found.converged.any())
+    assert found.step < 5
+
+
+def test_oc_flow_by_default_converges_on_problems_it_was_not_tuned_on():
+    """The extended MSA's fixed eta does not move where eta times the curvature passes 2: here up to 1e4."""
+    for std in (1.0, 0.1, 0.01):
+        data = Gaussian(torch.zeros(2), torch.tensor([[0.8, 0.3], [0.3, 0.5]]))
+        found = oc_flow(
+            data.denoiser(FLOW), STRAIGHT, lambda s, std=std: distance(s) / (2 * std**2), torch.randn(2, 2),
+            progress=False,
+        )  # fmt: skip
+        assert found.stop is Stop.CONVERGED
+        controls = found.controls.clone().requires_grad_()
+        out = sample(data.denoiser(FLOW), STRAIGHT, found.x, controls=controls)
+        total = distance(out) / (2 * std**2) + controls.square().flatten(2).sum((0, 2)) / 2
+        slope = torch.autograd.grad(total.sum(), controls)[0]
+        # strongly convex with constant 1: the excess is at most |slope|^2 / 2
+        assert float(slope.square().sum((0, 2)).max()) / 2 < 1e-6
 
 
 def test_lbfgs_over_noise_and_controls_and_what_it_refuses():
@@ -446,6 +527,13 @@ def test_oc_flow_is_the_linear_quadratic_regulator():
         ),
         (lambda: Concentration(size=9)(torch.zeros(1, 4)), "lower size"),
         (lambda: blended_start(MODEL, ROUND, torch.zeros(1, 2), torch.zeros(1, 2), share=2.0), "share"),
+        (lambda: blended_start(MODEL, ROUND, torch.zeros(3, 2), torch.zeros(1, 2)), "expected y's"),
+        (
+            lambda: doodl(MODEL, ROUND, distance, torch.eye(2) * torch.tensor([[1.0], [0.0]])),
+            r"norm 0 for samples \[1\]",
+        ),
+        (lambda: BlackBox(distance, Addressed(0), draws=0), "draws >= 1"),
+        (lambda: BlackBox(distance, Addressed(0), std=0.0), "std > 0"),
         (lambda: dno(MODEL, ROUND, distance, torch.zeros(1, 2), Addressed(0), progress=False), "stochastic"),
     ],
 )

@@ -7,6 +7,7 @@ from torch import nn
 
 from pullback.adjoint import PerStep
 from pullback.guidance import ChiPrior, NormPrior, Over, Stop, adam, optimise
+from pullback.guidance.latents.optimisation import sgd
 from pullback.solvers import DATA, DDIM, Addressed, Denoiser, DPMSolverPP, UniformLambda
 
 ENDS = {"start": 0.9, "end": 0.05}
@@ -166,3 +167,23 @@ def test_bad_input(call, words):
 def test_a_first_loss_that_is_not_finite_raises():
     with pytest.raises(FloatingPointError, match="step 0"):
         optimise(MODEL, PLAN, lambda x: distance(x) / 0, torch.zeros(1, 2), progress=False)
+
+
+def test_patience_is_by_sample():
+    """Each has the result that it has alone, though the run goes on for the other."""
+    x = torch.tensor([[0.3, -0.2], [1.5, -1.0]])
+
+    def loss(z):  # the first falls at once, then rises, and would fall again after its patience is spent
+        return torch.where(z[:, 0] > 1.0, distance(z), 1 + torch.cos(6 * z[:, 0]))
+
+    def run(b):
+        return optimise(
+            MODEL, PLAN, loss, x[b], steps=60, patience=2, optimiser=sgd(0.3, momentum=0.9), progress=False
+        )
+
+    both, alone = run(slice(None)), [run(slice(b, b + 1)) for b in range(2)]
+    assert [len(one.losses) for one in alone] != [len(both.losses)] * 2
+    for b in range(2):
+        assert torch.allclose(both.x[b], alone[b].x[0], atol=1e-12) and torch.allclose(
+            both.loss[b], alone[b].loss[0]
+        )

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from bundled import load
 from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pullback.guidance import (
     Brightness,
@@ -25,6 +26,8 @@ from pullback.guidance import (
     Reward,
     Saturation,
 )
+from pullback.guidance.rewards import evaluate_reward
+from pullback.guidance.rewards.asked import MeteredReward
 from pullback.solvers import Mixture
 
 LAW = Mixture(
@@ -280,3 +283,42 @@ def test_importing_guidance_imports_no_scorers():
         "pullback.guidance; assert not {'transformers', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the numbers that are asked back from the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("ask", [
+    lambda reward, x: reward(x),
+    lambda reward, x: evaluate_reward(reward, x),
+    lambda reward, x: MeteredReward(reward)(x),
+    lambda reward, x: evaluate_reward(MeteredReward(reward), x, differentiable=True),
+])  # fmt: skip
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_reward_waits_for_the_device_once(ask, parts):
+    """Whoever asks, and whatever the sum has for parts."""
+    reward = FunctionReward(lambda x, context: x.sum(1))
+    for _ in range(parts - 1):
+        reward = (reward * 2.0 + FunctionReward(lambda x, context: x.square().sum(1))).clip(-1e3, 1e3)
+    with Waits() as waits:
+        ask(reward, torch.randn(4, 3).requires_grad_())
+    assert waits.count == 1
+
+
+def test_a_bound_takes_an_infinite_reward():
+    reward = FunctionReward(lambda x, context: x[:, 0].log())
+    x = torch.tensor([[0.0], [1.0]])
+    with pytest.raises(FloatingPointError, match="clip"):
+        reward(x)
+    assert reward.clip(-5.0, 5.0)(x).tolist() == [-5.0, 0.0]
+    with pytest.raises(FloatingPointError):
+        reward.clip(-5.0, 5.0)(-x - 1)

@@ -158,7 +158,13 @@ def refusals(out: pathlib.Path) -> dict[str, str]:
     def breaks(x: Tensor, context: Any) -> Tensor:
         return torch.full((len(x),), torch.nan) if rank else x.sum(1)
 
+    def wrong(x: Tensor, context: Any) -> Tensor:
+        return reward(x)[:, None] if rank else reward(x)
+
     attempts: dict[str, Callable[[], Any]] = {
+        "shape": lambda: trainer(out / "shape", ScoreFunction(), scored=wrong, evaluate_every=None).train(),
+        "shape, direct": lambda: trainer(out / "shape2", scored=wrong, evaluate_every=None).train(),
+        "shape of judge": lambda: trainer(out / "shape3", given={"heldout": {"judge": wrong}}).train(),
         "nan": lambda: trainer(out / "nan", ScoreFunction(), scored=breaks, evaluate_every=None).train(),
         "judge": lambda: trainer(
             out / "judge", given={"heldout": {"judge": breaks}}, limit=2, evaluate_every=2
@@ -322,6 +328,9 @@ def test_what_breaks_on_one_process_is_refused_on_both(quick):
             "evaluation: not finite: judge: nan for sample 0 of 2 (evaluation samples 4 to 5)"
             in said["judge"]
         )
+        for name in ("shape", "shape, direct"):
+            assert said[name].startswith("ValueError: reward: got (4, 1), expected a tensor (4,)"), said[name]
+        assert said["shape of judge"].startswith("ValueError: evaluation: judge: got (4, 1), expected")
         assert said["interrupt"] == "End.INTERRUPT at 1, saved iteration-00000001"
         assert "iteration-00000002: process-1.pt: cannot be read" in said["damage"]
         assert "OSError: checkpoint: could not be written: process-1.pt: " in said["full disk"]
