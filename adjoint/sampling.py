@@ -14,6 +14,7 @@ from ..solvers.coefficient_tensor import bound
 from ..solvers.loop import entry
 from ..solvers.program import prepare
 from .auto import Auto
+from .bound_model import BoundModel
 from .checkpoint import Checkpoint
 from .cond import check_steps, leaves
 from .direct import Direct
@@ -115,15 +116,16 @@ def _run(
     callback: Callback | None,
     progress: bool,
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    registers = entry(plan, x)
+    registers = {name: _ordinary(value) for name, value in entry(plan, x).items()}
     for name, value in registers.items():
         _check_state(value)
         if value.dtype in (torch.float16, torch.bfloat16):
             registers[name] = value.float()
     x = registers["x"]
-    source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
+    source = GivenNoise(_ordinary(noise)) if isinstance(noise, Tensor) else noise
+    controls = None if controls is None else _ordinary(controls)
     _check_noise(plan, source, x)
-    cond = tree_map(lambda leaf: leaf, cond)  # the caller may fill his dict anew before the backward pass
+    cond = tree_map(_ordinary, cond)  # a copy: the caller may fill his dict anew before the backward pass
     scheduled = check_steps(cond, plan.steps)
     if controls is not None and controls.shape != (plan.steps, *x.shape):
         raise ValueError(
@@ -171,7 +173,7 @@ def _run(
         if step:
             bar.update()
 
-    rollout = Rollout(program, denoiser, cond, scheduled, source, controls, watch, at)
+    rollout = Rollout(program, BoundModel(denoiser), cond, scheduled, source, controls, watch, at)
     with bar:
         if gradient is None or not (wanted or opaque or samples):
             with torch.no_grad():
@@ -193,7 +195,18 @@ def _run(
     return out, caught
 
 
+def _ordinary(value: Any) -> Any:
+    """A tensor made under inference_mode as one that autograd may save; anything else as it is."""
+    made_there = isinstance(value, Tensor) and value.is_inference() and not torch.is_inference_mode_enabled()
+    return value.clone() if made_there else value
+
+
 def _nothing(gradient: Gradient | None) -> str:
+    if not torch.is_grad_enabled():
+        return (
+            f"gradient={gradient}: got a call under torch.no_grad() or inference_mode(), expected grad mode on; "
+            "call sample outside of it, or pass gradient=None to sample only"
+        )
     return (
         f"gradient={gradient}: got inputs and parameters none of which requires grad, expected at least one; "
         "call requires_grad_() on what you optimise, or pass gradient=None to sample only"

@@ -1,15 +1,14 @@
 """Denoisers: a network, the process it was trained on and what it predicts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from functools import partial
-from types import CellType, FunctionType, MethodType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .broadcast import per_sample
+from .modules_behind import behind
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
 
@@ -41,6 +40,8 @@ class Denoiser(Model):
         process: whose time t the network expects, as a (B,) tensor in the state's dtype.
         prediction: NOISE, DATA, V, FLOW or SCORE.
         dtype: the network's own dtype, when x must be cast before the call (a bf16 network); default: x's.
+        modules: those that `network` uses and that cannot be found behind it: `modules_behind.behind` follows what
+            it holds and names, not what it fetches by a computed name.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Denoiser(Model):
         process: object,
         prediction: object,
         dtype: torch.dtype | None = None,
+        modules: Sequence[nn.Module] = (),
     ) -> None:
         if not isinstance(prediction, Prediction):
             raise TypeError(
@@ -57,7 +59,13 @@ class Denoiser(Model):
             )
         if not isinstance(process, Process):
             raise TypeError(f"process: got {process!r}, expected a Process such as VP() or RectifiedFlow()")
+        wrong = [each for each in modules if not isinstance(each, nn.Module)]
+        if wrong:
+            raise TypeError(
+                f"modules: got a {type(wrong[0]).__name__}, expected nn.Modules; pass what `network` calls, in a list"
+            )
         self.network, self.process, self.prediction, self.dtype = network, process, prediction, dtype
+        self.modules = tuple(modules)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         inner = x if self.dtype is None else x.to(self.dtype)
@@ -70,42 +78,13 @@ class Denoiser(Model):
         return out.to(x.dtype)
 
     def parameters(self) -> Iterator[Tensor]:
-        if isinstance(self.network, nn.Module):
-            yield from self.network.parameters()
+        """Those of all modules behind the network, and what it holds as `nn.Parameter` by itself."""
+        found = behind(self.network, *self.modules)
+        own = [value for module in found.modules for value in module.parameters()]
+        yield from {id(value): value for value in (*own, *found.parameters)}.values()
 
     def networks(self) -> Iterator[nn.Module]:
-        yield from {id(module): module for module in _behind(self.network)}.values()
-
-
-def _behind(thing: Any, depth: int = 3) -> Iterator[nn.Module]:
-    """The modules that a callable holds: itself, or what its closure, defaults, globals, object or arguments
-    lead to.
-    """
-    if isinstance(thing, nn.Module):
-        yield thing
-    elif depth:
-        for value in _held(thing):
-            yield from _behind(value, depth - 1)
-
-
-def _held(thing: Any) -> list[Any]:
-    if isinstance(thing, FunctionType):
-        names = thing.__globals__
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-        return [
-            *cells,
-            *(thing.__defaults__ or ()),
-            *(names[name] for name in thing.__code__.co_names if name in names),
-        ]
-    if isinstance(thing, MethodType):
-        return [thing.__self__, *getattr(thing.__self__, "__dict__", {}).values()]
-    if isinstance(thing, partial):
-        return [thing.func, *thing.args, *thing.keywords.values()]
-    return (
-        list(getattr(thing, "__dict__", {}).values())
-        if callable(thing) and not isinstance(thing, type)
-        else []
-    )
+        yield from behind(self.network, *self.modules).modules
 
 
 class ClassifierFree(Model):
