@@ -16,7 +16,7 @@ from ..solvers.program import prepare
 from .auto import Auto
 from .bound_model import BoundModel
 from .checkpoint import Checkpoint
-from .cond import check_steps, leaves
+from .cond import PerStep, check_steps, leaves
 from .direct import Direct
 from .gradient import Gradient
 from .rollout import Rollout
@@ -197,6 +197,8 @@ def _run(
 
 def _ordinary(value: Any) -> Any:
     """A tensor made under inference_mode as one that autograd may save; anything else as it is."""
+    if isinstance(value, PerStep):
+        return PerStep(_ordinary(value.values))
     made_there = isinstance(value, Tensor) and value.is_inference() and not torch.is_inference_mode_enabled()
     return value.clone() if made_there else value
 

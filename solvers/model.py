@@ -1,7 +1,7 @@
 """Denoisers: a network, the process it was trained on and what it predicts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Denoiser(Model):
         process: object,
         prediction: object,
         dtype: torch.dtype | None = None,
-        modules: Sequence[nn.Module] = (),
+        modules: Iterable[Any] = (),
     ) -> None:
         if not isinstance(prediction, Prediction):
             raise TypeError(
@@ -59,13 +59,13 @@ class Denoiser(Model):
             )
         if not isinstance(process, Process):
             raise TypeError(f"process: got {process!r}, expected a Process such as VP() or RectifiedFlow()")
-        wrong = [each for each in modules if not isinstance(each, nn.Module)]
+        self.modules = tuple(modules)
+        wrong = [each for each in self.modules if not isinstance(each, nn.Module)]
         if wrong:
             raise TypeError(
                 f"modules: got a {type(wrong[0]).__name__}, expected nn.Modules; pass what `network` calls, in a list"
             )
         self.network, self.process, self.prediction, self.dtype = network, process, prediction, dtype
-        self.modules = tuple(modules)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         inner = x if self.dtype is None else x.to(self.dtype)
