@@ -1,10 +1,11 @@
 """BoundModel: the model of one run, whose calls do the same with and without a graph, forwards and in a replay."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import BaseTorchFunctionMode
 
 from ..solvers import Model
@@ -19,7 +20,7 @@ class BoundModel(Model):
 
     torch's attention layers in eval mode take a fast path where no gradient is wanted, with other values at padded
     positions: it is off in every call, with or without a gradient. DistributedDataParallel prepares its averaging
-    at each call that has a graph: in a replay, which is in the midst of the backward pass, it is told not to.
+    at each call that has a graph: a replay, in the midst of the backward pass, calls the module inside it.
     """
 
     def __init__(self, model: Model) -> None:
@@ -42,10 +43,22 @@ class BoundModel(Model):
             # torch.backends.mha.set_fastpath_enabled this leaves other threads alone
             yield BaseTorchFunctionMode()
         if REPLAYING.get():
-            yield from (each.no_sync() for each in self.replicas)
+            yield from (_as_its_module(each) for each in self.replicas)
 
     def parameters(self) -> Iterator[Tensor]:
         yield from self.tensors
 
     def networks(self) -> Iterator[nn.Module]:
         yield from self.found
+
+
+@contextmanager
+def _as_its_module(replica: DistributedDataParallel) -> Iterator[None]:
+    before = vars(replica).get("forward")
+    vars(replica)["forward"] = replica.module  # by way of the dict: nn.Module would register a second child
+    try:
+        yield
+    finally:
+        del vars(replica)["forward"]
+        if before is not None:
+            vars(replica)["forward"] = before
