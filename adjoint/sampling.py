@@ -116,7 +116,7 @@ def _run(
     callback: Callback | None,
     progress: bool,
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    registers = {name: _ordinary(value) for name, value in entry(plan, x).items()}
+    registers: dict[str, Tensor] = {name: _ordinary(value) for name, value in entry(plan, x).items()}
     for name, value in registers.items():
         _check_state(value)
         if value.dtype in (torch.float16, torch.bfloat16):

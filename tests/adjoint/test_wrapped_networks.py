@@ -105,7 +105,7 @@ def _through(net, critic):
         "wraps": _wrapped(holder.predict),
         "decorated": torch.no_grad()(holder.predict),
         "default": lambda x, t, held=(net,): held[0](x, t),
-        "weak reference": lambda x, t: reference()(x, t),
+        "weak reference": lambda x, t: reference()(x, t),  # type: ignore[misc]
         "a long list of numbers": lambda x, t, held=[*seen, net]: held[-1](x, t),  # noqa: B006
         "hidden in a module": Hides(net),
     }
@@ -350,7 +350,7 @@ def test_a_run_inside_a_network_call_keeps_its_turn():
 
     x = torch.rand(2, 3, requires_grad=True)
     sample(Denoiser(inner, PROCESS, DATA), plan_for(Checkpoint()), x).sum().backward()
-    assert torch.isfinite(x.grad).all()
+    assert x.grad is not None and torch.isfinite(x.grad).all()
 
 
 def test_a_graph_of_another_thread_is_seen():
