@@ -223,11 +223,11 @@ def test_reentrant_checkpoints_are_right_or_named(strategy):
 
 
 class Attends(nn.Module):
-    """Tokens of three numbers, of which the mask hides the last: what torch's fast path leaves zero."""
+    """Three tokens, of which the mask hides the last: what torch's fast path leaves zero."""
 
     def __init__(self):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(3, 1, 8, dropout=0.0, batch_first=True)
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
         self.body = nn.TransformerEncoder(layer, 2)
 
     def forward(self, x, t):
@@ -240,7 +240,7 @@ class Attends(nn.Module):
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
 def test_attention_takes_one_path_with_and_without_gradients(strategy):
     """Against a loop with a graph."""
-    net, plan, x = Attends().eval(), plan_for(strategy), torch.randn(2, 4, 3)
+    net, plan, x = Attends().eval(), plan_for(strategy), torch.randn(2, 3, 4)
     found = []
     for gradient in (strategy, Direct()):
         start = x.clone().requires_grad_()
