@@ -103,8 +103,8 @@ def check_gradient(gradient: object) -> None:
     chosen = not isinstance(gradient, Auto) and not gradient.samples
     if chosen and not torch.is_grad_enabled() and not transform():
         raise ValueError(
-            f"gradient={gradient}: got a call under no_grad, expected grad mode; leave torch.no_grad() for it, or "
-            "pass gradient=None to sample only"
+            f"gradient={gradient}: got a call under torch.no_grad() or inference_mode(), expected grad mode on; call "
+            "outside of it, or pass gradient=None to sample only"
         )
 
 

@@ -10,7 +10,7 @@ from ..solvers import Apply
 from .fingerprint import mark
 from .rollout import Rollout
 from .tape import Tape
-from .wrappers import is_sharded
+from .wrappers import hooked
 
 
 class _Node(torch.autograd.Function):
@@ -62,6 +62,4 @@ def obstacle(rollout: Rollout) -> str:
         return "a plan with Apply instructions"
     if rollout.program.learned:
         return "coefficients that require grad"
-    if is_sharded(rollout.model):
-        return "sharded parameters (FSDP)"
-    return ""
+    return hooked(rollout.model)

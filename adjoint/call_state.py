@@ -2,18 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from ..solvers import Call
+from .turns import Turns
+
+REPLAYING = ContextVar("REPLAYING", default=False)  # whether the call under way is made a second time
 
 
 class CallState:
-    """Autocast and random state of one network call: noted before it, sealed after it, restored around its replay."""
+    """Autocast and random state of one network call: noted before it, sealed after it, restored around its replay.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    Args:
+        device: where the call draws.
+        turns: the run's, which keep other threads from drawing in between.
+    """
+
+    def __init__(self, device: torch.device, turns: Turns) -> None:
+        self.device, self.turns = device, turns
         self.autocast = _autocast(device.type)
         self.cpu: Tensor | None = torch.get_rng_state()
         self.cuda: Tensor | None = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -24,6 +33,7 @@ class CallState:
             self.cpu = None
         if self.cuda is not None and torch.equal(self.cuda, torch.cuda.get_rng_state(self.device)):
             self.cuda = None
+        self.turns.note(self.random)
 
     @property
     def random(self) -> bool:
@@ -54,6 +64,19 @@ class CallState:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """As `graph`, with the random state of the call; the outer one is untouched."""
+        token = REPLAYING.set(True)
+        try:
+            if self.random:
+                with self.turns.taken(), self._drawing_again(), self.graph():
+                    yield
+            else:
+                with self.graph():
+                    yield
+        finally:
+            REPLAYING.reset(token)
+
+    @contextmanager
+    def _drawing_again(self) -> Iterator[None]:
         before = None if self.cpu is None else torch.get_rng_state()
         device_before = None if self.cuda is None else torch.cuda.get_rng_state(self.device)
         if self.cpu is not None:
@@ -61,8 +84,7 @@ class CallState:
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, self.device)
         try:
-            with self.graph():
-                yield
+            yield
         finally:
             if before is not None:
                 torch.set_rng_state(before)
@@ -78,7 +100,7 @@ class CallStates:
     """
 
     def __init__(self, first: int) -> None:
-        self.first, self.states = first, list[CallState]()
+        self.first, self.states, self.turns = first, list[CallState](), Turns()
 
     def __len__(self) -> int:
         return len(self.states)

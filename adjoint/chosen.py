@@ -57,11 +57,6 @@ def asked_for(gradient: Gradient) -> bool:
 
 def nothing_requires_grad(gradient: Gradient) -> ValueError:
     """What to raise where a gradient was asked for and there is none."""
-    if not torch.is_grad_enabled():
-        return ValueError(
-            f"gradient={gradient}: got a run under torch.no_grad(), expected grad mode on; leave that block, or "
-            "pass gradient=None to sample only"
-        )
     return ValueError(
         f"gradient={gradient}: got inputs and parameters none of which requires grad, expected at least one; "
         "call requires_grad_() on what you optimise, or pass gradient=None to sample only"

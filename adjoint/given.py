@@ -12,8 +12,9 @@ from ..solvers import coefficients as numbers_of
 from ..solvers.coefficient_tensor import bound
 from ..solvers.opening import Opening, check_state
 from ..solvers.packing import State
-from ..solvers.per_step import check_steps
+from ..solvers.per_step import PerStep, check_steps
 from ..solvers.program import prepare
+from .bound_model import BoundModel
 from .cond import leaves
 from .rollout import Registers, Rollout, Watch
 
@@ -48,8 +49,8 @@ class Given:
         coefficients: Tensor | None,
     ) -> "Given":
         """Raises ValueError for what does not fit the plan, the state or the batch."""
+        x, cond, noise, controls = (tree_map(_ordinary, value) for value in (x, cond, noise, controls))
         start = _widened(Opening.of(denoiser, plan, x, noise))
-        cond = tree_map(lambda leaf: leaf, cond)
         scheduled = check_steps(cond, plan.steps)
         if controls is not None:
             controls = start.packing.pack(controls, "controls", lead=1)
@@ -83,7 +84,16 @@ class Given:
         program = prepare(start.plan, start.model, start.registers["x"])
         if self.coefficients is not None:
             program = bound(program, self.coefficients, start.registers["x"])
-        return Rollout(program, start.model, self.cond, self.scheduled, start.noise, self.controls, watch, at)
+        model = BoundModel(start.model)
+        return Rollout(program, model, self.cond, self.scheduled, start.noise, self.controls, watch, at)
+
+
+def _ordinary(value: Any) -> Any:
+    """A tensor made under inference_mode as one that autograd may save; anything else as it is."""
+    if isinstance(value, PerStep):
+        return PerStep(_ordinary(value.values))
+    made_there = isinstance(value, Tensor) and value.is_inference() and not torch.is_inference_mode_enabled()
+    return value.clone() if made_there else value
 
 
 def _widened(start: Opening) -> Opening:

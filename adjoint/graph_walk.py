@@ -42,9 +42,11 @@ class Strangers:
 def strangers(out: Tensor, known: Iterable[Tensor], since: int) -> Strangers:
     """What `out` depends on besides `known`, in the graph from sequence number `since` on.
 
-    Autograd numbers its nodes as they are made, so a node with a smaller number was there before the call
-    that made `out`: it is not followed, for its leaves belong to somebody else's graph.
+    Autograd numbers its nodes as they are made, each thread for itself, so a node with a number below `since` was
+    there before the call that made `out`, and one above that of `out` is another thread's: they are not followed,
+    for their leaves belong to somebody else's graph.
     """
+    last = 0 if out.grad_fn is None else out.grad_fn._sequence_nr()
     known = list(known)
     expected = {id(value) for value in known}
     seen: set[Any] = {value.grad_fn for value in known if value.grad_fn is not None} | {None}
@@ -59,7 +61,7 @@ def strangers(out: Tensor, known: Iterable[Tensor], since: int) -> Strangers:
         if not edges and hasattr(node, "variable"):  # where a leaf's gradient would be accumulated
             if id(node.variable) not in expected:
                 leaves.append(node.variable)
-        elif node._sequence_nr() < since:
+        elif not since <= node._sequence_nr() <= last:
             history = True
         else:
             stack += [edge for edge, _ in edges]

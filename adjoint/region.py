@@ -19,6 +19,7 @@ from .call_state import CallState
 from .fingerprint import check_repeated, mark
 from .rollout import Rollout
 from .snapshot import Snapshot
+from .turns import Turns
 
 
 class Live:
@@ -50,9 +51,16 @@ class Region:
     """A single call `fn(state)`, run once now and once more for each backward pass over it."""
 
     def __init__(
-        self, fn: Callable[[Tensor], Tensor], name: str, live: Live, snapshot: Snapshot, offload: bool
+        self,
+        fn: Callable[[Tensor], Tensor],
+        name: str,
+        live: Live,
+        snapshot: Snapshot,
+        offload: bool,
+        turns: Turns,
     ) -> None:
         self.fn, self.name, self.live, self.snapshot, self.offload = fn, name, live, snapshot, offload
+        self.turns = turns
         self.count = -1  # unknown until the call has returned
         self.saved: list[Tensor] = []
         self.fetched: set[int] = set()
@@ -61,7 +69,7 @@ class Region:
     def __call__(self, state: Tensor) -> Tensor:
         self.device, self.requires_grad, self.version = state.device, state.requires_grad, state._version
         self.kept = state.detach().to("cpu") if self.offload else state.detach()
-        self.around = CallState(state.device)
+        self.around = CallState(state.device, self.turns)
         with saved_tensors_hooks(self._count, self._fetch):
             out = self.fn(state)
         self.around.seal()
@@ -123,11 +131,16 @@ class Region:
 
 def regions(rollout: Rollout, offload: bool) -> Evaluator:
     """A stand-in for the rollout's model call that keeps states only."""
-    live, snapshot = Live(), Snapshot(rollout.model, rollout.declared())
+    live, snapshot, turns = Live(), Snapshot(rollout.model, rollout.declared()), Turns()
 
     def replayed(call: Call, state: Tensor) -> Tensor:
         name = f"network call {call.index} of step {call.step}"
-        out = Region(lambda x: rollout.evaluate(call, x), name, live, snapshot, offload)(state)
+        region = Region(lambda x: rollout.evaluate(call, x), name, live, snapshot, offload, turns)
+        if turns.draws:
+            with turns.taken():
+                out = region(state)
+        else:
+            out = region(state)
         if call.index == 0:
             snapshot.check_buffers("by the forward pass")
         return out

@@ -22,7 +22,7 @@ from .live_call import LiveCall, live_call, replay
 from .region import regions
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity
-from .wrappers import is_compiled
+from .wrappers import hooked_graph, is_compiled
 
 
 class Captured(Exception):
@@ -65,7 +65,13 @@ class Tape(ABC):
 
     def evaluate(self, call: Call, state: Tensor) -> Tensor:
         """A network call of the forward pass."""
-        around, live = CallState(state.device), None
+        if not self.calls.turns.draws:
+            return self._evaluate(call, state)
+        with self.calls.turns.taken():
+            return self._evaluate(call, state)
+
+    def _evaluate(self, call: Call, state: Tensor) -> Tensor:
+        around, live = CallState(state.device, self.calls.turns), None
         if not self.calls:
             with around.graph():
                 out = self.evaluate_first(call, state)
@@ -85,6 +91,9 @@ class Tape(ABC):
     def evaluate_first(self, call: Call, state: Tensor) -> Tensor:
         """The first call: its graph is walked for what the network captures. Raises Captured."""
         live = live_call(self.rollout, call, state)
+        around = hooked_graph(live.out)
+        if around:
+            raise Captured(around)
         found = live.strangers(self.inputs.shared)
         if found.history:
             raise Captured("a tensor that the network captures with a graph of its own")
@@ -129,6 +138,7 @@ class Tape(ABC):
         into = self.sums(jumps)
         entry = self.pull(kept, end, into)
         into.sums.update({f"register {name}": value for name, value in entry.items()})
+        self.inputs.snapshot.check_buffers("by the backward pass")  # a run of one call has not seen it
         return [into.sums.get(name) for name in self.inputs.wanted]
 
     def backward_with_graph(self, sign: Tensor, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:

@@ -1,9 +1,7 @@
 """Denoisers: a network, the process it was trained on and what it predicts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from functools import partial
-from types import CellType, FunctionType, MethodType
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from .calling import Calling, Positional, prediction_in
 from .diagnosis import USUAL, described_call, diagnosis
 from .kinds import check_kind, described, instance
 from .labels import WholeLabels
+from .modules_behind import Behind, behind
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
 
@@ -54,6 +53,8 @@ class Denoiser(Model):
             or network(x, t, cond) where cond is given. `Keywords()` passes a dict by name.
         label: what the network is told of t, (t, process) -> labels (B,); by default t itself, (B,) in the state's
             dtype.
+        modules: those that `network` uses and that cannot be found behind it: `modules_behind.behind` follows what
+            it holds and names, not what it fetches by a computed name.
 
     Raises:
         TypeError: an argument of another kind. `check(denoiser, x0)` says which prediction and label fit real data.
@@ -68,6 +69,7 @@ class Denoiser(Model):
         *,
         call: Calling = Positional(),
         label: Callable[[Tensor, Process], Tensor] | None = None,
+        modules: Iterable[nn.Module] = (),
     ) -> None:
         check_kind("prediction", prediction, Prediction, "one of NOISE, DATA, V, FLOW, SCORE; import it from "
                    "pullback.solvers")  # fmt: skip
@@ -77,6 +79,9 @@ class Denoiser(Model):
         _check_callable("call", call, "call(network, x, t, cond) such as Keywords()")
         if label is not None:
             _check_callable("label", label, "label(t, process) such as Scaled(999)")
+        self.modules = tuple(modules)
+        for module in self.modules:
+            check_kind("modules", module, nn.Module, "nn.Modules; pass what `network` calls, in a list")
         assert isinstance(process, Process) and isinstance(prediction, Prediction)
         self.network, self.process, self.prediction, self.dtype = network, process, prediction, dtype
         self.call, self.label = call, label
@@ -97,7 +102,15 @@ class Denoiser(Model):
 
     def around(self, network: Callable[..., Any]) -> "Denoiser":
         """The same with another network."""
-        return Denoiser(network, self.process, self.prediction, self.dtype, call=self.call, label=self.label)
+        return Denoiser(
+            network,
+            self.process,
+            self.prediction,
+            self.dtype,
+            call=self.call,
+            label=self.label,
+            modules=self.modules,
+        )
 
     def check_times(self, times: Tensor) -> None:
         if isinstance(self.label, WholeLabels):
@@ -111,42 +124,16 @@ class Denoiser(Model):
         error.add_note(f"in the network, called with {described_call(x, t, cond)}")
 
     def parameters(self) -> Iterator[Tensor]:
-        if isinstance(self.network, nn.Module):
-            yield from self.network.parameters()
+        """Those of all modules behind the network, and what it holds as `nn.Parameter` by itself."""
+        found = self._behind()
+        own = [value for module in found.modules for value in module.parameters()]
+        yield from {id(value): value for value in (*own, *found.parameters)}.values()
 
     def networks(self) -> Iterator[nn.Module]:
-        yield from {id(module): module for module in _behind(self.network)}.values()
+        yield from self._behind().modules
 
-
-def _behind(thing: Any, depth: int = 3) -> Iterator[nn.Module]:
-    """The modules that a callable holds: itself, or what its closure, defaults, globals, object or arguments
-    lead to.
-    """
-    if isinstance(thing, nn.Module):
-        yield thing
-    elif depth:
-        for value in _held(thing):
-            yield from _behind(value, depth - 1)
-
-
-def _held(thing: Any) -> list[Any]:
-    if isinstance(thing, FunctionType):
-        names = thing.__globals__
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-        return [
-            *cells,
-            *(thing.__defaults__ or ()),
-            *(names[name] for name in thing.__code__.co_names if name in names),
-        ]
-    if isinstance(thing, MethodType):
-        return [thing.__self__, *getattr(thing.__self__, "__dict__", {}).values()]
-    if isinstance(thing, partial):
-        return [thing.func, *thing.args, *thing.keywords.values()]
-    return (
-        list(getattr(thing, "__dict__", {}).values())
-        if callable(thing) and not isinstance(thing, type)
-        else []
-    )
+    def _behind(self) -> Behind:
+        return behind(self.network, self.call, self.label, *self.modules)
 
 
 def _check_callable(name: str, value: object, form: str) -> None:

@@ -153,7 +153,7 @@ def test_registers_where_only_a_state_will_do():
 
 def test_a_run_under_no_grad_is_told_so():
     x = torch.ones(1, 3, requires_grad=True)
-    with torch.no_grad(), pytest.raises(ValueError, match="got a run under torch.no_grad"):
+    with torch.no_grad(), pytest.raises(ValueError, match="got a call under torch.no_grad"):
         sample(Denoiser(network(), PROCESS, DATA), PLAN, x, gradient=Checkpoint())
 
 

@@ -392,8 +392,8 @@ MISTAKES: Mapping[str, tuple[str, str]] = {
         "with torch.no_grad(): sample(denoiser, plan, leaf, gradient=Checkpoint())",
         (
             "ValueError: gradient=Checkpoint(offload=False, mechanism=<Mechanism.AUTO: 'auto'>, "
-            "memory_budget=None, recursive=False, observe=None): got a call under no_grad, expected grad "
-            "mode; leave torch.no_grad() for it, or pass gradient=None to sample only"
+            "memory_budget=None, recursive=False, observe=None): got a call under torch.no_grad() or "
+            "inference_mode(), expected grad mode on; call outside of it, or pass gradient=None to sample only"
         ),
     ),
     "nothing requires grad": (
