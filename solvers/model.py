@@ -69,7 +69,7 @@ class Denoiser(Model):
         *,
         call: Calling = Positional(),
         label: Callable[[Tensor, Process], Tensor] | None = None,
-        modules: Iterable[nn.Module] = (),
+        modules: Iterable[Any] = (),
     ) -> None:
         check_kind("prediction", prediction, Prediction, "one of NOISE, DATA, V, FLOW, SCORE; import it from "
                    "pullback.solvers")  # fmt: skip
