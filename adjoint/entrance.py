@@ -5,6 +5,8 @@ hook caught, a loss on them), the gradient comes back to the alias, and must not
 history that the graph of the call does not show.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,7 +38,7 @@ class _Entrance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
-        if not ctx.entry.taken:
+        if not ctx.entry.open:
             raise ctx.entry.error()
         return None, None, None
 
@@ -51,16 +53,25 @@ class Entry:
         anchor: `anchor(inputs)` of the run's inputs; None where nothing that enters requires grad.
 
     Attributes:
-        taken: whether the call's own gradient is taken from its graph, instead of from a replay's.
+        open: whether it is the call's own gradient that is being taken.
     """
 
     def __init__(self, call: Call, anchor: Tensor | None) -> None:
-        self.call, self.anchor, self.taken = call, anchor, False
+        self.call, self.anchor, self.open = call, anchor, False
 
     def __call__(self, value: Tensor) -> Tensor:
         if self.anchor is None:
             return value.detach()
         return _Entrance.apply(self, value.detach(), self.anchor)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """While the call's own gradient is taken from its graph, instead of from a replay's."""
+        self.open = True
+        try:
+            yield
+        finally:
+            self.open = False
 
     def error(self) -> RuntimeError:
         """What to raise where a gradient comes back by another way than the call's output."""
@@ -71,10 +82,10 @@ class Entry:
         )
 
 
-def anchor(inputs: list[Tensor]) -> Tensor | None:
-    """A scalar that depends on all of `inputs`, for `Entry`; None if there are none."""
+def anchor(inputs: list[Tensor]) -> Tensor:
+    """A scalar that depends on all of `inputs`, for `Entry`."""
     with torch.enable_grad():
-        return _Anchor.apply(*inputs) if inputs else None  # type: ignore[no-any-return]
+        return _Anchor.apply(*inputs)  # type: ignore[no-any-return]
 
 
 def alias(value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """LiveCall: one network call with its graph, cut off from the rest of the run."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ class LiveCall:
         state: in place of the run's.
         aliases: in place of the conditioning that requires grad.
         entry: how they entered, in the forward pass.
-        shared_graph: whether its graph leads into one that other calls use too: a memo that a network keeps.
+        shared_graph: whether its graph may lead into one that other calls use too: a memo that a network keeps.
     """
 
     out: Tensor
@@ -41,17 +42,16 @@ class LiveCall:
         self, cotangent: Tensor, shared: Mapping[str, Tensor], cond: Collection[int]
     ) -> "CallGradients | None":
         """Pull the cotangent of `out` back to the state, to `shared` and to those of `cond`, by place; None
-        where nothing requires grad. The graph is gone after that.
+        where nothing requires grad. The graph is gone after that, unless others may use it too.
         """
         if not self.out.requires_grad:
             return None
-        if self.entry is not None:
-            self.entry.taken = True
         aliases = [alias for alias in self.aliases if alias.leaf in cond]
         targets = [self.state, *(alias.tensor for alias in aliases), *shared.values()]
-        state, *rest = torch.autograd.grad(
-            self.out, targets, cotangent.to(self.out), allow_unused=True, retain_graph=self.shared_graph
-        )
+        with nullcontext() if self.entry is None else self.entry.passing():
+            state, *rest = torch.autograd.grad(
+                self.out, targets, cotangent.to(self.out), allow_unused=True, retain_graph=self.shared_graph
+            )
         n = len(aliases)
         return CallGradients(
             state, list(zip(aliases, rest[:n], strict=True)), dict(zip(shared, rest[n:], strict=True))
@@ -74,7 +74,8 @@ def live_call(
     state = enter(state)
     cond, aliases = aliased(rollout.cond, call.step, enter)
     out = predict(rollout.model, call, state, cond)
-    return LiveCall(out, state, aliases, enter if isinstance(enter, Entry) else None)
+    entry = enter if isinstance(enter, Entry) else None
+    return LiveCall(out, state, aliases, entry, shared_graph=entry is not None)
 
 
 def replay(

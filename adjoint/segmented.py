@@ -72,7 +72,8 @@ class Segmented(Tape):
         return live
 
     def keeps(self, call: Call) -> bool:
-        assert self.keep is not None
+        if self.keep is None:  # the first call, which the choice waits for
+            return False
         return call.index - self.first >= self.count - self.keep.activations
 
     def record(self, call: Call, state: Tensor, out: Tensor, live: LiveCall | None) -> None:

@@ -61,10 +61,11 @@ class Tape(ABC):
 
     def forward(self) -> Tensor:
         """The sample."""
-        self.since, self.anchor = sequence_number(), anchor(list(self.inputs.wanted.values()))
+        self.since = sequence_number()
+        self._anchor()
         with torch.no_grad():
             out = self.execute({name: value.detach() for name, value in self.registers.items()})["x"]
-        self.anchor = None
+        self.anchor = self.leaf_anchor = None  # no longer than the run: they hold what x was made from
         self.inputs.snapshot.check_buffers("by the forward pass")
         return out
 
@@ -75,41 +76,46 @@ class Tape(ABC):
 
     def evaluate(self, call: Call, state: Tensor) -> Tensor:
         """A network call of the forward pass."""
-        around = CallState(state.device)
+        around, kept = CallState(state.device), self.keeps(call)
         with around.graph():
-            live = self.look(call, state) if self.calls else self.look_first(call, state)
+            live = self.look(call, state, kept) if self.calls else self.look_first(call, state)
         self.calls.add(around)
         out = live.out.detach()
-        self.record(call, state, out, live if self.keeps(call) else None)
+        self.record(call, state, out, live if kept else None)
         return out
 
     def look_first(self, call: Call, state: Tensor) -> LiveCall:
         """The first call: what it captures enters the run too. Raises Captured."""
-        live, found = self._walked(call, state)
-        if found.older:
-            raise Captured("a tensor that the network captures with a graph of its own")
+        live, found = self._walked(call, state, self.anchor)
         self.inputs = self.inputs.captured(found.leaves)
         if found.leaves:
-            self.anchor = anchor(list(self.inputs.wanted.values()))
+            self._anchor()
         if entangled(self.inputs.shared.values()):
             raise Captured("a tensor of the model with a graph of its own that leads to another one of it")
         self.reached.append(found.known | {id(leaf) for leaf in found.leaves})
         return live
 
-    def look(self, call: Call, state: Tensor) -> LiveCall:
+    def look(self, call: Call, state: Tensor, kept: bool) -> LiveCall:
         """A later call: it may reach no other leaves than the first one. Raises Captured."""
-        live, found = self._walked(call, state)
+        live, found = self._walked(call, state, self.leaf_anchor if kept else self.anchor)
         self.inputs.check_later(call, found)
-        if found.older:
-            raise Captured("a tensor that the network captures with a graph of its own")
         last = self.reached[-1]
         self.reached.append(last if found.known == last else found.known)  # one object for all that are equal
         return live
 
-    def _walked(self, call: Call, state: Tensor) -> tuple[LiveCall, Reach]:
-        """The call with its graph, and what it reached. Nothing of the graph is needed where nothing is wanted."""
-        live = live_call(self.rollout, call, state, Entry(call, self.anchor))
-        return live, live.reach(self.inputs.shared.values(), self.since)
+    def _walked(self, call: Call, state: Tensor, anchor: Tensor | None) -> tuple[LiveCall, Reach]:
+        """The call with its graph, and what it reached. Raises Captured."""
+        live = live_call(self.rollout, call, state, Entry(call, anchor))
+        found = live.reach(self.inputs.shared.values(), self.since)
+        if found.older:
+            raise Captured("a tensor that the network captures with a graph of its own")
+        return live, found
+
+    def _anchor(self) -> None:
+        wanted = list(self.inputs.wanted.values())
+        self.anchor = anchor(wanted) if wanted else None
+        # where a graph is kept, its own gradient is taken past the anchor, which must not lead to another run
+        self.leaf_anchor = anchor([torch.zeros((), requires_grad=True), *(v for v in wanted if v.is_leaf)])
 
     def keeps(self, call: Call) -> bool:
         """Whether the graph of `call` is kept for the backward pass."""

@@ -17,7 +17,7 @@ from ..rollout import Registers, Rollout
 from ..sensitivity import Sensitivity
 from ..tape import Tape
 from .adjoint_grid import AdjointGrid
-from .refusals import refuse_decoupled, refuse_unpredicted
+from .refusals import refuse_decoupled, refuse_registers, refuse_unpredicted
 from .regrid import Regridded
 from .resolve import FlowResolver, NoiseResolver, Resolver
 from .state_path import KnownPath, ResolvedPath, StatePath
@@ -66,6 +66,7 @@ class NodeTape(Tape):
         self.grid = AdjointGrid.over(plan, ops[0].step if ops else 0, steps)
         self.first_calls = _first_calls(rollout.program) if states is States.INTEGRATED else {}
         self.witness: _Witness | None = None
+        refuse_registers(strategy, registers)
         refuse_unpredicted(plan, states, len(self.first_calls), self.grid)
         refuse_decoupled(strategy, states, rollout, self.grid)
         if states is States.RESOLVED:

@@ -3,27 +3,14 @@
 import pytest
 import torch
 from problems import PROCESS
-from strategies import EXACT, close, network, plain, plan_for
+from strategies import EXACT, Inviting, equal, network, plain, plan_for
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from pullback.adjoint import Checkpoint, Direct, sample
-from pullback.solvers import DATA, DDIM, ClassifierFree, Denoiser, UniformT
+from pullback.adjoint import Checkpoint, Direct, Reversible, SkipStraight, sample
+from pullback.solvers import DATA, DDIM, FLOW, ClassifierFree, Denoiser, FlowEuler, RectifiedFlow, UniformT
 
-RECURSIVE = [*EXACT, Checkpoint(recursive=True)]
-
-
-class Net(nn.Module):
-    """A network whose parameters are good for states and conditioning too."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.raw = network(), nn.Parameter(torch.tensor(0.3))
-        self.start, self.style = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.full((3,), 0.7))
-
-    def forward(self, x, t, cond=None):
-        out = self.body(x, t) + self.style.sin() + 0.1 * self.start.mean()
-        return out if cond is None else out * (1 + cond.tanh())
+ALL_EXACT = [*EXACT, Checkpoint(recursive=True), Checkpoint(memory_budget=10**6)]
 
 
 class Tied(nn.Module):
@@ -83,7 +70,7 @@ PROBLEMS = [
 def solved(problem, strategy, plan, order, by=sample):
     """Gradients of the given order at x and at every parameter, of a new network that is always the same."""
     torch.manual_seed(3)
-    net, x = Net(), torch.randn(2, 3).requires_grad_()
+    net, x = Inviting(), torch.randn(2, 3).requires_grad_()
     used = []
 
     def run(called, x, model=None, **others):
@@ -115,21 +102,6 @@ def by_hand(model, plan, x, gradient, cond=None, controls=None):
     return x
 
 
-def equal(left, right, tolerance):
-    """None, and a gradient that is zero: autograd gives either, by the path that it takes."""
-    zeros = [
-        torch.zeros_like(b if a is None else a) if a is None or b is None else None
-        for a, b in zip(left, right, strict=True)
-        if not a is b is None
-    ]  # noqa: E501
-    left, right = zip(*[(a, b) for a, b in zip(left, right, strict=True) if not a is b is None], strict=True)
-    close(
-        [z if a is None else a for a, z in zip(left, zeros, strict=True)],
-        [z if b is None else b for b, z in zip(right, zeros, strict=True)],
-        tolerance,
-    )
-
-
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.__name__)
 def test_the_plain_run_is_the_loop(problem, order):
@@ -139,17 +111,42 @@ def test_the_plain_run_is_the_loop(problem, order):
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.__name__)
-@pytest.mark.parametrize("strategy", RECURSIVE, ids=str)
+@pytest.mark.parametrize("strategy", ALL_EXACT, ids=str)
 def test_inputs_that_depend_on_one_another(strategy, problem, order):
     """First and second order, against plain autograd; or a word for what a tape cannot have as its input."""
     plan = plan_for(strategy)
-    own_graph = problem is a_weight_made_by_another_network
-    if "Reversible" in str(strategy) and (own_graph or problem is a_scale_from_a_parameter):
+    own_graph = problem in (a_weight_made_by_another_network, a_scale_from_a_parameter)
+    if own_graph and "Reversible" in str(strategy):
         with pytest.raises(ValueError, match="graph of its own.*use Checkpoint"):
             solved(problem, strategy, plan, order)
-    elif "recursive=True" in str(strategy) and (own_graph or problem is a_scale_from_a_parameter):
+    elif own_graph and ("recursive=True" in str(strategy) or "memory_budget=1" in str(strategy)):
         with pytest.raises(ValueError, match="graph of its own.*memory budget"):
             solved(problem, strategy, plan, order)
     else:
         want = solved(problem, plain(strategy), plan, order)
         equal(solved(problem, strategy, plan, order), want, 1e-9)
+
+
+@pytest.mark.parametrize("strategy", [Checkpoint(), Reversible()], ids=str)
+def test_a_third_derivative(strategy):
+    for problem in (two_runs, conditioning_that_is_a_parameter):
+        want = solved(problem, Direct(), plan_for(strategy), 3)
+        equal(solved(problem, strategy, plan_for(strategy), 3), want, 1e-8)
+
+
+def test_skipped_stretches_of_length_one():
+    def grads(strategy):
+        torch.manual_seed(0)
+        net, x = Inviting(), torch.randn(2, 3).requires_grad_()
+        plan = FlowEuler().plan(RectifiedFlow(), UniformT(4, start=0.9, end=0.1))
+        model = Denoiser(net, RectifiedFlow(), FLOW)
+        out = sample(
+            model, plan, sample(model, plan, x, gradient=strategy), cond=net.style, gradient=strategy
+        )
+        first = torch.autograd.grad(
+            out.square().sum(), [x, *net.parameters()], create_graph=True, allow_unused=True
+        )
+        total = sum(g.square().sum() for g in first if g is not None)
+        return [*first, *torch.autograd.grad(total, [x, *net.parameters()], allow_unused=True)]
+
+    equal(grads(SkipStraight(0.0)), grads(Direct()), 1e-9)
