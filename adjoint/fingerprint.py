@@ -16,7 +16,7 @@ SEED = 20240611
 
 # By how much a replay's marks may differ, relative to themselves, by the coarsest dtype at work. Replays on the same
 # machine are bit-equal nearly always; kernels that add in another order from call to call differ by what is measured
-# in tests/adjoint/test_repeats.py, some fifty times below these.
+# in tests/adjoint/test_repeats.py, at least twenty times below these.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-3}
 HALF = 2e-2  # bfloat16, and anything shorter
 LOOSE = 0.05  # a whole run made again in another precision
