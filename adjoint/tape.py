@@ -1,9 +1,9 @@
 """Tape: a run whose backward pass walks the transposed plan, with one autograd node around the whole.
 
 Of the graph only that node stays between the passes: what the tape keeps, usually the states at the network
-calls, and nothing else, grows with the steps. Each call of the forward pass runs with a graph, which is walked for
-the leaves that the network reaches by itself and dropped: a leaf that only a late call reaches, or a memo that the
-network fills, must be as the plain loop has it.
+calls, and nothing else, grows with the steps. The first call runs with a graph, which is walked for the leaves that
+the network reaches by itself and dropped. So do the others, unless the network can be seen through: a leaf that only
+a late call reaches, or a memo that the network fills, must be as the plain loop has it.
 """
 
 from abc import ABC, abstractmethod
@@ -26,6 +26,7 @@ from .live_call import LiveCall, live_call, replay
 from .region import Regions
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity
+from .transparent import transparent
 from .wrappers import is_compiled
 
 
@@ -44,12 +45,14 @@ class Tape(ABC):
         inputs: what enters the run; the first call adds what the network captures.
         calls: how each network call can be made again.
         reached: ids of the shared inputs that each call reached.
+        seen_through: whether later calls reach what the first did, so that they need no graph.
         projection: what outputs are compared by.
         marks: of the calls' outputs, unless `record` keeps none.
         kept: what `record` holds for `pull`: any nesting of tensors. Autograd takes it over after the run.
     """
 
     kept: Any = None
+    seen_through = False
 
     def __init__(self, rollout: Rollout, registers: Registers) -> None:
         self.rollout, self.registers = rollout, dict(registers)
@@ -76,11 +79,15 @@ class Tape(ABC):
 
     def evaluate(self, call: Call, state: Tensor) -> Tensor:
         """A network call of the forward pass."""
-        around, kept = CallState(state.device), self.keeps(call)
-        with around.graph():
-            live = self.look(call, state, kept) if self.calls else self.look_first(call, state)
+        around, kept, live = CallState(state.device), self.keeps(call), None
+        if self.seen_through and not kept:
+            out = self.rollout.evaluate(call, state)
+            self.reached.append(self.reached[0])
+        else:
+            with around.graph():
+                live = self.look(call, state, kept) if self.calls else self.look_first(call, state)
+            out = live.out.detach()
         self.calls.add(around)
-        out = live.out.detach()
         self.record(call, state, out, live if kept else None)
         return out
 
@@ -93,6 +100,9 @@ class Tape(ABC):
         if entangled(self.inputs.shared.values()):
             raise Captured("a tensor of the model with a graph of its own that leads to another one of it")
         self.reached.append(found.known | {id(leaf) for leaf in found.leaves})
+        # it reaches all that later calls can be known to reach
+        whole = len(found.known) == len(self.inputs.shared)
+        self.seen_through = whole and transparent(self.rollout.model)
         return live
 
     def look(self, call: Call, state: Tensor, kept: bool) -> LiveCall:
