@@ -77,7 +77,7 @@ def entangled(tensors: Collection[Tensor]) -> bool:
     nodes = {value.grad_fn for value in grown}
     leaves = {id(value) for value in tensors if value.grad_fn is None}
     seen: set[Any] = {None}
-    stack: list[Any] = [edge for node in nodes for edge, _ in node.next_functions]
+    stack: list[Any] = [edge for node in nodes for edge, _ in node.next_functions]  # type: ignore[union-attr]
     while stack:
         node = stack.pop()
         if node in seen:
