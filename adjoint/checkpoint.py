@@ -11,7 +11,7 @@ from ..solvers import Plan
 from .autograd_node import differentiable, obstacle
 from .gradient import Gradient
 from .recorded import Recorded
-from .region import regions
+from .region import Regions
 from .rollout import Registers, Rollout
 from .schedule import Keep, choose
 from .segmented import Segmented
@@ -45,7 +45,7 @@ class Checkpoint(Gradient):
         mechanism: see `Mechanism`.
         memory_budget: bytes for states and activations. Where all states fit, the activations of the last
             calls are kept too and not replayed, towards 3 N F; where not, every k-th state is, for one run
-            more.
+            more. Refused where regions are needed.
         recursive: binomial recursion, O(log N) states without a budget, or as many as the budget holds; O(log
             N) runs.
         observe: told the choice (`Keep`) after the first network call; it is logged too.
@@ -70,6 +70,7 @@ class Checkpoint(Gradient):
             raise ValueError(f"{self}: got {reason}, expected none; use Mechanism.AUTO")
         if self.mechanism is Mechanism.REGION or reason:
             return self._by_regions(rollout, registers, reason or "asked for")
+        rollout = _watched_once(rollout)
         try:
             return {"x": differentiable(self._tape(rollout, registers))}
         except Captured as captured:
@@ -77,7 +78,7 @@ class Checkpoint(Gradient):
                 raise ValueError(
                     f"{self}: got {captured}, expected none; pass it in cond or use Mechanism.AUTO"
                 ) from None
-            return self._by_regions(_restarted(rollout), registers, str(captured))
+            return self._by_regions(rollout, registers, str(captured))
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         if self.recursive and self.memory_budget is None:
@@ -97,16 +98,25 @@ class Checkpoint(Gradient):
         return keep
 
     def _by_regions(self, rollout: Rollout, registers: Registers, reason: str) -> Registers:
+        if self.memory_budget is not None or self.recursive:
+            raise ValueError(
+                f"{self}: got {reason}, for which every call becomes a region that keeps its state; expected none "
+                "where a memory budget is to be kept; take it away, or Checkpoint(offload=True)"
+            )
         log.info("Checkpoint by regions: %s", reason)
-        return rollout.execute(registers, regions(rollout, self.offload))
+        regions = Regions(rollout, self.offload)
+        out = rollout.execute(registers, regions)
+        regions.check()
+        return out
 
 
-def _restarted(rollout: Rollout) -> Rollout:
-    """The rollout for a second start, after its first network call: the watcher has seen the first state."""
-    opened = iter((True,))
+def _watched_once(rollout: Rollout) -> Rollout:
+    """The rollout for a run that may start again: the watcher sees each step once."""
+    seen = set[int]()
 
     def watch(step: int, x: Tensor) -> None:
-        if not next(opened, False):
+        if step not in seen:
+            seen.add(step)
             rollout.watch(step, x)
 
     return replace(rollout, watch=watch)

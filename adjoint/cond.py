@@ -1,5 +1,6 @@
 """Conditioning: any nesting of dicts, lists and tuples of tensors, constant or one value per step."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -16,7 +17,7 @@ class Alias:
 
     Attributes:
         leaf: its place among `leaves(cond)`.
-        tensor: the detached copy, which requires grad.
+        tensor: what stands in, cut off from the run's graph.
         scheduled: whether it is one row of a PerStep.
     """
 
@@ -31,7 +32,7 @@ def leaves(cond: Any) -> list[Tensor]:
     return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
 
-def aliased(cond: Any, step: int) -> tuple[Any, list[Alias]]:
+def aliased(cond: Any, step: int, alias: Callable[[Tensor], Tensor]) -> tuple[Any, list[Alias]]:
     """`cond` as step `step` sees it, with an alias for every tensor that requires grad."""
     places, aliases = count(), []
 
@@ -43,8 +44,19 @@ def aliased(cond: Any, step: int) -> tuple[Any, list[Alias]]:
         place, value = next(places), tensor[step] if scheduled else tensor
         if not tensor.requires_grad:
             return value
-        alias = Alias(place, value.detach().requires_grad_(), scheduled)
-        aliases.append(alias)
-        return alias.tensor
+        aliases.append(Alias(place, alias(value), scheduled))
+        return aliases[-1].tensor
 
     return tree_map(seen, cond), aliases
+
+
+def substituted(cond: Any, values: Mapping[int, Tensor]) -> Any:
+    """`cond` with other tensors at some places, numbered as in `leaves(cond)`."""
+    places = count()
+
+    def seen(leaf: Any) -> Any:
+        if isinstance(leaf, PerStep):
+            return PerStep(values.get(next(places), leaf.values))
+        return values.get(next(places), leaf) if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(seen, cond)

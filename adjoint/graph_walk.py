@@ -1,71 +1,94 @@
-"""A walk over the graph of a network call: what it reached that nobody declared."""
+"""A walk over the graph of a network call: which leaves it reaches, and whether it stays within the call."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..solvers import Call
+from .entrance import Entrance
 
 
 @dataclass(frozen=True, eq=False)
-class Strangers:
-    """What a network call reached besides the tensors it was known to take; false if nothing.
+class Reach:
+    """What the output of a network call depends on.
 
     Attributes:
-        leaves: tensors that require grad.
-        history: whether it also reached a graph that was there before the call: a captured result of others.
+        known: ids of the leaves, and of the tensors with a graph of their own, that it was known to take.
+        leaves: other leaves.
+        older: whether the graph leads past its own beginning, into one that was there before.
+        elsewhere: whether it leads to what entered another call of the run.
     """
 
+    known: frozenset[int]
     leaves: list[Tensor]
-    history: bool
-
-    def __bool__(self) -> bool:
-        return bool(self.leaves) or self.history
-
-    def __str__(self) -> str:
-        if self.leaves:
-            return f"a leaf of shape {tuple(self.leaves[0].shape)}"
-        return "a tensor with a graph of its own"
-
-    def error(self, call: Call) -> RuntimeError:
-        """What to raise where `call` reaches what the first call of its run did not."""
-        return RuntimeError(
-            f"network call {call.index} of step {call.step} reaches {self} the first call did not; expected "
-            "the same inputs at every call; register it as a parameter, pass it in cond, or use "
-            "Checkpoint(mechanism=Mechanism.REGION)"
-        )
+    older: bool
+    elsewhere: bool
 
 
-def strangers(out: Tensor, known: Iterable[Tensor], since: int) -> Strangers:
-    """What `out` depends on besides `known`, in the graph from sequence number `since` on.
+def reach(out: Tensor, known: Collection[Tensor], since: int, stop: Collection[Tensor]) -> Reach:
+    """What `out` depends on. The walk ends at leaves, at `known` and at `stop`.
 
-    Autograd numbers its nodes as they are made, each thread for itself, so a node with a number below `since` was
-    there before the call that made `out`, and one above that of `out` is another thread's: they are not followed,
-    for their leaves belong to somebody else's graph.
+    Autograd numbers its nodes as they are made, each thread for itself: one with a number below `since` was there
+    before, and one with a number above that of `out` is another thread's.
     """
     last = 0 if out.grad_fn is None else out.grad_fn._sequence_nr()
-    known = list(known)
-    expected = {id(value) for value in known}
-    seen: set[Any] = {value.grad_fn for value in known if value.grad_fn is not None} | {None}
-    stack: list[Any] = [out.grad_fn]
-    leaves, history = [], False
+    own = {id(value) for value in stop}
+    expected = own | {id(value) for value in known}
+    # a tensor with a graph of its own is known by the edge that leads to the node that made it
+    ends = {
+        (value.grad_fn, value.output_nr): id(value) for value in (*known, *stop) if value.grad_fn is not None
+    }
+    stack: list[Any] = [(out.grad_fn, out.output_nr)]
+    seen: set[Any] = {None}
+    found, leaves, older, elsewhere = set(), [], False, False
     while stack:
-        node = stack.pop()
+        edge = stack.pop()
+        node, _ = edge
+        if edge in ends:
+            found.add(ends[edge])
+            continue
         if node in seen:
             continue
         seen.add(node)
         edges = node.next_functions
         if not edges and hasattr(node, "variable"):  # where a leaf's gradient would be accumulated
-            if id(node.variable) not in expected:
+            place = id(node.variable)
+            if place in expected:
+                found.add(place)
+            else:
                 leaves.append(node.variable)
-        elif not since <= node._sequence_nr() <= last:
-            history = True
+        elif isinstance(node, Entrance):
+            elsewhere = True
         else:
-            stack += [edge for edge, _ in edges]
-    return Strangers(leaves, history)
+            older = older or not since <= node._sequence_nr() <= last
+            stack += edges
+    return Reach(frozenset(found - own), leaves, older, elsewhere)
+
+
+def entangled(tensors: Collection[Tensor]) -> bool:
+    """Whether one of `tensors` is computed from another, or keeps its own `.grad` on the way.
+
+    A gradient taken at all of them in one sweep would then count some paths twice: at the one and, through its
+    graph, at the other.
+    """
+    grown = [value for value in tensors if value.grad_fn is not None]
+    if any(value.retains_grad for value in grown):
+        return True
+    nodes = {value.grad_fn for value in grown}
+    leaves = {id(value) for value in tensors if value.grad_fn is None}
+    seen: set[Any] = {None}
+    stack: list[Any] = [edge for node in nodes for edge, _ in node.next_functions]  # type: ignore[union-attr]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in nodes or id(getattr(node, "variable", None)) in leaves:
+            return True
+        stack += [edge for edge, _ in node.next_functions]
+    return False
 
 
 def sequence_number() -> int:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..solvers import Model
+from ..solvers import Call, Model
+from .graph_walk import Reach
 from .parameters import parameters
 from .rollout import Registers, Rollout
 from .snapshot import Snapshot
@@ -41,3 +42,36 @@ class Inputs:
         """What is known after it: `leaves` enter too, and what the call initialised stands as it is now."""
         found = {f"captured tensor {k}": leaf for k, leaf in enumerate(leaves)}
         return Inputs(self.model, self.own, self.common | found)
+
+    def check_later(self, call: Call, found: Reach) -> None:
+        """Raise RuntimeError where a call of the forward pass reaches what the first one did not."""
+        if found.elsewhere:
+            raise RuntimeError(
+                f"network call {call.index} of step {call.step} reaches what entered another call (features or a "
+                "projection of cond kept from call to call?), expected its own state and conditioning alone; let "
+                "the network compute them anew in every call, or use Direct()"
+            )
+        if found.leaves:
+            raise RuntimeError(
+                f"network call {call.index} of step {call.step} reaches {self._name(found.leaves[0])} the first "
+                "call did not; expected the same inputs at every call; register it as a parameter, pass it in "
+                "cond, or use Checkpoint(mechanism=Mechanism.REGION)"
+            )
+
+    def check_replayed(self, call: Call, found: Reach, expected: frozenset[int] | None) -> None:
+        """Raise RuntimeError where a replay reaches other inputs than its call did, `expected` of the shared ones."""
+        self.check_later(call, found)
+        lost = (expected or frozenset()) - found.known
+        if lost:
+            names = sorted(name for name, value in self.shared.items() if id(value) in lost)
+            raise RuntimeError(
+                f"network call {call.index} of step {call.step} did not reach {', '.join(names[:3])} in the backward "
+                "pass, expected what it reached in the forward pass: the network kept something that was computed "
+                "without a graph in between (a memoised embedding?); clear it before backward, or use Direct()"
+            )
+
+    def _name(self, leaf: Tensor) -> str:
+        for name, value in (self.own | self.common).items():
+            if value is leaf:
+                return f"{name}, which"
+        return f"a leaf of shape {tuple(leaf.shape)}"

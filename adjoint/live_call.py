@@ -1,6 +1,7 @@
 """LiveCall: one network call with its graph, cut off from the rest of the run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from ..solvers import Call
 from ..solvers.loop import predict
 from .cond import Alias, aliased
-from .graph_walk import Strangers, sequence_number, strangers
+from .entrance import Entry, alias
+from .graph_walk import Reach, reach, sequence_number
+from .inputs import Inputs
 from .rollout import Rollout
 
 
@@ -19,31 +22,39 @@ class LiveCall:
 
     Attributes:
         out: the prediction.
-        state: detached from the run's.
-        aliases: detached copies of the conditioning that requires grad.
-        since: the sequence number that its graph begins at.
+        state: in place of the run's.
+        aliases: in place of the conditioning that requires grad.
+        entry: how they entered, in the forward pass.
+        shared_graph: whether its graph may lead into one that other calls use too: a memo that a network keeps.
     """
 
     out: Tensor
     state: Tensor
     aliases: list[Alias]
-    since: int
+    entry: Entry | None = None
+    shared_graph: bool = False
 
-    def strangers(self, shared: Mapping[str, Tensor]) -> Strangers:
-        """What it reached besides state, conditioning and the tensors in `shared`."""
-        known = [self.state, *(alias.tensor for alias in self.aliases), *shared.values()]
-        return strangers(self.out, known, self.since)
+    def reach(self, shared: Collection[Tensor], since: int) -> Reach:
+        """What it reached, besides state and conditioning."""
+        return reach(self.out, shared, since, [self.state, *(alias.tensor for alias in self.aliases)])
 
-    def vjp(self, cotangent: Tensor, shared: Mapping[str, Tensor]) -> "CallGradients | None":
-        """Pull the cotangent of `out` back; None where nothing requires grad. The graph is gone after that."""
+    def vjp(
+        self, cotangent: Tensor, shared: Mapping[str, Tensor], cond: Collection[int]
+    ) -> "CallGradients | None":
+        """Pull the cotangent of `out` back to the state, to `shared` and to those of `cond`, by place; None
+        where nothing requires grad. The graph is gone after that, unless others may use it too.
+        """
         if not self.out.requires_grad:
             return None
-        targets = [self.state, *(alias.tensor for alias in self.aliases), *shared.values()]
-        found = torch.autograd.grad(self.out, targets, cotangent.to(self.out), allow_unused=True)
-        state, rest = found[0], found[1:]
-        n = len(self.aliases)
+        aliases = [alias for alias in self.aliases if alias.leaf in cond]
+        targets = [self.state, *(alias.tensor for alias in aliases), *shared.values()]
+        with nullcontext() if self.entry is None else self.entry.passing():
+            state, *rest = torch.autograd.grad(
+                self.out, targets, cotangent.to(self.out), allow_unused=True, retain_graph=self.shared_graph
+            )
+        n = len(aliases)
         return CallGradients(
-            state, list(zip(self.aliases, rest[:n], strict=True)), dict(zip(shared, rest[n:], strict=True))
+            state, list(zip(aliases, rest[:n], strict=True)), dict(zip(shared, rest[n:], strict=True))
         )
 
 
@@ -56,21 +67,30 @@ class CallGradients:
     shared: dict[str, Tensor | None]
 
 
-def live_call(rollout: Rollout, call: Call, state: Tensor) -> LiveCall:
-    """Make `call` with a graph from detached inputs. Needs grad mode."""
-    since, state = sequence_number(), state.detach().requires_grad_()
-    cond, aliases = aliased(rollout.cond, call.step)
-    return LiveCall(predict(rollout.model, call, state, cond), state, aliases, since)
+def live_call(
+    rollout: Rollout, call: Call, state: Tensor, enter: Callable[[Tensor], Tensor] = alias
+) -> LiveCall:
+    """Make `call` with a graph. Needs grad mode. `enter`: what stands in for a tensor that enters."""
+    state = enter(state)
+    cond, aliases = aliased(rollout.cond, call.step, enter)
+    out = predict(rollout.model, call, state, cond)
+    entry = enter if isinstance(enter, Entry) else None
+    return LiveCall(out, state, aliases, entry, shared_graph=entry is not None)
 
 
-def replay(rollout: Rollout, call: Call, state: Tensor, shared: Mapping[str, Tensor]) -> LiveCall:
-    """As `live_call`, for any call but the first of a run.
+def replay(
+    rollout: Rollout, call: Call, state: Tensor, inputs: Inputs, expected: frozenset[int] | None
+) -> LiveCall:
+    """Make `call` once more, from detached leaves.
+
+    Args:
+        expected: ids of the shared inputs that it reached in the forward pass, if known.
 
     Raises:
-        RuntimeError: where it reaches a tensor that the first call did not: its gradient would be lost.
+        RuntimeError: where it reaches something else: a gradient would be lost.
     """
+    since = sequence_number()
     live = live_call(rollout, call, state)
-    unknown = live.strangers(shared)
-    if unknown:
-        raise unknown.error(call)
-    return live
+    found = live.reach(inputs.shared.values(), since)
+    inputs.check_replayed(call, found, expected)
+    return LiveCall(live.out, live.state, live.aliases, None, found.older)

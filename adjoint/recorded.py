@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..solvers import Call
-from .fingerprint import Replays, mark
-from .live_call import LiveCall, replay
+from .live_call import LiveCall
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity
 from .tape import Tape
@@ -20,21 +19,18 @@ class Recorded(Tape):
         super().__init__(rollout, registers)
         self.offload = offload
         self.kept: list[Tensor] = []
-        self.marks: list[Tensor] = []
 
     def record(self, call: Call, state: Tensor, out: Tensor, live: LiveCall | None) -> None:
         self.kept.append(state.to("cpu") if self.offload else state)
-        self.marks.append(mark(out))
+        self.marks.append(self.projection(out))
 
     def pull(self, kept: Sequence[Tensor], end: Tensor, into: Sensitivity) -> Registers:
-        replays = Replays(self.marks, self.first)
+        replays = self.replays()
 
         def vjp(call: Call, _: str, cotangent: Tensor) -> Tensor | None:
-            state = kept[call.index - self.first].to(end.device)
-            with self.calls.of(call).restored():
-                live = replay(self.rollout, call, state, into.shared)
-                replays.note(call, live.out)
-                return into.vjp(call, live, cotangent)
+            live = self.replay(call, kept[call.index - self.first].to(end.device))
+            replays.note(call, live.out)
+            return into.vjp(call, live, cotangent)
 
         entry = transpose(self.rollout.program, end, vjp, into)
         replays.compare()

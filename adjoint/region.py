@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..solvers import Call
-from ..solvers.program import Evaluator
 from .call_state import CallState
-from .fingerprint import check_repeated, mark
+from .fingerprint import Projection, check_repeated, tolerance
 from .rollout import Rollout
 from .snapshot import Snapshot
 from .turns import Turns
@@ -50,17 +49,9 @@ class Live:
 class Region:
     """A single call `fn(state)`, run once now and once more for each backward pass over it."""
 
-    def __init__(
-        self,
-        fn: Callable[[Tensor], Tensor],
-        name: str,
-        live: Live,
-        snapshot: Snapshot,
-        offload: bool,
-        turns: Turns,
-    ) -> None:
-        self.fn, self.name, self.live, self.snapshot, self.offload = fn, name, live, snapshot, offload
-        self.turns = turns
+    def __init__(self, fn: Callable[[Tensor], Tensor], name: str, run: "Regions") -> None:
+        self.fn, self.name, self.run = fn, name, run
+        self.task = -1  # the backward pass that the saved tensors were replayed for
         self.count = -1  # unknown until the call has returned
         self.saved: list[Tensor] = []
         self.fetched: set[int] = set()
@@ -68,12 +59,12 @@ class Region:
 
     def __call__(self, state: Tensor) -> Tensor:
         self.device, self.requires_grad, self.version = state.device, state.requires_grad, state._version
-        self.kept = state.detach().to("cpu") if self.offload else state.detach()
-        self.around = CallState(state.device, self.turns)
+        self.kept = state.detach().to("cpu") if self.run.offload else state.detach()
+        self.around = CallState(state.device, self.run.turns)
         with saved_tensors_hooks(self._count, self._fetch):
             out = self.fn(state)
         self.around.seal()
-        self.mark = mark(out)
+        self.mark = self.run.mark(out)
         self.count, self.saved, self.fetched = len(self.saved), [], set()
         return out
 
@@ -88,8 +79,13 @@ class Region:
         return len(self.saved) - 1
 
     def _fetch(self, index: int) -> Tensor:
-        if not self.saved:
+        if self.count < 0:  # the network differentiates inside: the call has not returned yet
+            return self.saved[index]
+        # another backward pass (the first was partial, with retain_graph) looks again at what may have changed
+        task = torch._C._current_graph_task_id()
+        if not self.saved or task != self.task:
             self._replay()
+            self.task = task
         tensor = self.saved[index]
         self.fetched.add(index)
         if len(self.fetched) == self.count:
@@ -97,9 +93,9 @@ class Region:
         return tensor
 
     def _replay(self) -> None:
-        if self.live.begins():
-            self.snapshot.check()
-        if not self.offload and self.kept._version != self.version:
+        if self.run.live.begins():
+            self.run.snapshot.check()
+        if not self.run.offload and self.kept._version != self.version:
             raise RuntimeError(
                 f"{self.name}: the state was changed in place after the forward pass; expected it untouched "
                 "until backward; clone it before writing to it"
@@ -124,25 +120,43 @@ class Region:
                 f"{self.name}: the replay saved {len(saved)} tensors, expected {self.count}; the network "
                 "took another path than in the forward pass; make it deterministic or use Direct()"
             )
-        check_repeated(self.name, self.mark, out)
-        self.live.enter(self)
+        check_repeated(self.name, self.mark, self.run.mark(out), self.run.allowed)
+        self.run.live.enter(self)
         self.saved, self.fetched = saved, set()
 
 
-def regions(rollout: Rollout, offload: bool) -> Evaluator:
-    """A stand-in for the rollout's model call that keeps states only."""
-    live, snapshot, turns = Live(), Snapshot(rollout.model, rollout.declared()), Turns()
+class Regions:
+    """A stand-in for the rollout's network call that keeps states only, on the CPU if `offload`."""
 
-    def replayed(call: Call, state: Tensor) -> Tensor:
+    def __init__(self, rollout: Rollout, offload: bool) -> None:
+        self.rollout, self.offload = rollout, offload
+        declared = rollout.declared()
+        self.live, self.snapshot = Live(), Snapshot(rollout.model, declared)
+        self.tensors, self.turns = list(declared.values()), Turns()
+        self.projection: Projection | None = None
+
+    def __call__(self, call: Call, state: Tensor) -> Tensor:
+        if self.projection is None:
+            autocast = (
+                torch.is_autocast_enabled(state.device.type),
+                torch.get_autocast_dtype(state.device.type),
+            )
+            self.projection, self.allowed = (
+                Projection(state.detach()),
+                tolerance([state, *self.tensors], [autocast]),
+            )
         name = f"network call {call.index} of step {call.step}"
-        region = Region(lambda x: rollout.evaluate(call, x), name, live, snapshot, offload, turns)
-        if turns.draws:
-            with turns.taken():
-                out = region(state)
-        else:
-            out = region(state)
-        if call.index == 0:
-            snapshot.check_buffers("by the forward pass")
-        return out
+        region = Region(lambda x: self.rollout.evaluate(call, x), name, self)
+        if not self.turns.draws:
+            return region(state)
+        with self.turns.taken():
+            return region(state)
 
-    return replayed
+    def mark(self, out: Tensor) -> Tensor:
+        """Two numbers of each sample."""
+        assert self.projection is not None
+        return self.projection(out)
+
+    def check(self) -> None:
+        """Raise RuntimeError where the calls so far wrote to a buffer of the network."""
+        self.snapshot.check_buffers("by the forward pass")

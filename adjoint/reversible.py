@@ -10,7 +10,7 @@ from torch import Tensor
 from ..solvers import Call, Noise, Plan, combine, inversion
 from ..solvers.loop import total
 from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
-from .live_call import LiveCall, replay
+from .live_call import LiveCall
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity
 from .tape import Tape
@@ -73,7 +73,7 @@ class _Retraceable(Tape):
 
     def forward(self) -> Tensor:
         self.wide = self.rollout.program.widened(self.carried)
-        return super().forward().to(self.dtype)
+        return super().forward().to(self.dtype, copy=True)  # the caller's own: the end is kept
 
     def execute(self, registers: Registers) -> Registers:
         anchors: dict[int, Registers] = {}
@@ -144,8 +144,7 @@ class _Retrace:
     def replay(self, call: Call, src: str) -> LiveCall:
         """The call once more; its graph waits for `vjp`, so that one call serves both."""
         state = self.live[src].to(self.tape.dtype)
-        with self.tape.calls.of(call).restored():
-            live = replay(self.tape.rollout, call, state, self.into.shared)
+        live = self.tape.replay(call, state)
         self.replays[call.index] = live
         return live
 

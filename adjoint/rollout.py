@@ -1,6 +1,6 @@
 """Rollout: everything one run of a plan needs, bound together once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..solvers import Call, GivenNoise, Model, Noise
 from ..solvers.loop import execute, predict
 from ..solvers.per_step import at_step
 from ..solvers.program import Evaluator, Program
-from .cond import leaves
+from .cond import leaves, substituted
 from .parameters import parameters
 
 Registers = dict[str, Tensor]  # what a plan's instructions work on, by name; "x" is the state
@@ -79,6 +79,19 @@ class Rollout:
     def quiet(self) -> "Rollout":
         """The same run once more: nobody watches, and the states it catches are its own."""
         return replace(self, watch=lambda step, x: None, caught={})
+
+    def standing_in(self, tensors: Mapping[str, Tensor]) -> "Rollout":
+        """The same run with other tensors for some of the `arguments`."""
+        places = {k: tensors.get(f"cond[{k}]", leaf) for k, leaf in enumerate(leaves(self.cond))}
+        noise = self.noise
+        if isinstance(noise, GivenNoise):
+            noise = GivenNoise(tensors.get("noise", noise.values))
+        return replace(
+            self,
+            cond=substituted(self.cond, places),
+            controls=None if self.controls is None else tensors.get("controls", self.controls),
+            noise=noise,
+        )
 
     def arguments(self) -> dict[str, Tensor]:
         """Every tensor that the caller handed in besides the registers, by name."""

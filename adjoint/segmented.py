@@ -9,8 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..solvers import Call
 from ..solvers.program import Program
-from .fingerprint import Replays, mark
-from .live_call import LiveCall, replay
+from .live_call import LiveCall, live_call
 from .rollout import Registers, Rollout
 from .schedule import Keep, split
 from .sensitivity import Sensitivity
@@ -45,7 +44,6 @@ class Segmented(Tape):
         self.keep: Keep | None = None
         self.kept: _Kept = _Kept({}, {})
         self.live: dict[int, LiveCall] = {}
-        self.marks: list[Tensor] = []
         self.held = 0
 
     def execute(self, registers: Registers) -> Registers:
@@ -58,7 +56,7 @@ class Segmented(Tape):
 
         return self.rollout.execute(registers, self.evaluate, before=before)
 
-    def evaluate_first(self, call: Call, state: Tensor) -> Tensor:
+    def look_first(self, call: Call, state: Tensor) -> LiveCall:
         saved: dict[int, int] = {}  # storage -> bytes: a tensor may be saved many times
         own = {value.untyped_storage().data_ptr() for value in self.inputs.shared.values()}
 
@@ -67,19 +65,20 @@ class Segmented(Tape):
             return tensor
 
         with saved_tensors_hooks(measure, lambda tensor: tensor):
-            out = super().evaluate_first(call, state)
+            live = super().look_first(call, state)
         activation = sum(nbytes for place, nbytes in saved.items() if place not in own)
         size, held = (0, 0) if self.offload else (state.nbytes, max(self.held, state.nbytes))
         self.keep = self.choice(self.count, self.steps, size, held, activation)
-        return out
+        return live
 
-    def looks_at(self, call: Call) -> bool:
-        assert self.keep is not None
+    def keeps(self, call: Call) -> bool:
+        if self.keep is None:  # the first call, which the choice waits for
+            return False
         return call.index - self.first >= self.count - self.keep.activations
 
     def record(self, call: Call, state: Tensor, out: Tensor, live: LiveCall | None) -> None:
         assert self.keep is not None
-        self.marks.append(mark(out))
+        self.marks.append(self.projection(out))
         if live is not None:
             self.live[call.index] = live
         last = (0, *self.keep.snapshots)[-1]
@@ -116,7 +115,7 @@ class _Backward:
     ) -> None:
         self.tape, self.leaf, self.states, self.into = tape, leaf, states, into
         self.cotangents: Registers = {"x": end}
-        self.replays = Replays(tape.marks, tape.first)
+        self.replays = tape.replays()
 
     def program(self, low: int, high: int) -> Program:
         return self.tape.whole.steps(self.tape.begin + low, self.tape.begin + high)
@@ -147,8 +146,9 @@ class _Backward:
 
         def evaluate(call: Call, state: Tensor) -> Tensor:
             self.states[call.index] = state
-            with self.tape.calls.of(call).restored(), torch.no_grad():
-                return rollout.evaluate(call, state)
+            # with a graph, for a network that keeps something from call to call: see Tape
+            with self.tape.calls.of(call).restored():
+                return live_call(rollout, call, state).out.detach()
 
         with torch.no_grad():
             return rollout.execute(dict(live), evaluate, self.program(low, high), before)
@@ -168,9 +168,8 @@ class _Backward:
             if kept is not None:
                 return self.into.vjp(call, kept, cotangent)
             state = states[call.index].to(cotangent.device)
-            with self.tape.calls.of(call).restored():
-                live = replay(self.tape.rollout, call, state, self.into.shared)
-                self.replays.note(call, live.out)
-                return self.into.vjp(call, live, cotangent)
+            live = self.tape.replay(call, state)
+            self.replays.note(call, live.out)
+            return self.into.vjp(call, live, cotangent)
 
         self.cotangents = transpose(program, self.cotangents, vjp, self.into)

@@ -1,12 +1,13 @@
 """Gradients of one run, added up call by call: what every hand-written backward pass has in common."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from ..solvers import Call, GivenNoise
 from ..solvers.program import Value
+from .cond import leaves
 from .live_call import CallGradients, LiveCall
 from .rollout import Rollout
 
@@ -17,16 +18,25 @@ class Sensitivity:
     Args:
         rollout: the run.
         shared: parameters and captured leaves that require grad, by name.
+        wanted: names of what a gradient is asked for in this pass, among all that enters. No others are made.
         jumps: the loss's own gradients at the states that steps open with.
     """
 
-    def __init__(self, rollout: Rollout, shared: Mapping[str, Tensor], jumps: Mapping[int, Tensor]) -> None:
-        self.rollout, self.shared, self.jumps = rollout, shared, jumps
+    def __init__(
+        self,
+        rollout: Rollout,
+        shared: Mapping[str, Tensor],
+        wanted: Collection[str],
+        jumps: Mapping[int, Tensor],
+    ) -> None:
+        self.rollout, self.wanted, self.jumps = rollout, wanted, jumps
+        self.shared = {name: value for name, value in shared.items() if name in wanted}
+        self.cond = {place for place in range(len(leaves(rollout.cond))) if f"cond[{place}]" in wanted}
         self.sums: dict[str, Tensor] = {}
 
     def vjp(self, call: Call, live: LiveCall, cotangent: Tensor) -> Tensor | None:
         """The cotangent of the call's state; the other gradients are added to the sums."""
-        found = live.vjp(cotangent, self.shared)
+        found = live.vjp(cotangent, self.shared, self.cond)
         if found is None:
             return None
         self.add_call(call.step, found)
@@ -47,12 +57,12 @@ class Sensitivity:
     def noise(self, slot: int, cotangent: Tensor, c: Value) -> None:
         """The draw of `slot` entered with coefficient c."""
         source = self.rollout.noise
-        if isinstance(source, GivenNoise) and source.values.requires_grad:
+        if isinstance(source, GivenNoise) and "noise" in self.wanted:
             self.add("noise", cotangent * c, slot)
 
     def opened(self, step: int, cotangent: Tensor) -> None:
         """The control of `step` was added to the state."""
-        if self.rollout.controls is not None and self.rollout.controls.requires_grad:
+        if "controls" in self.wanted:
             self.add("controls", cotangent, step)
 
     def jump(self, step: int) -> Tensor | None:

@@ -42,7 +42,9 @@ class SkipStraight(Gradient):
         velocities: dict[int, Tensor] = {}
 
         def record(call: Call, state: Tensor) -> Tensor:
-            velocities[call.step] = rollout.evaluate(call, state)
+            # with a graph, for a network that keeps something from call to call; of it nothing is kept here
+            with torch.enable_grad():
+                velocities[call.step] = rollout.evaluate(call, state).detach()
             return velocities[call.step]
 
         with torch.no_grad():

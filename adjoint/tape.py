@@ -1,11 +1,13 @@
 """Tape: a run whose backward pass walks the transposed plan, with one autograd node around the whole.
 
 Of the graph only that node stays between the passes: what the tape keeps, usually the states at the network
-calls, and nothing else, grows with the steps. The first call runs with a graph, which is walked to find every
-leaf that the network reaches by itself.
+calls, and nothing else, grows with the steps. The first call runs with a graph, which is walked for the leaves that
+the network reaches by itself and dropped. So do the others, unless the network can be seen through: a leaf that only
+a late call reaches, or a memo that the network fills, must be as the plain loop has it.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,15 +15,18 @@ from torch import Tensor
 
 from ..solvers import Call
 from ..solvers.loop import execute
-from ..solvers.program import Evaluator
 from .call_state import CallState, CallStates
-from .fingerprint import check_repeated
-from .graph_walk import sequence_number, strangers
+from .entrance import Entry, alias, anchor
+from .fingerprint import LOOSE, Projection, Replays, check_repeated, tolerance
+from .graph_walk import Reach, entangled, sequence_number
+from .handed import handed
+from .hooks import hooks_suspended
 from .inputs import Inputs
 from .live_call import LiveCall, live_call, replay
-from .region import regions
+from .region import Regions
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity
+from .transparent import transparent
 from .wrappers import hooked_graph, is_compiled
 
 
@@ -39,22 +44,31 @@ class Tape(ABC):
     Attributes:
         inputs: what enters the run; the first call adds what the network captures.
         calls: how each network call can be made again.
+        reached: ids of the shared inputs that each call reached.
+        seen_through: whether later calls reach what the first did, so that they need no graph.
+        projection: what outputs are compared by.
+        marks: of the calls' outputs, unless `record` keeps none.
         kept: what `record` holds for `pull`: any nesting of tensors. Autograd takes it over after the run.
     """
 
     kept: Any = None
+    seen_through = False
 
     def __init__(self, rollout: Rollout, registers: Registers) -> None:
         self.rollout, self.registers = rollout, dict(registers)
         self.inputs = Inputs.of(rollout, registers)
         # a truncated program starts later
         self.first = next((call.index for call in rollout.program.calls()), 0)
-        self.calls = CallStates(self.first)
+        self.calls, self.reached = CallStates(self.first), list[frozenset[int]]()
+        self.projection, self.marks = Projection(registers["x"]), list[Tensor]()
 
     def forward(self) -> Tensor:
-        """The sample, under no_grad but for the first call."""
+        """The sample."""
+        self.since = sequence_number()
+        self._anchor()
         with torch.no_grad():
             out = self.execute({name: value.detach() for name, value in self.registers.items()})["x"]
+        self.anchor = self.leaf_anchor = None  # no longer than the run: they hold what x was made from
         self.inputs.snapshot.check_buffers("by the forward pass")
         return out
 
@@ -71,80 +85,110 @@ class Tape(ABC):
             return self._evaluate(call, state)
 
     def _evaluate(self, call: Call, state: Tensor) -> Tensor:
-        around, live = CallState(state.device, self.calls.turns), None
-        if not self.calls:
-            with around.graph():
-                out = self.evaluate_first(call, state)
-        elif self.looks_at(call):
-            with around.graph():
-                live = replay(self.rollout, call, state, self.inputs.shared)
-            out = live.out.detach()
-        elif self.inputs.wanted:
+        around, kept, live = CallState(state.device, self.calls.turns), self.keeps(call), None
+        if self.seen_through and not kept:
             out = self.rollout.evaluate(call, state)
+            self.reached.append(self.reached[0])
         else:
             with around.graph():
-                out = self._evaluate_unwanted(call, state)
+                live = self.look(call, state, kept) if self.calls else self.look_first(call, state)
+            out = live.out.detach()
         self.calls.add(around)
-        self.record(call, state, out, live)
+        self.record(call, state, out, live if kept else None)
         return out
 
-    def evaluate_first(self, call: Call, state: Tensor) -> Tensor:
-        """The first call: its graph is walked for what the network captures. Raises Captured."""
-        live = live_call(self.rollout, call, state)
-        around = hooked_graph(live.out)
-        if around:
-            raise Captured(around)
-        found = live.strangers(self.inputs.shared)
-        if found.history:
-            raise Captured("a tensor that the network captures with a graph of its own")
+    def look_first(self, call: Call, state: Tensor) -> LiveCall:
+        """The first call: what it captures enters the run too. Raises Captured."""
+        live, found = self._walked(call, state, self.anchor)
         self.inputs = self.inputs.captured(found.leaves)
-        return live.out.detach()
+        if found.leaves:
+            self._anchor()
+        if entangled(self.inputs.shared.values()):
+            raise Captured("a tensor of the model with a graph of its own that leads to another one of it")
+        self.reached.append(found.known | {id(leaf) for leaf in found.leaves})
+        # it reaches all that later calls can be known to reach
+        whole = len(found.known) == len(self.inputs.shared)
+        self.seen_through = whole and transparent(self.rollout.model)
+        return live
 
-    def _evaluate_unwanted(self, call: Call, state: Tensor) -> Tensor:
-        """A call of a run in which nothing is known to want a gradient, and which will have no backward pass.
+    def look(self, call: Call, state: Tensor, kept: bool) -> LiveCall:
+        """A later call: it may reach no other leaves than the first one. Raises Captured."""
+        live, found = self._walked(call, state, self.leaf_anchor if kept else self.anchor)
+        self.inputs.check_later(call, found)
+        last = self.reached[-1]
+        self.reached.append(last if found.known == last else found.known)  # one object for all that are equal
+        return live
 
-        The first call reached nothing that does; this one may, and says so by an output that requires grad.
-        """
-        since, state = sequence_number(), state.detach()
-        out = self.rollout.evaluate(call, state)
-        if out.requires_grad:
-            found = strangers(out, [state], since)
-            if found:
-                raise found.error(call)
-        return out.detach()
+    def _walked(self, call: Call, state: Tensor, anchor: Tensor | None) -> tuple[LiveCall, Reach]:
+        """The call with its graph, and what it reached. Raises Captured."""
+        live = live_call(self.rollout, call, state, Entry(call, anchor))
+        if not self.calls and (around := hooked_graph(live.out)):
+            raise Captured(around)
+        found = live.reach(self.inputs.shared.values(), self.since)
+        if found.older:
+            raise Captured("a tensor that the network captures with a graph of its own")
+        return live, found
 
-    def looks_at(self, call: Call) -> bool:
-        """Whether the forward pass makes `call` with a graph: to keep it, or as the backward pass will not make it."""
+    def _anchor(self) -> None:
+        wanted = list(self.inputs.wanted.values())
+        self.anchor = anchor(wanted) if wanted else None
+        # where a graph is kept, its own gradient is taken past the anchor, which must not lead to another run
+        self.leaf_anchor = anchor([torch.zeros((), requires_grad=True), *(v for v in wanted if v.is_leaf)])
+
+    def keeps(self, call: Call) -> bool:
+        """Whether the graph of `call` is kept for the backward pass."""
         return False
 
     @abstractmethod
     def record(self, call: Call, state: Tensor, out: Tensor, live: LiveCall | None) -> None:
-        """Keep what the backward pass will need of this call. `live`: its graph, where `looks_at` asked for it."""
+        """Keep what the backward pass will need of this call. `live`: its graph, where it `keeps` that."""
 
     @abstractmethod
     def pull(self, kept: Any, end: Tensor, into: Sensitivity) -> Registers:
         """Cotangents of the registers on entry from that of the sample; those of everything else go `into`."""
 
+    def replay(self, call: Call, state: Tensor) -> LiveCall:
+        """`call` once more, as it was. Raises RuntimeError where it reaches other inputs than in the forward pass."""
+        with self.calls.of(call).restored():
+            return replay(self.rollout, call, state, self.inputs, self.reached[call.index - self.first])
+
+    def replays(self) -> Replays:
+        """Where one backward pass notes the outputs of its replays."""
+        return Replays(self.marks, self.first, self.projection, self.allowed())
+
+    def allowed(self) -> float:
+        """By how much an output may differ, relative to itself."""
+        return tolerance(
+            [self.registers["x"], *self.inputs.common.values()],
+            [state.autocast for state in self.calls.states[:1]],
+        )
+
     def check(self) -> None:
         """Raise RuntimeError where a replay would not repeat the run, as far as one can tell before it."""
         self.inputs.snapshot.check()
 
-    def sums(self, jumps: dict[int, Tensor]) -> Sensitivity:
+    def sums(self, wanted: Collection[str], jumps: dict[int, Tensor]) -> Sensitivity:
         """Where one backward pass adds its gradients up."""
-        return Sensitivity(self.rollout, self.inputs.shared, jumps)
+        return Sensitivity(self.rollout, self.inputs.shared, wanted, jumps)
 
-    def backward(self, kept: Any, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
-        """Gradients of `inputs.wanted` from those of the sample and of caught states."""
-        into = self.sums(jumps)
-        entry = self.pull(kept, end, into)
+    def backward(
+        self, kept: Any, end: Tensor, jumps: dict[int, Tensor], wanted: Collection[str]
+    ) -> list[Tensor | None]:
+        """Gradients of `inputs.wanted`, None but for those `wanted` now, from those of the sample and of caught
+        states.
+        """
+        into = self.sums(wanted, jumps)
+        with hooks_suspended(self.inputs.shared.values()):
+            entry = self.pull(kept, end, into)
         into.sums.update({f"register {name}": value for name, value in entry.items()})
         self.inputs.snapshot.check_buffers("by the backward pass")  # a run of one call has not seen it
-        return [into.sums.get(name) for name in self.inputs.wanted]
+        return [into.sums.get(name) if name in wanted else None for name in self.inputs.wanted]
 
     def backward_with_graph(self, sign: Tensor, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         """`backward` for a gradient that will itself be differentiated, which a hand-written pass cannot be.
 
-        The run is made once more, by regions, and autograd differentiates that. `sign`: the sample's mark.
+        The run is made once more, by regions and from detached leaves, autograd differentiates that, and what it
+        finds is handed back as a function of what the leaves stand for. `sign`: the sample's mark.
         """
         if is_compiled(self.rollout.model):
             raise RuntimeError(
@@ -152,23 +196,32 @@ class Tape(ABC):
                 "differentiates a compiled graph once; sample with the module that was compiled, or without "
                 "create_graph=True"
             )
-        again = self.rollout.quiet()
-        region: Evaluator = regions(again, offload=False)
+        # parameters and captured leaves are leaves already: what depends on them from outside is cut off here
+        shared, wanted = self.inputs.shared, self.inputs.wanted
+        stands = {name: value if name in shared else alias(value) for name, value in wanted.items()}
+        again = self.rollout.quiet().standing_in(stands)
+        registers = {name: stands.get(f"register {name}", value) for name, value in self.registers.items()}
+        region, replays = Regions(again, offload=False), self.replays()
 
         def evaluate(call: Call, state: Tensor) -> Tensor:
             with self.calls.of(call).restored():
-                return region(call, state)
+                out = region(call, state)
+            replays.note(call, out)
+            return out
 
-        out = again.execute(dict(self.registers), evaluate)["x"]
-        check_repeated("the run", sign, out)
-        pairs = [(out, end), *((again.caught[step], jump) for step, jump in jumps.items())]
-        pairs = [(value, cotangent) for value, cotangent in pairs if value.requires_grad]
-        return list(
-            torch.autograd.grad(
+        out = again.execute(registers, evaluate)["x"]
+        replays.compare()
+        check_repeated("the run", sign, self.projection(out), max(self.allowed(), LOOSE))
+        cotangents = [alias(end), *map(alias, jumps.values())]
+        values = [out, *(again.caught[step] for step in jumps)]
+        pairs = [(v, c) for v, c in zip(values, cotangents, strict=True) if v.requires_grad]
+        with hooks_suspended(shared.values()):
+            found = torch.autograd.grad(
                 [value for value, _ in pairs],
-                list(self.inputs.wanted.values()),
+                list(stands.values()),
                 [cotangent for _, cotangent in pairs],
                 create_graph=True,
                 allow_unused=True,
             )
-        )
+        leaves = [*stands.values(), *cotangents]
+        return handed(found, leaves, [*wanted.values(), end, *jumps.values()])

@@ -7,6 +7,7 @@ import torch
 from ..solvers import Plan
 from .checkpoint import Checkpoint
 from .gradient import Gradient
+from .left_out import warn_left_out
 from .rollout import Registers, Rollout
 
 
@@ -15,7 +16,8 @@ class Truncated(Gradient):
     """Differentiates only the last `last` steps; the steps before run without a graph. DRaFT-K (arXiv 2309.17400).
 
     The gradient is that of the truncated chain: with last < N nothing reaches x, early noise or early
-    conditioning. Cost: N F + 3 last F under `Direct`, one F more per step under `Checkpoint`.
+    conditioning; an x that requires grad beside something else is warned of. Cost: N F + 3 last F under
+    `Direct`, one F more per step under `Checkpoint`.
 
     Args:
         last: K, how many steps are differentiated; from N on all of them.
@@ -37,6 +39,10 @@ class Truncated(Gradient):
         cut = max(0, program.plan.steps - self.last)
         head, tail = program.steps(0, cut), program.steps(cut, program.plan.steps)
         if cut:
+            wanted = [name for name, value in registers.items() if value.requires_grad]
+            warn_left_out(
+                self, wanted, f"only the last {self.last} of {program.plan.steps} steps are differentiated"
+            )
             with torch.no_grad():
                 registers = replace(rollout, program=head).execute(
                     {name: value.detach() for name, value in registers.items()}

@@ -17,6 +17,7 @@ from ..continuous.second_plan import Continuous
 from ..continuous.states import States
 from ..direct import Direct
 from ..gradient import Gradient
+from ..graph_walk import sequence_number
 from ..live_call import live_call
 from ..rollout import Before, Registers, Rollout
 from .backsolve import Backsolve
@@ -102,10 +103,14 @@ class Bridge(Gradient, ABC):
         known = {name: value for name, value in rollout.declared().items() if value.requires_grad}
         call = rollout.velocity.call(_times(rollout.program.plan)[0], x)
         with torch.enable_grad():
-            found = live_call(rollout, call, x).strangers(known)
-        if found:
+            since = sequence_number()
+            found = live_call(rollout, call, x).reach(known.values(), since)
+        if found.leaves or found.older:
+            what = (
+                f"a leaf of shape {tuple(found.leaves[0].shape)}" if found.leaves else "a tensor with a graph"
+            )
             raise ValueError(
-                f"{self}: got a network that captures {found}, which the adjoint would not see; pass it in "
+                f"{self}: got a network that captures {what}, which the adjoint would not see; pass it in "
                 "cond, register it as a parameter, or use gradient=Direct()"
             )
 

@@ -1,24 +1,23 @@
 """NodeTape: a run that remembers its states at the grid's nodes, for adjoints that are not the run's own transpose."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...solvers import DATA, NOISE, Call, Combine, Evaluate, Plan
 from ...solvers.prediction import conversion
 from ...solvers.program import BoundEvaluate, Program, prepare
-from ..fingerprint import check_repeated, mark
+from ..fingerprint import check_repeated
 from ..gradient import Gradient
 from ..live_call import LiveCall
 from ..rollout import Registers, Rollout
 from ..sensitivity import Sensitivity
 from ..tape import Tape
 from .adjoint_grid import AdjointGrid
-from .refusals import refuse_decoupled, refuse_unpredicted
+from .refusals import refuse_decoupled, refuse_registers, refuse_unpredicted
 from .regrid import Regridded
 from .resolve import FlowResolver, NoiseResolver, Resolver
 from .state_path import KnownPath, ResolvedPath, StatePath
@@ -66,9 +65,8 @@ class NodeTape(Tape):
         self.states, self.kept = states, _Kept([], [])
         self.grid = AdjointGrid.over(plan, ops[0].step if ops else 0, steps)
         self.first_calls = _first_calls(rollout.program) if states is States.INTEGRATED else {}
-        # whether the backward pass evaluates the network less often than the run did
-        self.coarser = self.grid.steps < len(self.grid.times) - 1 or plan.nfe > plan.steps
         self.witness: _Witness | None = None
+        refuse_registers(strategy, registers)
         refuse_unpredicted(plan, states, len(self.first_calls), self.grid)
         refuse_decoupled(strategy, states, rollout, self.grid)
         if states is States.RESOLVED:
@@ -81,15 +79,12 @@ class NodeTape(Tape):
                 self.kept.nodes.append(live["x"])
 
         done = self.rollout.execute(registers, self.evaluate, before=before)
-        self.kept.nodes.append(done["x"])
+        self.kept.nodes.append(done["x"].clone())  # the sample is the caller's, to write to
         return done
-
-    def looks_at(self, call: Call) -> bool:
-        return self.coarser
 
     def record(self, call: Call, state: Tensor, out: Tensor, live: LiveCall | None) -> None:
         if self.witness is None:
-            self.witness = _Witness(call, state, mark(out))
+            self.witness = _Witness(call, state, self.projection(out))
         if call.index in self.first_calls:
             a, b = self.first_calls[call.index]
             self.kept.predictions.append(a * state + b * out)
@@ -108,12 +103,14 @@ class NodeTape(Tape):
         super().check()
         seen = self.witness
         assert seen is not None
-        with self.restored(), torch.no_grad():
-            out = self.rollout.evaluate(seen.call, seen.state)
-        check_repeated(f"network call {seen.call.index} of step {seen.call.step}", seen.mark, out)
+        # with a graph, as the run had one: a network may compute otherwise without
+        out = self.replay(seen.call, seen.state).out
+        name = f"network call {seen.call.index} of step {seen.call.step}"
+        check_repeated(name, seen.mark, self.projection(out), self.allowed())
 
-    def sums(self, jumps: dict[int, Tensor]) -> Sensitivity:
-        return Regridded(self.rollout, self.inputs.shared, jumps, self.grid)
+    def sums(self, wanted: Collection[str], jumps: dict[int, Tensor]) -> Sensitivity:
+        alike = self.reached[0] if len(set(self.reached)) == 1 else None
+        return Regridded(self.rollout, self.inputs, wanted, jumps, self.grid, alike)
 
     def path(self, kept: _Kept) -> StatePath:
         """The states at the adjoint's nodes, for one backward pass."""

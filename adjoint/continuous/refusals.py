@@ -2,7 +2,7 @@
 
 from ...solvers import GivenNoise, Plan
 from ..gradient import Gradient
-from ..rollout import Rollout
+from ..rollout import Registers, Rollout
 from .adjoint_grid import AdjointGrid
 from .states import States
 
@@ -36,6 +36,16 @@ def refuse_decoupled(strategy: Gradient, states: States, rollout: Rollout, grid:
         raise ValueError(
             f"{strategy}: got steps={steps} for a run of {n} with recorded states, expected at most {n}; "
             "use States.RESOLVED or INTEGRATED"
+        )
+
+
+def refuse_registers(strategy: Gradient, registers: Registers) -> None:
+    """Raise ValueError where more than the state is to get a gradient: a flow has no history."""
+    more = [name for name, value in registers.items() if value.requires_grad and name != "x"]
+    if more:
+        raise ValueError(
+            f"{strategy}: got register {more[0]!r} that requires grad, expected x alone: the history of a plan is "
+            "not part of its flow; detach it, or use Checkpoint()"
         )
 
 

@@ -1,12 +1,13 @@
 """Regridded: sums of gradients over a grid that is not the run's."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
 from ...solvers import Call
 from ...solvers.program import Value
+from ..inputs import Inputs
 from ..live_call import CallGradients, replay
 from ..rollout import Rollout
 from ..sensitivity import Sensitivity
@@ -19,13 +20,22 @@ class Regridded(Sensitivity):
     """Sums in which one interval of the adjoint stands for several steps of the run, or for a part of one.
 
     Steps and slots are counted from where the run begins, as those of a plan on the adjoint's grid.
+
+    Args:
+        reached: ids of the shared inputs that every call of the run reached; None where they differ.
     """
 
     def __init__(
-        self, rollout: Rollout, shared: Mapping[str, Tensor], jumps: Mapping[int, Tensor], grid: AdjointGrid
+        self,
+        rollout: Rollout,
+        inputs: Inputs,
+        wanted: Collection[str],
+        jumps: Mapping[int, Tensor],
+        grid: AdjointGrid,
+        reached: frozenset[int] | None,
     ) -> None:
-        super().__init__(rollout, shared, jumps)
-        self.grid = grid
+        super().__init__(rollout, inputs.shared, wanted, jumps)
+        self.inputs, self.grid, self.reached = inputs, grid, reached
 
     def vjp_at(
         self, call: Call, entering: Entering, state: Tensor, cotangent: Tensor
@@ -37,8 +47,8 @@ class Regridded(Sensitivity):
                 of the step that has most of the first.
         """
         step, _ = max(self.grid.shares(entering[0][0]), key=lambda share: share[1])
-        live = replay(self.rollout, replace(call, step=step), state, self.shared)
-        found = live.vjp(cotangent, self.shared)
+        live = replay(self.rollout, replace(call, step=step), state, self.inputs, self.reached)
+        found = live.vjp(cotangent, self.shared, self.cond)
         if found is None:
             return live.out.detach(), None
         self._add_weighted(entering, found)

@@ -87,6 +87,29 @@ def close(left, right, tolerance=1e-11):
         )
 
 
+def equal(left, right, tolerance):
+    """Autograd says None or zeros of a gradient that is zero, by the path that it takes."""
+    pairs = [(a, b) for a, b in zip(left, right, strict=True) if a is not None or b is not None]
+    close(
+        [torch.zeros_like(b) if a is None else a for a, b in pairs],
+        [torch.zeros_like(a) if b is None else b for a, b in pairs],
+        tolerance,
+    )
+
+
+class Inviting(nn.Module):
+    """A network whose parameters are good for states and conditioning too."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.raw = network(), nn.Parameter(torch.tensor(0.3))
+        self.start, self.style = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.full((3,), 0.7))
+
+    def forward(self, x, t, cond=None):
+        out = self.body(x, t) + self.style.sin() + 0.1 * self.start.mean()
+        return out if cond is None else out * (1 + cond.tanh())
+
+
 class Lora(nn.Module):
     """A linear layer with an adapter, its flags named as peft names them."""
 

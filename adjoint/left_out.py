@@ -1,0 +1,19 @@
+"""What requires grad and gets none from a strategy, beside what gets one: said, not left to be found."""
+
+import warnings
+from collections.abc import Iterable
+
+from .gradient import Gradient
+
+
+def warn_left_out(strategy: Gradient, names: Iterable[str], reason: str) -> None:
+    """Warn that the tensors of these names require grad and get none; nothing where there are none."""
+    every = list(names)
+    if every:
+        more = f" and {len(every) - 3} more" if len(every) > 3 else ""
+        warnings.warn(
+            f"{strategy}: got {', '.join(every[:3])}{more} requiring grad, expected none: {reason}, so the gradient "
+            "stays None; call requires_grad_(False), or use Checkpoint()",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,58 @@
+"""Whether a model can be seen through: nothing stays of a call but its output, as far as one can look.
+
+Calls of such a model need no graph in the forward pass: what the first call reached, every call must reach, and the
+replays are held to it. A network that keeps tensors, is hooked or is a plain function may reach others later, fill
+a memo, or let features out; its calls are made with a graph and walked.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..solvers import ClassifierFree, Denoiser, Model
+from .bound_model import BoundModel
+
+OWN = {"_parameters", "_buffers", "_modules"}  # of a module: declared
+
+
+def transparent(model: Model) -> bool:
+    """Whether `model` is a module behind our own classes, without forward hooks, that holds no tensor or function of
+    unknown origin among its attributes. To be asked after its first call, which may leave some there.
+    """
+    if type(model) is BoundModel:
+        return transparent(model.model)
+    if type(model) is ClassifierFree:
+        return transparent(model.denoiser) and not _opaque(model.null)
+    if type(model) is not Denoiser or not isinstance(model.network, nn.Module) or model.modules:
+        return False
+    held = (value for name, value in vars(model).items() if name not in ("network", "process"))
+    return not any(map(_opaque, held)) and not any(map(_keeps, model.network.modules()))
+
+
+def _keeps(module: nn.Module) -> bool:
+    attributes = vars(module)
+    return (
+        bool(module._forward_hooks or module._forward_pre_hooks)
+        or "forward" in attributes
+        or any(_opaque(value) for name, value in attributes.items() if name not in OWN)
+    )
+
+
+def _opaque(value: Any, depth: int = 4) -> bool:
+    """Whether `value` is, or leads to, a tensor or a function that holds something."""
+    if isinstance(value, (Tensor, MethodType, partial)):
+        return True
+    if value is None or isinstance(value, (bool, int, float, str, type, nn.Module)):
+        return False
+    if isinstance(value, FunctionType):
+        return value.__closure__ is not None
+    if depth == 0:
+        return True
+    if isinstance(value, Mapping):
+        return any(_opaque(item, depth - 1) for item in value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_opaque(item, depth - 1) for item in value)
+    return any(_opaque(item, depth - 1) for item in getattr(value, "__dict__", {}).values())
