@@ -24,7 +24,7 @@ from pullback.solvers import (
 )
 
 from . import habits, ingredients, inputs
-from .asks import ASKS, CHANGED, Ask, Backward, Functional, Value, nothing
+from .asks import ASKS, CHANGED, Ask, Backward, Functional, GradOfGrad, Value, nothing
 from .containers import CONTAINERS, module
 from .networks import Ingredient
 from .reference import FORMULAS, FlowTwice, TwoM
@@ -90,8 +90,8 @@ def kinds(module: object) -> tuple[Ingredient, ...]:
 
 INGREDIENTS = kinds(ingredients) + kinds(habits)
 MORE: list[Gradient] = [
-    Checkpoint(recursive=True), Checkpoint(memory_budget=2000), Checkpoint(mechanism=Mechanism.TRAJECTORY), Truncated(1),
-    Reversible(anchor=2),
+    Checkpoint(recursive=True), Checkpoint(memory_budget=2000), Checkpoint(mechanism=Mechanism.TRAJECTORY),
+    Truncated(1), Reversible(anchor=2),
 ]  # fmt: skip
 LIBRARY: list[Gradient | None] = [*STRATEGIES, *MORE, None]
 REVERSIBLE = (ReversibleHeun(), BDIA(), OBELM())
@@ -111,7 +111,8 @@ def samplers(draw: st.DrawFn, strategy: Gradient | None) -> Sampler:
         flow = isinstance(formula, FlowTwice) or draw(st.booleans())
         return ByFormula(formula, RectifiedFlow() if flow else VP(), per_sample=kind == 0)
     if kind < 9:
-        return ByNumbers(draw(st.sampled_from(_METHODS)))
+        method = draw(st.sampled_from(_METHODS))
+        return ByNumbers(method, RectifiedFlow() if type(method).__name__.startswith("Flow") else VP())
     return ByNumbers(DPMSolverPP(2), learned=True)
 
 
@@ -150,6 +151,8 @@ def _possible(case: Case) -> Case:
         case = replace(case, ask=Value())
     if isinstance(case.ask, Functional):
         case = replace(case, strategy=STRATEGIES[0], state=inputs.leaf_state)
+    if case.dtype == torch.bfloat16 and isinstance(case.ask, GradOfGrad):  # nothing is left of its digits
+        case = replace(case, dtype=torch.float32)
     if case.state is inputs.half_state and case.dtype == torch.float64:
         case = replace(case, dtype=torch.float32)
     return case

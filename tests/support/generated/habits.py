@@ -207,19 +207,6 @@ class ClampsItsOutput(Ingredient):
 
 
 @dataclass(frozen=True)
-class ReusesItsOutput(Ingredient):
-    """Hands every output out in the same storage, as a captured graph does."""
-
-    ordinary = False
-
-    def leaving(self, net: Body, out: Tensor) -> Tensor:
-        if net.plainly or torch.is_grad_enabled():
-            return out
-        place = net.own.setdefault(self, torch.empty_like(out))
-        return place.copy_(out)
-
-
-@dataclass(frozen=True)
 class StridedOutput(Ingredient):
     """Not contiguous, and a view of something larger."""
 

@@ -199,7 +199,7 @@ class ComplexLeaf(Ingredient):
         net.captured["complex"] = torch.randn(WIDTH, dtype=kind).requires_grad_()
 
     def hidden(self, net: Body, h: Tensor, t: Tensor) -> Tensor:
-        return h + (h * net.captured["complex"]).abs()
+        return h + (h * net.captured["complex"]).abs().to(h)
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ REMEDY = re.compile(
     r"wrap|import|put|add|raise|lower|choose|ask|detach|sort|swap|try|convert|cast|expand|repeat|drop|load|run|read|"
     r"see|start|name|leave|divide|do|build|list|return|train|unfreeze|freeze|save|copy|mark|reduce|let|compute|remove)\b"
 )
+PARTS = {"what it got": GOT, "what was expected": EXPECTED, "what to change": REMEDY}
 KINDS = (ValueError, TypeError, RuntimeError, FloatingPointError)
 
 
@@ -168,11 +169,7 @@ def unclear(error: BaseException) -> str:
         return f"raw, from {place.name}: "
     if not isinstance(error, KINDS):
         return f"of kind {type(error).__name__}: "
-    missing = [
-        word
-        for word, found in (("got", GOT), ("expected", EXPECTED), ("a remedy", REMEDY))
-        if not found.search(told)
-    ]
+    missing = [part for part, found in PARTS.items() if not found.search(told)]
     return f"does not say {', '.join(missing)}: " if missing else ""
 
 

@@ -80,7 +80,7 @@ class Body(nn.Module):
         h = h * self.mask.to(h)
         for leaf in tree_leaves(cond):
             if isinstance(leaf, Tensor):
-                h = h + (leaf.to(h) if leaf.is_floating_point() else self.table(leaf.long()))
+                h = h + (leaf.to(h) if leaf.is_floating_point() else self.table(leaf.long() + 0))
         for ingredient in self.ingredients:
             h = ingredient.hidden(self, h, t)
         out = (self.leave(h) * self.gain).reshape(x.shape)
