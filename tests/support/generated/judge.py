@@ -157,6 +157,8 @@ REMEDY = re.compile(
     r"wrap|import|put|add|raise|lower|choose|ask|detach|sort|swap|try|convert|cast|expand|repeat|drop|load|run|read|"
     r"see|start|name|leave|divide|do|build|list|return|train|unfreeze|freeze|save|copy|mark|reduce|let|compute|remove)\b"
 )
+# where an argument is named, what was expected of it is what to change
+ARGUMENT = re.compile(r"[^:;]{1,200}: got .+, expected ", re.S)
 PARTS = {"what it got": GOT, "what was expected": EXPECTED, "what to change": REMEDY}
 KINDS = (ValueError, TypeError, RuntimeError, FloatingPointError)
 
@@ -170,6 +172,8 @@ def unclear(error: BaseException) -> str:
     if not isinstance(error, KINDS):
         return f"of kind {type(error).__name__}: "
     missing = [part for part, found in PARTS.items() if not found.search(told)]
+    if ARGUMENT.match(told):
+        return ""
     return f"does not say {', '.join(missing)}: " if missing else ""
 
 
