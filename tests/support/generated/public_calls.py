@@ -289,7 +289,8 @@ def _edits() -> Iterator[Use]:
     yield called(edit.ddim_inversion, **image, grid=lambda: GRID)
     yield called(edit.ode_inversion, **image, grid=lambda: GRID, method=DDIM)
     yield called(edit.aidi, **image | {"plan": plan})
-    for function in (edit.flow_edit, edit.fireflow, edit.rf_solver, edit.rf_inversion):
+    yield called(edit.flow_edit, **flows, n_max=lambda: 2)
+    for function in (edit.fireflow, edit.rf_solver, edit.rf_inversion):
         yield called(function, **flows)
     yield called(edit.rf_invert, **flows)
     yield called(edit.rf_regenerate, **flows, latent=state, cond=lambda: None)
