@@ -45,12 +45,16 @@ FAULTS: dict[str, tuple[Case, ...]] = {
     "7 a leaf of late calls only": (
         Case(ingredients=(ingredients.LateLeaf(),), ask=asks.Grads()),
         Case(ingredients=(ingredients.LateLeaf(),), ask=asks.BackwardAtLast()),
+        Case(
+            ingredients=(ingredients.LateExpert(),), container=containers.in_a_dict, ask=asks.BackwardAtLast()
+        ),
     ),
     "8 what no record knows of has changed": (
         Case(dtype=NARROW, ask=asks.Backward(asks.a_number_is_set)),
         Case(dtype=NARROW, ask=asks.Backward(asks.a_constant_is_written)),
         Case(ingredients=(habits.NumpyDropout(),), dtype=NARROW, sampler=ByFormula(Heun()), strategy=REGION),
         Case(ingredients=(habits.OwnGenerator(),), dtype=NARROW),
+        Case(ingredients=(habits.CountsItsCalls(),), dtype=NARROW),
     ),
     "9 features reused between calls": (
         Case(ingredients=(habits.ReusedFeatures(),), dtype=NARROW, strategy=REGION, steps=4),
@@ -110,6 +114,7 @@ FAULTS: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "46 messages that do not say all three things": (
+        Case(ask=asks.Backward(asks.conditioning_is_written)),
         Case(ask=asks.Backward(asks.weights_move)),
         Case(cond=inputs.leaf_cond, ask=asks.Backward(asks.conditioning_is_written)),
         Case(ingredients=(ingredients.BatchNorm(),)),
