@@ -1,4 +1,4 @@
-"""Generated runs on two processes (DDP in three modes, FSDP2 in two, behind lambdas, dicts, lists): right or refused."""
+"""Generated runs on two processes: DDP in three modes, FSDP2 in two, behind lambdas, dicts, lists. Right or refused."""
 
 import json
 import os
