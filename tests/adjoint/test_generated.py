@@ -4,11 +4,14 @@
 """
 
 import os
+import pathlib
 from collections import Counter
 
 import hypothesis
 import pytest
 import torch
+from generated import judge as judge_module
+from generated import subject as subject_module
 from generated.cases import CONTAINERS, INGREDIENTS, LIBRARY, Case, cases
 from generated.faults import FAULTS, OPEN, covers
 from generated.judge import Judgement, Verdict, judge, smallest, unclear
@@ -100,16 +103,15 @@ def test_the_two_plain_loops_agree(sampler, prediction):
 
 def test_the_judge_sees_a_wrong_number(monkeypatch):
     """A coefficient off by one in a million, and a gradient lost."""
-    from generated import subject
 
     def off(*args, **kwargs):
         return sample(*args, **kwargs) * (1 + 1e-6)
 
-    sample = subject.sample
-    monkeypatch.setattr(subject, "sample", off)
+    sample = subject_module.sample
+    monkeypatch.setattr(subject_module, "sample", off)
     assert judge(Case()).verdict is Verdict.SILENT
     monkeypatch.setattr(
-        subject, "sample", lambda model, plan, x, **more: sample(model, plan, x.detach(), **more)
+        subject_module, "sample", lambda model, plan, x, **more: sample(model, plan, x.detach(), **more)
     )
     assert "x: got None" in judge(Case()).told
 
@@ -120,13 +122,12 @@ def test_the_judge_sees_a_wrong_number(monkeypatch):
         ("x: got 3, expected a tensor; pass torch.tensor(3.0)", ""),
         ("x: got 3; pass a tensor", "what was expected"),
         ("x must be a tensor", "what it got"),
-        ("x: got 3, expected a tensor", "what to change"),
+        ("x: got 3, expected a tensor", ""),  # of an argument: what was expected is what to pass
+        ("the network had 3 layers, expected 4", "what to change"),
     ],
 )
 def test_the_grammar_of_an_error(told, missing, monkeypatch):
-    from generated import judge as judge_module
-
-    monkeypatch.setattr(judge_module, "OURS", [__import__("pathlib").Path(__file__).parent])
+    monkeypatch.setattr(judge_module, "OURS", [pathlib.Path(__file__).resolve().parent])
     try:
         raise ValueError(told)
     except ValueError as error:

@@ -20,6 +20,8 @@ from pullback.solvers import (
     DPMSolverPP,
     RectifiedFlow,
     ReversibleHeun,
+    SASolver,
+    UniPC,
     V,
 )
 
@@ -28,7 +30,7 @@ from .asks import ASKS, CHANGED, Ask, Backward, Functional, GradOfGrad, Value, n
 from .containers import CONTAINERS, module
 from .networks import Ingredient
 from .reference import FORMULAS, FlowTwice, TwoM
-from .subject import GUIDANCE, ByFormula, ByNumbers, Recipe, Sampler, unguided
+from .subject import GUIDANCE, ByFormula, ByNumbers, Recipe, Rest, Sampler, Undone, unguided
 
 
 @dataclass(frozen=True)
@@ -102,20 +104,28 @@ PREDICTIONS = {VP(): (NOISE, DATA, V, SCORE), RectifiedFlow(): (DATA, NOISE, FLO
 def samplers(draw: st.DrawFn, strategy: Gradient | None) -> Sampler:
     """A plan that the strategy can differentiate."""
     if "Reversible" in str(strategy):
-        return ByNumbers(draw(st.sampled_from(REVERSIBLE)))
+        kind = draw(st.sampled_from((ByNumbers, ByNumbers, Undone)))
+        return kind(draw(st.sampled_from(REVERSIBLE)))
     if strategy in ESTIMATES:
         return ByFormula(TwoM())
     kind = draw(st.sampled_from(range(10)))
-    if kind < 7:
+    if kind < 6:
         formula = draw(st.sampled_from(FORMULAS))
         flow = isinstance(formula, FlowTwice) or draw(st.booleans())
         return ByFormula(formula, RectifiedFlow() if flow else VP(), per_sample=kind == 0)
+    if kind == 7:
+        return draw(st.sampled_from(SPECIAL))
     if kind < 9:
         method = draw(st.sampled_from(_METHODS))
         return ByNumbers(method, RectifiedFlow() if type(method).__name__.startswith("Flow") else VP())
     return ByNumbers(DPMSolverPP(2), learned=True)
 
 
+# the rest of a split plan, an inverse, and plans that end at sigma = 0
+SPECIAL = (
+    Rest(DPMSolverPP(2)), Rest(DPMSolverPP(3)), Undone(BDIA()), Undone(OBELM()), ByNumbers(UniPC(), end=0.0),
+    ByNumbers(SASolver(2, 2, tau=0.0), end=0.0), ByNumbers(DPMSolverPP(2), RectifiedFlow(), end=0.0),
+)  # fmt: skip
 _METHODS = [m for m in every_method() if not m.stochastic]
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import accelerate
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -271,3 +272,15 @@ class Energy(Ingredient):
             energy = torch.tanh(layer(net, self)(at)).square().sum()
             (force,) = torch.autograd.grad(energy, at, create_graph=outside)
         return h - force
+
+
+@dataclass(frozen=True)
+class Offloaded(Ingredient):
+    """A frozen layer whose weights accelerate brings for each call and takes away after it."""
+
+    def attach(self, net: Body) -> None:
+        part = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+        net.parts["Offloaded"] = part if net.plainly else accelerate.cpu_offload(part, torch.device("cpu"))
+
+    def hidden(self, net: Body, h: Tensor, t: Tensor) -> Tensor:
+        return h + torch.tanh(layer(net, self)(h))

@@ -45,15 +45,17 @@ class Subject:
     scale: Tensor | float | None
     roots: dict[str, Tensor]
     loop: Loop
+    history: dict[str, Tensor]
     numbers: Tensor | None = None
     callback: Callback | None = None
 
     def by_the_library(self, strategy: Gradient | None, x: Tensor | None = None) -> Tensor:
         more = {} if self.numbers is None else {"coefficients": self.numbers}
+        x = self.x if x is None else x
         return sample(
             self.model,
             self.plan,
-            self.x if x is None else x,
+            {"x": x, **self.history} if self.history else x,
             cond=self.cond,
             noise=self.noise,
             controls=self.controls,
@@ -64,9 +66,10 @@ class Subject:
 
 
 class Sampler(ABC):
-    """A plan, and a plain loop that does the same."""
+    """A plan, and a plain loop that does the same. Attributes: end: the time that it ends at."""
 
     process: Process
+    end: float = 0.1
 
     @abstractmethod
     def plan(self, times: Tensor) -> Plan:
@@ -104,13 +107,30 @@ class ByNumbers(Sampler):
     method: Method
     process: Process = VP()
     learned: bool = False
+    end: float = 0.1
 
     def plan(self, times: Tensor) -> Plan:
         return self.method.plan(self.process, GivenTimes(times))
 
     def run(self, subject: Subject, x: Tensor, cut: int) -> Tensor:
         numbers = None if subject.numbers is None else list(subject.numbers.unbind())
-        return by_numbers(subject.plan, subject.loop, {"x": x}, cut, numbers)
+        return by_numbers(subject.plan, subject.loop, {"x": x, **subject.history}, cut, numbers)
+
+
+@dataclass(frozen=True)
+class Rest(ByNumbers):
+    """A plan without its first step: it starts from what a multistep method remembers."""
+
+    def plan(self, times: Tensor) -> Plan:
+        return super().plan(times).split(1)[1]
+
+
+@dataclass(frozen=True)
+class Undone(ByNumbers):
+    """The inverse of a reversible plan, from data to noise."""
+
+    def plan(self, times: Tensor) -> Plan:
+        return super().plan(times).inverse()
 
 
 @dataclass(frozen=True)
@@ -146,11 +166,12 @@ def build(recipe: Recipe, plainly: bool) -> Subject:
         net = Body(recipe.ingredients, recipe.dtype, plainly)
     finally:
         torch.set_default_dtype(before)
-    m = Materials(net, recipe.batch, recipe.steps, recipe.carried, {})
+    plan, process = _plan(recipe), recipe.sampler.process
+    m = Materials(net, recipe.batch, plan.steps, recipe.carried, {})
     m.x = recipe.state(m)
     assert m.x is not None
     cond, controls, scale = recipe.cond(m), recipe.controls(m), recipe.guidance(m)
-    plan, process = _plan(recipe), recipe.sampler.process
+    history = {name: m.leaf(name, *m.x.shape) for name in plan.entry if name != "x"}
     noise = torch.randn(plan.slots, *m.x.shape, dtype=recipe.carried) if plan.slots else None
     if noise is not None and recipe.noisy_leaf:
         m.roots["noise"] = noise.requires_grad_()
@@ -160,7 +181,9 @@ def build(recipe: Recipe, plainly: bool) -> Subject:
         model = ClassifierFree(model, scale)
     roots = m.roots | {f"parameter {k}": p for k, p in net.named_parameters()} | net.captured
     roots = {name: root for name, root in roots.items() if root.requires_grad}
-    subject = Subject(net, model, plan, m.x, cond, controls, noise, scale, roots, _loop(recipe, plan))
+    subject = Subject(
+        net, model, plan, m.x, cond, controls, noise, scale, roots, _loop(recipe, plan), history
+    )
     if isinstance(recipe.sampler, ByNumbers) and recipe.sampler.learned:
         subject.numbers = coefficients(plan, model).requires_grad_()
         roots["coefficients"] = subject.numbers
@@ -169,7 +192,7 @@ def build(recipe: Recipe, plainly: bool) -> Subject:
 
 
 def _plan(recipe: Recipe) -> Plan:
-    times = torch.linspace(0.9, 0.1, recipe.steps + 1, dtype=torch.float64)
+    times = torch.linspace(0.9, recipe.sampler.end, recipe.steps + 1, dtype=torch.float64)
     if recipe.sampler.stacked():
         times = times[:, None] * torch.linspace(1.0, 0.95, max(recipe.batch, 1), dtype=torch.float64)
     return recipe.sampler.plan(times)
