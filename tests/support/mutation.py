@@ -6,6 +6,7 @@ belong to the file (`LAWS`), in a process forked from one that has loaded torch 
 laws, or a change that changes nothing; the table says which line to look at.
 """
 
+# pyright: reportMissingImports=false
 import argparse
 import ast
 import difflib

@@ -218,7 +218,7 @@ class Functional(Ask):
 
     def perform(self, run: Run, subject: Subject, plainly: bool) -> Answers:
         x = subject.x.detach().clone()
-        out, pull = torch.func.vjp(lambda x: run(subject, x), x)
+        out, pull = torch.func.vjp(  # pyright: ignore[reportAssignmentType]lambda x: run(subject, x), x)
         return {"sample": out.detach(), "x": pull(torch.ones_like(out))[0].detach()}
 
     def grads(self, out: Tensor, subject: Subject, change: Change) -> Answers:
@@ -244,7 +244,9 @@ class Value(Ask):
 class WritingCallback(Ask):
     """A callback that writes into the state which it is shown."""
 
-    ordinary = False
+    @property
+    def ordinary(self) -> bool:
+        return False
 
     def perform(self, run: Run, subject: Subject, plainly: bool) -> Answers:
         def write(step: int, time: Any, x: Tensor) -> None:

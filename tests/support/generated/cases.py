@@ -18,6 +18,7 @@ from pullback.solvers import (
     SCORE,
     VP,
     DPMSolverPP,
+    Prediction,
     RectifiedFlow,
     ReversibleHeun,
     SASolver,
@@ -27,7 +28,7 @@ from pullback.solvers import (
 
 from . import habits, ingredients, inputs
 from .asks import ASKS, CHANGED, Ask, Backward, Functional, GradOfGrad, Value, nothing
-from .containers import CONTAINERS, module
+from .containers import CONTAINERS, Container, module
 from .networks import Ingredient
 from .reference import FORMULAS, FlowTwice, TwoM
 from .subject import GUIDANCE, ByFormula, ByNumbers, Recipe, Rest, Sampler, Undone, unguided
@@ -38,8 +39,8 @@ class Case(Recipe):
     """The defaults are the plainest run there is: what a failing case is reduced towards."""
 
     ingredients: tuple[Ingredient, ...] = ()
-    container: inputs.Making = module  # type: ignore[assignment]
-    prediction: object = DATA  # type: ignore[assignment]
+    container: Container = module
+    prediction: Prediction = DATA
     sampler: Sampler = ByFormula()
     steps: int = 3
     batch: int = 2

@@ -68,7 +68,11 @@ class ForwardHook(Ingredient):
 
     def attach(self, net: Body) -> None:
         shift = net.capture("in a hook", WIDTH)
-        net.enter.register_forward_hook(lambda module, args, out: out + shift)
+
+        def moved(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+            return out + shift
+
+        net.enter.register_forward_hook(moved)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,11 @@ class CaughtFeatures(Ingredient):
     ordinary = False
 
     def attach(self, net: Body) -> None:
-        net.enter.register_forward_hook(lambda module, args, out: net.kept.append(out))
+
+        def keep(module: nn.Module, args: Any, out: Tensor) -> None:
+            net.kept.append(out)
+
+        net.enter.register_forward_hook(keep)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def grads(net: nn.Module) -> list[Tensor]:
     """Whole gradients, zeros for none."""
     whole = [(p.full_tensor(), g) for p in net.parameters() for g in [p.grad] if hasattr(p, "full_tensor")]  # type: ignore
     if whole:
-        return [torch.zeros_like(p) if g is None else g.full_tensor() for p, g in whole]
+        return [torch.zeros_like(p) if g is None else g.full_tensor() for p, g in whole]  # type: ignore
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
 
 

@@ -138,7 +138,9 @@ class TwoM(Formula):
                 (a, s), (a1, s1) = loop.at(k, x), loop.at(k + 1, x)
                 h = (a1 * s / (s1 * a)).log()
                 data = loop.data(x, loop.times[k], k)
-                blend = data if before is None else data + h / (2 * width) * (data - before)
+                blend = data
+                if before is not None and width is not None:
+                    blend = data + h / (2 * width) * (data - before)
                 x = s1 / s * x - a1 * torch.expm1(-h) * blend
                 before, width = data, h
         return x
@@ -218,7 +220,7 @@ def by_numbers(
                     t, a, b = (next(rest).to(x) for _ in range(3))
                     live[op.outs[0]] = a * state + b * loop.predict(state, t.expand(len(state)), step)
             elif isinstance(op, Combine):
-                parts = [(c, live[name]) for c, name in op.terms]
+                parts: list[tuple[Any, Tensor]] = [(c, live[name]) for c, name in op.terms]
                 parts += [(c, loop.noise(slot)) for c, slot in op.noise]
                 scaled = [(c if rest is None else next(rest).to(x)) * value for c, value in parts]
                 live[op.out] = torch.stack(scaled).sum(0)
