@@ -218,7 +218,8 @@ class Functional(Ask):
 
     def perform(self, run: Run, subject: Subject, plainly: bool) -> Answers:
         x = subject.x.detach().clone()
-        out, pull = torch.func.vjp(  # pyright: ignore[reportAssignmentType]lambda x: run(subject, x), x)
+        made: Any = torch.func.vjp(lambda x: run(subject, x), x)
+        out, pull = made
         return {"sample": out.detach(), "x": pull(torch.ones_like(out))[0].detach()}
 
     def grads(self, out: Tensor, subject: Subject, change: Change) -> Answers:
