@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .subject import Subject
 
@@ -250,8 +251,9 @@ class WritingCallback(Ask):
         return False
 
     def perform(self, run: Run, subject: Subject, plainly: bool) -> Answers:
-        def write(step: int, time: Any, x: Tensor) -> None:
-            x.mul_(0.5)
+        def write(step: int, time: Any, x: Any) -> None:
+            for leaf in tree_leaves(x):
+                leaf.mul_(0.5)
 
         if not plainly:
             subject.callback = write

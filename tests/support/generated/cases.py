@@ -29,6 +29,7 @@ from pullback.solvers import (
 from . import habits, ingredients, inputs
 from .asks import ASKS, CHANGED, Ask, Backward, Functional, GradOfGrad, Value, nothing
 from .containers import CONTAINERS, Container, module
+from .layouts import WHOLE, Layout
 from .networks import Ingredient
 from .reference import FORMULAS, FlowTwice, TwoM
 from .subject import GUIDANCE, ByFormula, ByNumbers, Recipe, Rest, Sampler, Undone, unguided
@@ -49,6 +50,7 @@ class Case(Recipe):
     state: inputs.Making = inputs.leaf_state
     cond: inputs.Making = inputs.no_cond
     controls: inputs.Making = inputs.no_controls
+    layout: Layout = WHOLE
     noisy_leaf: bool = False
     seed: int = 0
     strategy: Gradient | None = Checkpoint()
@@ -63,8 +65,16 @@ class Case(Recipe):
     @property
     def features(self) -> frozenset[object]:
         """What is out of the ordinary, without the numbers and the plan."""
-        own = (self.guidance, self.state, self.cond, self.controls, type(self.ask), self.ask.change)
-        usual = {unguided, inputs.leaf_state, inputs.no_cond, inputs.no_controls, Backward, nothing}
+        own = (
+            self.layout,
+            self.guidance,
+            self.state,
+            self.cond,
+            self.controls,
+            type(self.ask),
+            self.ask.change,
+        )
+        usual = {WHOLE, unguided, inputs.leaf_state, inputs.no_cond, inputs.no_controls, Backward, nothing}
         cut = (
             {Truncated} if isinstance(self.strategy, Truncated) and self.strategy.last < self.steps else set()
         )
@@ -96,6 +106,7 @@ MORE: list[Gradient] = [
     Checkpoint(recursive=True), Checkpoint(memory_budget=2000), Checkpoint(mechanism=Mechanism.TRAJECTORY),
     Truncated(1), Reversible(anchor=2),
 ]  # fmt: skip
+LAYOUTS: tuple[Layout, ...] = (WHOLE,)  # PARTS too, as soon as a state may be a nesting of tensors
 LIBRARY: list[Gradient | None] = [*STRATEGIES, *MORE, None]
 REVERSIBLE = (ReversibleHeun(), BDIA(), OBELM())
 PREDICTIONS = {VP(): (NOISE, DATA, V, SCORE), RectifiedFlow(): (DATA, NOISE, FLOW)}
@@ -148,6 +159,7 @@ def cases(draw: st.DrawFn) -> Case:
         state=draw(st.sampled_from(inputs.STATES)),
         cond=draw(st.sampled_from(inputs.CONDS)),
         controls=draw(st.sampled_from(inputs.CONTROLS)),
+        layout=draw(st.sampled_from(LAYOUTS)),
         noisy_leaf=draw(st.booleans()),
         seed=draw(st.sampled_from(range(4))),
         strategy=strategy,

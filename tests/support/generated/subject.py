@@ -25,6 +25,7 @@ from pullback.solvers import (
 )
 
 from .inputs import Making, Materials
+from .layouts import Layout
 from .networks import Body
 from .reference import Ancestral, Formula, Loop, by_numbers
 
@@ -46,23 +47,26 @@ class Subject:
     roots: dict[str, Tensor]
     loop: Loop
     history: dict[str, Tensor]
+    layout: Layout
     numbers: Tensor | None = None
     callback: Callback | None = None
 
     def by_the_library(self, strategy: Gradient | None, x: Tensor | None = None) -> Tensor:
         more = {} if self.numbers is None else {"coefficients": self.numbers}
         x = self.x if x is None else x
-        return sample(
+        pack = self.layout.pack
+        out = sample(
             self.model,
             self.plan,
-            {"x": x, **self.history} if self.history else x,
+            {name: pack(v) for name, v in {"x": x, **self.history}.items()} if self.history else pack(x),
             cond=self.cond,
-            noise=self.noise,
-            controls=self.controls,
+            noise=None if self.noise is None else pack(self.noise),
+            controls=None if self.controls is None else pack(self.controls),
             gradient=strategy,
             callback=self.callback,
             **more,  # type: ignore[arg-type]
         )
+        return self.layout.unpack(out)
 
 
 class Sampler(ABC):
@@ -148,6 +152,7 @@ class Recipe:
     state: Making
     cond: Making
     controls: Making
+    layout: Layout
     noisy_leaf: bool
     seed: int
 
@@ -176,13 +181,26 @@ def build(recipe: Recipe, plainly: bool) -> Subject:
     if noise is not None and recipe.noisy_leaf:
         m.roots["noise"] = noise.requires_grad_()
     low = recipe.dtype if recipe.dtype == torch.bfloat16 else None
-    model: Model = Denoiser(recipe.container(net), process, recipe.prediction, dtype=low)
+    model: Model = Denoiser(
+        recipe.layout.network(recipe.container(net)), process, recipe.prediction, dtype=low
+    )
     if scale is not None:
         model = ClassifierFree(model, scale)
     roots = m.roots | {f"parameter {k}": p for k, p in net.named_parameters()} | net.captured
     roots = {name: root for name, root in roots.items() if root.requires_grad}
     subject = Subject(
-        net, model, plan, m.x, cond, controls, noise, scale, roots, _loop(recipe, plan), history
+        net,
+        model,
+        plan,
+        m.x,
+        cond,
+        controls,
+        noise,
+        scale,
+        roots,
+        _loop(recipe, plan),
+        history,
+        recipe.layout,
     )
     if isinstance(recipe.sampler, ByNumbers) and recipe.sampler.learned:
         subject.numbers = coefficients(plan, model).requires_grad_()
