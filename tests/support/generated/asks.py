@@ -204,6 +204,10 @@ class Chained(Ask):
 class Batched(Ask):
     """Several cotangents at once: what `jacobian(vectorize=True)` does."""
 
+    @property
+    def ordinary(self) -> bool:
+        return False
+
     def grads(self, out: Tensor, subject: Subject, change: Change) -> Answers:
         name, root = next(iter(subject.roots.items()))
         cotangents = torch.stack(
