@@ -101,6 +101,7 @@ def cases(count: int) -> list[Shared]:
     # what an attack from outside found, first
     every[:0] = [(wrap, in_a_dict, Checkpoint(), (Unused(),)) for wrap in WRAPS]
     every[:0] = [(ddp_unused, module, strategy, (Unused(),)) for strategy in STRATEGIES]
+    every[:0] = [(ddp, in_a_partial, strategy, (LateExpert(),)) for strategy in STRATEGIES]
     found = []
     for wrap, container, strategy, ingredients in every:
         case = Case(ingredients=ingredients, container=container, strategy=strategy, cond=labels)
