@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-all test-gpu lint clean
+.PHONY: demo test test-slow test-all test-gpu mutate lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/face_morph.py
@@ -20,6 +20,14 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m "device and (gpu or not slow)"
 
 test-all: test test-slow
+
+# does a law notice? COUNT changes drawn at random from FILES, each alone, in a scratch copy; survivors in out/mutants
+FILES ?= solvers adjoint guidance
+COUNT ?= 20
+SEED ?= 0
+mutate: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[mutation]"
+	$(BIN)/python -W ignore tests/support/mutation.py $(FILES) --count $(COUNT) --seed $(SEED)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
