@@ -56,7 +56,7 @@ def test_two_ranks_average_to_the_whole_batch_or_refuse(tmp_path, device):
         **dict.fromkeys(FSDP, "sharded parameters (FSDP)"),
         **{wrap: SINK for wrap, options in DDP.items() if options},
     }
-    for rank in _results(tmp_path, device):
+    for rank in _results(tmp_path, device.type):
         for wrap in wraps(device.type):
             for strategy in swept(wrap):
                 got, inner = rank[wrap][str(strategy)], getattr(strategy, "inner", strategy)

@@ -129,7 +129,7 @@ def test_what_cannot_be_found_is_declared():
     assert not list(model.networks())
     declared = Denoiser(model.network, PROCESS, DATA, modules=[net])
     assert list(declared.networks()) == [net] and len(list(declared.parameters())) == 4
-    with pytest.raises(TypeError, match="modules: got a str, expected nn.Modules"):
+    with pytest.raises(TypeError, match="modules: got 'net', expected nn.Modules"):
         Denoiser(model.network, PROCESS, DATA, modules=["net"])
 
 
