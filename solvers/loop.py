@@ -63,13 +63,19 @@ def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
             error.add_note(
                 f"network call {call.index} of step {call.step}: x and t are read only; write to a clone"
             )
+        if version(x) + version(call.t) != before:
+            raise _writing(call) from error
         raise
     if version(x) + version(call.t) != before:
-        raise RuntimeError(
-            f"network call {call.index} of step {call.step}: got a network that writes into its input x or t in "
-            "place, expected it to read them only; let it work on a clone"
-        )
+        raise _writing(call)
     return out
+
+
+def _writing(call: Call) -> RuntimeError:
+    return RuntimeError(
+        f"network call {call.index} of step {call.step}: got a network that writes into its input x or t in "
+        "place, expected it to read them only; let it work on a clone"
+    )
 
 
 def version(x: Tensor) -> int:
