@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from .checked import checked
 from .instructions import Apply
 from .model import Model
 from .noise import Noise
@@ -153,6 +154,7 @@ def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -
         registers.update(zip(names, results, strict=True))
 
 
+@checked
 def run(
     model: Model,
     plan: Plan,
@@ -170,6 +172,7 @@ def run(
     return start.packing.unpack(_executed(start, cond)["x"])
 
 
+@checked
 def advance(
     model: Model,
     plan: Plan,
