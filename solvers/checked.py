@@ -73,7 +73,7 @@ def _check(
     ValueError for NaN. What may be anything else too is left to whoever takes it; too many arguments, or unknown
     ones, to Python.
     """
-    given = dict(zip(kinds, args, strict=False)) | kwargs
+    given = {**dict(zip(kinds, args, strict=False)), **kwargs}
     for name, annotation in kinds.items():
         if name in given and words.get(name, "") is not None:
             _check_one(name, annotation, given[name], words.get(name))
