@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 
 from ..solvers import Plan
-from ..solvers.checked import Checked
+from ..solvers.checked import CheckedFields
 from .rollout import Registers, Rollout
 
 
-class Gradient(Checked, ABC):
+class Gradient(CheckedFields, ABC):
     """A strategy: how a run is made so that autograd can call its result back, and what is kept for that.
 
     One of your own is a class with `run` and `cost`; `sample`, `audit` and all of `pullback.guidance` take it.

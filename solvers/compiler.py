@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checked import Checked
+from .checked import CheckedFields
 from .grid import Times, checked_times
 from .grid_warnings import warn_of
 from .instructions import Combine, Evaluate, Instruction, writes
@@ -141,7 +141,7 @@ class Builder:
             )
 
 
-class Method(Checked, ABC):
+class Method(CheckedFields, ABC):
     """A sampler's formula. A subclass is a frozen dataclass that emits one step at a time."""
 
     order: int

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .checked import Checked
+from .checked import CheckedFields
 from .kinds import check_kind
 from .process import Process, as_time
 
 
-class Grid(Checked, ABC):
+class Grid(CheckedFields, ABC):
     """`times(process)` gives n + 1 float64 times, monotone in either direction (noise to data is the usual one)."""
 
     @abstractmethod

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checked import Checked
+from .checked import CheckedFields
 from .process import DiscreteVP, Process, as_time
 
 
-class Label(Checked, ABC):
+class Label(CheckedFields, ABC):
     """Times (B,) as a network wants them."""
 
     @abstractmethod

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checked import Checked
+from .checked import CheckedFields
 from .kinds import check_kind
 from .packing import State, packing_of
 
 INITIAL = 2**64 - 1  # the slot of the starting noise, out of the reach of any plan
 
 
-class Noise(Checked, ABC):
+class Noise(CheckedFields, ABC):
     """A source of standard normal draws for the slots of a plan."""
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Addressed(Noise):
     Cost: no storage. Source: Salmon et al. 2011 (Philox), through numpy.
     """
 
-    seed: int
+    seed: int = field(metadata={"wanted": "a whole number; pass Addressed(0)"})
     samples: tuple[int, ...] | None = None
     stream: int = 0
     on_cpu: bool = False

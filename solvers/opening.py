@@ -33,6 +33,7 @@ class Opening:
         packing = packing_of(registers["x"])
         packed = {name: packing.pack(value, name) for name, value in registers.items()}
         for name, value in packed.items():
+            check_state(value, name=name)
             if value.shape != packed["x"].shape:  # one sample's history would be broadcast to all of them
                 raise ValueError(
                     f"{name}: got shape {tuple(value.shape)}, expected {tuple(packed['x'].shape)}, that of x"
@@ -42,18 +43,20 @@ class Opening:
         return cls(packing.model(model), packing.plan(plan), packed, source, packing)
 
 
-def check_state(x: Any, asker: str = "") -> None:
+def check_state(x: Any, asker: str = "", *, name: str = "x") -> None:
     """Raise ValueError unless x is one tensor (B, ...) that a run can start from."""
     if not isinstance(x, Tensor):
         raise ValueError(
-            f"x: got {type(x).__name__}, expected a tensor (B, ...)"
+            f"{name}: got {type(x).__name__}, expected a tensor (B, ...)"
             + (f": {asker} takes neither registers nor joint states" if asker else "")
         )
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(
-            f"x: got shape {tuple(x.shape)} of {x.dtype}, expected a floating point (B, ...) state with a batch axis; "
-            f"pass {'x[None]' if x.is_floating_point() else 'x.float(), scaled to the range of the data'}"
+            f"{name}: got shape {tuple(x.shape)} of {x.dtype}, expected a floating point (B, ...) state with a batch "
+            f"axis; pass {name}{'[None]' if x.is_floating_point() else '.float(), scaled to the range of the data'}"
         )
+    if x.is_meta:
+        raise ValueError(f"{name}: got a tensor on meta, expected numbers; move it to the network's device")
 
 
 def only_state(plan: Plan, x: State, asker: str) -> State:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checked import Checked
+from .checked import CheckedFields
 
 
 def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
@@ -20,7 +20,7 @@ def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64)
 
 
-class Process(Checked, ABC):
+class Process(CheckedFields, ABC):
     """x_t = alpha(t) x_0 + sigma(t) eps, with lambda(t) = log(alpha/sigma) strictly decreasing on [t_min, t_max]."""
 
     t_min: float

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
-from ...solvers.checked import Checked
+from ...solvers.checked import CheckedFields
 
 
-class Ball(Checked, ABC):
+class Ball(CheckedFields, ABC):
     """Perturbations (B, ...) of bounded size, sample by sample."""
 
     radius: float

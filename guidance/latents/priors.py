@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...solvers.checked import Checked
+from ...solvers.checked import CheckedFields
 
 
-class Prior(Checked, ABC):
+class Prior(CheckedFields, ABC):
     """A penalty (B,) on the starting state x (B, ...), in nats times `weight`."""
 
     weight: float

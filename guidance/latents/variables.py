@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ...solvers.kinds import described
 class Over:
     """What to optimise: the starting state, injected noise, conditioning, controls, denoiser parameters."""
 
+    WANTED: ClassVar[str] = "Over(...); name what to optimise: Over(x=True, cond=True)"
     x: bool = True
     noise: bool = False
     cond: bool = False

@@ -1,21 +1,21 @@
 """Measurement: what was observed of the sample, y = A(x_0) + s_y n, and the algebra that guides need of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ...solvers import Noise
 from ...solvers.broadcast import per_sample
-from ...solvers.checked import Checked
+from ...solvers.checked import CheckedFields
 from ...solvers.kinds import check_kind, described, instance
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement(Checked):
+class Measurement(CheckedFields):
     """y = A(x_0) + noise_std n, n ~ N(0, I).
 
     Args:
@@ -30,7 +30,10 @@ class Measurement(Checked):
     """
 
     physics: Any
-    y: Tensor
+    WANTED: ClassVar[None] = None  # a guide says which
+    y: Tensor = field(
+        metadata={"wanted": "a tensor (B, ...) or (1, ...); torch.as_tensor(...)[None] makes one"}
+    )
     noise_std: float | None = None
 
     def __post_init__(self) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ...solvers.checked import Checked
+from ...solvers.checked import CheckedFields
 
 
 @dataclass(frozen=True)
-class GaussianNoise(Checked):
+class GaussianNoise(CheckedFields):
     """n ~ N(0, sigma^2 I) on the measurement."""
 
     sigma: float = 0.0
@@ -26,7 +26,7 @@ class GaussianNoise(Checked):
             )
 
 
-class Operator(Checked, ABC):
+class Operator(CheckedFields, ABC):
     """y = A(x) + sigma n: `A` maps (B, ...) to (B, ...), sample by sample."""
 
     noise_model: GaussianNoise = GaussianNoise()

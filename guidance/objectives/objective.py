@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Model, Noise, Plan
-from ...solvers.checked import Checked
+from ...solvers.checked import CheckedFields
 from ..rewards.base import RewardFunction
 from .peers import World
 
@@ -71,7 +71,7 @@ class Experience:
     extra: Any = None
 
 
-class Objective(Checked, ABC):
+class Objective(CheckedFields, ABC):
     """One algorithm, with its paper's defaults as fields.
 
     The trainer calls `check` once, then for each iteration `rollout` and `updates`. A loss is a mean over this

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ...solvers import Addressed
-from ...solvers.checked import Checked, checked
+from ...solvers.checked import CheckedFields, checked
 
 
-class Resampling(Checked, ABC):
+class Resampling(CheckedFields, ABC):
     """Draws ancestors so that particle i has K w_i children in the mean."""
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Sequential Monte Carlo along a sampler, with right weights, under any guide as the proposal."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
 LOW_ESS = 0.05  # share of the particles below which `smc` warns
 
 
-@checked
+@partial(checked, own=("noise",))
 def smc(
     denoiser: Model,
     plan: Plan,

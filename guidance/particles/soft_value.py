@@ -1,6 +1,7 @@
 """SVDD, CoDe and best-of-N: one lineage goes on, chosen among K children by the reward of where they lead."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class Choosing(Guide):
         return flat_index(index.expand(self.shape))
 
 
-@checked
+@partial(checked, own=("noise",))
 def svdd(
     denoiser: Model,
     plan: Plan,
@@ -96,7 +97,7 @@ def svdd(
     return Steered(run.sample[::children], run.losses[:, ::children], run.nfe, run.vjps, noise.seed, {})
 
 
-@checked
+@partial(checked, own=("noise",))
 def best_of(
     denoiser: Model,
     plan: Plan,

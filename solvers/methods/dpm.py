@@ -1,6 +1,6 @@
 """DPM-Solver++: exponential integrators on the data prediction, multistep and single-step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..compiler import CAP, Builder, Method
 from ..prediction import DATA
@@ -21,7 +21,7 @@ class DPMSolverPP(Method):
     `order` calls), order + 1 states.
     """
 
-    order: int = 2
+    order: int = field(default=2, metadata={"wanted": None})
     exact: bool = False
     starter: bool = False
     cap: float = CAP
@@ -64,7 +64,7 @@ class DPMSolverPPSingle(Method):
     algorithm 2. Cost: `order` network calls a step.
     """
 
-    order: int = 2
+    order: int = field(default=2, metadata={"wanted": None})
     exact: bool = False
 
     def __post_init__(self) -> None:

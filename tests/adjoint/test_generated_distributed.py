@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from generated.ranks import cases
@@ -13,14 +14,6 @@ from generated.ranks import cases
 TESTS = pathlib.Path(__file__).parents[1]
 COUNT = int(os.environ.get("CASES", "120"))
 FAULTS = {"SILENT", "UNCLEAR"}
-# faults that are still open, by wrapper; to become empty
-OPEN = {
-    "ddp": "20 an expert that some calls leave out",
-    "ddp_static": "2 no all-reduce with a static graph",
-    "ddp_unused": "20 a variable marked ready twice",
-    "fsdp": "1 sharded parameters behind an object, in the first update",
-    "fsdp_as_one": "1 sharded parameters behind an object, in the first update",
-}
 
 
 @pytest.mark.slow
@@ -30,15 +23,10 @@ def test_two_processes(tmp_path):
     assert len(first) == len(second) == len(cases(COUNT))
     assert [case[3] for case in first] == [case[3] for case in second]
     verdicts = [case[3] for case in first]
-    assert verdicts.count("RIGHT") >= 0.5 * len(verdicts)
-    assert verdicts.count("UNJUDGED") <= 0.1 * len(verdicts)
-    found = [
-        (wrap, f"{verdict}: {case}\n    {told}")
-        for wrap, _, case, verdict, told in first
-        if verdict in FAULTS
-    ]
-    assert not [told for wrap, told in found if wrap not in OPEN], found
-    assert {wrap for wrap, _ in found} >= OPEN.keys(), "mended: take it out of OPEN"
+    assert verdicts.count("RIGHT") >= 0.6 * len(verdicts), Counter(verdicts)
+    assert verdicts.count("UNJUDGED") <= 0.05 * len(verdicts), Counter(verdicts)
+    found = [f"{verdict}: {case}\n    {told}" for _, _, case, verdict, told in first if verdict in FAULTS]
+    assert not found, "\n".join(found)
 
 
 def _ranks(folder: pathlib.Path) -> list[list[list[str]]]:

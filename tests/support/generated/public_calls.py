@@ -168,7 +168,7 @@ def _guides() -> Iterator[Use]:
         yield made(cls, **nats)
     for cls in (guidance.DAPS, guidance.DDNM, guidance.DiffPIR, guidance.MCG, guidance.PiGDM, guidance.TMPD):
         yield made(cls, measurement=seen)
-    yield made(guidance.ClassifierGuidance, log_prob=lambda: lambda x, t: -x.square().sum(1))
+    yield made(guidance.ClassifierGuidance, log_prob=lambda: lambda x, t: -0.01 * x.square().sum(1))
     yield made(guidance.Window, guide=lambda: guidance.TMPD(seen()))
 
 
@@ -330,6 +330,7 @@ LEFT_OUT = {
     "save_adapter": "files: under tests/guidance/train/test_adapter.py",
     "load_weights": "files: under tests/guidance/train/test_adapter.py",
     "save_weights": "files: under tests/guidance/train/test_adapter.py",
+    "check": "takes real data; under tests/solvers/test_checking.py",
     "visited": "inside an objective; the trainer checks",
 }
 
