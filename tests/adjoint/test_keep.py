@@ -106,8 +106,11 @@ def test_the_choices_in_order():
     assert costs == sorted(costs, reverse=True) and costs[-1] < 200 < costs[0]
     with pytest.raises(ValueError, match="expected at least 1030"):
         choose(100, 100, 10, 20, 1000, 1010, True)
-    with pytest.raises(ValueError, match="recursive=True"):
+    with pytest.raises(
+        ValueError, match="expected at least 1283 .*recursive=True"
+    ):  # 2 sqrt(100 * 20 * 10) more
         choose(100, 100, 10, 20, 1000, 1100, False)
+    assert choose(100, 100, 10, 20, 1000, 1283, False).leaf == 14
     with pytest.raises(ValueError, match="expected at least 1000"):  # offloaded states take nothing
         choose(100, 100, 0, 0, 1000, 999, False)
     with pytest.raises(ValueError, match="memory choice for regions"):
