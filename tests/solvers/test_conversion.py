@@ -10,6 +10,7 @@ from pullback.solvers import (
     EDM,
     FLOW,
     NOISE,
+    SCORE,
     VE,
     VP,
     ClassifierFree,
@@ -28,6 +29,7 @@ from pullback.solvers import (
     UniformLambda,
     UniformT,
     UserPair,
+    V,
     convert,
 )
 from pullback.solvers.prediction import PREDICTIONS, conversion
@@ -94,6 +96,30 @@ def test_conversions_round_trip_and_agree_with_their_definition(process, part, h
     condition = max(float(c.abs().max()) for c in (*conversion(have, want, process, t), torch.ones(1)))
     tolerance = (1e-4 if dtype == torch.float32 else 1e-10) * scale * condition
     assert torch.allclose(there, value(want), rtol=0, atol=tolerance) and there.dtype == dtype
+
+
+@pytest.mark.parametrize("process", [VP(), CosineVP(), EDM(), RectifiedFlow()], ids=str)
+def test_predictions_are_what_they_are_called(process):
+    """Each from its own definition, at one x_t: a round trip would not notice another quantity."""
+    t, h = inside(process, 0.4), 1e-5 * (process.t_max - process.t_min)
+    x0, eps = torch.randn(2, 3), torch.randn(2, 3)
+
+    def state(t):
+        return process.alpha(t) * x0 + process.sigma(t) * eps
+
+    x = state(t).requires_grad_()
+    law = torch.distributions.Normal(process.alpha(t) * x0, process.sigma(t))
+    (score,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    wanted = {
+        NOISE: eps,
+        DATA: x0,
+        V: process.alpha(t) * eps - process.sigma(t) * x0,
+        FLOW: (state(t + h) - state(t - h)) / (2 * h),
+        SCORE: score,
+    }
+    assert wanted.keys() == set(PREDICTIONS)
+    for kind, value in wanted.items():
+        assert torch.allclose(convert(eps, x.detach(), NOISE, kind, process, t), value, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("process", [CosineVP(), RectifiedFlow()], ids=str)
