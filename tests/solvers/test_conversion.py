@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pullback.solvers import (
     DATA,
+    DDIM,
     EDM,
     FLOW,
     NOISE,
@@ -146,6 +147,20 @@ def test_grids_are_monotone_with_exact_ends(process, n, rising):
         if kind is not Shifted:
             assert t[0].item() == start and t[-1].item() == end
     assert torch.equal(GivenTimes([0.5, 0.2]).times(process), torch.tensor([0.5, 0.2]))
+
+
+@pytest.mark.parametrize("process", [VP(), EDM(), TABLE], ids=lambda p: type(p).__name__)
+def test_a_grid_may_leave_the_process_by_round_off_only(process):
+    """By a 10^9th of the process's own range, whatever that is."""
+    low, high = process.t_min, process.t_max
+    for part in (1e-10, 1e-8):
+        slack = part * (high - low)
+        for ends in ([high + slack, low], [high, low - slack]):
+            if part < 1e-9:
+                assert DDIM().plan(process, ends).times == tuple(ends)
+            else:
+                with pytest.raises(ValueError, match="expected inside"):
+                    DDIM().plan(process, ends)
 
 
 def test_discrete_labels_are_those_of_the_field():
