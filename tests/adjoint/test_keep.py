@@ -91,14 +91,26 @@ def test_recursion_is_logarithmic():
     assert said[0].slots == math.ceil(math.log2(100)) and calls < 5 * 100
 
 
+@pytest.mark.parametrize("strategy", [Checkpoint(), Checkpoint(recursive=True)], ids=str)
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_the_cost_is_what_is_called(n, strategy):
+    """But for the one call more whose activations are measured."""
+    _, calls = problem(n, strategy)
+    stated, backward = strategy.cost(DPMSolverPP(2).plan(PROCESS, UniformLambda(n, start=0.9, end=0.05)))
+    assert stated <= calls <= stated + 1 and backward == n
+
+
 def test_the_choices_in_order():
     """More memory is never slower; too little is an error that names the least."""
     costs = [choose(100, 100, 10, 20, 1000, budget, True).forwards for budget in range(1100, 20000, 100)]
     assert costs == sorted(costs, reverse=True) and costs[-1] < 200 < costs[0]
     with pytest.raises(ValueError, match="expected at least 1030"):
         choose(100, 100, 10, 20, 1000, 1010, True)
-    with pytest.raises(ValueError, match="recursive=True"):
+    with pytest.raises(
+        ValueError, match="expected at least 1283 .*recursive=True"
+    ):  # 2 sqrt(100 * 20 * 10) more
         choose(100, 100, 10, 20, 1000, 1100, False)
+    assert choose(100, 100, 10, 20, 1000, 1283, False).leaf == 14
     with pytest.raises(ValueError, match="expected at least 1000"):  # offloaded states take nothing
         choose(100, 100, 0, 0, 1000, 999, False)
     with pytest.raises(ValueError, match="memory choice for regions"):

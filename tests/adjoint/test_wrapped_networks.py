@@ -122,6 +122,17 @@ def test_modules_are_found_and_unused_ones_are_not(way):
     assert {id(p) for p in net.parameters()} == {id(p) for p in model.parameters()}
 
 
+def test_a_local_variable_names_no_attribute():
+    net, unused = network(), network()
+    holder = Holder(net, unused)
+
+    def call(x, t):
+        critic = holder.unet(x, t)
+        return critic
+
+    assert behind(call).modules == (net,)
+
+
 def test_what_cannot_be_found_is_declared():
     net = REGISTRY["computed"] = network()
     name = "".join(["REGI", "STRY"])

@@ -150,6 +150,15 @@ def test_no_no_grad_decorator_and_no_global_random_draw(path):
             assert "generator" in {k.arg for k in node.keywords}, ast.unparse(node)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_compares_by_value_cannot_be_changed(path):
+    """A dataclass is frozen, or compares by identity; a counter does nothing but count."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        made = [ast.unparse(each) for each in node.decorator_list] if isinstance(node, ast.ClassDef) else []
+        for each in (text for text in made if text.startswith("dataclass")):
+            assert "frozen=True" in each or "eq=False" in each or node.name == "Counter", node.name
+
+
 def test_files_are_small():
     lengths = {path.name: len(path.read_text().splitlines()) for path in FILES}
     assert max(lengths.values()) <= 350 and statistics.median(lengths.values()) < 110

@@ -93,6 +93,19 @@ def test_every_time_scale_is_named(process, back, wanted):
     assert check(Denoiser(network, process, DATA, label=wanted), X0).right
 
 
+def test_the_loss_is_over_the_variance_of_the_data():
+    """Of the data's own mean, for two samples: their mean square is half of their variance without bias."""
+    x0 = X0[:2]
+    mean = x0.mean(0)
+    network = Denoiser(lambda x, t: mean + 0 * x, VP(), DATA)
+    (own,) = (trial for trial in check(network, x0).trials if trial.declared)
+    centred = Denoiser(lambda x, t: 0 * x, VP(), DATA)
+    (zero,) = (trial for trial in check(centred, x0 - mean).trials if trial.declared)
+    assert zero.loss == pytest.approx(0.5) and own.loss == pytest.approx(
+        float((x0 - mean).square().mean() / x0.var(0).mean())
+    )
+
+
 def test_whole_labels_are_tried_where_a_network_takes_nothing_else():
     embedding = torch.nn.Embedding(1000, 1).requires_grad_(False)
     embedding.weight[:, 0] = torch.arange(1000.0)

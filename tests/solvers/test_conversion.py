@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from pullback.solvers import (
     DATA,
+    DDIM,
     EDM,
     FLOW,
     NOISE,
+    SCORE,
     VE,
     VP,
     ClassifierFree,
@@ -28,6 +30,7 @@ from pullback.solvers import (
     UniformLambda,
     UniformT,
     UserPair,
+    V,
     convert,
 )
 from pullback.solvers.prediction import PREDICTIONS, conversion
@@ -96,6 +99,30 @@ def test_conversions_round_trip_and_agree_with_their_definition(process, part, h
     assert torch.allclose(there, value(want), rtol=0, atol=tolerance) and there.dtype == dtype
 
 
+@pytest.mark.parametrize("process", [VP(), CosineVP(), EDM(), RectifiedFlow()], ids=str)
+def test_predictions_are_what_they_are_called(process):
+    """Each from its own definition, at one x_t: a round trip would not notice another quantity."""
+    t, h = inside(process, 0.4), 1e-5 * (process.t_max - process.t_min)
+    x0, eps = torch.randn(2, 3), torch.randn(2, 3)
+
+    def state(t):
+        return process.alpha(t) * x0 + process.sigma(t) * eps
+
+    x = state(t).requires_grad_()
+    law = torch.distributions.Normal(process.alpha(t) * x0, process.sigma(t))
+    (score,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    wanted = {
+        NOISE: eps,
+        DATA: x0,
+        V: process.alpha(t) * eps - process.sigma(t) * x0,
+        FLOW: (state(t + h) - state(t - h)) / (2 * h),
+        SCORE: score,
+    }
+    assert wanted.keys() == set(PREDICTIONS)
+    for kind, value in wanted.items():
+        assert torch.allclose(convert(eps, x.detach(), NOISE, kind, process, t), value, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("process", [CosineVP(), RectifiedFlow()], ids=str)
 def test_noise_says_nothing_of_data_at_alpha_zero(process):
     with pytest.raises(ValueError, match="does not determine"):
@@ -120,6 +147,20 @@ def test_grids_are_monotone_with_exact_ends(process, n, rising):
         if kind is not Shifted:
             assert t[0].item() == start and t[-1].item() == end
     assert torch.equal(GivenTimes([0.5, 0.2]).times(process), torch.tensor([0.5, 0.2]))
+
+
+@pytest.mark.parametrize("process", [VP(), EDM(), TABLE], ids=lambda p: type(p).__name__)
+def test_a_grid_may_leave_the_process_by_round_off_only(process):
+    """By a 10^9th of the process's own range, whatever that is."""
+    low, high = process.t_min, process.t_max
+    for part in (1e-10, 1e-8):
+        slack = part * (high - low)
+        for ends in ([high + slack, low], [high, low - slack]):
+            if part < 1e-9:
+                assert DDIM().plan(process, ends).times == tuple(ends)
+            else:
+                with pytest.raises(ValueError, match="expected inside"):
+                    DDIM().plan(process, ends)
 
 
 def test_discrete_labels_are_those_of_the_field():

@@ -42,6 +42,11 @@ MISTAKEN = {
         "expected indices into its table, 999",
     ),
     "times of 0 to 1 on a table": (TABLE, TIMES.tolist(), r"write UniformLambda\(n, start=999.0"),
+    "times of 0 to 1 on eleven levels": (
+        DiscreteVP(torch.linspace(0.9, 0.1, 11)),
+        [1.0, 0.0],
+        "expected indices into its table, 10",
+    ),
     "Karras on a table": (TABLE, Karras(20, start=1.0, end=0.0), r"write Karras\(n, start=999.0"),
     "rising": (
         VP(),
@@ -62,6 +67,7 @@ MEANT = {
     "linspace": (TABLE, Linspace(20)),
     "one step of a table": (TABLE, GivenTimes([999.0, -1.0])),
     "a small table": (DiscreteVP(torch.tensor([0.9, 0.1])), UniformT(2)),
+    "an end of ten levels": (DiscreteVP(torch.linspace(0.9, 0.1, 10)), [1.0, 0.0]),
     "SDEdit": (VP(), UniformLambda(10, start=0.15, end=0.02)),
     "SDEdit on a table": (TABLE, UniformT(10, start=200.0, end=0.0)),
     "EDM": (EDM(), Karras(18, start=80.0, end=0.002)),

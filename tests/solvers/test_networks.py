@@ -298,3 +298,17 @@ def test_a_float32_mixture_moves_to_float64():
     assert torch.allclose(wide.covs, covs.double(), atol=1e-4 * float(covs.abs().max()))
     x = torch.randn(6, 8, dtype=torch.float64)
     assert torch.allclose(wide.denoise(x, 0.6, 0.8), narrow.denoise(x.float(), 0.6, 0.8).double(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "error, seen", [(torch.OutOfMemoryError, torch.OutOfMemoryError), (RuntimeError, ValueError)]
+)
+def test_running_out_of_memory_is_not_explained_away(error, seen):
+    """Where the same call, failed otherwise, is told that its conditioning is a dict."""
+
+    def network(x, t, cond):
+        raise error("no room")
+
+    model = Denoiser(network, VP(), NOISE)
+    with pytest.raises(seen, match="no room" if seen is error else "got a dict with"):
+        model(torch.randn(2, 3), torch.full((2,), 0.5), {"text": torch.randn(2, 3)})

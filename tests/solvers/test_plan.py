@@ -16,12 +16,14 @@ from pullback.solvers import (
     DEIS,
     EDICT,
     EDM,
+    ERSDE,
     FLOW,
     Combine,
     CosineVP,
     Denoiser,
     DPMSolverPP,
     EDMHeun,
+    EulerMaruyama,
     Evaluate,
     FlowAdams,
     FlowEuler,
@@ -29,6 +31,9 @@ from pullback.solvers import (
     Plan,
     Process,
     RectifiedFlow,
+    SASolver,
+    SDEDPMSolver,
+    SDEDPMSolverPP,
     UniformLambda,
     UniformT,
     expand,
@@ -197,6 +202,40 @@ def test_infinite_ends_are_legal(process, method, n):
     )
     noise = torch.randn(max(plan.slots, 1), 4, 2)
     assert bool(run(model, plan, x, noise=GivenNoise(noise)).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "method", [EulerMaruyama(), SDEDPMSolver(), SDEDPMSolverPP(2), SASolver(2, 2), ERSDE(2)], ids=str
+)
+@pytest.mark.parametrize("times", [[0.2, 0.0], [1.0, 0.7]], ids=["to sigma = 0", "from alpha = 0"])
+def test_a_stochastic_step_at_an_infinite_end_is_ddim(times, method):
+    process = RectifiedFlow()
+    x, draws = torch.randn(3, 2), torch.randn(method.plan(process, times).slots, 3, 2)
+    model = MIXTURE.denoiser(process)
+    found = run(model, method.plan(process, times), x, noise=GivenNoise(draws) if len(draws) else None)
+    assert torch.allclose(found, run(model, DDIM().plan(process, times), x), atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_step_longer_than_the_cap_is_of_first_order(order):
+    """The last of three steps is three times as long in lambda as the mean of those behind it."""
+    lam = torch.tensor([-1.0, -0.6, 0.0, 1.5], dtype=torch.float64)
+    times = PROCESS.time(lam).tolist()
+    x, model = torch.randn(3, 2), MIXTURE.denoiser(PROCESS)
+
+    def after(method, times, x):
+        return run(model, method.plan(PROCESS, times), x)
+
+    def multistep(cap):
+        return DPMSolverPP(order, exact=True, cap=cap)
+
+    before = after(multistep(math.inf), times[:3], x)
+    behind = 0.6 if order == 2 else 0.5  # the mean over as many steps as the order reaches back
+    for cap, long in ((1.5 / behind - 0.01, True), (1.5 / behind + 0.01, False)):
+        found = after(multistep(cap), times, x)
+        ddim = after(DDIM(), times[2:], before)
+        assert torch.allclose(found, ddim if long else after(multistep(math.inf), times, x), atol=1e-12)
+        assert torch.allclose(found, ddim, atol=1e-6) == long
 
 
 @pytest.mark.parametrize("method", every_method(), ids=str)

@@ -2,8 +2,8 @@
 
 A mutant is one small change (an operator of cosmic-ray: another sign, another number, a condition negated, a loop that
 never runs) to one file. It is made in a scratch copy of the tree, never in the checkout, and put before the laws that
-belong to the file (`LAWS`), in a process forked from one that has loaded torch already. What survives is a hole in the
-laws, or a change that changes nothing; the table says which line to look at.
+belong to the file (`LAWS` in `laws_of`), in a process forked from one that has loaded torch already. What survives
+is a hole in the laws, or a change that changes nothing; the table says which line to look at.
 """
 
 # pyright: reportMissingImports=false
@@ -24,9 +24,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
+
+from laws_of import laws
 
 ROOT = pathlib.Path(__file__).parents[2]
-SECONDS = 300  # of processor time for one mutant; a loop that never ends is a mutant killed
+SECONDS = 300  # of processor time for one mutant; what it is then is open: a loop without end, or a survivor
 
 _ARITHMETIC, _ORDER = ("Add", "Sub", "Mul", "Div"), ("Lt", "LtE", "Gt", "GtE")
 OPERATORS = (
@@ -38,71 +41,6 @@ OPERATORS = (
     *(f"ReplaceBinaryOperator_{a}_{b}" for a in _ARITHMETIC for b in _ARITHMETIC if a != b),
     *(f"ReplaceComparisonOperator_{a}_{b}" for a in _ORDER for b in _ORDER if a != b),
 )  # fmt: skip
-
-# the laws of a file, or of a folder: the first that fits the beginning of its path, most telling first
-LAWS: dict[str, tuple[str, ...]] = {
-    "solvers/grid": ("solvers/test_conversion.py", "solvers/test_plan.py"),
-    "solvers/process": ("solvers/test_conversion.py", "solvers/test_coefficients.py"),
-    "solvers/prediction": ("solvers/test_conversion.py", "solvers/test_laws.py"),
-    "solvers/noise": ("solvers/test_noise.py", "solvers/test_recover.py", "solvers/test_sde.py"),
-    "solvers/brownian": ("solvers/test_brownian.py",),
-    "solvers/path": ("solvers/test_brownian.py", "solvers/test_sde.py"),
-    "solvers/inverse": ("solvers/test_reversible.py",),
-    "solvers/coefficient_tensor": ("adjoint/test_coefficients_gradient.py",),
-    "solvers/model": ("solvers/test_laws.py", "adjoint/test_brought.py", "adjoint/test_never_silent.py"),
-    "solvers/toy": ("solvers/test_toy.py",),
-    "solvers/readings/recover": ("solvers/test_recover.py",),
-    "solvers/readings/transition": ("solvers/test_transitions.py",),
-    "solvers/readings/expansion": ("solvers/test_coefficients.py", "solvers/test_sde.py", "solvers/test_plan.py"),
-    "solvers/readings": ("solvers/test_reversible.py", "solvers/test_sde_order.py", "solvers/test_plan.py"),
-    "solvers/methods/on_data": ("solvers/test_on_data.py",),
-    "solvers/methods/two_state": ("solvers/test_reversible.py", "solvers/test_order.py"),
-    "solvers/methods/coupled": ("solvers/test_reversible.py", "solvers/test_order.py"),
-    "solvers/methods": (
-        "solvers/test_coefficients.py", "solvers/test_sde.py", "solvers/test_order.py", "solvers/test_sde_order.py",
-        "solvers/test_plan.py",
-    ),
-    "solvers": (
-        "solvers/test_plan.py", "solvers/test_split.py", "solvers/test_laws.py", "solvers/test_coefficients.py",
-        "adjoint/test_generated.py",
-    ),
-    "adjoint/continuous": ("adjoint/continuous/test_closed_forms.py", "adjoint/continuous/test_continuous.py"),
-    "adjoint/bridges": ("adjoint/bridges/test_bridges.py",),
-    "adjoint/auditing": ("adjoint/test_audit.py",),
-    "adjoint/jacobian_free": ("adjoint/test_jacobian_free.py",),
-    "adjoint/schedule": ("adjoint/test_keep.py",),
-    "adjoint/segmented": ("adjoint/test_keep.py", "adjoint/test_generated.py", "adjoint/test_never_silent.py"),
-    "adjoint/reversible": ("solvers/test_reversible.py", "adjoint/test_generated.py", "adjoint/test_brought.py"),
-    "adjoint": (
-        "adjoint/test_generated.py", "adjoint/test_never_silent.py", "adjoint/test_brought.py",
-        "adjoint/test_gradient.py", "adjoint/test_trajectory.py", "adjoint/test_func.py",
-    ),
-    "guidance/measurements": ("guidance/measurements/test_operators.py",),
-    "guidance/guides": (
-        "guidance/guides/test_guides_exact.py", "guidance/guides/test_guide.py", "guidance/guides/test_context.py",
-        "guidance/guides/test_lookahead.py",
-    ),
-    "guidance/rewards/clip": ("guidance/rewards/test_reward_clip.py",),
-    "guidance/rewards": ("guidance/rewards/test_rewards.py",),
-    "guidance/latents": ("guidance/latents/test_optimise.py", "guidance/latents/test_endtoend.py"),
-    "guidance/particles": ("guidance/particles/test_particles.py",),
-    "guidance/edit": ("guidance/edit/test_edit.py", "guidance/edit/test_rf_inversion.py"),
-    "guidance/adversarial": ("guidance/adversarial/test_attack.py",),
-    "guidance/objectives": (
-        "guidance/objectives/test_objectives.py", "guidance/objectives/test_direct_gradients.py",
-        "guidance/objectives/test_reward_functions.py",
-    ),
-    "guidance/train": (
-        "guidance/train/test_trainer.py", "guidance/train/test_checkpoints.py", "guidance/train/test_broken_rewards.py",
-        "guidance/train/test_resume.py", "guidance/train/test_adapter.py",
-    ),
-}  # fmt: skip
-
-
-def laws(file: str) -> tuple[str, ...]:
-    """The tests of a file."""
-    fitting = [start for start in LAWS if file.startswith(start)]
-    return LAWS[max(fitting, key=len)]
 
 
 @dataclass(frozen=True)
@@ -116,12 +54,17 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: its change as a diff, and the first test that failed, or ""."""
+    """What became of a mutant: its change as a diff, and the first test that failed, "time", or ""."""
 
     mutant: Mutant
     change: str
     killed_by: str
     seconds: float
+    last: str = ""  # the test that was the last to begin
+
+    @property
+    def killed(self) -> bool:
+        return self.killed_by not in ("", "time")
 
 
 def mutants(files: list[str]) -> list[Mutant]:
@@ -160,8 +103,8 @@ def change(mutant: Mutant, text: str) -> str:
 class Bench:
     """A scratch copy of the tree in which mutants are tried."""
 
-    def __init__(self, place: pathlib.Path) -> None:
-        self.place, self.clock = place, time.time()
+    def __init__(self, place: pathlib.Path, seconds: int, without: list[str]) -> None:
+        self.place, self.seconds, self.without, self.clock = place, seconds, without, time.time()
         for file in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split("\n"):
             if file and (ROOT / file).is_file():
                 (place / file).parent.mkdir(parents=True, exist_ok=True)
@@ -179,63 +122,74 @@ class Bench:
         before = time.monotonic()
         self.write(mutant.file, text)
         try:
-            said = self.killed_by([f"tests/{test}" for test in laws(mutant.file)])
+            killed_by, last = self.killed_by([f"tests/{test}" for test in laws(mutant.file)])
         finally:
             self.write(mutant.file, (ROOT / mutant.file).read_text())
-        return Outcome(mutant, change(mutant, text), said, round(time.monotonic() - before, 1))
+        return Outcome(mutant, change(mutant, text), killed_by, round(time.monotonic() - before, 1), last)
 
-    def killed_by(self, tests: list[str]) -> str:
-        """The first test that fails, in a forked process; "" if all pass."""
+    def killed_by(self, tests: list[str]) -> tuple[str, str]:
+        """The first test that fails, in a forked process, "" if all pass; and the test that was the last to begin."""
         read, write = os.pipe()
         child = os.fork()
         if not child:
             os.close(read)
-            _in_the_child(self.place, tests, write)
+            self._in_the_child(tests, write)
         os.close(write)
         with os.fdopen(read) as pipe:
-            said = pipe.read()
+            said = pipe.read().splitlines()
         _, status = os.waitpid(child, 0)
-        if said:
-            return said
-        return "" if status == 0 else "time" if os.WIFSIGNALED(status) else "a crash"
+        last = next((line[6:] for line in reversed(said) if line.startswith("began ")), "")
+        failed = [line[7:] for line in said if line.startswith("failed ")]
+        if failed:
+            return failed[0], last
+        return "" if status == 0 else "time" if os.WIFSIGNALED(status) else "a crash", last
+
+    def _in_the_child(self, tests: list[str], write: int) -> None:
+        """Run the tests up to the first failure, say what goes on, and end."""
+        import pytest
+
+        class FirstFailure:
+            @pytest.hookimpl(trylast=True)
+            def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+                """One case of every law, then the next of every law: most of what can be noticed is noticed soon."""
+                seen: Counter[str] = Counter()
+                turn = {}
+                for item in items:
+                    law = item.nodeid.partition("[")[0]
+                    turn[item.nodeid] = seen[law]
+                    seen[law] += 1
+                items.sort(key=lambda item: turn[item.nodeid])
+
+            def pytest_runtest_logstart(self, nodeid: str) -> None:
+                os.write(write, f"began {nodeid}\n".encode())
+
+            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+                if report.failed:
+                    os.write(write, f"failed {report.nodeid}\n".encode())
+                    os._exit(1)
+
+            def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+                if report.failed:
+                    os.write(write, f"failed collecting {report.nodeid}\n".encode())
+                    os._exit(1)
+
+        resource.setrlimit(resource.RLIMIT_CPU, (self.seconds, self.seconds))
+        _silently_in(self.place)
+        # without the type checks of the test session: they kill by accident, and slow everything down
+        asked = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+        asked += ["-m", "not slow and not gpu", *(f"--deselect={test}" for test in self.without)]
+        code = pytest.main([*asked, *tests], plugins=[FirstFailure()])
+        if code not in (0, 5):
+            os.write(write, f"failed pytest ended with {int(code)}\n".encode())
+        os._exit(int(code not in (0, 5)))
 
 
-def _in_the_child(place: pathlib.Path, tests: list[str], write: int) -> None:
-    """Run the tests up to the first failure, say its name, and end."""
-    import pytest
-
-    class FirstFailure:
-        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-            if report.failed:
-                os.write(write, report.nodeid.encode())
-                os._exit(1)
-
-        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-            if report.failed:
-                os.write(write, f"collecting {report.nodeid}".encode())
-                os._exit(1)
-
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+def _silently_in(place: pathlib.Path) -> None:
     os.chdir(place)
     sys.path.insert(0, str(place))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    # without the type checks of the test session: they kill by accident, and slow everything down
-    asked = [
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=--import-mode=importlib",
-        "-m",
-        "not slow and not gpu",
-    ]
-    code = pytest.main([*asked, *tests], plugins=[FirstFailure()])
-    if code not in (0, 5):
-        os.write(write, f"pytest ended with {int(code)}".encode())
-    os._exit(int(code not in (0, 5)))
 
 
 def chosen(files: list[str], count: int, seed: int) -> Iterator[tuple[Mutant, str]]:
@@ -252,11 +206,17 @@ def chosen(files: list[str], count: int, seed: int) -> Iterator[tuple[Mutant, st
 
 
 def _runs_otherwise(mutant: Mutant, text: str) -> bool:
-    """Whether the change is still Python, and touches more than annotations."""
+    """Whether the change is still Python, and touches more than annotations, messages and how objects print."""
 
     def bare(source: str) -> str:
         tree = ast.parse(source)
         for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                node.exc.args = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+                node.args = node.keywords = []
+            if isinstance(node, ast.FunctionDef) and node.name in ("__repr__", "__str__"):
+                node.body = []
             for name in ("annotation", "returns"):
                 if getattr(node, name, None) is not None and not isinstance(node, ast.AnnAssign):
                     setattr(node, name, None)
@@ -274,11 +234,11 @@ def table(outcomes: list[Outcome]) -> str:
     for outcome in outcomes:
         folder = str(pathlib.Path(outcome.mutant.file).parent)
         folders[folder] += 1
-        dead[folder] += bool(outcome.killed_by)
+        dead[folder] += outcome.killed
     text = "| folder | mutants | killed |\n|---|---|---|\n"
     text += "".join(f"| {name} | {folders[name]} | {dead[name]} |\n" for name in sorted(folders))
     for outcome in outcomes:
-        if not outcome.killed_by:
+        if not outcome.killed:
             text += f"\n## {outcome.mutant.file}\n\n```diff\n{outcome.change}\n```\n"
     return text
 
@@ -298,6 +258,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "out" / "mutants")
+    parser.add_argument("--skip", type=int, default=0, help="so many of the draw were tried before")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time for one mutant")
+    parser.add_argument("--without", nargs="*", default=[], help="tests that fail as it is")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -310,18 +273,25 @@ def main() -> None:
     torch.set_num_threads(1)
     outcomes = []
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(pathlib.Path(scratch))
-        for mutant, text in chosen(files_of(given.files), given.count, given.seed):
+        bench = Bench(pathlib.Path(scratch), given.seconds, given.without)
+        draw = chosen(files_of(given.files), given.skip + given.count, given.seed)
+        for mutant, text in islice(draw, given.skip, None):
             outcome = bench.try_out(mutant, text)
             outcomes.append(outcome)
-            verdict = f"killed by {outcome.killed_by}" if outcome.killed_by else "SURVIVED"
+            verdict = (
+                f"killed by {outcome.killed_by}"
+                if outcome.killed
+                else "OPEN"
+                if outcome.killed_by
+                else "SURVIVED"
+            )
             print(
                 f"{len(outcomes):4} {outcome.seconds:6.1f} s {mutant.file} {verdict}\n{outcome.change}",
                 flush=True,
             )
             (given.out / "mutants.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1))
             (given.out / "survivors.md").write_text(table(outcomes))
-    killed = sum(bool(outcome.killed_by) for outcome in outcomes)
+    killed = sum(outcome.killed for outcome in outcomes)
     print(f"{killed} of {len(outcomes)} killed; survivors in {given.out / 'survivors.md'}")
 
 

@@ -9,6 +9,7 @@ from problems import MIXTURE, PROCESS
 from torch import nn
 
 from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, PerStep, States, Truncated, sample
+from pullback.adjoint.continuous.states import reintegrated
 from pullback.solvers import (
     DDIM,
     DDPM,
@@ -171,6 +172,25 @@ def test_the_same_second_plan_on_recorded_states_is_the_exact_gradient(method):
     got, want = (problem(plan, g)[3] for g in (Continuous(method=method, states=States.RECORDED), Direct()))
     for a, b in zip(got, want, strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_reintegrated_states_take_the_runs_own_step_where_there_is_no_integral():
+    """To the sample, at sigma > 0 and at 0: from the better state before it, with the prediction of the run."""
+    for end in (0.05, 0.0):
+        process, t = RectifiedFlow(), torch.linspace(0.9, end, 5)
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        data = [torch.randn(3, 2) for _ in range(4)]
+
+        def step(x, k, alpha=alpha, sigma=sigma, data=data):
+            ratio = sigma[k + 1] / sigma[k]
+            return ratio * x + (alpha[k + 1] - alpha[k] * ratio) * data[k]
+
+        nodes = [torch.randn(3, 2)]
+        for k in range(4):
+            nodes.append(step(nodes[-1], k))
+        path = reintegrated(process, t.tolist(), nodes, data)
+        assert torch.equal(path[0], nodes[0]) and not torch.allclose(path[3], nodes[3], atol=1e-3)
+        assert torch.allclose(path[4], step(path[3], 3), atol=1e-13)
 
 
 def test_stochastic_second_plan_is_the_exact_gradient_for_every_input():

@@ -271,6 +271,22 @@ def test_the_last_steps_sample():
     assert mixed.nfe == 18
 
 
+@pytest.mark.parametrize(
+    "call", [edit.cycle_diffusion, edit.edit_friendly, edit.sdedit], ids=lambda f: f.__name__
+)
+def test_calls_are_counted(call):
+    calls = []
+
+    def network(x, t, cond):
+        calls.append(1)
+        return 0.1 * x + cond
+
+    model, plan = Denoiser(network, VP(), FLOW), DDPM().plan(VP(), UniformLambda(4, start=0.9, end=0.05))
+    given = {} if call is edit.sdedit else {"source": A}
+    found = call(model, plan, torch.randn(3, 2), target=B, gradient=None, **given)
+    assert found.nfe == len(calls)
+
+
 def test_flow_edit_is_the_papers_loop():
     flow, image = plane(3)
     times = Shifted(9).times(flow.process)

@@ -220,3 +220,16 @@ def test_single_precision_stays_single_and_half_is_carried_as_single(guide):
     assert narrow.sample.dtype == narrow.losses.dtype == torch.float32
     assert torch.allclose(narrow.sample.double(), wide, atol=1e-2 * float(wide.abs().max()))
     assert steer(MODEL, PLAN, X.bfloat16(), guide, noise=NOISE_SOURCE).sample.dtype == torch.float32
+
+
+def test_a_prediction_that_does_not_say_what_the_data_is_is_refused_before_any_call():
+    calls = []
+
+    def network(x, t):
+        calls.append(t)
+        return x
+
+    model = Denoiser(network, RectifiedFlow(), NOISE)
+    with pytest.raises(ValueError, match="does not determine DATA at t=1"):
+        steer(model, FlowEuler().plan(RectifiedFlow(), UniformT(3)), X, TMPD(SEEN))
+    assert not calls

@@ -1,0 +1,113 @@
+"""Which laws belong to a file of the library: what `mutation` puts a mutant before."""
+
+# of a file, or of a folder: the longest beginning of its path that stands here, the most telling laws first
+LAWS: dict[str, tuple[str, ...]] = {
+    "solvers/grid": ("solvers/test_conversion.py", "solvers/test_plan.py"),
+    "solvers/grid_warnings": ("solvers/test_grid_warnings.py",),
+    "solvers/process": ("solvers/test_conversion.py", "solvers/test_coefficients.py"),
+    "solvers/prediction": ("solvers/test_conversion.py", "solvers/test_laws.py"),
+    "solvers/noise": ("solvers/test_noise.py", "solvers/test_recover.py", "solvers/test_sde.py"),
+    "solvers/brownian": ("solvers/test_brownian.py",),
+    "solvers/path": ("solvers/test_brownian.py", "solvers/test_sde.py"),
+    "solvers/inverse": ("solvers/test_reversible.py",),
+    "solvers/coefficient_tensor": ("adjoint/test_coefficients_gradient.py",),
+    "solvers/model": (
+        "solvers/test_networks.py", "solvers/test_laws.py", "adjoint/test_brought.py", "adjoint/test_never_silent.py",
+    ),
+    "solvers/calling": ("solvers/test_networks.py", "solvers/test_checking.py"),
+    "solvers/labels": ("solvers/test_networks.py", "solvers/test_checking.py"),
+    "solvers/classifier_free": (
+        "solvers/test_networks.py", "adjoint/test_tree_states.py", "adjoint/test_coefficients_gradient.py",
+    ),
+    "solvers/per_step": ("solvers/test_networks.py", "solvers/test_checking.py"),
+    "solvers/checking": ("solvers/test_checking.py", "project/test_beginners.py"),
+    "solvers/network_faults": ("solvers/test_checking.py", "project/test_beginners.py"),
+    "solvers/diagnosis": ("project/test_beginners.py", "solvers/test_networks.py"),
+    "solvers/kinds": ("project/test_beginners.py"),
+    "solvers/packing": ("adjoint/test_tree_states.py", "solvers/test_networks.py"),
+    "solvers/opening": (
+        "adjoint/test_in_place.py", "adjoint/test_tree_states.py", "solvers/test_split.py",
+        "project/test_beginners.py",
+    ),
+    "solvers/network_calls": (
+        "adjoint/test_wrapped_networks.py", "adjoint/test_in_place.py", "adjoint/test_finite.py",
+    ),
+    "solvers/modules_behind": ("adjoint/test_wrapped_networks.py", "adjoint/test_never_silent.py"),
+    "solvers/toy": ("solvers/test_toy.py",),
+    "solvers/readings/recover": ("solvers/test_recover.py",),
+    "solvers/readings/transition": ("solvers/test_transitions.py",),
+    "solvers/readings/expansion": ("solvers/test_coefficients.py", "solvers/test_sde.py", "solvers/test_plan.py"),
+    "solvers/readings": ("solvers/test_reversible.py", "solvers/test_sde_order.py", "solvers/test_plan.py"),
+    "solvers/methods/on_data": ("solvers/test_on_data.py",),
+    "solvers/methods/two_state": ("solvers/test_reversible.py", "solvers/test_order.py"),
+    "solvers/methods/coupled": ("solvers/test_reversible.py", "solvers/test_order.py"),
+    "solvers/methods": (
+        "solvers/test_coefficients.py", "solvers/test_sde.py", "solvers/test_order.py", "solvers/test_sde_order.py",
+        "solvers/test_plan.py",
+    ),
+    "solvers": (
+        "solvers/test_plan.py", "solvers/test_split.py", "solvers/test_laws.py", "solvers/test_coefficients.py",
+        "adjoint/test_generated.py",
+    ),
+    "adjoint/continuous": ("adjoint/continuous/test_closed_forms.py", "adjoint/continuous/test_continuous.py"),
+    "adjoint/bridges": ("adjoint/bridges/test_bridges.py",),
+    "adjoint/auditing": ("adjoint/test_audit.py",),
+    "adjoint/jacobian_free": ("adjoint/test_jacobian_free.py",),
+    "adjoint/skip_straight": ("adjoint/continuous/test_closed_forms.py", "adjoint/test_enrolment.py"),
+    "adjoint/schedule": ("adjoint/test_keep.py",),
+    "adjoint/segmented": ("adjoint/test_keep.py", "adjoint/test_generated.py", "adjoint/test_never_silent.py"),
+    "adjoint/reversible": ("solvers/test_reversible.py", "adjoint/test_generated.py", "adjoint/test_brought.py"),
+    "adjoint/arguments": ("project/test_beginners.py", "adjoint/test_gradient.py"),
+    "adjoint/given": (
+        "adjoint/test_tree_states.py", "adjoint/test_generated.py",
+        "adjoint/test_in_place.py",
+    ),
+    "adjoint/chosen": ("adjoint/test_gradient.py", "adjoint/test_never_silent.py", "adjoint/test_reach.py"),
+    "adjoint/watching": ("adjoint/test_in_place.py", "adjoint/test_finite.py", "adjoint/test_trajectory.py"),
+    "adjoint/not_finite": ("adjoint/test_finite.py", "adjoint/test_in_place.py", "adjoint/test_tree_states.py"),
+    "adjoint/fingerprint": ("adjoint/test_repeats.py", "adjoint/test_reach.py"),
+    "adjoint/entrance": ("adjoint/test_contract.py", "adjoint/test_reach.py", "adjoint/test_wrapped_networks.py"),
+    "adjoint/handed": ("adjoint/test_contract.py", "adjoint/test_handing_back.py"),
+    "adjoint/hooks": ("adjoint/test_handing_back.py", "adjoint/test_wrapped_networks.py"),
+    "adjoint/left_out": ("adjoint/test_handing_back.py",),
+    "adjoint/transparent": ("adjoint/test_reach.py", "adjoint/test_wrapped_networks.py", "adjoint/test_keep.py"),
+    "adjoint/turns": ("adjoint/test_wrapped_networks.py", "adjoint/test_brought.py"),
+    "adjoint/wrappers": (
+        "adjoint/test_wrapped_networks.py", "adjoint/test_compile.py", "adjoint/test_generated_distributed.py",
+    ),
+    "adjoint/graph_walk": ("adjoint/test_reach.py", "adjoint/test_brought.py", "adjoint/test_never_silent.py"),
+    "adjoint/live_call": ("adjoint/test_reach.py", "adjoint/test_contract.py", "adjoint/test_wrapped_networks.py"),
+    "adjoint/call_state": ("adjoint/test_brought.py", "adjoint/test_wrapped_networks.py", "adjoint/test_repeats.py"),
+    "adjoint": (
+        "adjoint/test_generated.py", "adjoint/test_never_silent.py", "adjoint/test_reach.py",
+        "adjoint/test_contract.py", "adjoint/test_handing_back.py", "adjoint/test_wrapped_networks.py",
+        "adjoint/test_brought.py", "adjoint/test_gradient.py", "adjoint/test_trajectory.py", "adjoint/test_func.py",
+    ),
+    "guidance/measurements": ("guidance/measurements/test_operators.py",),
+    "guidance/guides": (
+        "guidance/guides/test_guides_exact.py", "guidance/guides/test_guide.py", "guidance/guides/test_context.py",
+        "guidance/guides/test_lookahead.py", "guidance/guides/test_defaults.py", "guidance/guides/test_steer_finite.py",
+    ),
+    "guidance/guides/reach": ("guidance/guides/test_defaults.py", "guidance/guides/test_steer_finite.py"),
+    "guidance/rewards/clip": ("guidance/rewards/test_reward_clip.py",),
+    "guidance/rewards": ("guidance/rewards/test_rewards.py",),
+    "guidance/latents": ("guidance/latents/test_optimise.py", "guidance/latents/test_endtoend.py"),
+    "guidance/particles": ("guidance/particles/test_particles.py",),
+    "guidance/edit": ("guidance/edit/test_edit.py", "guidance/edit/test_rf_inversion.py"),
+    "guidance/adversarial": ("guidance/adversarial/test_attack.py",),
+    "guidance/objectives": (
+        "guidance/objectives/test_objectives.py", "guidance/objectives/test_direct_gradients.py",
+        "guidance/objectives/test_reward_functions.py",
+    ),
+    "guidance/train": (
+        "guidance/train/test_trainer.py", "guidance/train/test_checkpoints.py", "guidance/train/test_broken_rewards.py",
+        "guidance/train/test_resume.py", "guidance/train/test_adapter.py",
+    ),
+    "guidance/loss": ("guidance/latents/test_optimise.py", "guidance/adversarial/test_attack.py"),
+}  # fmt: skip
+
+
+def laws(file: str) -> tuple[str, ...]:
+    """The tests of a file."""
+    fitting = [start for start in LAWS if file.startswith(start)]
+    return LAWS[max(fitting, key=len)]
