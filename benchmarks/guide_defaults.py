@@ -141,12 +141,8 @@ def problems() -> dict[str, Any]:
     found["other: wide prior (10), m=2, s=0.1"] = Case(
         Gaussian(torch.zeros(6), 100.0), matrix(2, 6, 13), 0.1, 14
     )
-    found["other: 4 modes d=16, m=8, s=0.01"] = Case(
-        mixture(16, 1.0, 0.3, 15), matrix(8, 16, 16), 0.01, 17
-    )
-    found["other: 4 modes d=6, all seen, s=0.3"] = masked(
-        mixture(6, 1.5, 0.4, 18), list(range(6)), 0.3, 19
-    )
+    found["other: 4 modes d=16, m=8, s=0.01"] = Case(mixture(16, 1.0, 0.3, 15), matrix(8, 16, 16), 0.01, 17)
+    found["other: 4 modes d=6, all seen, s=0.3"] = masked(mixture(6, 1.5, 0.4, 18), list(range(6)), 0.3, 19)
     return found
 
 

@@ -33,7 +33,7 @@ from ...solvers.program import Program, prepare
 from .bookkeeping import CallRecord, Setting, Through
 from .context import Context
 from .guide import Guide, Hook
-from .reach import Reach
+from .state_limits import StateLimits
 from .step_law import StepLaw
 from .validity import check_fields, check_hooks
 
@@ -99,7 +99,7 @@ def steer(
         ValueError: before the first call, for a plan that cannot carry the guide's hooks and for anything
             that does not fit.
         FloatingPointError: a loss or a sample that is not finite, or one that has diverged: a hundred times
-            as far from its prediction as noise and data account for (`reach.py`). Guide, step and samples are
+            as far from its prediction as noise and data account for (`state_limits.py`). Guide, step and samples are
             named.
 
     Cost: plan.nfe evaluations times the repeats, the guide's VJPs; memory one network call's activations
@@ -132,7 +132,7 @@ def steer(
         draws = Addressed(source.seed, source.samples, (source.stream + OWN_STREAM) % 2**64, source.on_cpu)
     program, setting = prepare(plan, denoiser, x), Setting(denoiser, plan, cond, draws, through)
     run = _Run(
-        setting, program, _asked(plan), scheduled, guide, hooks, source, Reach(plan, guide, keep_finite)
+        setting, program, _asked(plan), scheduled, guide, hooks, source, StateLimits(plan, guide, keep_finite)
     )
     registers, rows = {"x": x if through is not Through.NOTHING else x.detach()}, []
     with torch.no_grad() if through is Through.NOTHING else nullcontext():
@@ -181,7 +181,7 @@ class _Run:
     guide: Guide
     hooks: frozenset[Hook]
     noise: Noise | None
-    reach: Reach
+    limits: StateLimits
 
     def step(self, k: int, registers: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """The registers after step k, taken as often as the guide wants, and the loss it reported."""
@@ -195,7 +195,7 @@ class _Run:
             attempt = _Attempt(self, k, number, {**registers, "x": back})
             after = attempt.take()
         if attempt.record is not None:
-            after["x"] = self.reach.within(k, after["x"], attempt.record.live.detach())
+            after["x"] = self.limits.within(k, after["x"], attempt.record.live.detach())
         if attempt.ctx is not None and Hook.ACCEPT in self.hooks:
             ancestors = self.guide.accept(attempt.ctx, after["x"])
             if ancestors is not None:

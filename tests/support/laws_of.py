@@ -88,7 +88,7 @@ LAWS: dict[str, tuple[str, ...]] = {
         "guidance/guides/test_guides_exact.py", "guidance/guides/test_guide.py", "guidance/guides/test_context.py",
         "guidance/guides/test_lookahead.py", "guidance/guides/test_defaults.py", "guidance/guides/test_steer_finite.py",
     ),
-    "guidance/guides/reach": ("guidance/guides/test_defaults.py", "guidance/guides/test_steer_finite.py"),
+    "guidance/guides/state_limits": ("guidance/guides/test_defaults.py", "guidance/guides/test_steer_finite.py"),
     "guidance/rewards/clip": ("guidance/rewards/test_reward_clip.py",),
     "guidance/rewards": ("guidance/rewards/test_rewards.py",),
     "guidance/latents": ("guidance/latents/test_optimise.py", "guidance/latents/test_endtoend.py"),

@@ -11,7 +11,7 @@ from .guide import Guide
 FARTHEST = 100.0
 
 
-class Reach:
+class StateLimits:
     """|x_s - alpha_s D(x_t)| <= FARTHEST sqrt(d) sqrt(alpha_s^2 size^2 + sigma_s^2) after every step of a run.
 
     A step of a sampler leaves x_s about sigma_s away from alpha_s D(x_t), whatever the data are, and a guide
