@@ -163,6 +163,15 @@ def test_a_grid_may_leave_the_process_by_round_off_only(process):
                     DDIM().plan(process, ends)
 
 
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [([1.0, 0.5, 0.6, 0.1], "0.5 then 0.6 at step 1"), ([0.1, 0.5, 0.5, 0.9], "0.5 then 0.5 at step 1")],
+)
+def test_the_step_that_spoils_a_grid_is_named(times, words):
+    with pytest.raises(ValueError, match=f"grid: got times {words}, expected strictly"):
+        DDIM().plan(VP(), times)
+
+
 def test_discrete_labels_are_those_of_the_field():
     assert Trailing(4).times(TABLE).tolist() == [999, 749, 499, 249, -1]
     assert Leading(4).times(TABLE).tolist() == [751, 501, 251, 1, -1]
