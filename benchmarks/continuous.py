@@ -101,7 +101,8 @@ def gradients(
     target = torch.randn(BATCH, DIM, generator=g)
     plan = method.plan(VP(), UniformLambda(n, start=1.0, end=end))
     out = sample(model, plan, x, cond=cond, gradient=strategy)
-    return torch.autograd.grad((out - target).square().sum(), [x, cond])
+    at_x, at_cond = torch.autograd.grad((out - target).square().sum(), [x, cond])
+    return at_x, at_cond
 
 
 def error(found: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor]) -> list[float]:

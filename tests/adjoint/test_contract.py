@@ -21,7 +21,7 @@ class Tied(nn.Module):
         self.body = network(weight_norm(nn.Linear(8, 8)))
 
     def forward(self, x, t, cond=None):
-        return self.body(x, t) + self.body.inner[2].weight[:3].sum(1)
+        return self.body(x, t) + self.body.inner[2].weight[:3].sum(1)  # type: ignore
 
 
 def two_runs(run, net, x):
@@ -83,7 +83,7 @@ def solved(problem, strategy, plan, order, by=sample):
     for k in range(order):
         last = k == order - 1
         found = torch.autograd.grad(
-            sum((f * f.detach().cos()).sum() for f in found if f is not None),
+            torch.stack([(f * f.detach().cos()).sum() for f in found if f is not None]).sum(),
             wanted,
             create_graph=not last,
             allow_unused=True,
@@ -146,7 +146,7 @@ def test_skipped_stretches_of_length_one():
         first = torch.autograd.grad(
             out.square().sum(), [x, *net.parameters()], create_graph=True, allow_unused=True
         )
-        total = sum(g.square().sum() for g in first if g is not None)
+        total = torch.stack([g.square().sum() for g in first if g is not None]).sum()
         return [*first, *torch.autograd.grad(total, [x, *net.parameters()], allow_unused=True)]
 
     equal(grads(SkipStraight(0.0)), grads(Direct()), 1e-9)

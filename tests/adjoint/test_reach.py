@@ -87,7 +87,9 @@ def test_a_memo_in_a_second_derivative_and_in_skipped_stretches():
         )
         if not twice:
             return first
-        return torch.autograd.grad(sum(g.square().sum() for g in first), wanted, allow_unused=True)
+        return torch.autograd.grad(
+            torch.stack([g.square().sum() for g in first]).sum(), wanted, allow_unused=True
+        )
 
     equal(grads(SkipStraight(0.0), False), grads(Direct(), False), 1e-11)
     for strategy in (Checkpoint(), Checkpoint(recursive=True)):
@@ -199,7 +201,7 @@ class Caught(nn.Module):
     def __init__(self):
         super().__init__()
         self.net, self.features = network(), []
-        self.net.inner[1].register_forward_hook(lambda module, args, out: self.features.append(out))
+        self.net.inner[1].register_forward_hook(lambda module, args, out: self.features.append(out))  # type: ignore
 
     def forward(self, x, t):
         return self.net(x, t)
@@ -242,7 +244,7 @@ def test_features_that_are_kept_and_not_used(strategy):
         torch.autograd.grad(run(n, s, plan=plan_for(strategy)).square().sum(), list(n.parameters()))
         for n, s in ((net, strategy), (other, plain(strategy)))
     ]
-    close(*grads)
+    close(grads[0], grads[1])
 
 
 class Reusing(nn.Module):
@@ -281,9 +283,9 @@ def test_a_run_of_one_call_by_regions_after_a_partial_backward_pass():
     plan = plan_for(strategy, steps=1)
     assert plan.nfe == 1
     loss = run(net, strategy, x, plan).square().sum()
-    torch.autograd.grad(loss, net.inner[2].bias, retain_graph=True)
+    torch.autograd.grad(loss, net.inner[2].bias, retain_graph=True)  # type: ignore
     with torch.no_grad():
-        net.inner[2].weight.add_(1)
+        net.inner[2].weight.add_(1)  # type: ignore
     with pytest.raises(RuntimeError, match="changed in place"):
         loss.backward()
 
@@ -319,12 +321,11 @@ def test_experts_by_time_and_unfrozen_weights(strategy):
 
     torch.manual_seed(0)
     net = Experts()
-    close(
-        *(
-            torch.autograd.grad(run(net, s, plan=plan_for(strategy)).square().sum(), list(net.parameters()))
-            for s in (strategy, Direct())
-        )
+    mine, direct = (
+        torch.autograd.grad(run(net, s, plan=plan_for(strategy)).square().sum(), list(net.parameters()))
+        for s in (strategy, Direct())
     )
+    close(mine, direct)
     net.late.requires_grad_(False)
     out = run(net, strategy)
     net.late.requires_grad_(True)

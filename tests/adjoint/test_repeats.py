@@ -129,13 +129,13 @@ def test_no_false_alarm(strategy):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = run(lambda x, t: net(x).float(), strategy, torch.float32)
     out.square().sum().backward()
-    last = image_network(torch.float32).to(memory_format=torch.channels_last)
+    last = image_network(torch.float32).to(memory_format=torch.channels_last)  # type: ignore
     run(
         lambda x, t: last(x.contiguous(memory_format=torch.channels_last)), strategy, torch.float32
     ).sum().backward()
     zero = image_network(torch.float32)
-    nn.init.zeros_(zero[-1].weight)
-    nn.init.zeros_(zero[-1].bias)
+    nn.init.zeros_(zero[-1].weight)  # type: ignore
+    nn.init.zeros_(zero[-1].bias)  # type: ignore
     run(lambda x, t: zero(x), strategy, torch.float32).sum().backward()
 
 

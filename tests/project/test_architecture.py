@@ -154,7 +154,9 @@ def test_no_no_grad_decorator_and_no_global_random_draw(path):
 def test_what_compares_by_value_cannot_be_changed(path):
     """A dataclass is frozen, or compares by identity; a counter does nothing but count."""
     for node in ast.walk(ast.parse(path.read_text())):
-        made = [ast.unparse(each) for each in node.decorator_list] if isinstance(node, ast.ClassDef) else []
+        if not isinstance(node, ast.ClassDef):
+            continue
+        made = [ast.unparse(each) for each in node.decorator_list]
         for each in (text for text in made if text.startswith("dataclass")):
             assert "frozen=True" in each or "eq=False" in each or node.name == "Counter", node.name
 

@@ -23,7 +23,7 @@ LAWS: dict[str, tuple[str, ...]] = {
     "solvers/checking": ("solvers/test_checking.py", "project/test_beginners.py"),
     "solvers/network_faults": ("solvers/test_checking.py", "project/test_beginners.py"),
     "solvers/diagnosis": ("project/test_beginners.py", "solvers/test_networks.py"),
-    "solvers/kinds": ("project/test_beginners.py"),
+    "solvers/kinds": ("project/test_beginners.py",),
     "solvers/packing": ("adjoint/test_tree_states.py", "solvers/test_networks.py"),
     "solvers/opening": (
         "adjoint/test_in_place.py", "adjoint/test_tree_states.py", "solvers/test_split.py",

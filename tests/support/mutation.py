@@ -214,7 +214,7 @@ def _runs_otherwise(mutant: Mutant, text: str) -> bool:
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 node.exc.args = []
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
-                node.args = node.keywords = []
+                node.args, node.keywords = [], []
             if isinstance(node, ast.FunctionDef) and node.name in ("__repr__", "__str__"):
                 node.body = []
             for name in ("annotation", "returns"):

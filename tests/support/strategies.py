@@ -91,8 +91,8 @@ def equal(left, right, tolerance):
     """Autograd says None or zeros of a gradient that is zero, by the path that it takes."""
     pairs = [(a, b) for a, b in zip(left, right, strict=True) if a is not None or b is not None]
     close(
-        [torch.zeros_like(b) if a is None else a for a, b in pairs],
-        [torch.zeros_like(a) if b is None else b for a, b in pairs],
+        [torch.zeros_like(b) if a is None else a for a, b in pairs],  # type: ignore
+        [torch.zeros_like(a) if b is None else b for a, b in pairs],  # type: ignore
         tolerance,
     )
 

@@ -136,9 +136,9 @@ def test_one_pair_is_kept_where_one_is_asked_for():
     for _ in range(5):
         maker.step(closure)
         assert len(maker.pairs) == 1
-    for bad in ({"history": 0}, {"searches": 0}, {"tolerance_change": -1.0}):
+    for bad in (lambda: lbfgs(history=0), lambda: lbfgs(searches=0), lambda: lbfgs(tolerance_change=-1.0)):
         with pytest.raises(ValueError, match="expected"):
-            lbfgs(**bad)([x])
+            bad()([x])
 
 
 def test_a_forgotten_history_begins_with_a_small_step_again():
@@ -195,6 +195,7 @@ def test_oc_flow_by_default_converges_on_problems_it_was_not_tuned_on():
             progress=False,
         )  # fmt: skip
         assert found.stop is Stop.CONVERGED
+        assert found.controls is not None
         controls = found.controls.clone().requires_grad_()
         out = sample(data.denoiser(FLOW), STRAIGHT, found.x, controls=controls)
         total = distance(out) / (2 * std**2) + controls.square().flatten(2).sum((0, 2)) / 2
@@ -432,7 +433,7 @@ class CountedVJP(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # type: ignore
         ctx.counts[-1] += 1
         return grad, None
 

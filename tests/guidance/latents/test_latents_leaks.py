@@ -58,7 +58,7 @@ def flowed():
 def walked():
     x = torch.zeros(2, 2, requires_grad=True)
     states = trajectory(MODEL, PLAN, x, [1, 2, 3], noise=Addressed(0), gradient=Checkpoint())
-    sum(state.square().sum() for state in states).backward()
+    torch.stack([state.square().sum() for state in states]).sum().backward()
 
 
 @pytest.mark.parametrize("work", [optimised, attacked, flowed, walked])
