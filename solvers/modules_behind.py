@@ -122,7 +122,7 @@ class _Walk:
             yield from (*value, *_attributes(value).values())
         elif isinstance(value, SimpleNamespace | local):
             yield from self._chosen(vars(value))
-        elif not _is_library(type(value).__module__):
+        elif not is_library(type(value).__module__):
             yield from self._of_object(value)
         elif hasattr(value, "__wrapped__"):  # functools.lru_cache
             yield value.__wrapped__
@@ -134,7 +134,7 @@ class _Walk:
         yield from function.__defaults__ or ()
         yield from (function.__kwdefaults__ or {}).values()
         yield from vars(function).values()  # functools.wraps leaves the wrapped function there
-        if not _is_library(function.__globals__.get("__name__")):
+        if not is_library(function.__globals__.get("__name__")):
             code = _names(function.__code__)
             self.named |= code.attributes
             scope = function.__globals__
@@ -155,13 +155,13 @@ class _Walk:
     def _in_class(self, kind: ModuleType | type) -> Iterator[Any]:
         """What code names in a Python module, or in a class and in those it comes from."""
         for each in kind.__mro__ if isinstance(kind, type) else (kind,):
-            if not _is_library(each.__module__ if isinstance(each, type) else each.__name__):
+            if not is_library(each.__module__ if isinstance(each, type) else each.__name__):
                 yield from (vars(each)[name] for name in vars(each).keys() & self.named)
 
     def _unregistered(self, module: nn.Module) -> Iterator[Any]:
         """What a module's own `forward` names and keeps from `modules()`: a network in a plain list."""
-        forward = type(module).forward
-        if isinstance(forward, FunctionType) and not _is_library(forward.__module__):
+        forward = getattr(type(module), "forward", None)  # of a TorchScript module: no Python function
+        if isinstance(forward, FunctionType) and not is_library(forward.__module__):
             names = _names(forward.__code__).attributes
             own = vars(module)
             yield from (own[name] for name in names & own.keys())
@@ -203,5 +203,14 @@ def _attributes(value: Any) -> dict[str, Any]:
     return found
 
 
-def _is_library(name: Any) -> bool:
+def named_by(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function's code reads from around it: its closure and the globals that it names."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if cell != CellType():  # a name that is bound later
+            yield name, cell.cell_contents
+    scope = function.__globals__
+    yield from ((name, scope[name]) for name in _names(function.__code__).globals if name in scope)
+
+
+def is_library(name: Any) -> bool:
     return str(name).split(".")[0] in LIBRARIES
