@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 from problems import PROCESS
-from strategies import EXACT, REPLAYING, close, network, plain, plan_for
+from strategies import EXACT, REPLAYING, close, equal, network, plain, plan_for
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -391,3 +391,61 @@ def test_peft_behind_an_object_is_named():
     net.set_adapter("other")
     with pytest.raises(RuntimeError, match=r"had \(train, adapters\)|requires_grad"):
         out.sum().backward()
+
+
+class Training(nn.Module):
+    """A network and a critic in batch mode, as a LightningModule has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.unet, self.critic = network(), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, t):
+        return self.predict(x, t)
+
+    def predict(self, x, t):
+        return self.scale() * self.unet(x, t)
+
+    def scale(self):
+        return self.gain.exp()
+
+
+TAKEN = {
+    "attribute": (lambda s: lambda x, t: s.unet(x, t), {"unet"}),
+    "method": (lambda s: s.predict, {"unet", "gain"}),
+    "method in a lambda": (lambda s: lambda x, t: s.predict(x, t), {"unet", "gain"}),
+    "itself": (lambda s: lambda x, t: s(x, t), {"unet", "gain", "critic"}),
+    "forward": (lambda s: s.forward, {"unet", "gain"}),
+    "passed on": (lambda s: lambda x, t: (lambda m: m.unet)(s)(x, t), {"unet", "gain", "critic"}),
+    "by a computed name": (lambda s: lambda x, t: getattr(s, "un" + "et")(x, t), {"unet", "gain", "critic"}),
+}
+
+
+@pytest.mark.parametrize("way", TAKEN)
+def test_of_a_module_that_holds_more_only_what_code_names(way):
+    torch.manual_seed(0)
+    trained, (wrap, parts) = Training(), TAKEN[way]
+    model = Denoiser(wrap(trained), PROCESS, DATA)
+    wanted = {id(p) for name, p in trained.named_parameters() if name.partition(".")[0] in parts}
+    assert {id(value) for value in model.parameters()} == wanted
+    if "critic" not in parts:
+        out = sample(model, plan_for(Checkpoint()), torch.ones(2, 3).requires_grad_(), gradient=Checkpoint())
+        trained.critic(out).sum().backward()
+        assert all(p.grad is not None for p in trained.unet.parameters())
+
+
+@pytest.mark.parametrize("strategy", REPLAYING, ids=str)
+def test_a_torchscript_network(strategy):
+    """Compiled anew after its first calls: values and gradients stay."""
+    torch.manual_seed(0)
+    eager = network()
+    traced = torch.jit.trace(eager, (torch.ones(2, 3), torch.ones(2)))
+    for _ in range(3):
+        grads = []
+        for net, gradient in ((eager, plain(strategy)), (traced, strategy)):
+            x = torch.ones(2, 3).requires_grad_()
+            out = sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=gradient)
+            grads.append(torch.autograd.grad(out.square().sum(), [x, *net.parameters()], allow_unused=True))
+        if strategy in EXACT:
+            equal(*grads, 1e-9)
