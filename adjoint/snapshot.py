@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..solvers import Model
 from .parameters import named
@@ -24,6 +25,12 @@ class Snapshot:
     """
 
     def __init__(self, model: Model, tensors: dict[str, Tensor]) -> None:
+        for name, value in (*tensors.items(), *named(model, nn.Module.named_buffers)):
+            if is_lazy(value):
+                raise ValueError(
+                    f"{name} of the network: got it without a shape (nn.Lazy*), expected it initialised before the "
+                    "run; call the network once on a batch like the state, or use Direct()"
+                )
         self.model, self.tensors = model, tensors
         self.versions = {name: _version(value) for name, value in tensors.items()}
         self.wanted = {name: value.requires_grad for name, value in tensors.items()}

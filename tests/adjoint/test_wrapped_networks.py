@@ -490,3 +490,33 @@ def test_the_mode_of_the_whole_network_is_named_in_words():
     net.eval()
     with pytest.raises(RuntimeError, match="the network had training=True in the forward pass, got False"):
         out.sum().backward()
+
+
+# a truncated run initialises them in the steps that it does not differentiate
+@pytest.mark.parametrize("strategy", [s for s in REPLAYING if "last=3" not in str(s)], ids=str)
+def test_lazy_layers_are_named_until_they_have_been_called(strategy):
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LazyLinear(3)
+
+        def forward(self, x, t):
+            return self.layer(x).sin() * t[:, None]
+
+    net, x = Lazy(), torch.ones(2, 3).requires_grad_()
+    with pytest.raises(
+        ValueError, match=r"parameter layer\.weight of the network: got it without a shape .* call"
+    ):
+        sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=strategy)
+    net(x, torch.ones(2))
+    sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=strategy).sum().backward()
+
+
+@pytest.mark.parametrize("strategy", [None, Direct(), *REPLAYING], ids=str)
+def test_times_written_to_in_place_are_named(strategy):
+    def net(x, t):
+        return x * t.mul_(1000)[:, None]
+
+    x = torch.ones(2, 3).requires_grad_()
+    with pytest.raises(RuntimeError, match=r"in place.*, expected|, expected.*in place"):
+        sample(Denoiser(net, PROCESS, DATA), plan_for(strategy or Direct()), x, gradient=strategy)
