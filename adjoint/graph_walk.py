@@ -6,8 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from .entrance import Entrance
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a network call is differentiated.
+
+    Attributes:
+        known: ids of the leaves, and of the tensors with a graph of their own, that it was known to take.
+        edges: of its graph: a `detach` or a stretch without grad in it cuts some off. None: not known.
+    """
+
+    known: frozenset[int]
+    edges: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,13 +29,13 @@ class Reach:
     """What the output of a network call depends on.
 
     Attributes:
-        known: ids of the leaves, and of the tensors with a graph of their own, that it was known to take.
+        extent: which of the inputs that it was known to take it did, and the size of its graph.
         leaves: other leaves.
         older: whether the graph leads past its own beginning, into one that was there before.
         elsewhere: whether it leads to what entered another call of the run.
     """
 
-    known: frozenset[int]
+    extent: Extent
     leaves: list[Tensor]
     older: bool
     elsewhere: bool
@@ -33,6 +47,8 @@ def reach(out: Tensor, known: Collection[Tensor], since: int, stop: Collection[T
     Autograd numbers its nodes as they are made, each thread for itself: one with a number below `since` was there
     before, and one with a number above that of `out` is another thread's.
     """
+    # of a leaf, such as the state itself, the node that accumulates its gradient
+    root = get_gradient_edge(out) if out.requires_grad else (None, 0)
     last = 0 if out.grad_fn is None else out.grad_fn._sequence_nr()
     own = {id(value) for value in stop}
     expected = own | {id(value) for value in known}
@@ -40,9 +56,9 @@ def reach(out: Tensor, known: Collection[Tensor], since: int, stop: Collection[T
     ends = {
         (value.grad_fn, value.output_nr): id(value) for value in (*known, *stop) if value.grad_fn is not None
     }
-    stack: list[Any] = [(out.grad_fn, out.output_nr)]
+    stack: list[Any] = [(root[0], root[1])]
     seen: set[Any] = {None}
-    found, leaves, older, elsewhere = set(), [], False, False
+    found, leaves, older, elsewhere, count = set(), [], False, False, int(out.requires_grad)
     while stack:
         edge = stack.pop()
         node, _ = edge
@@ -64,7 +80,8 @@ def reach(out: Tensor, known: Collection[Tensor], since: int, stop: Collection[T
         else:
             older = older or not since <= node._sequence_nr() <= last
             stack += edges
-    return Reach(frozenset(found - own), leaves, older, elsewhere)
+            count += sum(edge[0] is not None for edge in edges)
+    return Reach(Extent(frozenset(found - own), count), leaves, older, elsewhere)
 
 
 def entangled(tensors: Collection[Tensor]) -> bool:

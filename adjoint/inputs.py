@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..solvers import Call, Model
-from .graph_walk import Reach
+from .graph_walk import Extent, Reach
 from .parameters import parameters
 from .rollout import Registers, Rollout
 from .snapshot import Snapshot
@@ -58,17 +58,31 @@ class Inputs:
                 "cond, or use Checkpoint(mechanism=Mechanism.REGION)"
             )
 
-    def check_replayed(self, call: Call, found: Reach, expected: frozenset[int] | None) -> None:
-        """Raise RuntimeError where a replay reaches other inputs than its call did, `expected` of the shared ones."""
+    def check_replayed(self, call: Call, found: Reach, expected: Extent | None) -> None:
+        """Raise RuntimeError where a replay is differentiated by less, or by more, than its call was."""
         self.check_later(call, found)
-        lost = (expected or frozenset()) - found.known
+        if expected is None:
+            return
+        lost, gained = expected.known - found.extent.known, found.extent.known - expected.known
         if lost:
-            names = sorted(name for name, value in self.shared.items() if id(value) in lost)
             raise RuntimeError(
-                f"network call {call.index} of step {call.step} did not reach {', '.join(names[:3])} in the backward "
+                f"network call {call.index} of step {call.step} did not reach {self._names(lost)} in the backward "
                 "pass, expected what it reached in the forward pass: the network kept something that was computed "
                 "without a graph in between (a memoised embedding?); clear it before backward, or use Direct()"
             )
+        if gained or expected.edges not in (None, found.extent.edges):
+            what = (
+                f"reached {self._names(gained)}" if gained else f"had a graph of {found.extent.edges} edges"
+            )
+            then = "not in the forward pass" if gained else f"{expected.edges} in the forward pass"
+            raise RuntimeError(
+                f"network call {call.index} of step {call.step} {what} in the backward pass and {then}, expected the "
+                "same in both: the network detaches, or turns grad off, by something else than x, t and cond (a "
+                "counter of its calls, a flag set since, random numbers of its own?); let it go by t, or use Direct()"
+            )
+
+    def _names(self, ids: frozenset[int]) -> str:
+        return ", ".join(sorted(name for name, value in self.shared.items() if id(value) in ids)[:3])
 
     def _name(self, leaf: Tensor) -> str:
         for name, value in (self.own | self.common).items():

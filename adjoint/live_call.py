@@ -11,7 +11,7 @@ from ..solvers import Call
 from ..solvers.loop import predict
 from .cond import Alias, aliased
 from .entrance import Entry, alias
-from .graph_walk import Reach, reach, sequence_number
+from .graph_walk import Extent, Reach, reach, sequence_number
 from .inputs import Inputs
 from .rollout import Rollout
 
@@ -78,16 +78,14 @@ def live_call(
     return LiveCall(out, state, aliases, entry, shared_graph=entry is not None)
 
 
-def replay(
-    rollout: Rollout, call: Call, state: Tensor, inputs: Inputs, expected: frozenset[int] | None
-) -> LiveCall:
+def replay(rollout: Rollout, call: Call, state: Tensor, inputs: Inputs, expected: Extent | None) -> LiveCall:
     """Make `call` once more, from detached leaves.
 
     Args:
-        expected: ids of the shared inputs that it reached in the forward pass, if known.
+        expected: how much of it was differentiated in the forward pass, if known.
 
     Raises:
-        RuntimeError: where it reaches something else: a gradient would be lost.
+        RuntimeError: where it is less or more now: the gradient would be another.
     """
     since = sequence_number()
     live = live_call(rollout, call, state)

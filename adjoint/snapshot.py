@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..solvers import Model
 from .parameters import named
@@ -12,6 +13,7 @@ from .wrappers import is_sharded, replicas
 
 # what a layer of peft computes depends on these, and no tensor's version tells that they changed
 ADAPTER_FLAGS = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
+SMALL = 4096  # numbers of a buffer, up to which a copy is kept
 
 
 class Snapshot:
@@ -23,13 +25,20 @@ class Snapshot:
     """
 
     def __init__(self, model: Model, tensors: dict[str, Tensor]) -> None:
+        for name, value in (*tensors.items(), *named(model, nn.Module.named_buffers)):
+            if is_lazy(value):
+                raise ValueError(
+                    f"{name} of the network: got it without a shape (nn.Lazy*), expected it initialised before the "
+                    "run; call the network once on a batch like the state, or use Direct()"
+                )
         self.model, self.tensors = model, tensors
         self.versions = {name: _version(value) for name, value in tensors.items()}
         self.wanted = {name: value.requires_grad for name, value in tensors.items()}
         # DDP broadcasts buffers at calls: what it writes over is mostly the same
         copied = any(each.broadcast_buffers for each in replicas(model))
         self.buffers = {
-            name: (value, _version(value), value.clone() if copied else None)
+            # the numbers of a large one are not copied for a comparison that is hardly ever made
+            name: (value, _version(value), value.clone() if copied or value.numel() <= SMALL else None)
             for name, value in self._named(nn.Module.named_buffers)
             if not value.is_meta  # offloaded: a hook brings in another tensor for each call
         }
@@ -61,21 +70,23 @@ class Snapshot:
         self.check_buffers("between forward and backward")
         for name, now in self._modes().items():
             if self.modes.get(name) != now:
-                raise RuntimeError(
-                    f"module {name!r} had (train, adapters) {self.modes.get(name)} in the forward pass, "
-                    f"{now} now; expected the same in backward; switch modes and adapters after it"
-                )
+                raise RuntimeError(_switched(name, self.modes.get(name), now))
 
     def check_buffers(self, when: str) -> None:
         """Raise RuntimeError naming a buffer written to since."""
         now = dict(self._named(nn.Module.named_buffers))
         for name, (value, version, copy) in self.buffers.items():
-            same = now.get(name) is value
-            if not same or _version(value) != version and (copy is None or not torch.equal(value, copy)):
+            there = now.get(name)
+            if there is value and _version(value) == version:
+                continue
+            if there is None or not _equal(
+                there, value if copy is None and _version(value) == version else copy
+            ):
                 raise RuntimeError(
                     f"buffer {name} of the network was changed {when}, expected it untouched: a replay would use "
-                    "another value and change it once more (batch normalisation in train mode? DDP's "
-                    "broadcast_buffers?); call eval(), turn the broadcast off, or use Direct()"
+                    "another value and change it once more (batch normalisation in train mode? a cache kept in a "
+                    "buffer? DDP's broadcast_buffers?); call eval(), turn the broadcast off, keep the cache in a "
+                    "plain attribute, or use Direct()"
                 )
 
     def _modes(self) -> dict[str, tuple[Any, ...]]:
@@ -114,6 +125,30 @@ def _version(value: Tensor) -> int | None:
     outside it.
     """
     return None if value.is_inference() else value._version
+
+
+def _equal(left: Tensor, right: Tensor | None) -> bool:
+    return (
+        right is not None
+        and (left.shape, left.dtype, left.device) == (right.shape, right.dtype, right.device)
+        and torch.equal(left, right)
+    )
+
+
+def _switched(name: str, then: tuple[Any, ...] | None, now: tuple[Any, ...]) -> str:
+    """Which mode or adapter of a module is another than in the forward pass."""
+    what = f"module {name!r}" if name else "the network"
+    if then is None:
+        return f"{what} was added after the forward pass, expected the network as it was; change it after backward"
+    flag, before, after = next(
+        (flag, *pair)
+        for flag, *pair in zip(("training", *ADAPTER_FLAGS), then, now, strict=True)
+        if pair[0] != pair[1]
+    )
+    return (
+        f"{what} had {flag}={before} in the forward pass, got {after} in the backward pass, expected the same; switch "
+        "modes and adapters after backward"
+    )
 
 
 def _frozen(value: Any) -> Any:

@@ -18,11 +18,12 @@ from ..solvers.loop import execute
 from .call_state import CallState, CallStates
 from .entrance import Entry, alias, anchor
 from .fingerprint import LOOSE, Projection, Replays, check_repeated, tolerance
-from .graph_walk import Reach, entangled, sequence_number
+from .graph_walk import Extent, Reach, entangled, sequence_number
 from .handed import handed
 from .hooks import hooks_suspended
 from .inputs import Inputs
 from .live_call import LiveCall, live_call, replay
+from .plain_state import plain_state
 from .region import Regions
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity
@@ -44,7 +45,9 @@ class Tape(ABC):
     Attributes:
         inputs: what enters the run; the first call adds what the network captures.
         calls: how each network call can be made again.
-        reached: ids of the shared inputs that each call reached.
+        reached: how much of each call was differentiated.
+        plain: flags of the network before the first call.
+        disturbed: whether they have changed since.
         seen_through: whether later calls reach what the first did, so that they need no graph.
         projection: what outputs are compared by.
         marks: of the calls' outputs, unless `record` keeps none.
@@ -52,14 +55,15 @@ class Tape(ABC):
     """
 
     kept: Any = None
-    seen_through = False
+    seen_through = disturbed = False
 
     def __init__(self, rollout: Rollout, registers: Registers) -> None:
         self.rollout, self.registers = rollout, dict(registers)
         self.inputs = Inputs.of(rollout, registers)
         # a truncated program starts later
         self.first = next((call.index for call in rollout.program.calls()), 0)
-        self.calls, self.reached = CallStates(self.first), list[frozenset[int]]()
+        self.calls, self.reached = CallStates(self.first), list[Extent]()
+        self.plain = plain_state(rollout.model)
         self.projection, self.marks = Projection(registers["x"]), list[Tensor]()
 
     def forward(self) -> Tensor:
@@ -88,7 +92,7 @@ class Tape(ABC):
         around, kept, live = CallState(state.device, self.calls.turns), self.keeps(call), None
         if self.seen_through and not kept:
             out = self.rollout.evaluate(call, state)
-            self.reached.append(self.reached[0])
+            self.reached.append(Extent(self.reached[0].known))  # its graph may go by t
         else:
             try:
                 with around.graph():
@@ -104,15 +108,18 @@ class Tape(ABC):
     def look_first(self, call: Call, state: Tensor) -> LiveCall:
         """The first call: what it captures enters the run too. Raises Captured."""
         live, found = self._walked(call, state, self.anchor)
+        # nothing that enters required grad, as far as one knew: in a replay the state does
+        edges = None if self.anchor is None else found.extent.edges
         self.inputs = self.inputs.captured(found.leaves)
         if found.leaves:
             self._anchor()
         if entangled(self.inputs.shared.values()):
             raise Captured("a tensor of the model with a graph of its own that leads to another one of it")
-        self.reached.append(found.known | {id(leaf) for leaf in found.leaves})
+        known = found.extent.known | {id(leaf) for leaf in found.leaves}
+        self.reached.append(Extent(known, edges))
         # it reaches all that later calls can be known to reach
-        whole = len(found.known) == len(self.inputs.shared)
-        self.seen_through = whole and transparent(self.rollout.model)
+        whole = len(found.extent.known) == len(self.inputs.shared)
+        self.seen_through = whole and transparent(self.rollout.model, self.plain)
         return live
 
     def look(self, call: Call, state: Tensor, kept: bool) -> LiveCall:
@@ -120,7 +127,9 @@ class Tape(ABC):
         live, found = self._walked(call, state, self.leaf_anchor if kept else self.anchor)
         self.inputs.check_later(call, found)
         last = self.reached[-1]
-        self.reached.append(last if found.known == last else found.known)  # one object for all that are equal
+        self.reached.append(
+            last if found.extent == last else found.extent
+        )  # one object for all that are equal
         return live
 
     def _walked(self, call: Call, state: Tensor, anchor: Tensor | None) -> tuple[LiveCall, Reach]:
@@ -153,8 +162,11 @@ class Tape(ABC):
 
     def replay(self, call: Call, state: Tensor) -> LiveCall:
         """`call` once more, as it was. Raises RuntimeError where it reaches other inputs than in the forward pass."""
+        expected = self.reached[call.index - self.first]
+        if expected.edges is None and self.disturbed:
+            expected = self.reached[0]
         with self.calls.of(call).restored():
-            return replay(self.rollout, call, state, self.inputs, self.reached[call.index - self.first])
+            return replay(self.rollout, call, state, self.inputs, expected)
 
     def replays(self) -> Replays:
         """Where one backward pass notes the outputs of its replays."""
@@ -170,6 +182,8 @@ class Tape(ABC):
     def check(self) -> None:
         """Raise RuntimeError where a replay would not repeat the run, as far as one can tell before it."""
         self.inputs.snapshot.check()
+        # the calls that made no graph may go by t; by a flag that was set since they may not
+        self.disturbed = self.seen_through and plain_state(self.rollout.model) != self.plain
 
     def sums(self, wanted: Collection[str], jumps: dict[int, Tensor]) -> Sensitivity:
         """Where one backward pass adds its gradients up."""

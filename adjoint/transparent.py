@@ -14,18 +14,27 @@ from torch import Tensor, nn
 
 from ..solvers import ClassifierFree, Denoiser, Model
 from .bound_model import BoundModel
+from .plain_state import draws, plain_state
 
 OWN = {"_parameters", "_buffers", "_modules"}  # of a module: declared
 
 
-def transparent(model: Model) -> bool:
+def transparent(model: Model, before: Any) -> bool:
     """Whether `model` is a module behind our own classes, without forward hooks, that holds no tensor or function of
-    unknown origin among its attributes. To be asked after its first call, which may leave some there.
+    unknown origin among its attributes, and whose first call changed none of its flags: one that counts its calls may
+    take another path, or detach, at a later one. To be asked after the first call.
+
+    Args:
+        before: its `plain_state` before that call.
     """
+    return before == plain_state(model) and not draws(model) and _declared(model)
+
+
+def _declared(model: Model) -> bool:
     if type(model) is BoundModel:
-        return transparent(model.model)
+        return _declared(model.model)
     if type(model) is ClassifierFree:
-        return transparent(model.denoiser) and not _opaque(model.null)
+        return _declared(model.denoiser) and not _opaque(model.null)
     if type(model) is not Denoiser or not isinstance(model.network, nn.Module) or model.modules:
         return False
     held = (value for name, value in vars(model).items() if name not in ("network", "process"))

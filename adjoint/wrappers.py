@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..solvers import Model
-from .parameters import parameters
 
 # nodes of a network's graph whose backward does more than differentiate
 NODES = {
@@ -20,9 +19,10 @@ NODES = {
 
 def is_sharded(model: Model) -> bool:
     """Whether parameters are spread over processes (FSDP). What FSDP 2 has gathered for a call it may leave so."""
-    return any(hasattr(value, "device_mesh") for value in parameters(model).values()) or any(
-        {"FSDPModule", "FullyShardedDataParallel"} & {kind.__name__ for kind in type(module).__mro__}
-        for module in _modules(model)
+    kinds = {type(module) for module in _modules(model)}
+    return any(hasattr(value, "device_mesh") for value in model.parameters()) or any(
+        {"FSDPModule", "FullyShardedDataParallel"} & {each.__name__ for each in kind.__mro__}
+        for kind in kinds
     )
 
 
@@ -50,7 +50,7 @@ def hooked(model: Model) -> str:
     for ddp in replicas(model):
         if ddp.static_graph or ddp.find_unused_parameters:
             return NODES["_DDPSinkBackward"]
-    if any(value.is_meta and value.requires_grad for value in parameters(model).values()):
+    if any(value.is_meta and value.requires_grad for value in model.parameters()):
         return (
             "parameters that require grad and that a hook brings in for each call (accelerate's cpu_offload)"
         )

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from inspect import getattr_static
 from threading import local
 from types import CellType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
@@ -105,7 +106,8 @@ class _Walk:
         elif isinstance(value, FunctionType):
             yield from self._of_function(value)
         elif isinstance(value, MethodType):
-            yield from (value.__func__, value.__self__)
+            yield value.__func__
+            yield from _taken(value.__self__, value.__func__)
         elif isinstance(value, staticmethod | classmethod):
             yield value.__func__
         elif isinstance(value, property):
@@ -122,23 +124,24 @@ class _Walk:
             yield from (*value, *_attributes(value).values())
         elif isinstance(value, SimpleNamespace | local):
             yield from self._chosen(vars(value))
-        elif not _is_library(type(value).__module__):
+        elif not is_library(type(value).__module__):
             yield from self._of_object(value)
         elif hasattr(value, "__wrapped__"):  # functools.lru_cache
             yield value.__wrapped__
 
     def _of_function(self, function: FunctionType) -> Iterator[Any]:
-        for cell in function.__closure__ or ():
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if cell != CellType():  # a name that is bound later
-                yield cell.cell_contents
+                yield from _taken(cell.cell_contents, function, name)
         yield from function.__defaults__ or ()
         yield from (function.__kwdefaults__ or {}).values()
         yield from vars(function).values()  # functools.wraps leaves the wrapped function there
-        if not _is_library(function.__globals__.get("__name__")):
+        if not is_library(function.__globals__.get("__name__")):
             code = _names(function.__code__)
             self.named |= code.attributes
             scope = function.__globals__
-            yield from (scope[name] for name in code.globals if name in scope)
+            for name in code.globals & scope.keys():
+                yield from _taken(scope[name], function, name)
 
     def _of_object(self, value: Any) -> Iterator[Any]:
         call = vars(type(value)).get("__call__")
@@ -155,13 +158,13 @@ class _Walk:
     def _in_class(self, kind: ModuleType | type) -> Iterator[Any]:
         """What code names in a Python module, or in a class and in those it comes from."""
         for each in kind.__mro__ if isinstance(kind, type) else (kind,):
-            if not _is_library(each.__module__ if isinstance(each, type) else each.__name__):
+            if not is_library(each.__module__ if isinstance(each, type) else each.__name__):
                 yield from (vars(each)[name] for name in vars(each).keys() & self.named)
 
     def _unregistered(self, module: nn.Module) -> Iterator[Any]:
         """What a module's own `forward` names and keeps from `modules()`: a network in a plain list."""
-        forward = type(module).forward
-        if isinstance(forward, FunctionType) and not _is_library(forward.__module__):
+        forward = getattr(type(module), "forward", None)  # of a TorchScript module: no Python function
+        if isinstance(forward, FunctionType) and not is_library(forward.__module__):
             names = _names(forward.__code__).attributes
             own = vars(module)
             yield from (own[name] for name in names & own.keys())
@@ -192,6 +195,71 @@ def _names(code: CodeType) -> _Names:
     )
 
 
+def _taken(value: Any, function: Any, name: str | None = None) -> Iterator[Any]:
+    """What `function` takes of `value`, its `name`: of a module that it only names attributes of, those; else all.
+
+    A training module that holds a critic beside the network is not whole behind `lambda x, t: self.net(x, t)`.
+    """
+    parts = _parts(value, _used(function, name)) if isinstance(value, nn.Module) else None
+    yield from [value] if parts is None else parts
+
+
+def _parts(module: nn.Module, names: frozenset[str] | None) -> list[Any] | None:
+    """The attributes `names`, and those that methods among them name; None where it is used as a whole."""
+    if names is None:
+        return None
+    own, found, seen, todo = vars(module), list[Any](), set[str](), sorted(names)
+    held = {**own, **own["_parameters"], **own["_buffers"], **own["_modules"]}
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in held:
+            found.append(held[name])
+            continue
+        value = getattr_static(type(module), name, None)
+        method = value.fget if isinstance(value, property) else value
+        used = _used(method)
+        if used is None:
+            return None
+        found.append(method)
+        todo += used
+    return found
+
+
+def _used(function: Any, name: str | None = None) -> frozenset[str] | None:
+    """The attributes of `name`, by default of `self`, that the code takes; None where it does anything else with it."""
+    if not isinstance(function, FunctionType) or is_library(function.__module__):
+        return None
+    code = function.__code__
+    if name is None:
+        name = code.co_varnames[0] if code.co_argcount else None
+    return None if name is None else _used_by(code, name)
+
+
+@lru_cache(maxsize=4096)
+def _used_by(code: CodeType, name: str) -> frozenset[str] | None:
+    steps, found = list(dis.get_instructions(code)), set[str]()
+    if "super" in code.co_names:
+        return None
+    for step, after in zip(steps, steps[1:], strict=False):
+        loads = step.opname.startswith("LOAD_") and step.opname not in ("LOAD_CLOSURE", "LOAD_CONST", "LOAD_ATTR",
+                                                                        "LOAD_METHOD")  # fmt: skip
+        # some versions of Python load two names in one step
+        if not loads or step.argval != name and not (isinstance(step.argval, tuple) and name in step.argval):
+            continue
+        if after.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+            return None
+        found.add(after.argval)
+    for inner in (const for const in code.co_consts if isinstance(const, CodeType)):
+        more = _used_by(inner, name)
+        if more is None:
+            return None
+        found |= more
+    return frozenset(found)
+
+
 def _attributes(value: Any) -> dict[str, Any]:
     """An object's own, in its dict and in its slots."""
     found = dict(getattr(value, "__dict__", None) or {})
@@ -203,5 +271,14 @@ def _attributes(value: Any) -> dict[str, Any]:
     return found
 
 
-def _is_library(name: Any) -> bool:
+def named_by(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function's code reads from around it: its closure and the globals that it names."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if cell != CellType():  # a name that is bound later
+            yield name, cell.cell_contents
+    scope = function.__globals__
+    yield from ((name, scope[name]) for name in _names(function.__code__).globals if name in scope)
+
+
+def is_library(name: Any) -> bool:
     return str(name).split(".")[0] in LIBRARIES

@@ -12,6 +12,7 @@ from ...solvers.prediction import conversion
 from ...solvers.program import BoundEvaluate, Program, prepare
 from ..fingerprint import check_repeated
 from ..gradient import Gradient
+from ..graph_walk import Extent
 from ..live_call import LiveCall
 from ..rollout import Registers, Rollout
 from ..sensitivity import Sensitivity
@@ -109,7 +110,9 @@ class NodeTape(Tape):
         check_repeated(name, seen.mark, self.projection(out), self.allowed())
 
     def sums(self, wanted: Collection[str], jumps: dict[int, Tensor]) -> Sensitivity:
-        alike = self.reached[0] if len(set(self.reached)) == 1 else None
+        # calls at other times, whose graphs may be of another size
+        known = {extent.known for extent in self.reached}
+        alike = Extent(known.pop()) if len(known) == 1 else None
         return Regridded(self.rollout, self.inputs, wanted, jumps, self.grid, alike)
 
     def path(self, kept: _Kept) -> StatePath:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...solvers import Call
 from ...solvers.program import Value
+from ..graph_walk import Extent
 from ..inputs import Inputs
 from ..live_call import CallGradients, replay
 from ..rollout import Rollout
@@ -22,7 +23,7 @@ class Regridded(Sensitivity):
     Steps and slots are counted from where the run begins, as those of a plan on the adjoint's grid.
 
     Args:
-        reached: ids of the shared inputs that every call of the run reached; None where they differ.
+        reached: the shared inputs that every call of the run reached; None where they differ.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Regridded(Sensitivity):
         wanted: Collection[str],
         jumps: Mapping[int, Tensor],
         grid: AdjointGrid,
-        reached: frozenset[int] | None,
+        reached: Extent | None,
     ) -> None:
         super().__init__(rollout, inputs.shared, wanted, jumps)
         self.inputs, self.grid, self.reached = inputs, grid, reached
