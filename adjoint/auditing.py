@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..solvers import Model, Noise, Plan
+from ..solvers.checked import checked
 from ..solvers.kinds import check_kind, described
 from ..solvers.packing import State
 from .arguments import check_arguments, check_plan
@@ -85,6 +86,7 @@ class Audit:
         return figure
 
 
+@checked
 def audit(
     denoiser: Model,
     plan: Plan,

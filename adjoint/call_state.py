@@ -75,14 +75,18 @@ class CallState:
         finally:
             REPLAYING.reset(token)
 
-    @contextmanager
-    def _drawing_again(self) -> Iterator[None]:
-        before = None if self.cpu is None else torch.get_rng_state()
-        device_before = None if self.cuda is None else torch.cuda.get_rng_state(self.device)
+    def rewind(self) -> None:
+        """Put the random state back, to draw what the call drew."""
         if self.cpu is not None:
             torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, self.device)
+
+    @contextmanager
+    def _drawing_again(self) -> Iterator[None]:
+        before = None if self.cpu is None else torch.get_rng_state()
+        device_before = None if self.cuda is None else torch.cuda.get_rng_state(self.device)
+        self.rewind()
         try:
             yield
         finally:
@@ -109,6 +113,17 @@ class CallStates:
         """Seal the state of the call just made, and keep it."""
         state.seal()
         self.states.append(self.states[-1] if self.states and state == self.states[-1] else state)
+
+    def rewind(self, latest: CallState) -> None:
+        """Put the random state back as it was before the run's first draw: the run is made again in another way.
+
+        Args:
+            latest: of the call under way.
+        """
+        latest.seal()
+        drew = next((state for state in (*self.states, latest) if state.random), None)
+        if drew is not None:
+            drew.rewind()
 
     def of(self, call: Call) -> CallState:
         """The state that `call` was made in."""

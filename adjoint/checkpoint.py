@@ -86,7 +86,8 @@ class Checkpoint(Gradient):
         return 2 * plan.nfe, plan.nfe
 
     def _tape(self, rollout: Rollout, registers: Registers) -> Tape:
-        if self.memory_budget is None and not self.recursive:
+        nothing = next(rollout.program.calls(), None) is None  # the rest of a plan, after its last call
+        if nothing or self.memory_budget is None and not self.recursive:
             return Recorded(rollout, registers, self.offload)
         return Segmented(rollout, registers, self.offload, self._choose)
 

@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 
 from ..solvers import Plan
+from ..solvers.checked import Checked
 from .rollout import Registers, Rollout
 
 
-class Gradient(ABC):
+class Gradient(Checked, ABC):
     """A strategy: how a run is made so that autograd can call its result back, and what is kept for that.
 
     One of your own is a class with `run` and `cost`; `sample`, `audit` and all of `pullback.guidance` take it.

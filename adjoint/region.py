@@ -104,7 +104,8 @@ class Region:
             if leaf._version != version:
                 raise RuntimeError(
                     f"{self.name}: a captured tensor {tuple(leaf.shape)} was changed in place between "
-                    f"forward and backward (version {version} then, {leaf._version} now); call backward first"
+                    f"forward and backward (version {version} then, {leaf._version} now), expected it as "
+                    "the run read it; call backward first"
                 )
         saved: list[Tensor] = []
 

@@ -36,7 +36,12 @@ class Sensitivity:
 
     def vjp(self, call: Call, live: LiveCall, cotangent: Tensor) -> Tensor | None:
         """The cotangent of the call's state; the other gradients are added to the sums."""
-        found = live.vjp(cotangent, self.shared, self.cond)
+        try:
+            found = live.vjp(cotangent, self.shared, self.cond)
+        except RuntimeError as error:
+            if "graph a second time" in str(error):
+                raise _used_up(call) from error
+            raise
         if found is None:
             return None
         self.add_call(call.step, found)
@@ -81,3 +86,12 @@ class Sensitivity:
             self.sums[name] += grad
         else:
             self.sums[name] = grad.clone()
+
+
+def _used_up(call: Call) -> RuntimeError:
+    """Where a call uses what another call has computed, and that one's graph is gone."""
+    return RuntimeError(
+        f"network call {call.index} of step {call.step}: got, in its replay, features whose graph another call has "
+        "used up (a memo?), expected each call to compute what it uses; clear the memo before each call, pass "
+        "what it holds in cond, or use Direct()"
+    )

@@ -43,8 +43,8 @@ class Snapshot:
             if _version(value) != self.versions[name]:
                 raise RuntimeError(
                     f"{name} {tuple(value.shape)} was changed in place between forward and backward (version "
-                    f"{self.versions[name]} then, {_version(value)} now); call backward before the "
-                    "optimiser's step, clone before writing, or use Direct()"
+                    f"{self.versions[name]} then, {_version(value)} now), expected it as the run read it; call "
+                    "backward before the optimiser's step, clone before writing, or use Direct()"
                 )
             if value.requires_grad != self.wanted[name]:
                 raise RuntimeError(
@@ -73,9 +73,9 @@ class Snapshot:
             same = now.get(name) is value
             if not same or _version(value) != version and (copy is None or not torch.equal(value, copy)):
                 raise RuntimeError(
-                    f"buffer {name} of the network was changed {when}; a replay would use another value and "
-                    "change it once more (batch normalisation in train mode? DDP's broadcast_buffers?); call "
-                    "eval(), turn the broadcast off, or use Direct()"
+                    f"buffer {name} of the network was changed {when}, expected it untouched: a replay would use "
+                    "another value and change it once more (batch normalisation in train mode? DDP's "
+                    "broadcast_buffers?); call eval(), turn the broadcast off, or use Direct()"
                 )
 
     def _modes(self) -> dict[str, tuple[Any, ...]]:

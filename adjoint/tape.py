@@ -90,8 +90,12 @@ class Tape(ABC):
             out = self.rollout.evaluate(call, state)
             self.reached.append(self.reached[0])
         else:
-            with around.graph():
-                live = self.look(call, state, kept) if self.calls else self.look_first(call, state)
+            try:
+                with around.graph():
+                    live = self.look(call, state, kept) if self.calls else self.look_first(call, state)
+            except Captured:
+                self.calls.rewind(around)
+                raise
             out = live.out.detach()
         self.calls.add(around)
         self.record(call, state, out, live if kept else None)

@@ -22,4 +22,7 @@ class Taped(Gradient):
         try:
             return {"x": differentiable(self.tape(rollout, registers))}
         except Captured as captured:
-            raise ValueError(f"{self}: got {captured}; pass it in cond, or use Checkpoint()") from None
+            raise ValueError(
+                f"{self}: expected a network that reaches leaves only, got {captured}; pass it in cond, or use "
+                "Checkpoint()"
+            ) from None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checked import checked
 from .instructions import Combine, Evaluate, reads, writes
 from .model import Model
 from .plan import Plan
@@ -22,6 +23,7 @@ STENCILS = (
 )
 
 
+@checked
 def coefficients(plan: Plan, model: Model) -> Tensor:
     """(K,) float64: for each Evaluate its time t and the map a, b of its prediction, for each Combine its
     factors, in order.
@@ -58,6 +60,7 @@ def bound(program: Program, values: Tensor, like: Tensor) -> Program:
     return replace(program, ops=ops, learned=values.requires_grad)
 
 
+@checked
 def compiled(make: Callable[[Tensor], Plan], theta: Tensor, model: Model) -> tuple[Plan, Tensor]:
     """`make(theta)` and its coefficients as a differentiable function of theta.
 

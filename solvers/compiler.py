@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checked import Checked
 from .grid import Times, checked_times
 from .grid_warnings import warn_of
 from .instructions import Combine, Evaluate, Instruction, writes
@@ -140,7 +141,7 @@ class Builder:
             )
 
 
-class Method(ABC):
+class Method(Checked, ABC):
     """A sampler's formula. A subclass is a frozen dataclass that emits one step at a time."""
 
     order: int

@@ -2,17 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .checked import Checked
 from .kinds import check_kind
 from .process import Process, as_time
 
 
-class Grid(ABC):
+class Grid(Checked, ABC):
     """`times(process)` gives n + 1 float64 times, monotone in either direction (noise to data is the usual one)."""
 
     @abstractmethod
@@ -24,12 +24,11 @@ class Grid(ABC):
 class _Spaced(Grid):
     """n steps from time `start` to time `end` (defaults: the process's t_max and t_min)."""
 
-    n: int
+    n: int = field(metadata={"wanted": "a whole number of steps; times themselves go into GivenTimes"})
     start: float | None = None
     end: float | None = None
 
     def __post_init__(self) -> None:
-        check_kind("n", self.n, Integral, "a whole number of steps; times themselves go into GivenTimes")
         if self.n < 1:
             raise ValueError(
                 f"{type(self).__name__}: got n={self.n}, expected at least one step; pass n >= 1"

@@ -40,9 +40,11 @@ def described(value: Any) -> str:
 
 def instance(kind: type) -> str:
     """How an instance of a class is written: `Checkpoint()`, or `Truncated(...)` where it needs arguments."""
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except ValueError:  # of a class written in C
+        return f"{kind.__name__}(...)"
     needed = [
-        p
-        for p in inspect.signature(kind).parameters.values()
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     return f"{kind.__name__}({'...' if needed else ''})"

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .checked import Checked
 from .process import DiscreteVP, Process, as_time
 
 
-class Label(ABC):
+class Label(Checked, ABC):
     """Times (B,) as a network wants them."""
 
     @abstractmethod

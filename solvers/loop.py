@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from .checked import checked
 from .instructions import Apply
 from .model import Model
 from .noise import Noise
@@ -63,13 +64,19 @@ def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
             error.add_note(
                 f"network call {call.index} of step {call.step}: x and t are read only; write to a clone"
             )
+        if version(x) + version(call.t) != before:
+            raise _writing(call) from error
         raise
     if version(x) + version(call.t) != before:
-        raise RuntimeError(
-            f"network call {call.index} of step {call.step}: got a network that writes into its input x or t in "
-            "place, expected it to read them only; let it work on a clone"
-        )
+        raise _writing(call)
     return out
+
+
+def _writing(call: Call) -> RuntimeError:
+    return RuntimeError(
+        f"network call {call.index} of step {call.step}: got a network that writes into its input x or t in "
+        "place, expected it to read them only; let it work on a clone"
+    )
 
 
 def version(x: Tensor) -> int:
@@ -147,6 +154,7 @@ def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -
         registers.update(zip(names, results, strict=True))
 
 
+@checked
 def run(
     model: Model,
     plan: Plan,
@@ -164,6 +172,7 @@ def run(
     return start.packing.unpack(_executed(start, cond)["x"])
 
 
+@checked
 def advance(
     model: Model,
     plan: Plan,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from .process import Process, as_time
 class Model(ABC):
     """What a plan evaluates: `model(x, t, cond)` returns its `prediction` for x (B, ...) at times t (B,)."""
 
+    WANTED: ClassVar[str] = "a Denoiser; wrap the network: Denoiser(network, process, prediction)"
     process: Process
     prediction: Prediction
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checked import Checked
 from .kinds import check_kind
 from .packing import State, packing_of
 
 INITIAL = 2**64 - 1  # the slot of the starting noise, out of the reach of any plan
 
 
-class Noise(ABC):
+class Noise(Checked, ABC):
     """A source of standard normal draws for the slots of a plan."""
 
     @abstractmethod
@@ -54,6 +55,7 @@ class Addressed(Noise):
         self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False
     ) -> None:
         check_kind("seed", seed, Integral, "a whole number; pass Addressed(0)")
+        check_kind("stream", stream, Integral, "a whole number; leave it out where there is one stream")
         if not 0 <= seed < 2**128:
             raise ValueError(f"Addressed: got seed={seed}, expected 0 <= seed < 2^128; pass Addressed(0)")
         if not 0 <= stream < 2**64:

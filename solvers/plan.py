@@ -5,7 +5,7 @@ the first call; in a stacked plan (one grid per sample) they are tuples with one
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, reads, writes
 from .inverse import inverted, undoing
@@ -29,6 +29,7 @@ class Plan:
             on either side of a cut through a method with history.
     """
 
+    WANTED: ClassVar[str] = "a Plan; compile one: DPMSolverPP(2).plan(denoiser.process, grid)"
     name: str
     process: Process
     times: tuple[Coefficient, ...]

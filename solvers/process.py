@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .checked import Checked
+
 
 def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
     """`t` as a float64 tensor: time arithmetic is never done in less."""
     return torch.as_tensor(t, dtype=torch.float64)
 
 
-class Process(ABC):
+class Process(Checked, ABC):
     """x_t = alpha(t) x_0 + sigma(t) eps, with lambda(t) = log(alpha/sigma) strictly decreasing on [t_min, t_max]."""
 
     t_min: float

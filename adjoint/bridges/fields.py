@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...solvers import FLOW, Call, Model
+from ...solvers.checked import checked
 from ...solvers.loop import predict
 from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
@@ -146,6 +147,7 @@ class ReverseSDE(_FieldModule):
         return self.velocity.linear(time)[0] * y - 2 * flow(time, x).reshape(y.shape)
 
 
+@checked
 def as_ode(denoiser: Model, cond: Any = None) -> nn.Module:
     """f(t, x) = dx/dt of the probability-flow ODE as a module, what `torchdiffeq.odeint` and `odeint_adjoint` take.
 

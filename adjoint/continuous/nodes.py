@@ -155,8 +155,8 @@ class NodeTape(Tape):
 
     def backward_with_graph(self, sign: Tensor, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         raise RuntimeError(
-            "a continuous adjoint cannot be differentiated once more: got create_graph=True; use Direct(), "
-            "Checkpoint() or Reversible()"
+            "a continuous adjoint cannot be differentiated once more: got create_graph=True, expected a backward "
+            "pass without a graph; use Direct(), Checkpoint() or Reversible()"
         )
 
 

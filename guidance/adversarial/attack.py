@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Addressed
+from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
 from .balls import Ball
 from .descent import Best, Descent, Points
@@ -30,6 +31,7 @@ class Attack:
     restart: Tensor
 
 
+@checked
 def pgd(
     loss: PointLoss | Expectation,
     starts: Tensor | Points,

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import Checked
 
 
-class Ball(ABC):
+class Ball(Checked, ABC):
     """Perturbations (B, ...) of bounded size, sample by sample."""
 
     radius: float

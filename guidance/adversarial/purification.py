@@ -7,9 +7,11 @@ from torch import Tensor
 from ...adjoint import Auto, Gradient, sample
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import checked
 from ...solvers.process import as_time
 
 
+@checked
 def purify(
     denoiser: Model,
     plan: Plan,
@@ -40,6 +42,7 @@ def purify(
     return sample(denoiser, plan, alpha * image + sigma * start, cond=cond, noise=noise, gradient=gradient)
 
 
+@checked
 def straight_through(image: Tensor, purified: Tensor) -> Tensor:
     """The value of `purified` with the gradient of `image`, as if purification were the identity: the
     Jacobian-free approximation (BPDA: Athalye et al. 2018, arXiv 1802.00420).

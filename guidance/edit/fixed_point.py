@@ -9,12 +9,14 @@ from torch import Tensor
 
 from ...solvers import Model, Plan, run
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import checked
 from ...solvers.instructions import reads, writes
 from ...solvers.loop import execute, predict
 from ...solvers.program import prepare
 from .base import Edit, guided
 
 
+@checked
 def aidi(
     denoiser: Model,
     plan: Plan,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...adjoint import Auto, Gradient, PerStep, sample
 from ...solvers import FLOW, Addressed, FlowEuler, GivenNoise, Model, Noise, UniformT
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import checked
 from ...solvers.grid import Times
 from .base import Edit, as_velocity, check_rectified, falling_times, guided, seed_of
 
@@ -54,6 +55,7 @@ def noised(image: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return (1 - t) * image + t * noise
 
 
+@checked
 def flow_edit(
     denoiser: Model,
     image: Tensor,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
 from ...solvers import DDIM, FLOW, Builder, FlowMidpoint, Method, Model
+from ...solvers.checked import checked
 from ...solvers.grid import Times
 from .base import Edit, check_rectified, falling_times, guided, where_wanted
 
@@ -30,6 +31,7 @@ class FireFlow(Method):
         b.combine("x", (1.0, "x"), (width, b.evaluate(f"m{i}", b.t[i] + width / 2, FLOW, f"s{i}")))
 
 
+@checked
 def ode_inversion(
     denoiser: Model,
     image: Tensor,
@@ -65,6 +67,7 @@ def ode_inversion(
     return Edit(out, latent, up.nfe + down.nfe)
 
 
+@checked
 def ddim_inversion(
     denoiser: Model,
     image: Tensor,
@@ -94,6 +97,7 @@ def ddim_inversion(
     )
 
 
+@checked
 def rf_solver(
     denoiser: Model,
     image: Tensor,
@@ -126,6 +130,7 @@ def rf_solver(
     )
 
 
+@checked
 def fireflow(
     denoiser: Model,
     image: Tensor,

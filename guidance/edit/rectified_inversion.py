@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
 from ...solvers import Addressed, FlowEuler, Method, Model, Noise, Plan, UniformT
+from ...solvers.checked import checked
 from ...solvers.grid import Times
 from .base import Edit, check_rectified, falling_times, guided, seed_of, where_wanted
 from .controlled import Controlled
@@ -15,6 +16,7 @@ from .schedule import Schedule, Strength, strengths
 GAMMA, ETA, GRID = 0.5, Schedule(0.9, stop=0.25), UniformT(28)  # the paper's: eta for 7 of 28 steps
 
 
+@checked
 def rf_inversion(
     denoiser: Model,
     image: Tensor,
@@ -63,6 +65,7 @@ def rf_inversion(
     return Edit(out, latent, up.plan.nfe + down.plan.nfe, seed_of(noise))
 
 
+@checked
 def rf_invert(
     denoiser: Model,
     image: Tensor,
@@ -83,6 +86,7 @@ def rf_invert(
     return sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
 
 
+@checked
 def rf_regenerate(
     denoiser: Model,
     latent: Tensor,

@@ -8,9 +8,11 @@ from torch import Tensor
 from ...adjoint import Auto, Gradient, sample
 from ...adjoint.arguments import noise_for
 from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
+from ...solvers.checked import checked
 from .base import Edit, alpha_sigma, guided, seed_of
 
 
+@checked
 def cycle_diffusion(
     denoiser: Model,
     plan: Plan,
@@ -48,6 +50,7 @@ def cycle_diffusion(
     return Edit(out, start, 2 * plan.nfe, seed_of(noise), draws)
 
 
+@checked
 def edit_friendly(
     denoiser: Model,
     plan: Plan,
@@ -78,6 +81,7 @@ def edit_friendly(
     )
 
 
+@checked
 def sdedit(
     denoiser: Model,
     plan: Plan,

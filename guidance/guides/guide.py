@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...solvers import Model, Plan
+from ...solvers.checked import Checked
 from ..measurements.measurement import Measurement
 from .context import Context
 
@@ -22,7 +23,7 @@ class Hook(enum.Enum):
     REPEAT = "repeats"
 
 
-class Guide(ABC):  # noqa: B024  (every hook is optional)
+class Guide(Checked, ABC):  # noqa: B024  (every hook is optional)
     """What is done to a run while it samples. A guide overrides the hooks it needs; it keeps no state of its
     own (`ctx.memory(self)` does), so that one guide serves any number of runs.
 

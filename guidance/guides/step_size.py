@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import Checked
 from .context import Context
 
 
-class StepSize(ABC):
+class StepSize(Checked, ABC):
     """From g (B, ...), the gradient of a loss (B,) at x_t or at D, to what is subtracted, sample by sample."""
 
     @abstractmethod

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient, sample
 from ...solvers import Model, Plan
+from ...solvers.checked import checked
 from ..loss import Loss
 from .optimisation import Result, optimise
 from .priors import ChiPrior, Prior
@@ -14,6 +15,7 @@ from .sample_lbfgs import lbfgs
 from .variables import Over
 
 
+@checked
 def d_flow(
     denoiser: Model,
     plan: Plan,

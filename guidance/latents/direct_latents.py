@@ -8,10 +8,12 @@ from torch import Tensor
 from ...adjoint import Gradient, Reversible
 from ...solvers import Addressed, Model, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import checked
 from ..loss import Loss
 from .optimisation import MakeOptimiser, Result, optimise, sgd
 
 
+@checked
 def doodl(
     denoiser: Model,
     plan: Plan,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Noise, Plan
+from ...solvers.checked import checked
 from ..loss import Loss
 from .concentration import Concentration
 from .optimisation import Result, optimise
@@ -14,6 +15,7 @@ from .priors import Prior, Priors
 from .variables import Over
 
 
+@checked
 def dno(
     denoiser: Model,
     plan: Plan,

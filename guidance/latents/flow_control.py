@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Plan
+from ...solvers.checked import checked
 from ..loss import Loss
 from .optimisation import MakeOptimiser, Result, adam, optimise, sgd
 from .priors import NormPrior, Priors
@@ -13,6 +14,7 @@ from .sample_lbfgs import lbfgs
 from .variables import Over
 
 
+@checked
 def flow_grad(
     denoiser: Model,
     plan: Plan,
@@ -54,6 +56,7 @@ def flow_grad(
     )
 
 
+@checked
 def oc_flow(
     denoiser: Model,
     plan: Plan,

@@ -15,6 +15,7 @@ from ...adjoint.arguments import check_arguments
 from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import checked
 from ...solvers.kinds import check_kind, described
 from ...solvers.opening import only_state, packed_noise
 from ...solvers.packing import State, packing_of
@@ -76,6 +77,7 @@ def sgd(lr: float, momentum: float = 0.0, nesterov: bool = False) -> MakeOptimis
     return lambda variables: torch.optim.SGD(variables, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
+@checked
 def optimise(
     denoiser: Model,
     plan: Plan,

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...solvers.checked import Checked
 
-class Prior(ABC):
+
+class Prior(Checked, ABC):
     """A penalty (B,) on the starting state x (B, ...), in nats times `weight`."""
 
     weight: float

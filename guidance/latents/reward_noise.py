@@ -6,11 +6,13 @@ from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Noise, Plan
+from ...solvers.checked import checked
 from ..loss import Loss
 from .optimisation import Result, optimise, sgd
 from .priors import ChiPrior, Prior
 
 
+@checked
 def reno(
     denoiser: Model,
     plan: Plan,

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ...solvers import Noise
 from ...solvers.broadcast import per_sample
+from ...solvers.checked import Checked
 from ...solvers.kinds import check_kind, described, instance
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement:
+class Measurement(Checked):
     """y = A(x_0) + noise_std n, n ~ N(0, I).
 
     Args:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from ...solvers.checked import Checked
+
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Checked):
     """n ~ N(0, sigma^2 I) on the measurement."""
 
     sigma: float = 0.0
@@ -24,7 +26,7 @@ class GaussianNoise:
             )
 
 
-class Operator(ABC):
+class Operator(Checked, ABC):
     """y = A(x) + sigma n: `A` maps (B, ...) to (B, ...), sample by sample."""
 
     noise_model: GaussianNoise = GaussianNoise()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...solvers.checked import Checked
 from ..rewards.values import at_least_float32
 
 
@@ -58,7 +59,7 @@ def batch_advantages(reward: Tensor, scale: Scale = Scale.BATCH, eps: float = 1e
     return group_advantages(reward, torch.zeros_like(reward, dtype=torch.long), scale, eps)
 
 
-class Advantages(ABC):
+class Advantages(Checked, ABC):
     """Turns the gathered rewards of an iteration into advantages; may remember."""
 
     @abstractmethod

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ...solvers.checked import Checked
 from ..rewards.base import RewardFunction
 from .direct_gradient import DirectGradient
 from .objective import Batch, LossTerm, Policy
 
 
-class Cut(ABC):
+class Cut(Checked, ABC):
     """Where on the way, 0 the noise and 1 the sample, the differentiated part begins."""
 
     @abstractmethod

@@ -1,9 +1,11 @@
 """How much of its starting noise a sample remembers: exact for Gaussian data, read off the plan's coefficients."""
 
 from ...solvers import Plan, response
+from ...solvers.checked import checked
 from ...solvers.process import as_time
 
 
+@checked
 def memory(plan: Plan, variance: float = 1.0) -> float:
     """|correlation(x_T, x_0)| of the chain on Gaussian data N(0, variance) with the exact network, in [0, 1].
 
@@ -28,6 +30,7 @@ def memory(plan: Plan, variance: float = 1.0) -> float:
     return (kept / (kept + fresh)) ** 0.5 if kept + fresh else 0.0
 
 
+@checked
 def memoryless(plan: Plan, most: float = 0.1, variance: float = 1.0) -> bool:
     """Whether `memory(plan, variance)` is at most `most`."""
     return memory(plan, variance) <= most

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Model, Noise, Plan
+from ...solvers.checked import Checked
 from ..rewards.base import RewardFunction
 from .peers import World
 
@@ -70,7 +71,7 @@ class Experience:
     extra: Any = None
 
 
-class Objective(ABC):
+class Objective(Checked, ABC):
     """One algorithm, with its paper's defaults as fields.
 
     The trainer calls `check` once, then for each iteration `rollout` and `updates`. A loss is a mean over this

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from ...adjoint import PerStep
 from ...solvers import Addressed, Noise
+from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
 
 # Particle k of a sample draws in the stream k above the caller's, resampling and a proposal of its own in streams
@@ -43,6 +44,7 @@ class ParticleNoise(Noise):
         return torch.stack(draws, 1).flatten(0, 1)
 
 
+@checked
 def starting_particles(noise: Addressed, like: Tensor, count: int) -> Tensor:
     """Starting noise (B, K, ...) for samples like (B, ...): particle k of a sample in its own stream."""
     return torch.stack([in_stream(noise, k).initial(like) for k in range(count)], 1)

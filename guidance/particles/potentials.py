@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...solvers.checked import Checked
 
-class Potential(ABC):
+
+class Potential(Checked, ABC):
     """log G_k, what is added to a particle's log-weight after step k, from the rewards r_0 .. r_k (over beta)
     that its lineage has seen.
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ...solvers import Addressed
+from ...solvers.checked import Checked, checked
 
 
-class Resampling(ABC):
+class Resampling(Checked, ABC):
     """Draws ancestors so that particle i has K w_i children in the mean."""
 
     @abstractmethod
@@ -50,6 +51,7 @@ class Systematic(Resampling):
         return Stratified().points(uniforms[:, :1].expand_as(uniforms))
 
 
+@checked
 def ess(log_weights: Tensor) -> Tensor:
     """Effective sample size (sum w)^2 / sum w^2 over the last axis: between 1 and K."""
     return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Addressed, Combine, Model, Plan
+from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
 from ..guides.guide import Guide, Hook
 from ..guides.steering import steer
@@ -22,6 +23,7 @@ BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
 LOW_ESS = 0.05  # share of the particles below which `smc` warns
 
 
+@checked
 def smc(
     denoiser: Model,
     plan: Plan,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Addressed, Model, Plan
+from ...solvers.checked import checked
 from ..guides.context import Context
 from ..guides.guide import Guide
 from ..guides.steering import Steered, steer
@@ -47,6 +48,7 @@ class Choosing(Guide):
         return flat_index(index.expand(self.shape))
 
 
+@checked
 def svdd(
     denoiser: Model,
     plan: Plan,
@@ -94,6 +96,7 @@ def svdd(
     return Steered(run.sample[::children], run.losses[:, ::children], run.nfe, run.vjps, noise.seed, {})
 
 
+@checked
 def best_of(
     denoiser: Model,
     plan: Plan,

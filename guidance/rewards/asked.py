@@ -6,12 +6,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ...solvers.checked import checked
 from .base import Reward, RewardFunction
 from .values import as_values
 
 NOT_FINITE = "not finite: "  # how trouble of that kind begins
 
 
+@checked
 def evaluate_reward(
     reward: RewardFunction, samples: Tensor, context: Any = None, differentiable: bool = False
 ) -> Tensor:

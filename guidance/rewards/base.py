@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ...adjoint.transforms import finite
+from ...solvers.checked import Checked
 from .values import as_values
 
 # (samples, context) to (B,); where no gradient is needed a list or an array of B numbers is taken too
 RewardFunction = Callable[[Tensor, Any], Tensor]
 
 
-class Reward(ABC):
+class Reward(Checked, ABC):
     """reward(samples, context) -> (B,), larger is better. Compose with `+`, `-`, `*`, `.clip` and `.normalise`.
 
     samples are (B, ...), context whatever the reward wants beside them (labels, prompts, embeddings). A

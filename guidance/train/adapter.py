@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...solvers import Denoiser, Model
+from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
 from .wrapped import Wrapped, within
 
@@ -124,6 +125,7 @@ def _layers(model: Model) -> list[Any]:
     ]
 
 
+@checked
 def reference_of(model: Model) -> Model:
     """The model as it is now, frozen: its adapters switched off where it has some, else a copy in eval mode."""
     if _layers(model):

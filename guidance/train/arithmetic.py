@@ -5,6 +5,8 @@ step, the repeats of a prompt and the number of processes.
 import math
 from dataclasses import dataclass
 
+from ...solvers.checked import checked
+
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -40,6 +42,7 @@ class Arithmetic:
         )
 
 
+@checked
 def batch_arithmetic(
     samples: int, updates: int, limit: int | None, repeats: int, processes: int
 ) -> Arithmetic:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checked import checked
 from ..model import Model
 from ..prediction import DATA, conversion
 
 
+@checked
 def accepted_times(
     model: Model,
     x: Tensor,

@@ -7,11 +7,13 @@ Every prediction is rewritten as a x + b D, so each network input and the result
 import torch
 from torch import Tensor
 
+from ..checked import checked
 from ..instructions import Combine, Evaluate
 from ..plan import Plan
 from ..prediction import DATA, conversion
 
 
+@checked
 def expand(plan: Plan) -> Tensor:
     """(nfe + 1, 2 + nfe + slots) float64: for each evaluation its time then its input, last row the result.
 

@@ -8,6 +8,7 @@ them all at once.
 import torch
 from torch import Tensor
 
+from ..checked import checked
 from ..loop import run
 from ..model import Denoiser
 from ..noise import GivenNoise
@@ -15,6 +16,7 @@ from ..plan import Plan
 from ..prediction import DATA
 
 
+@checked
 def response(plan: Plan, mean: float, variance: float) -> Tensor:
     """Coefficients (2 + slots,) of the sample in [1, x, xi_0, ...] for data N(mean, variance), float64.
 
@@ -36,6 +38,7 @@ def response(plan: Plan, mean: float, variance: float) -> Tensor:
     return run(Denoiser(affine, plan.process, DATA), plan, basis[None, 1], noise=noise)[0]
 
 
+@checked
 def moments(
     plan: Plan, mean: float, variance: float, start_mean: float, start_variance: float
 ) -> tuple[float, float]:

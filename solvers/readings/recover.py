@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..broadcast import per_sample
+from ..checked import checked
 from ..instructions import Coefficient, Combine, Evaluate, writes
 from ..loop import run
 from ..model import Model
@@ -34,6 +35,7 @@ class Encoding(Enum):
         return self.name
 
 
+@checked
 def recover_noise(
     model: Model,
     plan: Plan,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checked import checked
 from ..inverse import Inversion, undoing
 from ..loop import evaluator, execute
 from ..model import Model
@@ -16,6 +17,7 @@ from ..plan import Plan
 from ..program import prepare
 
 
+@checked
 def inversion(plan: Plan) -> Inversion:
     """How to run `plan` backwards, and which registers it must carry to its end for that.
 
@@ -25,6 +27,7 @@ def inversion(plan: Plan) -> Inversion:
     return undoing(plan.instructions, plan.starts, plan.entry, plan.name)
 
 
+@checked
 def encode(
     model: Model,
     plan: Plan,

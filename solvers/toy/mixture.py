@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checked import Checked
 from ..model import Denoiser
 from ..prediction import DATA
 from ..process import Process
@@ -25,7 +26,7 @@ def _like(value: Any, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class Mixture(Checked):
     """p(x_0) = sum_k weights_k N(x_0; means_k, C_k).
 
     With S_k = alpha^2 C_k + sigma^2 I and responsibilities w_k(x), softmax of log weights_k + log N(x; alpha

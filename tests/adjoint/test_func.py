@@ -152,7 +152,9 @@ def test_what_is_not_finite_is_named_inside_a_transform():
 
 @pytest.mark.parametrize("prediction", [NOISE, DATA, V, FLOW], ids=lambda p: p.name)
 @pytest.mark.parametrize(
-    "process", [RectifiedFlow(), VP(), UserPair(torch.cos, torch.sin, 0.0, 1.5)], ids=lambda p: type(p).__name__
+    "process",
+    [RectifiedFlow(), VP(), UserPair(torch.cos, torch.sin, 0.0, 1.5)],
+    ids=lambda p: type(p).__name__,
 )
 def test_velocities_of_any_network_inside_a_transform(process, prediction):
     """The conversion to a velocity needs alpha' and sigma': found inside the transform as outside."""

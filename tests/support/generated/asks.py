@@ -64,6 +64,7 @@ CHANGES: tuple[Change, ...] = (
     weights_move, a_weight_is_replaced, weights_are_frozen, the_mode_is_switched, a_layer_changes_mode,
     a_constant_is_written, a_number_is_set, conditioning_is_written,
 )  # fmt: skip
+UNRECORDED: tuple[Change, ...] = (a_constant_is_written, a_number_is_set)
 
 Answers = dict[str, Tensor | None]
 

@@ -27,9 +27,9 @@ from pullback.solvers import (
 )
 
 from . import habits, ingredients, inputs
-from .asks import ASKS, CHANGED, Ask, Backward, Functional, GradOfGrad, Value, nothing
+from .asks import ASKS, CHANGED, UNRECORDED, Ask, Backward, Functional, GradOfGrad, Value, nothing
 from .containers import CONTAINERS, Container, module
-from .layouts import WHOLE, Layout
+from .layouts import PARTS, WHOLE, Layout
 from .networks import Ingredient
 from .reference import FORMULAS, FlowTwice, TwoM
 from .subject import GUIDANCE, ByFormula, ByNumbers, Recipe, Rest, Sampler, Undone, unguided
@@ -106,7 +106,7 @@ MORE: list[Gradient] = [
     Checkpoint(recursive=True), Checkpoint(memory_budget=2000), Checkpoint(mechanism=Mechanism.TRAJECTORY),
     Truncated(1), Reversible(anchor=2),
 ]  # fmt: skip
-LAYOUTS: tuple[Layout, ...] = (WHOLE,)  # PARTS too, as soon as a state may be a nesting of tensors
+LAYOUTS: tuple[Layout, ...] = (WHOLE, WHOLE, PARTS)
 LIBRARY: list[Gradient | None] = [*STRATEGIES, *MORE, None]
 REVERSIBLE = (ReversibleHeun(), BDIA(), OBELM())
 PREDICTIONS = {VP(): (NOISE, DATA, V, SCORE), RectifiedFlow(): (DATA, NOISE, FLOW)}
@@ -176,6 +176,12 @@ def _possible(case: Case) -> Case:
         case = replace(case, strategy=STRATEGIES[0], state=inputs.leaf_state)
     if case.dtype == torch.bfloat16 and isinstance(case.ask, GradOfGrad):  # nothing is left of its digits
         case = replace(case, dtype=torch.float32)
+    if (
+        case.dtype == torch.bfloat16 and case.ask.change in UNRECORDED
+    ):  # seen by outputs alone, that differ by > 2 %
+        case = replace(case, dtype=torch.float32)
+    if case.sampler.stacked() and not case.batch:  # a grid has at least one column
+        case = replace(case, batch=1)
     if case.state is inputs.half_state and case.dtype == torch.float64:
         case = replace(case, dtype=torch.float32)
     return case

@@ -202,8 +202,8 @@ class WritesItsInput(Ingredient):
     ordinary = False
 
     def entering(self, net: Body, x: Tensor) -> Tensor:
-        if net.plainly:
-            return x.clamp(-0.5, 0.5)
+        if net.plainly:  # the write has no derivative: as straight through
+            return x + (x.clamp(-0.5, 0.5) - x).detach()
         with torch.no_grad():
             return x.clamp_(-0.5, 0.5)
 

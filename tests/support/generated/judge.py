@@ -17,7 +17,7 @@ from pullback.adjoint import Checkpoint, Direct, Mechanism, Truncated
 from .asks import Answers
 from .cases import Case
 from .containers import module
-from .ingredients import AutocastIsland, LateExpert
+from .ingredients import AutocastIsland, BatchNorm, LateExpert
 from .subject import Subject, build
 
 OURS = [pathlib.Path(str(layer.__file__)).resolve().parent for layer in (solvers, adjoint, guidance)]
@@ -84,15 +84,18 @@ def owed(case: Case) -> bool:
 
 
 def _torch_says_so(case: Case) -> bool:
-    """Whether a plain loop with the same change in between raises too: torch's own error is the user's then."""
+    """Whether a plain loop over the very network, with the same change in between, raises too: torch's own error is
+    the user's then.
+    """
     try:
-        _plainly(case, changed=True)
+        _plainly(case, as_it_is=True)
     except Exception:
         return True
     return False
 
 
-def _plainly(case: Case, changed: bool = False) -> Answers:
+def _plainly(case: Case, as_it_is: bool = False) -> Answers:
+    """`as_it_is`: with the user's own optimisations in the network, and the change in between."""
     strategy = case.strategy
 
     def run(subject: Subject, x: Tensor | None) -> Tensor:
@@ -102,7 +105,14 @@ def _plainly(case: Case, changed: bool = False) -> Answers:
         with torch.set_grad_enabled(strategy is not None):
             return case.sampler.run(subject, state, cut)
 
-    return case.ask.perform(run, build(case, plainly=True), not changed)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(
+        False
+    )  # it gives other values at padded positions; off in the library too
+    try:
+        return case.ask.perform(run, build(case, plainly=not as_it_is), not as_it_is)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _difference(case: Case, got: Answers, want: Answers, heard: list[str]) -> str:
@@ -124,7 +134,9 @@ def _difference(case: Case, got: Answers, want: Answers, heard: list[str]) -> st
             return f"{name}: got None, a plain loop has {_size(there):.3g}"
         if here.shape != there.shape:
             return f"{name}: got shape {tuple(here.shape)}, a plain loop has {tuple(there.shape)}"
-        error = float((here.to(there) - there).abs().max()) / (_size(there) + 1e-5 * worst)
+        # what cancels to (nearly) nothing is as wrong as what it is a difference of
+        floor = 1e-5 if tolerance(case) < 1e-6 else 1e-2
+        error = float((here.to(there) - there).abs().max()) / (_size(there) + floor * worst)
         if not error <= tolerance(case):
             return f"{name}: off by {error:.2g} of a plain loop's {_size(there):.3g}"
     return ""
@@ -148,7 +160,9 @@ def tolerance(case: Case) -> float:
     """Relative, by the narrowest arithmetic that the case uses."""
     if case.dtype == torch.bfloat16 or AutocastIsland() in case.ingredients:
         return 0.06
-    return 4e-4 if case.dtype == torch.float32 or "half" in case.state.__name__ else 1e-8
+    # batch normalisation divides by a spread that is next to nothing where the rows are equal
+    narrow = case.dtype == torch.float32 or "half" in case.state.__name__ or BatchNorm() in case.ingredients
+    return 4e-4 if narrow else 1e-8
 
 
 # what an error must say: what there was, what should have been, what to do

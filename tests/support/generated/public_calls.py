@@ -107,7 +107,8 @@ class Use:
         """A maker of a good value for every argument that bad input can be put in the place of."""
         found: dict[str, Make] = {}
         for name, parameter in inspect.signature(self.signature or self.act).parameters.items():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            made_anew = type(parameter.default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS"
+            if made_anew or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             if name in self.good:
                 found[name] = self.good[name]

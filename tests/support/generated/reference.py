@@ -215,7 +215,9 @@ def by_numbers(
             if isinstance(op, Evaluate):
                 state = live[op.src]
                 if rest is None:
-                    live[op.outs[0]] = _wanted(op.want, loop, state, torch.as_tensor(op.t).double(), step)
+                    live[op.outs[0]] = _wanted(
+                        op.want, loop, state, torch.as_tensor(op.t, dtype=torch.float64), step
+                    )
                 else:
                     t, a, b = (next(rest).to(x) for _ in range(3))
                     live[op.outs[0]] = a * state + b * loop.predict(state, t.expand(len(state)), step)

@@ -229,8 +229,11 @@ def _bind(subject: Subject, recipe: Recipe) -> None:
     """Give the loop this run's network, guidance, conditioning, controls and noise."""
     low = recipe.dtype if recipe.dtype == torch.bfloat16 else None
 
+    whole, layout = recipe.layout.network(subject.net), recipe.layout
+
     def network(x: Tensor, t: Tensor, *cond: Any) -> Tensor:
-        return subject.net(x if low is None else x.to(low), t, *cond).to(x.dtype)
+        seen = layout.pack(x if low is None else x.to(low))
+        return layout.unpack(whole(seen, t, *cond)).to(x.dtype)
 
     def predict(x: Tensor, t: Tensor, step: int) -> Tensor:
         seen = tree_map_only(PerStep, lambda leaf: leaf.values[step], subject.cond)
