@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Self, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from torch import Tensor
 
 from .kinds import check_kind
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 PLAIN: dict[Any, tuple[type, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
@@ -28,7 +29,7 @@ class Checked:
     `__post_init__` works with them. A field's `metadata={"wanted": ...}` says in its own words what is expected.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls: type[T], *args: Any, **kwargs: Any) -> T:
         kinds, words = _fields(cls)
         _check(kinds, words, args, kwargs)
         return super().__new__(cls)

@@ -328,5 +328,7 @@ def test_experts_by_time_and_unfrozen_weights(strategy):
     net.late.requires_grad_(False)
     out = run(net, strategy)
     net.late.requires_grad_(True)
-    with pytest.raises(RuntimeError, match=r"parameter late\.inner.*got requires_grad=True in the backward pass"):
+    with pytest.raises(
+        RuntimeError, match=r"parameter late\.inner.*got requires_grad=True in the backward pass"
+    ):
         out.square().sum().backward()

@@ -31,6 +31,7 @@ from pullback.guidance import (
     starting_particles,
     svdd,
 )
+from pullback.guidance.particles import Discounted
 from pullback.guidance.particles.layout import ParticleNoise
 from pullback.solvers import (
     DDIM,
@@ -569,3 +570,36 @@ def test_a_proposals_measurements_are_repeated_for_the_particles(make):
         one = run(ys[b : b + 1], x[b : b + 1], Addressed(11, samples=[b]))
         assert torch.allclose(whole.x[b], one.x[0], atol=1e-12)
         assert torch.allclose(whole.log_z[b], one.log_z[0], atol=1e-12)
+
+
+def inside(x, context=None):
+    """A constraint: the law cut off at -1/2."""
+    return torch.where(x[:, 0] > -0.5, 0.3 * x[:, 0], -torch.inf)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+@pytest.mark.parametrize("potential", [Discounted(), Difference(), Most(), Total(), Terminal()], ids=repr)
+def test_a_constraint_is_weighed_exactly(potential, threshold):
+    """-inf on the way says nothing of the end, -inf there is weight 0; 0 times inf is nowhere."""
+    found = cloud(TWO, 16, 200, reward=inside, potential=potential, threshold=threshold)
+    z = found.log_z.exp()
+    assert bool(z.isfinite().all()) and bool(found.ess.isfinite().all())
+    assert abs(float(z.mean()) - truth(TWO, inside)[0]) < 4 * float(z.std()) / 200**0.5
+    some = found.log_z > -torch.inf
+    assert bool((found.log_weights[some].exp()[found.x[some][..., 0] <= -0.5] == 0).all())
+
+
+@pytest.mark.parametrize("potential", [Discounted(), Most(), Total(), Terminal()], ids=repr)
+def test_particles_none_of_which_has_a_weight(potential):
+    """Z is 0 and so is the ESS; there is nothing to draw and no mean. Batch mates have theirs."""
+
+    def reward(x, context=None):
+        return torch.where(torch.arange(len(x)) < 8, -torch.inf, 0.0)
+
+    with pytest.warns(UserWarning, match=r"reward of -inf for all 8 particles of samples \[0\] of 2"):
+        found = cloud(TWO, 8, 2, reward=reward, potential=potential)
+    assert found.log_z[0] == -torch.inf and found.ess[-1, 0] == 0 and found.final_ess[0] == 0
+    assert bool(found.log_weights[0].isnan().all()) and bool(found.mean()[0].isnan().all())
+    assert abs(float(found.log_z[1])) < 1e-12 and abs(float(found.final_ess[1]) - 8) < 1e-9
+    with pytest.raises(ValueError, match=r"draw: got no particle of any weight for samples \[0\] of 2"):
+        found.draw(Addressed(0))
