@@ -145,9 +145,9 @@ def _warn_of_none(log_w: Tensor) -> None:
     empty = log_w.isneginf().all(1)
     if bool(empty.any()):
         warnings.warn(
-            f"smc: got a reward of -inf for all {log_w.shape[1]} particles of {which_samples(empty)}, expected a finite "
-            "one somewhere: log_z is -inf there and weights and means are NaN; take more particles, a proposal that "
-            "leads to where the reward is finite, or a reward that falls off gradually",
+            f"smc: got a reward of -inf for all {log_w.shape[1]} particles of {which_samples(empty)}, expected a "
+            "finite one somewhere: log_z is -inf there and weights and means are NaN; take more particles, a proposal "
+            "that leads to where the reward is finite, or a reward that falls off gradually",
             stacklevel=3,
         )
 
