@@ -99,8 +99,8 @@ class Checked:
         """The finding in a sentence."""
         if self.samples < FEWEST:
             return (
-                f"inconclusive: got {self.samples} samples, expected at least {FEWEST}: with fewer, chance decides which "
-                "trial comes first; pass more of x0"
+                f"inconclusive: got {self.samples} samples, expected at least {FEWEST}: with fewer, chance decides "
+                "which trial comes first; pass more of x0"
             )
         found = self.fitting
         if not found:
