@@ -7,7 +7,7 @@ from torch import Tensor
 from .grid import GivenTimes, Grid, Rising, Times
 from .process import DiscreteVP, Process
 
-FAR = 2.0  # lambda of a start with less than an eighth of noise to data: even SDEdit starts with more
+FAR = 2.3  # lambda of a start with less than a tenth of noise to data: even a last touch of img2img starts with more
 
 
 def warn_of(grid: Times, times: Tensor, process: Process) -> None:

@@ -20,6 +20,7 @@ from ...solvers.checked import checked
 from ...solvers.kinds import check_kind, described
 from ...solvers.opening import only_state, packed_noise
 from ...solvers.packing import State, packing_of
+from ..grad_mode import check_grad_mode
 from ..loss import Loss, check_loss
 from .best_points import BestPoints
 from .patience import Patience
@@ -128,6 +129,7 @@ def optimise(
     Cost: each evaluation plan.nfe forwards and plan.nfe VJPs, plus the strategy's replays; one run more at
     the end.
     """
+    check_grad_mode("optimise")
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient)
     check_kind("over", over, Over, "Over(...); name what to optimise: Over(x=True, cond=True)")
     if isinstance(optimiser, type) or not callable(optimiser):

@@ -157,6 +157,8 @@ def _warn_of_few(sizes: Tensor, count: int) -> None:
     may.
     """
     sizes = torch.where(sizes == 0, torch.inf, sizes)  # of which `_warn_of_none` has warned
+    if not sizes.numel():
+        return
     least, limit = float(sizes.min()), max(LOW_ESS * count, 1.5)
     if count < 4 or least >= limit:
         return

@@ -244,3 +244,11 @@ def test_a_networks_gradient_that_is_not_finite_is_not_laid_to_the_loss():
         FloatingPointError, match=r"gradient: not finite at step 0 for samples \[1\] of 3.*network"
     ):
         optimise(Denoiser(network, PROCESS, DATA), PLAN, distance, torch.rand(3, 2) + 1, progress=False)
+
+
+def test_under_no_grad_it_says_so():
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match="optimise: got a call under torch.no_grad.*outside of it$"),
+    ):
+        optimise(MODEL, PLAN, distance, torch.zeros(1, 2), progress=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from problems import PROCESS
 
-from pullback.adjoint import sample
+from pullback.adjoint import PerStep, sample
 from pullback.guidance import (
     DDNM,
     TMPD,
@@ -34,13 +34,17 @@ from pullback.guidance import (
 from pullback.guidance.particles import Discounted
 from pullback.guidance.particles.layout import ParticleNoise
 from pullback.solvers import (
+    DATA,
     DDIM,
     DDPM,
     Addressed,
+    ClassifierFree,
     Combine,
+    Denoiser,
     DPMSolverPP,
     Gaussian,
     GivenTimes,
+    Guided,
     Mixture,
     UniformLambda,
 )
@@ -603,3 +607,44 @@ def test_particles_none_of_which_has_a_weight(potential):
     assert abs(float(found.log_z[1])) < 1e-12 and abs(float(found.final_ess[1]) - 8) < 1e-9
     with pytest.raises(ValueError, match=r"draw: got no particle of any weight for samples \[0\] of 2"):
         found.draw(Addressed(0))
+
+
+@pytest.mark.parametrize(
+    "cond",
+    [
+        Guided(torch.ones(2, 1), PerStep(torch.linspace(1, 2, 6))),
+        Guided(torch.ones(2, 1), torch.tensor(1.5)),
+        Guided(torch.ones(2, 1), torch.tensor([1.5, 2.0])),
+        Guided(torch.ones(2, 1), PerStep(torch.linspace(1, 2, 12).reshape(6, 2))),
+        Guided(torch.ones(1, 1), 2.0),
+        Guided(torch.ones(3), 2.0),
+    ],
+    ids=[
+        "per step",
+        "scalar",
+        "per sample",
+        "per step and sample",
+        "cond of batch one",
+        "cond without a batch",
+    ],
+)
+def test_conditioning_of_all_kinds_is_repeated_for_the_particles(cond):
+    """Each particle runs as a sample that has its sample's conditioning."""
+    model = ClassifierFree(Denoiser(lambda x, t, c: x * 0.3 + c.sum(-1, keepdim=True), PROCESS, DATA), 1.0,
+                           torch.zeros(cond.cond.shape[-1]))  # fmt: skip
+    noise = Addressed(3)
+    x = starting_particles(noise, torch.zeros(2, 1), 3)
+    found = smc(model, PLAN, x, likelihood, noise, potential=Terminal(), threshold=0.0, cond=cond)
+    kept = svdd(model, PLAN, x[:, 0], likelihood, noise, children=1, cond=cond)
+    for k in range(3):
+        wanted = sample(model, PLAN, x[:, k], cond=cond, noise=Addressed(3, stream=k))
+        assert torch.allclose(found.x[:, k], wanted, atol=1e-12)
+        assert k or torch.allclose(kept.sample, wanted, atol=1e-12)
+
+
+def test_no_samples_and_no_particles():
+    """An empty batch has an empty cloud; a sample without particles has none."""
+    found = smc(TWO.denoiser(PROCESS), PLAN, torch.zeros(0, 4, 1), likelihood, Addressed(0))
+    assert found.x.shape == (0, 4, 1) and found.log_z.shape == (0,) and found.mean().shape == (0, 1)
+    with pytest.raises(ValueError, match=r"x: got shape \(2, 0, 1\), expected .* at least one particle"):
+        smc(TWO.denoiser(PROCESS), PLAN, torch.zeros(2, 0, 1), likelihood, Addressed(0))
