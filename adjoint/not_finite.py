@@ -55,6 +55,8 @@ def not_finite(rollout: Rollout, registers: Registers, out: Tensor) -> FloatingP
     reads no flag from the device.
     """
     quiet, which = rollout.quiet(), _for_samples(out)
+    none_left = bool(bare(lost(out)).all())  # then no `keep_finite` helps
+    others = "" if none_left else ", or let the others pass with keep_finite=True"
 
     def watched(call: Call, state: Tensor) -> Tensor:
         prediction = quiet.evaluate(call, state)
@@ -63,8 +65,7 @@ def not_finite(rollout: Rollout, registers: Registers, out: Tensor) -> FloatingP
                 raise FloatingPointError(
                     f"NaN or infinity in the {what} step {call.step} (call {call.index}, t="
                     f"{bare(call.t).flatten()[0].item():.6g}){_for_samples(tensor)}; at the end{which or ' too'}: "
-                    "expected finite values; check the network there, its dtype, and the ends of the grid, or let the "
-                    "others pass with keep_finite=True"
+                    f"expected finite values; check the network there, its dtype, and the ends of the grid{others}"
                 )
         return prediction
 

@@ -15,6 +15,7 @@ from .noise import Addressed
 from .prediction import PREDICTIONS, Prediction
 from .process import Process, as_time
 
+FEWEST = 8  # samples for a verdict: of 4 the best trial was the wrong one for every third seed
 LEVELS = 8  # noise levels, evenly in lambda
 FITS = 0.9  # a prediction fits that beats the best constant by a tenth
 CLOSE = (
@@ -77,18 +78,30 @@ class Checked:
     faults: tuple[str, ...] = ()
 
     @property
+    def samples(self) -> int:
+        """Of how many samples of data the losses are."""
+        return len(self.trials[0].losses)
+
+    @property
     def fitting(self) -> tuple[Trial, ...]:
         """Those that beat the best constant by a tenth and that the best does not beat beyond doubt."""
         return tuple(trial for trial in self.trials if trial.loss <= FITS and trial.near(self.trials[0]))
 
     @property
     def right(self) -> bool:
-        """Whether the declared prediction and label are among those that fit, and the network has no fault."""
-        return any(trial.declared for trial in self.fitting) and not self.faults
+        """Whether the declared prediction and label are among those that fit, and the network has no fault; never
+        where the samples are too few to tell.
+        """
+        return self.samples >= FEWEST and any(trial.declared for trial in self.fitting) and not self.faults
 
     @property
     def verdict(self) -> str:
         """The finding in a sentence."""
+        if self.samples < FEWEST:
+            return (
+                f"inconclusive: got {self.samples} samples, expected at least {FEWEST}: with fewer, chance decides "
+                "which trial comes first; pass more of x0"
+            )
         found = self.fitting
         if not found:
             return (
@@ -121,7 +134,8 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
     score. Where a network takes whole labels only, they are rounded.
 
     Args:
-        x0: (B, ...) real data as the network was trained on: the more samples, the surer. 16 will do.
+        x0: (B, ...) real data as the network was trained on: the more samples, the surer. 16 will do; of fewer than 8
+            the table is shown and the verdict is that it is inconclusive.
         cond: as for `sample`.
         seed: of the noise.
 
@@ -141,6 +155,11 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
             "samples; scale images to the range that the network was trained on"
         )
     x0 = x0.detach()
+    if bool((x0 == x0[:1]).all()):
+        raise ValueError(
+            f"x0: got {len(x0)} samples that are all the same, expected data that vary: losses are told in their "
+            "variance; pass different ones"
+        )
     times, noise = _levels(denoiser.process), Addressed(seed)
     eps = [noise(k, x0) for k in range(len(times))]
     trials: list[Trial] = []

@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Iterator
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -43,7 +42,7 @@ class ClassifierFree(Model):
         null: the unconditional conditioning, nested as cond is. Each tensor in it is one for all samples, without
             the batch axis of its counterpart in cond or with one of length 1, or has that counterpart's shape.
         passes: ONE makes a single call of 2B samples, which suits a GPU that B do not fill: the same to round-off;
-            null and cond must then be nested alike, and every tensor of cond (B, ...).
+            null and cond must then be nested alike, and every tensor of cond (B, ...) or (1, ...).
 
     Cost: two network calls per evaluation, or one of twice the batch.
     """
@@ -107,10 +106,14 @@ class ClassifierFree(Model):
     def _in_one_call(self, x: Tensor, t: Tensor, null: Any, cond: Any) -> tuple[Tensor, Tensor]:
         mine, form = tree_flatten(null)
         theirs, other = tree_flatten(cond)
-        for a, b in zip_longest(mine, theirs):
-            if form != other or not all(
-                isinstance(v, Tensor) and v.ndim and len(v) == len(x) for v in (a, b)
-            ):
+        if form != other:
+            raise ValueError(
+                f"Passes.ONE: got null with {_nesting(null)} beside cond with {_nesting(cond)}, expected the two "
+                "nested alike; give null= what cond has, or use Passes.TWO"
+            )
+        mine, theirs = ([_for_batch(v, len(x)) for v in leaves] for leaves in (mine, theirs))
+        for a, b in zip(mine, theirs, strict=True):
+            if not all(isinstance(v, Tensor) and v.ndim and len(v) == len(x) for v in (a, b)):
                 raise ValueError(
                     f"Passes.ONE: got null {described(a)} beside cond {described(b)}, expected two tensors with a "
                     f"batch of {len(x)}; give null=, expand cond to the batch, or use Passes.TWO"
@@ -118,6 +121,17 @@ class ClassifierFree(Model):
         both = [torch.cat(pair) for pair in zip(mine, theirs, strict=True)]
         out = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), tree_unflatten(both, form))
         return out[: len(x)], out[len(x) :]
+
+
+def _for_batch(value: Any, batch: int) -> Any:
+    """A tensor (1, ...) as (B, ...)."""
+    shared = isinstance(value, Tensor) and value.ndim and len(value) == 1
+    return value.expand(batch, *value.shape[1:]) if shared else value
+
+
+def _nesting(tree: Any) -> str:
+    """What a tree is at its top: the keys of a dict, else a few words."""
+    return str(list(tree)) if isinstance(tree, dict) else described(tree)
 
 
 def _expanded(null: Any, cond: Any) -> Any:

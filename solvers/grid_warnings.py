@@ -8,6 +8,7 @@ from .grid import GivenTimes, Grid, Rising, Times
 from .process import DiscreteVP, Process
 
 FAR = 2.0  # lambda of a start with less than an eighth of noise to data: even SDEdit starts with more
+TOUCH = 0.1  # of the process's time: a strength that image-to-image is asked for on purpose
 
 
 def warn_of(grid: Times, times: Tensor, process: Process) -> None:
@@ -50,7 +51,8 @@ def _starts_far(grid: Times, times: Tensor, process: Process) -> str:
     start = process.lam(times[0])
     if not isinstance(grid, Grid) or isinstance(grid, GivenTimes):  # whoever writes every time means them
         return ""
-    if bool((times[1] > times[0]).any()) or not bool((start > FAR).any()):
+    far = (start > FAR) & (times[0] < TOUCH * process.t_max)
+    if bool((times[1] > times[0]).any()) or not bool(far.any()):
         return ""
     level = float((-start.max()).exp())
     return (

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ...solvers import Addressed
 from ...solvers.checked import checked
-from ...solvers.kinds import check_kind
+from ...solvers.kinds import check_kind, described
+from ..grad_mode import check_grad_mode
 from .balls import Ball
 from .descent import Best, Descent, Points
 from .expectation import Expectation, PointLoss
@@ -74,11 +75,20 @@ def pgd(
     Source: Madry et al. 2018, arXiv 1706.06083, section 2.1. Cost: `restarts` times `steps` gradients of the loss and
     one more, each of as many as an `Expectation` draws; with one, a value for every restart at the end.
     """
-    centres = tuple(c.detach() for c in ((starts,) if isinstance(starts, Tensor) else starts))
+    check_grad_mode("pgd")
+    given = (starts,) if isinstance(starts, Tensor) else starts
+    if not isinstance(given, tuple | list) or not all(isinstance(c, Tensor) for c in given):
+        raise TypeError(
+            f"starts: got {described(starts)}, expected a tensor (B, ...) or a tuple of them; write "
+            "pgd(loss, x, ...) or pgd(loss, (x, cond), ...)"
+        )
+    centres = tuple(c.detach() for c in given)
     bounds = tuple(balls) if isinstance(balls, tuple | list) else (balls,)
     for ball in bounds:
         check_kind("balls", ball, Ball, "a ball for each start, or one; write Linf(0.1) or L2(1.0)")
     _check(centres, bounds, steps, share, box, jitter, restarts, noise)
+    if box is not None:
+        centres = tuple(c.clamp(*box) for c in centres)  # over by round-off, if at all
     descent = Descent(loss, centres, bounds, steps, share, box, callback)
 
     best, rows = Best(centres), []
@@ -126,7 +136,8 @@ def _check(
     if not box[0] < box[1]:
         raise ValueError(f"box: got {box}, expected (low, high) with low < high")
     past = [float(torch.maximum(box[0] - c, c - box[1]).max()) for c in centres]
-    if max(past) > 0:
+    # a resize or a change of dtype ends a few units in the last place of float32 outside: no leaving of the range
+    if max(past) > 8 * torch.finfo(torch.float32).eps * max(abs(box[0]), abs(box[1])):
         k = past.index(max(past))
         raise ValueError(
             f"box: got start {k} outside {box} by up to {past[k]:.3g}, expected all starts within: what is "

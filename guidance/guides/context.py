@@ -16,6 +16,7 @@ from ...solvers.model import data_prediction
 from ...solvers.per_step import at_step
 from ...solvers.prediction import conversion
 from ...solvers.process import Process, as_time
+from ..grad_mode import check_no_inference
 from ..loss import Loss, check_loss
 from .bookkeeping import CallRecord, Through
 from .step_law import log_normal
@@ -133,6 +134,7 @@ class Context:
             value = loss(point)
             check_loss(value, len(at))
             if not value.requires_grad:
+                check_no_inference("guide")
                 raise ValueError(
                     "loss: got values without a graph to x, expected differentiable ones; leave out `no_grad`, "
                     "`detach` and numpy in the loss, or choose among particles with smc or svdd"
@@ -266,6 +268,7 @@ class Context:
     def _pulled(self, out: Tensor, cotangent: Tensor, vjps: int) -> Tensor:
         """(dout/dx_t)^T cotangent; zero where `out` does not depend on x_t."""
         if not self._record.live.requires_grad:
+            check_no_inference("guide")
             raise ValueError(
                 "vjp: got a network call without a graph, expected one; set `differentiates = True` on the "
                 "guide (or return True from `graph` at this step)"

@@ -12,14 +12,17 @@ from tqdm.auto import tqdm
 
 from ...adjoint import Checkpoint, Gradient, sample
 from ...adjoint.arguments import check_arguments
-from ...adjoint.not_finite import which_samples
+from ...adjoint.not_finite import lost, which_samples
+from ...adjoint.transforms import finite
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind, described
 from ...solvers.opening import only_state, packed_noise
 from ...solvers.packing import State, packing_of
+from ..grad_mode import check_grad_mode
 from ..loss import Loss, check_loss
+from .best_points import BestPoints
 from .patience import Patience
 from .priors import Prior, Priors
 from .sample_lbfgs import SampleLBFGS
@@ -36,7 +39,7 @@ class Stop(enum.Enum):
     STALLED = "no sample finds a lower loss, and not all have converged"
     PATIENCE = "no improvement within the patience"
     INTERRUPT = "interrupted"
-    NAN = "the loss was not finite"
+    NAN = "the loss or its gradient was not finite"
 
 
 @dataclass(frozen=True)
@@ -116,16 +119,17 @@ def optimise(
             norm.
         patience: a sample keeps the best it has after this many steps without its loss falling by more than
             `tolerance`; the run stops when that goes for all. Where they share variables, the total counts.
-        keep_finite: go on where some samples or their losses are not finite: of these only the prior is descended
-            until they are, and they are NaN in the Result if they never were.
+        keep_finite: go on where some samples, their losses or those losses' slopes are not finite: of these only
+            the prior is descended until they are, and they are NaN in the Result if they never were.
 
     Returns:
-        A Result at the best point seen. Ctrl-C and a loss that is not finite end early with it; the latter
-        warns and names the step. Where the very first loss is not finite it raises FloatingPointError.
+        A Result at the best point seen. Ctrl-C and a loss or gradient that is not finite end early with it; the
+        latter warns and names the step. Where the very first is not finite it raises FloatingPointError.
 
     Cost: each evaluation plan.nfe forwards and plan.nfe VJPs, plus the strategy's replays; one run more at
     the end.
     """
+    check_grad_mode("optimise")
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient)
     check_kind("over", over, Over, "Over(...); name what to optimise: Over(x=True, cond=True)")
     if isinstance(optimiser, type) or not callable(optimiser):
@@ -195,11 +199,11 @@ class _Run:
     losses: list[Tensor] = field(default_factory=list)  # (B,) for every evaluation
     step: int = 0
     variables: list[Tensor] = field(init=False)
-    best: "_Best" = field(init=False)
+    best: BestPoints = field(init=False)
 
     def __post_init__(self) -> None:
         self.variables = self.inputs.variables
-        self.best = _Best(separate=not self.inputs.shared)
+        self.best = BestPoints(separate=not self.inputs.shared)
 
     def descend(self, steps: int, patience: int | None, tolerance: float, progress: bool) -> Stop:
         """Take optimiser steps until they are used up or stop helping."""
@@ -239,18 +243,49 @@ class _Run:
         loss = (value + penalty).detach()
         kept = loss.isfinite()
         if not bool(kept.all()):
-            if not self.keep_finite or not bool(kept.any()):
-                raise FloatingPointError(
-                    f"loss: not finite at step {self.step} for {which_samples(~kept)}: got {loss.tolist()}, "
-                    "expected finite values; mend the loss there, or let the others go on with keep_finite=True"
-                )
-            loss, value = loss.masked_fill(~kept, torch.nan), torch.where(kept, value, 0.0)
-            # inside the loss 0 * NaN is NaN, which must not come back into the sampler
-            found.register_hook(lambda grad: torch.where(per_sample(kept, grad), grad, 0.0))
+            self._lose(
+                ~kept, f"loss: not finite {self._at(~kept)}: got {loss.tolist()}, expected finite values"
+            )
+            value = torch.where(kept, value, 0.0)
+
+        def cut(slope: Tensor) -> Tensor:
+            """The loss's gradient where it enters the sampler, inside of which 0 * NaN would be NaN for mates too."""
+            nonlocal kept
+            broken = lost(slope) & kept
+            if bool(broken.any()):
+                self._lose(~kept | broken, f"loss: got a gradient that is not finite {self._at(broken)}, expected a "
+                           "finite slope where the loss is finite (sqrt and norm have none at 0)")  # fmt: skip
+            kept = kept & ~broken
+            return torch.where(per_sample(kept, slope), slope, 0.0)
+
+        found.register_hook(cut)
+        grads = torch.autograd.grad((value + penalty).sum(), self.variables, allow_unused=True)
+        self._check_gradients(grads)
+        loss = loss.masked_fill(~kept, torch.nan)
         self.losses.append(loss)
         self.best.offer(loss, self.variables)
-        self.set_gradients(torch.autograd.grad((value + penalty).sum(), self.variables, allow_unused=True))
+        self.set_gradients(grads)
         return loss
+
+    def _at(self, broken: Tensor) -> str:
+        return f"at step {self.step} for {which_samples(broken)}"
+
+    def _lose(self, gone: Tensor, what: str) -> None:
+        """Raise FloatingPointError where the samples that are `gone` may not be lost, or are all."""
+        if not self.keep_finite or bool(gone.all()):
+            others = "" if bool(gone.all()) else ", or let the others go on with keep_finite=True"
+            raise FloatingPointError(f"{what}; mend the loss there{others}")
+
+    def _check_gradients(self, grads: tuple[Tensor | None, ...]) -> None:
+        """Raise FloatingPointError where the sampler or the prior has made a finite slope infinite."""
+        broken = [grad for grad in grads if grad is not None and not finite(grad)]
+        if broken:
+            rows = any(broken[0] is grad for grad in grads[: len(self.inputs.own)])
+            where = self._at(lost(broken[0])) if rows else f"at step {self.step}"
+            raise FloatingPointError(
+                f"gradient: not finite {where}, though the loss and its slope are, expected finite values; mend the "
+                "derivative of the network or the prior there (sqrt and norm have none at 0), or use a wider dtype"
+            )
 
     def sampled(self, gradient: Gradient | None) -> Tensor:
         """The sample where the variables are now."""
@@ -293,41 +328,3 @@ class _Run:
             step=self.step,
             converged=self.optimiser.converged if isinstance(self.optimiser, SampleLBFGS) else None,
         )
-
-
-class _Best:
-    """The best values so far: sample by sample where batch mates share nothing, else by the total. A loss that is
-    NaN is worse than any.
-    """
-
-    def __init__(self, separate: bool) -> None:
-        self.separate = separate
-        self.loss: Tensor | None = None
-        self.values: list[Tensor] = []
-        self.closed: Tensor | None = None  # (B,), where nothing is taken any more
-
-    @property
-    def figure(self) -> Tensor:
-        """What is compared: (B,), or the total (1,) where batch mates share variables."""
-        assert self.loss is not None
-        return self.loss if self.separate else self.loss.sum()[None]
-
-    def offer(self, loss: Tensor, variables: list[Tensor]) -> None:
-        """Keep what is better than before; `loss` (B,) is not written to later."""
-        values = [variable.detach() for variable in variables]
-        if self.loss is not None and self.separate:
-            better = (loss < self.loss) | self.loss.isnan()
-            if self.closed is not None:
-                better = better & ~self.closed
-            self.loss = torch.where(better, loss, self.loss)
-            self.values = [
-                torch.where(per_sample(better, new), new, old)
-                for new, old in zip(values, self.values, strict=True)
-            ]
-        elif self.loss is None or _total(loss) < _total(self.loss):
-            self.loss, self.values = loss, [value.clone() for value in values]
-
-
-def _total(loss: Tensor) -> tuple[int, float]:
-    """What `loss` (B,) comes to: how many are NaN, then the sum of the others."""
-    return int(loss.isnan().sum()), float(loss.nansum())

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed
 from ..guides.steering import Steered
-from .resampling import ess, uniform_draws
+from .resampling import uniform_draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +16,8 @@ class Cloud:
     """Weighted particles at the end of a run.
 
     Attributes:
-        x: (B, K, ...);  log_weights: (B, K), summing to one in exp.
+        x: (B, K, ...);  log_weights: (B, K), summing to one in exp; NaN, and means with them, for a sample whose
+            particles all have a reward of -inf.
         log_z: (B,) log of the estimate of E[exp(r(x)/beta)] under the law of the sampler's own draws: of this
             plan with this N, which is not the data's. Unbiased before the log; after it low, where weights vary,
             by about half of `relative_variance`.
@@ -41,7 +43,13 @@ class Cloud:
         return (weights.reshape(*weights.shape, *(1,) * (values.ndim - 2)) * values).sum(1)
 
     def draw(self, noise: Addressed) -> Tensor:
-        """One particle of each sample by its weight, (B, ...)."""
+        """One particle of each sample by its weight, (B, ...). Raises ValueError where none has any."""
+        empty = self.log_weights.isnan().any(1)
+        if bool(empty.any()):
+            raise ValueError(
+                f"draw: got no particle of any weight for {which_samples(empty)}, expected at least one of a finite "
+                "reward; take more particles, or leave these samples out"
+            )
         points, edges = (
             uniform_draws(noise, 0, self.log_weights[:, :1]),
             self.log_weights.double().exp().cumsum(1),
@@ -57,4 +65,4 @@ class Cloud:
     @property
     def final_ess(self) -> Tensor:
         """(B,) effective sample size of the result. It says nothing of particles lost on the way."""
-        return ess(self.log_weights)
+        return self.ess[-1]

@@ -58,16 +58,24 @@ def check_particles(x: Tensor, noise: Addressed) -> None:
             f"x: got shape {tuple(x.shape)}, expected (B, K, ...): K particles for each sample; see "
             "`starting_particles`"
         )
+    if not x.shape[1]:
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, expected (B, K, ...) with at least one particle for each sample; see "
+            "`starting_particles`"
+        )
     noise.check(0, x)
 
 
 def for_particles(tree: Any, batch: int, count: int) -> Any:
     """Conditioning or context of `batch` samples for `count` particles of each: tensors are (B, ...), PerStep
-    values (N, B, ...).
+    values (N, B, ...), repeated; what samples share, (), (1, ...) or a vector (C,) with C not B, stays as it is.
     """
 
     def repeat(value: Tensor, axis: int) -> Tensor:
-        if value.ndim <= axis or value.shape[axis] != batch:
+        shared = value.ndim <= axis or value.shape[axis] == 1 or value.ndim == axis + 1
+        if shared and value.shape[axis : axis + 1] != (batch,):
+            return value
+        if value.shape[axis] != batch:
             raise ValueError(
                 f"cond or context: got a tensor of shape {tuple(value.shape)}, expected {batch} along axis "
                 f"{axis}, one for each sample; expand what samples share"

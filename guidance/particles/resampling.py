@@ -53,8 +53,10 @@ class Systematic(Resampling):
 
 @checked
 def ess(log_weights: Tensor) -> Tensor:
-    """Effective sample size (sum w)^2 / sum w^2 over the last axis: between 1 and K."""
-    return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()
+    """Effective sample size (sum w)^2 / sum w^2 over the last axis: between 1 and K, or 0 where every w is."""
+    total = log_weights.logsumexp(-1)
+    size = (2 * total - (2 * log_weights).logsumexp(-1)).exp()
+    return torch.where(total.isneginf(), 0.0, size)
 
 
 def uniform_draws(noise: Addressed, slot: int, like: Tensor) -> Tensor:

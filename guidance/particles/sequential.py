@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed, Combine, Model, Plan
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
@@ -125,6 +126,7 @@ def smc(
     )
     memory = run.memory(guide)
     log_w = memory["log_w"]
+    _warn_of_none(log_w)
     _warn_of_few(torch.stack(memory["ess"]), shape[1])
     return Cloud(
         x=run.sample.unflatten(0, shape),
@@ -139,10 +141,25 @@ def smc(
     )
 
 
+def _warn_of_none(log_w: Tensor) -> None:
+    """Warn of samples whose particles (B, K) all ended without a weight."""
+    empty = log_w.isneginf().all(1)
+    if bool(empty.any()):
+        warnings.warn(
+            f"smc: got a reward of -inf for all {log_w.shape[1]} particles of {which_samples(empty)}, expected a "
+            "finite one somewhere: log_z is -inf there and weights and means are NaN; take more particles, a proposal "
+            "that leads to where the reward is finite, or a reward that falls off gradually",
+            stacklevel=3,
+        )
+
+
 def _warn_of_few(sizes: Tensor, count: int) -> None:
     """Warn where the effective sample sizes (N, B) of `count` particles fell low. With fewer than four they always
     may.
     """
+    sizes = torch.where(sizes == 0, torch.inf, sizes)  # of which `_warn_of_none` has warned
+    if not sizes.numel():
+        return
     least, limit = float(sizes.min()), max(LOW_ESS * count, 1.5)
     if count < 4 or least >= limit:
         return

@@ -41,6 +41,7 @@ class Choosing(Guide):
             self.shape
         )
         if self.beta:
+            value = torch.where(value.isneginf().all(1, keepdim=True), 0.0, value)  # all alike: any of them
             edges = (value / self.beta).softmax(1).cumsum(1)
             points = uniform_draws(self.source, ctx.step, value[:, :1])
             index = torch.searchsorted(edges, points).clamp(max=self.shape[1] - 1)

@@ -93,15 +93,20 @@ class Weighing(Guide):
         return (own.double() - proposed.double()).reshape(self.shape)
 
     def _seen(self, ctx: Context, before: list[Tensor]) -> Tensor:
-        """r_k, (B, K): the proposal's own log p(y | x_k) over beta where it has one, else the reward of D(x_k)."""
+        """r_k, (B, K): the proposal's own log p(y | x_k) over beta where it has one, else the reward of D(x_k).
+
+        Where that is -inf, r_{k-1}: a prediction of no weight may yet lead to an end that has one, and a lineage once
+        weighed by 0 could not be weighed right any more. Only the last reward can say that it has none.
+        """
+        last = before[-1] if before else torch.zeros(self.shape, dtype=torch.float64, device=ctx.x.device)
         if not isinstance(self.proposal, Twist):
-            known = (1 - ctx.prior_variance).flatten().double()
-            return self.potential.counted(
-                self._scaled(ctx.data), known.expand(len(ctx.x)).reshape(self.shape)
-            )
+            known = (1 - ctx.prior_variance).flatten().double().expand(len(ctx.x)).reshape(self.shape)
+            reward = self._scaled(ctx.data)
+            return torch.where(reward.isneginf(), last, self.potential.counted(reward, known))
         if ctx.step not in self.noisy:  # the proposal was left out
-            return before[-1] if before else torch.zeros(self.shape, dtype=torch.float64, device=ctx.x.device)
-        return self.proposal.log_likelihood(ctx).double().reshape(self.shape) / self.beta
+            return last
+        reward = self.proposal.log_likelihood(ctx).double().reshape(self.shape) / self.beta
+        return torch.where(reward.isneginf(), last, reward)
 
     def _scaled(self, x: Tensor) -> Tensor:
         """The reward over beta, (B, K), of states (B K, ...)."""

@@ -1,11 +1,22 @@
 """audit: its figures against what is known of each strategy."""
 
+import warnings
+
 import pytest
 import torch
 from problems import MIXTURE, PROCESS
 from torch import nn
 
-from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, Reversible, audit
+from pullback.adjoint import (
+    AdjointDEIS,
+    Checkpoint,
+    Continuous,
+    Direct,
+    JacobianFree,
+    Reversible,
+    Truncated,
+    audit,
+)
 from pullback.solvers import DATA, Denoiser, DPMSolverPP, ReversibleHeun, UniformLambda
 
 
@@ -59,3 +70,15 @@ def test_nothing_to_differentiate():
     plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(3, start=0.95, end=0.02))
     with pytest.raises(ValueError, match="nothing|no input"):
         audit(MIXTURE.denoiser(PROCESS), plan, torch.randn(1, 2), lambda out: out.sum(), {"direct": Direct()})
+
+
+def test_a_strategys_warning_comes_once():
+    """Not once for each of its runs."""
+    plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(4, start=0.95, end=0.02))
+    x, cond = torch.randn(2, 2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        audit(MIXTURE.denoiser(PROCESS), plan, x, lambda out: out.square().flatten(1).sum(1),
+              {"truncated": Truncated(2), "free": JacobianFree()}, cond=cond)  # fmt: skip
+    texts = [str(each.message) for each in said]
+    assert texts and len(set(texts)) == len(texts)

@@ -694,6 +694,27 @@ MISTAKES: Mapping[str, tuple[str, str]] = {
         "pgd(loss, x, 0.1)",
         "TypeError: balls: got 0.1, expected a ball for each start, or one; write Linf(0.1) or L2(1.0)",
     ),
+    "a dict attacked": (
+        'pgd(loss, {"a": x}, Linf(0.1))',
+        (
+            "TypeError: starts: got a dict, expected a tensor (B, ...) or a tuple of them; write pgd(loss, x, ...) or "
+            "pgd(loss, (x, cond), ...)"
+        ),
+    ),
+    "an attack under no_grad": (
+        "torch.no_grad()(pgd)(loss, x, Linf(0.1))",
+        (
+            "ValueError: pgd: got a call under torch.no_grad() or inference_mode(), expected grad mode on, since it "
+            "takes gradients itself; call it outside of it"
+        ),
+    ),
+    "particles of a dict": (
+        'starting_particles(Addressed(0), {"video": x}, 4)',
+        (
+            "TypeError: like: got a dict, expected a tensor; torch.as_tensor(...) makes one of an array or a list of "
+            "numbers"
+        ),
+    ),
     "pgd's loss is one number": (
         "pgd(lambda x: x.sum(), x, Linf(0.1))",
         (

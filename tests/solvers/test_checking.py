@@ -147,3 +147,26 @@ def test_it_prints_and_does_not_draw():
     text = str(found)
     assert "<- declared" in text and text.splitlines()[1].startswith("V ") and found.verdict in text
     assert str(check(Denoiser(made(VP(), V), VP(), NOISE), X0)) == text
+
+
+@pytest.mark.parametrize("count", [2, 4, 7])
+@pytest.mark.parametrize("declared", [V, NOISE], ids=["right", "wrong"])
+def test_few_samples_decide_nothing(count, declared):
+    """Below eight the verdict was wrong for half of the seeds: none is given, and what to do is said."""
+    found = check(Denoiser(made(VP(), V), VP(), declared), X0[:count])
+    assert not found.right and found.verdict.startswith(
+        f"inconclusive: got {count} samples, expected at least 8"
+    )
+    assert "pass more of x0" in str(found) and found.trials
+
+
+def test_eight_samples_decide():
+    for seed in range(6):
+        x0 = LAW.sample(8, torch.Generator().manual_seed(seed))
+        assert check(Denoiser(made(VP(), V), VP(), V), x0, seed=seed).right
+
+
+@pytest.mark.parametrize("x0", [torch.ones(16, 4), torch.arange(4.0).expand(16, 4)], ids=["ones", "equal"])
+def test_samples_that_are_all_the_same_are_refused(x0):
+    with pytest.raises(ValueError, match="x0: got 16 samples that are all the same, expected data that vary"):
+        check(Denoiser(made(VP(), V), VP(), V), x0)

@@ -69,6 +69,7 @@ MEANT = {
     "a small table": (DiscreteVP(torch.tensor([0.9, 0.1])), UniformT(2)),
     "an end of ten levels": (DiscreteVP(torch.linspace(0.9, 0.1, 10)), [1.0, 0.0]),
     "SDEdit": (VP(), UniformLambda(10, start=0.15, end=0.02)),
+    "the last tenth of a flow": (RectifiedFlow(), UniformT(8, start=0.1, end=0.0)),
     "SDEdit on a table": (TABLE, UniformT(10, start=200.0, end=0.0)),
     "EDM": (EDM(), Karras(18, start=80.0, end=0.002)),
     "shifted": (RectifiedFlow(), Shifted(20)),

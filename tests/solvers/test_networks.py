@@ -260,6 +260,25 @@ def test_integer_labels_and_nested_conditioning_in_one_call():
     assert torch.allclose(two, one, rtol=1e-13, atol=1e-14)
 
 
+def test_conditioning_of_batch_one_in_one_call():
+    """As two calls take it, which broadcast it."""
+    net, x, t = network(), torch.randn(4, 3), torch.rand(4)
+    base = Denoiser(lambda x, t, c: net(x, t, c.expand(len(x), 3)), PROCESS, V)
+    for cond, null in ((torch.randn(1, 3), torch.randn(3)), (torch.randn(1, 3), torch.randn(1, 3)),
+                       (torch.randn(4, 3), torch.randn(1, 3))):  # fmt: skip
+        two, one = (ClassifierFree(base, 2.0, null, passes=p)(x, t, cond) for p in (Passes.TWO, Passes.ONE))
+        assert torch.allclose(two, one, rtol=1e-13, atol=1e-14)
+
+
+def test_a_null_that_lacks_a_key_is_told_which():
+    base = Denoiser(lambda x, t, **c: x, PROCESS, V, call=Keywords())
+    model = ClassifierFree(base, 2.0, {"a": torch.zeros(3)}, passes=Passes.ONE)
+    with pytest.raises(
+        ValueError, match=r"Passes.ONE: got null with \['a'\] beside cond with \['a', 'b'\], expected"
+    ):
+        model(torch.zeros(4, 3), torch.zeros(4), {"a": torch.zeros(4, 3), "b": torch.zeros(4, 2)})
+
+
 @pytest.mark.parametrize("passes", Passes)
 @pytest.mark.parametrize("gradient", [Direct(), Checkpoint()], ids=str)
 @pytest.mark.parametrize("shape", [(4,), (4, 4)], ids=["per step", "per step and sample"])

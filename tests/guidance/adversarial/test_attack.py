@@ -389,3 +389,19 @@ def test_advdiff_names_a_gradient_that_is_not_finite():
     assert not torch.equal(both.x[0], start[0])
     with pytest.raises(ValueError, match="one verdict per sample"):
         advdiff(MODEL, PLAN, log_prob, start, lambda x: distance(x).mean() < 1)
+
+
+def test_an_image_over_the_box_by_round_off_is_clamped():
+    """1 + 1.19e-7 is what a resize in float32 makes of 1."""
+    image = torch.tensor([[1 + 2**-23, 0.5], [-(2**-23), 0.2]])
+    found = pgd(distance, image, Linf(0.1), steps=3, box=(0.0, 1.0))
+    assert bool(((found.points[0] >= 0) & (found.points[0] <= 1)).all())
+    same = pgd(distance, image.clamp(0, 1), Linf(0.1), steps=3, box=(0.0, 1.0))
+    assert torch.equal(found.points[0], same.points[0])
+    with pytest.raises(ValueError, match="outside"):
+        pgd(distance, image + 1e-5, Linf(0.1), box=(0.0, 1.0))
+
+
+def test_an_attack_under_no_grad_says_so():
+    with torch.no_grad(), pytest.raises(ValueError, match="pgd: got a call under torch.no_grad"):
+        pgd(distance, torch.zeros(2, 2), Linf(0.1))

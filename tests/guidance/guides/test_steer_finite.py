@@ -8,7 +8,7 @@ import torch
 from guides import ENDS, MODEL, SEEN
 from problems import PROCESS
 
-from pullback.guidance import TMPD, Guide, Through, steer
+from pullback.guidance import DPS, TMPD, Guide, Through, steer
 from pullback.solvers import DATA, DDIM, Denoiser, UniformLambda
 
 PLAN = DDIM().plan(PROCESS, UniformLambda(4, **ENDS))
@@ -63,3 +63,13 @@ def test_registers_and_trees_are_no_state():
             bare(MODEL, PLAN, x, Log())
     with pytest.raises(ValueError, match=r"x: got shape \(4,\)"):
         steer(MODEL, PLAN, X[0], Log())
+
+
+@pytest.mark.parametrize("guide", [DPS(SEEN), TMPD(SEEN)], ids=lambda g: type(g).__name__)
+def test_inference_mode_is_blamed_on_nobody_else(guide):
+    """Neither on the loss nor on the guide: no graph can be made there, as it is under no_grad."""
+    with torch.inference_mode(), pytest.raises(ValueError, match="got a call under torch.inference_mode"):
+        steer(MODEL, PLAN, X, guide)
+    with torch.no_grad():
+        found = steer(MODEL, PLAN, X, guide).sample
+    assert torch.equal(found, steer(MODEL, PLAN, X, guide).sample)

@@ -6,7 +6,7 @@ from problems import MIXTURE, PROCESS
 from torch import nn
 
 from pullback.adjoint import PerStep
-from pullback.guidance import ChiPrior, NormPrior, Over, Stop, adam, optimise
+from pullback.guidance import ChiPrior, NormPrior, Over, Stop, adam, lbfgs, optimise
 from pullback.guidance.latents.optimisation import sgd
 from pullback.solvers import DATA, DDIM, Addressed, Denoiser, DPMSolverPP, UniformLambda
 
@@ -187,3 +187,68 @@ def test_patience_is_by_sample():
         assert torch.allclose(both.x[b], alone[b].x[0], atol=1e-12) and torch.allclose(
             both.loss[b], alone[b].loss[0]
         )
+
+
+def rooted(z):
+    """A finite loss whose slope is NaN for the second sample: 0 times infinity."""
+    return z.square().sum(1) + torch.sqrt(z.sum(1) * (torch.arange(len(z)) != 1))
+
+
+@pytest.mark.parametrize("optimiser", [adam(), lbfgs(), sgd(0.1)], ids=["adam", "lbfgs", "sgd"])
+def test_a_gradient_that_is_not_finite_is_named_at_once(optimiser):
+    """Not a step later, where the network would be blamed, and no line search ends on it without a word."""
+    x = torch.rand(3, 2) + 1
+
+    def loss(z):
+        return rooted(z.square())
+
+    with pytest.raises(
+        FloatingPointError, match=r"loss: got a gradient .* step 0 for samples \[1\] of 3.*sqrt"
+    ):
+        optimise(MODEL, PLAN, loss, x, optimiser=optimiser, steps=4, progress=False)
+
+
+def test_a_gradient_that_is_not_finite_later_keeps_the_best():
+    calls = []
+
+    def loss(z):
+        calls.append(1)
+        return distance(z) if len(calls) < 3 else distance(z) + torch.sqrt(z.sum(1) * 0)
+
+    with pytest.warns(UserWarning, match="step 2, the best so far is kept: loss: got a gradient"):
+        result = optimise(MODEL, PLAN, loss, torch.randn(2, 2), steps=6, progress=False)
+    assert result.stop is Stop.NAN and len(result.losses) == 2 and bool(result.x.isfinite().all())
+
+
+def test_batch_mates_of_a_gradient_that_is_not_finite_go_on():
+    """As they do alone; the other stays where it is."""
+    x = torch.rand(3, 2) + 1
+
+    def loss(z):
+        return rooted(z.square())
+
+    options = {"steps": 4, "progress": False, "keep_finite": True}
+    found = optimise(MODEL, PLAN, loss, x, **options)  # type: ignore[arg-type]
+    alone = optimise(MODEL, PLAN, loss, x[:1], **options)  # type: ignore[arg-type]
+    assert torch.allclose(found.x[0], alone.x[0]) and torch.equal(found.x[1], x[1])
+    assert found.loss.isnan().tolist() == [False, True, False]
+
+
+def test_a_networks_gradient_that_is_not_finite_is_not_laid_to_the_loss():
+    """The second sample's slope is NaN inside the network."""
+
+    def network(x, t):
+        return -x + torch.sqrt(x[:, :1].square() * (torch.arange(len(x)) != 1)[:, None])
+
+    with pytest.raises(
+        FloatingPointError, match=r"gradient: not finite at step 0 for samples \[1\] of 3.*network"
+    ):
+        optimise(Denoiser(network, PROCESS, DATA), PLAN, distance, torch.rand(3, 2) + 1, progress=False)
+
+
+def test_under_no_grad_it_says_so():
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match="optimise: got a call under torch.no_grad.*outside of it$"),
+    ):
+        optimise(MODEL, PLAN, distance, torch.zeros(1, 2), progress=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from problems import PROCESS
 
-from pullback.adjoint import sample
+from pullback.adjoint import PerStep, sample
 from pullback.guidance import (
     DDNM,
     TMPD,
@@ -31,15 +31,20 @@ from pullback.guidance import (
     starting_particles,
     svdd,
 )
+from pullback.guidance.particles import Discounted
 from pullback.guidance.particles.layout import ParticleNoise
 from pullback.solvers import (
+    DATA,
     DDIM,
     DDPM,
     Addressed,
+    ClassifierFree,
     Combine,
+    Denoiser,
     DPMSolverPP,
     Gaussian,
     GivenTimes,
+    Guided,
     Mixture,
     UniformLambda,
 )
@@ -569,3 +574,77 @@ def test_a_proposals_measurements_are_repeated_for_the_particles(make):
         one = run(ys[b : b + 1], x[b : b + 1], Addressed(11, samples=[b]))
         assert torch.allclose(whole.x[b], one.x[0], atol=1e-12)
         assert torch.allclose(whole.log_z[b], one.log_z[0], atol=1e-12)
+
+
+def inside(x, context=None):
+    """A constraint: the law cut off at -1/2."""
+    return torch.where(x[:, 0] > -0.5, 0.3 * x[:, 0], -torch.inf)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+@pytest.mark.parametrize("potential", [Discounted(), Difference(), Most(), Total(), Terminal()], ids=repr)
+def test_a_constraint_is_weighed_exactly(potential, threshold):
+    """-inf on the way says nothing of the end, -inf there is weight 0; 0 times inf is nowhere."""
+    found = cloud(TWO, 16, 200, reward=inside, potential=potential, threshold=threshold)
+    z = found.log_z.exp()
+    assert bool(z.isfinite().all()) and bool(found.ess.isfinite().all())
+    assert abs(float(z.mean()) - truth(TWO, inside)[0]) < 4 * float(z.std()) / 200**0.5
+    some = found.log_z > -torch.inf
+    assert bool((found.log_weights[some].exp()[found.x[some][..., 0] <= -0.5] == 0).all())
+
+
+@pytest.mark.parametrize("potential", [Discounted(), Most(), Total(), Terminal()], ids=repr)
+def test_particles_none_of_which_has_a_weight(potential):
+    """Z is 0 and so is the ESS; there is nothing to draw and no mean. Batch mates have theirs."""
+
+    def reward(x, context=None):
+        return torch.where(torch.arange(len(x)) < 8, -torch.inf, 0.0)
+
+    with pytest.warns(UserWarning, match=r"reward of -inf for all 8 particles of samples \[0\] of 2"):
+        found = cloud(TWO, 8, 2, reward=reward, potential=potential)
+    assert found.log_z[0] == -torch.inf and found.ess[-1, 0] == 0 and found.final_ess[0] == 0
+    assert bool(found.log_weights[0].isnan().all()) and bool(found.mean()[0].isnan().all())
+    assert abs(float(found.log_z[1])) < 1e-12 and abs(float(found.final_ess[1]) - 8) < 1e-9
+    with pytest.raises(ValueError, match=r"draw: got no particle of any weight for samples \[0\] of 2"):
+        found.draw(Addressed(0))
+
+
+@pytest.mark.parametrize(
+    "cond",
+    [
+        Guided(torch.ones(2, 1), PerStep(torch.linspace(1, 2, 6))),
+        Guided(torch.ones(2, 1), torch.tensor(1.5)),
+        Guided(torch.ones(2, 1), torch.tensor([1.5, 2.0])),
+        Guided(torch.ones(2, 1), PerStep(torch.linspace(1, 2, 12).reshape(6, 2))),
+        Guided(torch.ones(1, 1), 2.0),
+        Guided(torch.ones(3), 2.0),
+    ],
+    ids=[
+        "per step",
+        "scalar",
+        "per sample",
+        "per step and sample",
+        "cond of batch one",
+        "cond without a batch",
+    ],
+)
+def test_conditioning_of_all_kinds_is_repeated_for_the_particles(cond):
+    """Each particle runs as a sample that has its sample's conditioning."""
+    model = ClassifierFree(Denoiser(lambda x, t, c: x * 0.3 + c.sum(-1, keepdim=True), PROCESS, DATA), 1.0,
+                           torch.zeros(cond.cond.shape[-1]))  # fmt: skip
+    noise = Addressed(3)
+    x = starting_particles(noise, torch.zeros(2, 1), 3)
+    found = smc(model, PLAN, x, likelihood, noise, potential=Terminal(), threshold=0.0, cond=cond)
+    kept = svdd(model, PLAN, x[:, 0], likelihood, noise, children=1, cond=cond)
+    for k in range(3):
+        wanted = sample(model, PLAN, x[:, k], cond=cond, noise=Addressed(3, stream=k))
+        assert torch.allclose(found.x[:, k], wanted, atol=1e-12)
+        assert k or torch.allclose(kept.sample, wanted, atol=1e-12)
+
+
+def test_no_samples_and_no_particles():
+    """An empty batch has an empty cloud; a sample without particles has none."""
+    found = smc(TWO.denoiser(PROCESS), PLAN, torch.zeros(0, 4, 1), likelihood, Addressed(0))
+    assert found.x.shape == (0, 4, 1) and found.log_z.shape == (0,) and found.mean().shape == (0, 1)
+    with pytest.raises(ValueError, match=r"x: got shape \(2, 0, 1\), expected .* at least one particle"):
+        smc(TWO.denoiser(PROCESS), PLAN, torch.zeros(2, 0, 1), likelihood, Addressed(0))
