@@ -68,12 +68,11 @@ def check_particles(x: Tensor, noise: Addressed) -> None:
 
 def for_particles(tree: Any, batch: int, count: int) -> Any:
     """Conditioning or context of `batch` samples for `count` particles of each: tensors are (B, ...), PerStep
-    values (N, B, ...), repeated; what samples share, (), (1, ...) or a vector (C,) with C not B, stays as it is.
+    values (N, B, ...), repeated; what samples share, () or (1, ...), stays as it is.
     """
 
     def repeat(value: Tensor, axis: int) -> Tensor:
-        shared = value.ndim <= axis or value.shape[axis] == 1 or value.ndim == axis + 1
-        if shared and value.shape[axis : axis + 1] != (batch,):
+        if value.ndim <= axis or value.shape[axis] == 1 != batch:
             return value
         if value.shape[axis] != batch:
             raise ValueError(

@@ -1,5 +1,7 @@
 """Attacks and the defence they measure: projections, gradients through the sampler, purification in closed form."""
 
+import weakref
+
 import pytest
 import torch
 from problems import MIXTURE, PROCESS
@@ -270,23 +272,32 @@ def test_the_gradient_through_purification_is_exact(strategy):
     assert float((cut - found[0]).norm()) < 1e-10  # Auto
 
 
+class Saved:
+    """A tensor in autograd's keeping: gone with the graph that saved it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
 def kept(strategy, steps):
-    """Numbers in distinct storages that autograd holds for the backward pass of one purification."""
+    """Numbers in distinct storages that autograd holds for the backward pass of one purification, once it is made."""
     body = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 16))
     plan = ReversibleHeun().plan(PROCESS, UniformLambda(steps, **ENDS))
-    seen: dict[int, torch.Tensor] = {}
+    held = weakref.WeakSet()
 
     def pack(tensor):
-        seen[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+        saved = Saved(tensor)
+        held.add(saved)
+        return saved
 
     image = torch.randn(4, 16, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
         out = purify(
             Denoiser(lambda x, t: body(x), PROCESS, V), plan, image, torch.randn(4, 16), gradient=strategy
         )
+    storages = {s.data_ptr(): s.nbytes() // 8 for s in (saved.tensor.untyped_storage() for saved in held)}
     torch.autograd.grad(out.sum(), image)
-    return sum(t.untyped_storage().nbytes() // 8 for t in seen.values())
+    return sum(storages.values())
 
 
 def test_memory_does_not_grow_with_the_steps():
