@@ -8,6 +8,7 @@ from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..solvers import Apply
+from .fingerprint import Projection
 from .rollout import Rollout
 from .tape import Tape
 from .wrappers import hooked
@@ -19,7 +20,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tape: Tape, outs: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
         out = outs[0]
-        ctx.tape, ctx.steps, ctx.sign = tape, list(tape.rollout.caught), tape.projection(out)
+        ctx.tape, ctx.steps, ctx.sign = tape, list(tape.rollout.caught), Projection(out)(out)
         # the sample's cotangent where only states along the way are used: its shape, one number of memory
         ctx.zero = out.new_zeros(()).expand(out.shape)
         ctx.set_materialize_grads(False)

@@ -8,6 +8,7 @@ a late call reaches, or a memo that the network fills, must be as the plain loop
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,7 +65,11 @@ class Tape(ABC):
         self.first = next((call.index for call in rollout.program.calls()), 0)
         self.calls, self.reached = CallStates(self.first), list[Extent]()
         self.plain = plain_state(rollout.model)
-        self.projection, self.marks = Projection(registers["x"]), list[Tensor]()
+        self.marks = list[Tensor]()
+
+    @cached_property
+    def projection(self) -> Projection:
+        return Projection(self.registers["x"])
 
     def forward(self) -> Tensor:
         """The sample."""
@@ -229,7 +234,7 @@ class Tape(ABC):
 
         out = again.execute(registers, evaluate)["x"]
         replays.compare()
-        check_repeated("the run", sign, self.projection(out), max(self.allowed(), LOOSE))
+        check_repeated("the run", sign, Projection(out)(out), max(self.allowed(), LOOSE))
         cotangents = [alias(end), *map(alias, jumps.values())]
         values = [out, *(again.caught[step] for step in jumps)]
         pairs = [(v, c) for v, c in zip(values, cotangents, strict=True) if v.requires_grad]

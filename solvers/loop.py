@@ -56,18 +56,19 @@ def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
     Raises:
         RuntimeError: a model that writes into x or t, which other registers, replays and the caller share.
     """
-    before = version(x) + version(call.t)
+    t = call.t.contiguous()  # of a batch it is one number, seen B times
+    before = version(x) + version(t)
     try:
-        out = model(x, call.t, cond)
+        out = model(x, t, cond)
     except RuntimeError as error:
         if "in-place operation" in str(error):  # autograd's own refusal, where x is a leaf of its graph
             error.add_note(
                 f"network call {call.index} of step {call.step}: x and t are read only; write to a clone"
             )
-        if version(x) + version(call.t) != before:
+        if version(x) + version(t) != before:
             raise _writing(call) from error
         raise
-    if version(x) + version(call.t) != before:
+    if version(x) + version(t) != before:
         raise _writing(call)
     return out
 

@@ -114,8 +114,7 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
     model.check_times(times)
-    # a number of its own for each sample: torch refuses to write to an expanded t, and not by its name
-    labels = times.to(like).reshape(len(calls), plan.batch or 1).expand(-1, len(like)).contiguous()
+    labels = times.to(like).reshape(len(calls), plan.batch or 1).expand(-1, len(like))
     count, index = 0, array("l")
     for op in plan.instructions:
         index.append(count)

@@ -15,6 +15,7 @@ from ..guides.context import Context
 from ..guides.guide import Guide
 from ..guides.steering import steer
 from ..loss import Loss
+from .verdict import succeeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def advdiff(
         calls += run.nfe
         found = run.sample if found is None else torch.where(per_sample(done, x), found, run.sample)
         taken = torch.where(done, taken, turn + 1)
-        done = done | _succeeded(success, found)
+        done = done | succeeded(success, found)
         if bool(done.all()) or turn + 1 == rounds:
             break
         point = (found if gradient is None else x).detach().requires_grad_()
@@ -128,13 +129,3 @@ def advdiff(
             )
     assert found is not None
     return Adversarial(found, x, done, taken, calls, vjps)
-
-
-def _succeeded(success: Callable[[Tensor], Tensor], found: Tensor) -> Tensor:
-    value = success(found)
-    if value.shape != (len(found),) or value.dtype != torch.bool:
-        raise ValueError(
-            f"success: got shape {tuple(value.shape)} of {value.dtype}, expected ({len(found)},) of torch.bool: one "
-            "verdict per sample; compare, as in log_prob(x) > -0.5"
-        )
-    return value

@@ -57,7 +57,7 @@ def test_randomness_that_no_state_of_torch_replays(strategy, dtype, seed):
         lambda x: x.roll(int(rng.integers(1, 8)), -1) if rng.random() < 0.5 else x,
     ):
         out = run(lambda x, t, noisy=noisy: noisy(net(x)), strategy, dtype)
-        with pytest.raises(RuntimeError, match="gave another output"):
+        with pytest.raises(RuntimeError, match="gave another output|had a graph of"):
             out.square().sum().backward()
 
 

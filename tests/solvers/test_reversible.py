@@ -174,7 +174,9 @@ def test_memory_does_not_grow_with_the_steps(method):
         plan = method.plan(PROCESS, UniformLambda(n, start=0.9, end=0.05))
         (row,) = audit(model, plan, x, lambda out: out.sum(), {}, reference=Reversible(), repeats=1).rows
         peaks.append(row.memory / x.nbytes)
-    assert abs(peaks[1] - peaks[0]) < 0.5 and peaks[1] < 16
+    assert (
+        abs(peaks[1] - peaks[0]) < 0.5 and peaks[1] < 16.1
+    )  # a mark of the sample is two of its 256 numbers
 
 
 def test_infinite_ends_keep_their_start():

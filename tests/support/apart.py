@@ -129,6 +129,9 @@ class StandIn(Apart):
         # autocast knows devices by name, and not this one; it is off
         enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
         with (
+            mock.patch.object(
+                torch.Tensor, "is_meta", property(lambda tensor: False)
+            ),  # here it stands for a device that has numbers
             mock.patch.object(torch, "is_autocast_enabled", lambda *of: of != ("meta",) and enabled(*of)),
             mock.patch.object(
                 torch, "get_autocast_dtype", lambda of: torch.bfloat16 if of == "meta" else dtype(of)

@@ -231,7 +231,8 @@ class Halves(nn.Module):
             ValueError,
             r"got a reward of shape \(2, 1\)",
         ),
-        (lambda: (Brightness() * float("nan"))(X), FloatingPointError, r"samples \[0, 1\]"),
+        (lambda: (Brightness() * float("nan"))(X), ValueError, "scale: got nan, expected a number"),
+        (lambda: Brightness()(X * float("nan")), FloatingPointError, r"samples \[0, 1\]"),
         (
             lambda: JPEGSize()(X.index_fill(0, torch.tensor([1]), float("nan"))),
             FloatingPointError,
