@@ -118,13 +118,13 @@ def advdiff(
             more_calls, more_vjps = gradient.cost(plan)
             calls, vjps = calls + more_calls, vjps + more_vjps
         (move,) = torch.autograd.grad(value.sum(), point)
-        lost = ~(value.detach().isfinite() & move.flatten(1).isfinite().all(1))
+        lost = ~(done | value.detach().isfinite() & move.flatten(1).isfinite().all(1))
         x = torch.where(per_sample(done | lost, x), x, x + noise_scale * move)
-        if bool((lost & ~done).any()):
+        if bool(lost.any()):
+            places = lost.nonzero().flatten().tolist()
             warnings.warn(
-                f"advdiff: got a log_prob or a gradient that is not finite for samples "
-                f"{(lost & ~done).nonzero().flatten().tolist()} in round {turn}, expected finite ones; their starting "
-                "noise stays, their mates went on",
+                f"advdiff: got a log_prob or a gradient that is not finite for samples {places} in round {turn}, "
+                "expected finite ones; their starting noise stays, their mates went on",
                 stacklevel=2,
             )
     assert found is not None
