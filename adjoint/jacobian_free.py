@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..solvers import NOISE, Call, Evaluate, Plan, Prediction, convert
+from ..solvers import NOISE, Call, Plan, Prediction
 from .gradient import Gradient
-from .left_out import warn_left_out
+from .held_slopes import held_slopes
+from .left_out import warn_left_out_of
 from .rollout import Registers, Rollout
 
 
@@ -24,22 +25,12 @@ class JacobianFree(Gradient):
     held: Prediction = NOISE
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        plan = rollout.program.plan
-        ops = [op for op in plan.instructions if isinstance(op, Evaluate)]
-        t = torch.tensor([op.t for op in ops], dtype=torch.float64)
-        # A of every call, for each kind of output: the output at x = 1, H = 0
-        try:
-            A = {w: convert(0 * t, 0 * t + 1, self.held, w, plan.process, t) for w in {op.want for op in ops}}
-        except ValueError as error:
-            raise ValueError(
-                f"{self}: got held={self.held.name} on {plan.name}, expected a prediction that gives the others at "
-                f"every time of the grid; hold another (DATA and V do at alpha = 0), or start later: {error}"
-            ) from None
+        slopes = held_slopes(self, self.held, rollout.program.plan)
 
         def evaluate(call: Call, x: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
                 value = rollout.evaluate(call, x)
-            slope = A[ops[call.index].want][call.index].to(x)
+            slope = slopes[call.index].to(x)
             return value + slope.reshape(-1, *(1,) * (x.ndim - 1)) * (x - x.detach())
 
         out = rollout.execute(registers, evaluate)
@@ -47,11 +38,7 @@ class JacobianFree(Gradient):
             raise ValueError(
                 f"{self}: got grad wanted elsewhere, expected it at x, noise or controls; use Checkpoint()"
             )
-        taken = {"noise", "controls"}
-        wanted = [
-            name for name, value in rollout.declared().items() if value.requires_grad and name not in taken
-        ]
-        warn_left_out(self, wanted, "predictions are held constant")
+        warn_left_out_of(self, rollout, ("noise", "controls"), "predictions are held constant")
         return out
 
     def cost(self, plan: Plan) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """What requires grad and gets none from a strategy, beside what gets one: said, not left to be found."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from .gradient import Gradient
+from .rollout import Rollout
 
 
 def warn_left_out(strategy: Gradient, names: Iterable[str], reason: str) -> None:
@@ -17,3 +18,9 @@ def warn_left_out(strategy: Gradient, names: Iterable[str], reason: str) -> None
             UserWarning,
             stacklevel=2,
         )
+
+
+def warn_left_out_of(strategy: Gradient, rollout: Rollout, taken: Collection[str], reason: str) -> None:
+    """As `warn_left_out`, of all that enters a run besides the registers and what is `taken`."""
+    declared = rollout.declared().items()
+    warn_left_out(strategy, [k for k, v in declared if v.requires_grad and k not in taken], reason)

@@ -115,8 +115,7 @@ def advdiff(
             memory, zero = run.memory(guide), torch.zeros_like(x)
             added = [memory.get(str(k), zero) for k in range(plan.steps)]
             value = log_prob(through_sampler(point, added, gradient))
-            more_calls, more_vjps = gradient.cost(plan)
-            calls, vjps = calls + more_calls, vjps + more_vjps
+            calls, vjps = (n + more for n, more in zip((calls, vjps), gradient.cost(plan), strict=True))
         (move,) = torch.autograd.grad(value.sum(), point)
         lost = ~(done | value.detach().isfinite() & move.flatten(1).isfinite().all(1))
         x = torch.where(per_sample(done | lost, x), x, x + noise_scale * move)

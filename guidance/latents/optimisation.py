@@ -274,7 +274,7 @@ class _Run:
         """Raise FloatingPointError where the samples that are `gone` may not be lost, or are all."""
         if not self.keep_finite or bool(gone.all()):
             others = "" if bool(gone.all()) else ", or let the others go on with keep_finite=True"
-            raise FloatingPointError(f"{what}; mend the loss there{others}")
+            raise FloatingPointError(f"{what}; check the loss there{others}")
 
     def _check_gradients(self, grads: tuple[Tensor | None, ...]) -> None:
         """Raise FloatingPointError where the sampler or the prior has made a finite slope infinite."""

@@ -54,6 +54,10 @@ class Systematic(Resampling):
 @checked
 def ess(log_weights: Tensor) -> Tensor:
     """Effective sample size (sum w)^2 / sum w^2 over the last axis: between 1 and K, or 0 where every w is."""
+    if not log_weights.is_floating_point():
+        raise TypeError(
+            f"log_weights: got {log_weights.dtype}, expected floating point; pass log_weights.float()"
+        )
     total = log_weights.logsumexp(-1)
     size = (2 * total - (2 * log_weights).logsumexp(-1)).exp()
     return torch.where(total.isneginf(), 0.0, size)

@@ -617,16 +617,8 @@ def test_particles_none_of_which_has_a_weight(potential):
         Guided(torch.ones(2, 1), torch.tensor([1.5, 2.0])),
         Guided(torch.ones(2, 1), PerStep(torch.linspace(1, 2, 12).reshape(6, 2))),
         Guided(torch.ones(1, 1), 2.0),
-        Guided(torch.ones(3), 2.0),
     ],
-    ids=[
-        "per step",
-        "scalar",
-        "per sample",
-        "per step and sample",
-        "cond of batch one",
-        "cond without a batch",
-    ],
+    ids=["per step", "scalar", "per sample", "per step and sample", "cond of batch one"],
 )
 def test_conditioning_of_all_kinds_is_repeated_for_the_particles(cond):
     """Each particle runs as a sample that has its sample's conditioning."""
