@@ -131,6 +131,7 @@ def test_a_gradient_of_the_gradient(strategy):
         close(second(strategy), second(plain(strategy)), 1e-9)
 
 
+@pytest.mark.slow
 def test_a_gradient_of_the_gradient_of_a_long_run_in_float32():
     """`Reversible` runs in float64 and differentiates twice in float32: rounding is no change of the network."""
     body = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 3))

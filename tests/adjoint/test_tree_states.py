@@ -346,6 +346,7 @@ def live():
 @pytest.mark.parametrize(
     "strategy", [Direct(), Checkpoint(), Checkpoint(mechanism=Mechanism.REGION)], ids=str
 )
+@pytest.mark.slow
 def test_nothing_of_a_run_outlives_it(strategy):
     """Joint states along the way, a callback, a sample set aside; differentiated and not."""
     net, plan, cond = Film(), SDEDPMSolverPP(2).plan(PROCESS, GRID), torch.zeros(6, requires_grad=True)

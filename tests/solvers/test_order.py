@@ -49,6 +49,7 @@ def test_observed_order_is_the_declared_one(method):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_the_usual_warm_up_leaves_second_order(method, n):
     """One first-order step costs h^2 once, whatever follows it."""
     truth = solved(DEIS(4, starter=True), 2000)[0]
@@ -57,6 +58,7 @@ def test_the_usual_warm_up_leaves_second_order(method, n):
 
 
 @pytest.mark.parametrize("method", SDE, ids=str)
+@pytest.mark.slow
 def test_weak_order_by_moment_recursion(method):
     """Test B: Gaussian data, so mean and variance push through the table exactly."""
     mean, var = 0.7, 0.25

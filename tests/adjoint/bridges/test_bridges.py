@@ -143,6 +143,7 @@ def test_everything_that_enters_gets_its_gradient(inner):
 
 
 @pytest.mark.parametrize("inner", [Continuous(states=States.RECORDED), Backsolve(), Direct()], ids=str)
+@pytest.mark.slow
 def test_scheduled_conditioning_and_controls_split_the_solve(inner):
     """Equal rows are a constant; controls enter where a plan's would."""
     plan = DDIM().plan(PROCESS, UniformLambda(20, start=0.9, end=0.05))
@@ -232,6 +233,7 @@ def test_as_sde_has_the_marginals_of_the_process(kind):
 
 
 @pytest.mark.parametrize("method", ["euler", "srk"])
+@pytest.mark.slow
 def test_torchsde_behind_sample(method):
     """Marginals, replay, batch splits; images are flattened for them and come back."""
     plan = DDPM().plan(PROCESS, UniformLambda(20, start=1.0, end=1e-2))
@@ -251,6 +253,7 @@ def test_torchsde_behind_sample(method):
     assert sample(image, plan, torch.randn(2, 1, 3, 3), noise=noise, gradient=strategy).shape == (2, 1, 3, 3)
 
 
+@pytest.mark.slow
 def test_srk_converges_faster_along_one_path():
     """Order 1.5 needs the space-time Levy area of the same path: against 32 times finer steps of Euler on the
     same noise.

@@ -82,6 +82,7 @@ def test_scheduled_mean_of_the_flow(strategy, method, tolerance):
     assert float(grad[60:120].sum()) == pytest.approx(float(want), rel=max(0.02, tolerance))
 
 
+@pytest.mark.slow
 def test_stochastic_runs():
     """T3 and T4 for the reverse SDE, on every path: dx_0/dx_T, dx_0/dxi_t and the effect of a scheduled mean."""
     n = 2000

@@ -237,6 +237,7 @@ def test_noise_gradient_of_adjoint_deis_is_its_adjoint_state():
     ],
     ids=lambda p: p.name[:4],
 )
+@pytest.mark.slow
 def test_resolved_states_are_close_to_recorded_ones(plan):
     if plan.stochastic:
         pairs = [

@@ -65,6 +65,7 @@ def test_pgd_finds_the_optimum_of_a_linear_loss():
     assert torch.allclose(boxed.points[0], torch.where(w > 0, -0.2, 0.3))
 
 
+@pytest.mark.slow
 def test_pgd_on_latent_conditioning_and_noise_through_the_whole_sampler():
     plan = DDPM().plan(PROCESS, UniformLambda(6, start=0.9, end=0.05))
     x, cond, noise = torch.randn(3, 2), torch.zeros(3, 2), torch.randn(3, plan.slots, 2)
@@ -162,6 +163,7 @@ def test_restarts_begin_uniformly_in_the_ball(ball):
         assert float(x.square().mean()) == pytest.approx(exact, rel=0.06) and abs(float(x.mean())) < 0.03
 
 
+@pytest.mark.slow
 def test_expectation_follows_the_mean_gradient():
     """loss = |x - y|^2 + a x . xi with xi of large variance: the mean over draws has the optimum y, one draw has none.
 
@@ -197,6 +199,7 @@ def test_expectation_follows_the_mean_gradient():
     assert sum(end[1]) < 0.3 * sum(end[0])
 
 
+@pytest.mark.slow
 def test_expectation_is_sample_by_sample():
     x, ids = torch.randn(3, 2), [4, 9, 2]
     plan = DDPM().plan(PROCESS, UniformLambda(4, start=0.4, end=0.05))

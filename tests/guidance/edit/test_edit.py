@@ -305,6 +305,7 @@ def test_flow_edit_is_the_papers_loop():
 
 
 @pytest.mark.parametrize("gradient", [Direct(), Checkpoint()], ids=["direct", "checkpoint"])
+@pytest.mark.slow
 def test_gradients_through_flow_edit(gradient):
     flow, image = plane(2)
 

@@ -285,6 +285,7 @@ def test_gradients_of_both_strengths(gradient, each):
             assert math.isclose(float(grad[index]), (ends[0] - ends[1]) / 2e-5, rel_tol=1e-6, abs_tol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_reach_image_anchor_and_conditions():
     flow, image = plane(2)
     y1, target, source = Addressed(0).initial(image), SHIFT.clone(), torch.zeros(2)
@@ -297,6 +298,7 @@ def test_gradients_reach_image_anchor_and_conditions():
     assert torch.autograd.gradcheck(edited, inputs)
 
 
+@pytest.mark.slow
 def test_learned_eta_lowers_the_loss_and_stays_in_range():
     flow, image = plane(3)
     cond = torch.tensor([0.4, 0.1])
@@ -326,6 +328,7 @@ def test_learned_eta_lowers_the_loss_and_stays_in_range():
         assert torch.allclose(alone.eta[:, 0], found.eta[:, 1], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_calls_of_learning_are_counted():
     seen = []
     flow, image = plane(2)

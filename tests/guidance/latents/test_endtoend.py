@@ -249,6 +249,7 @@ def test_the_blended_start_is_the_inverse_and_the_noise():
 # ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_doodl_stays_on_its_sphere_and_lowers_the_loss():
     x = torch.randn(3, 2)
     plan = EDICT().plan(PROCESS, UniformLambda(5, start=0.9, end=0.05))
@@ -488,6 +489,7 @@ def test_a_wholly_straight_path_takes_one_jacobian():
     assert sum(calls) == 1 and torch.allclose(grad, 2 * (out.detach() - TARGET).expand(12, 1, 2))
 
 
+@pytest.mark.slow
 def test_oc_flow_is_the_linear_quadratic_regulator():
     """x_{k+1} = A_k (x_k + u_k), cost w/2 |x_N - y|^2 + c/2 sum |u|^2: a Riccati recursion gives the optimal
     controls.
@@ -556,6 +558,7 @@ def test_bad_input(call, words):
         call()
 
 
+@pytest.mark.slow
 def test_batch_mates_do_not_matter():
     x, noise = torch.randn(4, 2), torch.randn(6, 4, 2)
     runs = [

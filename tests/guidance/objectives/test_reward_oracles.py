@@ -157,6 +157,7 @@ def test_gradient_estimates_are_unbiased(name):
     [(FlowGRPO, FlowSDE(0.7)), (DanceGRPO, ConstantFlowSDE(0.3))],
     ids=lambda value: getattr(value, "__name__", ""),
 )
+@pytest.mark.slow
 def test_a_last_step_without_a_reward_does_not_run_away(objective, method):
     """Every step has the same two weights: left without a KL, the last took 101 of 123 nats, and E r fell from 0.2
     to -2.2.

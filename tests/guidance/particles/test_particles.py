@@ -200,6 +200,7 @@ def test_a_last_step_without_noise_leaves_the_proposal_out():
 
 
 @pytest.mark.parametrize("proposal", [TMPD(SEEN), PiGDM(SEEN)], ids=["TMPD", "PiGDM"])
+@pytest.mark.slow
 def test_an_exact_likelihood_leaves_nothing_to_resample(proposal):
     """On N(0, 1) both know p(y | x_t), so that only the steps' size makes weights vary; r(D), too sharp,
     costs a quarter of the particles (least ESS 45 of 64).
@@ -534,6 +535,7 @@ def test_a_good_proposal_is_not_warned_of(recwarn):
 
 
 @pytest.mark.filterwarnings("ignore:smc")
+@pytest.mark.slow
 def test_the_default_potential_discounts_what_is_not_known():
     """Tens of nats of log Z, and the particles, at no cost."""
     published, default = (sharp_cloud(count=256, **o).log_z for o in ({"potential": Difference()}, {}))

@@ -32,6 +32,7 @@ def live() -> Iterator[Callable[[], int]]:
     "full", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["LoRA", "all weights"]
 )
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_live_tensors_stay_flat_over_60_updates(
     tmp_path, live: Callable[[], int], objective: Objective, full: bool
 ):

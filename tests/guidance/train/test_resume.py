@@ -168,6 +168,7 @@ class Interrupts:
         ),  # in the last piece of iteration 2: it is finished, its evaluation left out
     ],
 )
+@pytest.mark.slow
 def test_an_interrupt_is_heard_between_two_pieces(tmp_path, capfd, objective, at, done, calls):
     """4 pieces of 2 samples, in iterations and evaluations alike."""
     usual: dict[str, Any] = dict(objective=objective, limit=2, checkpoint_every=50)
