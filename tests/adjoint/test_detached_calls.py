@@ -42,8 +42,8 @@ class Gated(nn.Module):
         if self.way == "half":
             out = self.net(x, t)
             return 0.5 * (out.detach() if early else out) + 0.5 * out
-        last = self.net.inner[2]
-        hidden = self.net.inner[1](self.net.inner[0](torch.cat([x, t[:, None]], 1)))
+        last = self.net.inner[2]  # type: ignore
+        hidden = self.net.inner[1](self.net.inner[0](torch.cat([x, t[:, None]], 1)))  # type: ignore
         return nn.functional.linear(hidden, last.weight.detach() if early else last.weight, last.bias)
 
 
@@ -151,7 +151,7 @@ def test_a_network_that_returns_its_state(strategy):
     """No graph of its own at all."""
     x = torch.ones(2, 3).requires_grad_()
     close(
-        *(
+        *(  # type: ignore
             torch.autograd.grad(run(lambda x, t: x, s, x, plan_for(strategy)).square().sum(), x)
             for s in (strategy, plain(strategy))
         )

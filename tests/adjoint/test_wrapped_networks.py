@@ -6,6 +6,7 @@ import gc
 import threading
 import types
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -454,7 +455,7 @@ def test_a_torchscript_network(strategy):
     """Compiled anew after its first calls: values and gradients stay."""
     torch.manual_seed(0)
     eager = network()
-    traced = torch.jit.trace(eager, (torch.ones(2, 3), torch.ones(2)))
+    traced: Any = torch.jit.trace(eager, (torch.ones(2, 3), torch.ones(2)))
     for _ in range(3):
         grads = []
         for net, gradient in ((eager, plain(strategy)), (traced, strategy)):
@@ -462,7 +463,7 @@ def test_a_torchscript_network(strategy):
             out = sample(Denoiser(net, PROCESS, DATA), plan_for(strategy), x, gradient=gradient)
             grads.append(torch.autograd.grad(out.square().sum(), [x, *net.parameters()], allow_unused=True))
         if strategy in EXACT:
-            equal(*grads, 1e-9)
+            equal(grads[0], grads[1], 1e-9)
 
 
 @pytest.mark.parametrize("strategy", REPLAYING, ids=str)
@@ -489,7 +490,7 @@ def test_a_buffer_made_anew_with_the_same_numbers(strategy):
         x = torch.ones(2, 3).requires_grad_()
         out = sample(Denoiser(each, PROCESS, DATA), plan, x, gradient=strategy)
         grads.append(torch.autograd.grad(out.square().sum(), [x, *each.parameters()], allow_unused=True))
-    equal(*grads, 1e-11)
+    equal(grads[0], grads[1], 1e-11)
     x = torch.ones(2, 3).requires_grad_()
     with pytest.raises(RuntimeError, match="buffer freqs of the network was changed"):
         sample(Denoiser(Frequencies(1), PROCESS, DATA), plan, x, gradient=strategy).square().sum().backward()
