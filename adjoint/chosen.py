@@ -1,9 +1,10 @@
 """Which strategy a run takes, and what speaks against the one that was asked for."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .auto import Auto
+from .bound_model import BoundModel
 from .checkpoint import Checkpoint
 from .direct import Direct
 from .given import Given
@@ -31,7 +32,8 @@ def chosen(gradient: Gradient | None, given: Given) -> Gradient | None:
     wanted = recording and any(tensor.requires_grad for tensor in given.tensors())
     # a bare callable may capture tensors that nobody declared, a transform hides what it differentiates: the
     # run tells
-    declared = isinstance(getattr(given.start.model, "network", None), nn.Module)
+    model = given.start.model
+    declared = isinstance(model, BoundModel) and model.is_module
     opaque = bool(around) or recording and not declared
     if not (wanted or opaque or gradient.samples):
         if asked_for(gradient):

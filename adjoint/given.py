@@ -24,7 +24,7 @@ class Given:
     """What a run is made of. States are packed, and carried in float32 at least.
 
     Attributes:
-        start: model, plan, registers, noise, and how the caller's states are packed.
+        start: model (bound), plan, registers, noise, and how the caller's states are packed.
         cond: as given, in containers of our own: the caller may fill his anew before the backward pass.
         scheduled: whether any of it is PerStep.
         controls: (N, B, ...), packed.
@@ -51,6 +51,7 @@ class Given:
         """Raises ValueError for what does not fit the plan, the state or the batch."""
         x, cond, noise, controls = (tree_map(_ordinary, value) for value in (x, cond, noise, controls))
         start = _widened(Opening.of(denoiser, plan, x, noise))
+        start = replace(start, model=BoundModel(start.model))  # what is behind it is looked for once
         scheduled = check_steps(cond, plan.steps)
         if controls is not None:
             controls = start.packing.pack(controls, "controls", lead=1)
@@ -84,8 +85,7 @@ class Given:
         program = prepare(start.plan, start.model, start.registers["x"])
         if self.coefficients is not None:
             program = bound(program, self.coefficients, start.registers["x"])
-        model = BoundModel(start.model)
-        return Rollout(program, model, self.cond, self.scheduled, start.noise, self.controls, watch, at)
+        return Rollout(program, start.model, self.cond, self.scheduled, start.noise, self.controls, watch, at)
 
 
 def _ordinary(value: Any) -> Any:

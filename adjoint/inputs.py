@@ -1,4 +1,4 @@
-"""Inputs: every tensor that enters a run, by name, and how it stood."""
+"""Inputs: every tensor that enters a run, by name."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from ..solvers import Call, Model
 from .graph_walk import Extent, Reach
 from .parameters import parameters
 from .rollout import Registers, Rollout
-from .snapshot import Snapshot
+from .snapshot import check_initialised
 
 
 class Inputs:
@@ -22,24 +22,26 @@ class Inputs:
     Attributes:
         wanted: those that require grad.
         shared: of these the common ones.
-        snapshot: how all of them, and the model's modules, stood when this was made.
     """
 
     def __init__(self, model: Model, own: dict[str, Tensor], common: dict[str, Tensor]) -> None:
         self.model, self.own, self.common = model, own, common
-        every = own | common
-        self.wanted = {name: value for name, value in every.items() if value.requires_grad}
+        self.wanted = {name: value for name, value in self.every().items() if value.requires_grad}
         self.shared = {name: value for name, value in common.items() if value.requires_grad}
-        self.snapshot = Snapshot(model, every)
+
+    def every(self) -> dict[str, Tensor]:
+        return self.own | self.common
 
     @classmethod
     def of(cls, rollout: Rollout, registers: Registers) -> "Inputs":
-        """What is known before the first network call."""
+        """What is known before the first network call. Raises ValueError where a parameter has no shape yet."""
         own = {f"register {name}": value for name, value in registers.items()} | rollout.arguments()
-        return cls(rollout.model, own, parameters(rollout.model))
+        common = parameters(rollout.model)
+        check_initialised(rollout.model, common)
+        return cls(rollout.model, own, common)
 
     def captured(self, leaves: Sequence[Tensor]) -> "Inputs":
-        """What is known after it: `leaves` enter too, and what the call initialised stands as it is now."""
+        """What is known after it: `leaves` enter too."""
         found = {f"captured tensor {k}": leaf for k, leaf in enumerate(leaves)}
         return Inputs(self.model, self.own, self.common | found)
 
@@ -85,7 +87,7 @@ class Inputs:
         return ", ".join(sorted(name for name, value in self.shared.items() if id(value) in ids)[:3])
 
     def _name(self, leaf: Tensor) -> str:
-        for name, value in (self.own | self.common).items():
+        for name, value in self.every().items():
             if value is leaf:
                 return f"{name}, which"
         return f"a leaf of shape {tuple(leaf.shape)}"

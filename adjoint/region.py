@@ -17,7 +17,7 @@ from ..solvers import Call
 from .call_state import CallState
 from .fingerprint import Projection, check_repeated, tolerance
 from .rollout import Rollout
-from .snapshot import Snapshot
+from .snapshot import Snapshot, check_initialised
 from .turns import Turns
 
 
@@ -132,6 +132,7 @@ class Regions:
     def __init__(self, rollout: Rollout, offload: bool) -> None:
         self.rollout, self.offload = rollout, offload
         declared = rollout.declared()
+        check_initialised(rollout.model, declared)
         self.live, self.snapshot = Live(), Snapshot(rollout.model, declared)
         self.tensors, self.turns = list(declared.values()), Turns()
         self.projection: Projection | None = None

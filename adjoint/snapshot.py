@@ -25,12 +25,6 @@ class Snapshot:
     """
 
     def __init__(self, model: Model, tensors: dict[str, Tensor]) -> None:
-        for name, value in (*tensors.items(), *named(model, nn.Module.named_buffers)):
-            if is_lazy(value):
-                raise ValueError(
-                    f"{name} of the network: got it without a shape (nn.Lazy*), expected it initialised before the "
-                    "run; call the network once on a batch like the state, or use Direct()"
-                )
         self.model, self.tensors = model, tensors
         self.versions = {name: _version(value) for name, value in tensors.items()}
         self.wanted = {name: value.requires_grad for name, value in tensors.items()}
@@ -118,6 +112,16 @@ class Snapshot:
 
     def _named(self, what: Callable[[nn.Module], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
         return named(self.model, what)
+
+
+def check_initialised(model: Model, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError naming one of `tensors`, or a buffer, whose shape the first call would find (nn.Lazy*)."""
+    for name, value in (*tensors.items(), *named(model, nn.Module.named_buffers)):
+        if is_lazy(value):
+            raise ValueError(
+                f"{name} of the network: got it without a shape (nn.Lazy*), expected it initialised before the "
+                "run; call the network once on a batch like the state, or use Direct()"
+            )
 
 
 def _version(value: Tensor) -> int | None:

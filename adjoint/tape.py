@@ -28,6 +28,7 @@ from .plain_state import plain_state
 from .region import Regions
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity
+from .snapshot import Snapshot
 from .transparent import transparent
 from .wrappers import hooked_graph, is_compiled
 
@@ -45,6 +46,7 @@ class Tape(ABC):
 
     Attributes:
         inputs: what enters the run; the first call adds what the network captures.
+        snapshot: how all that, and the network, stood after the first call, which may initialise something.
         calls: how each network call can be made again.
         reached: how much of each call was differentiated.
         plain: flags of the network before the first call.
@@ -78,7 +80,9 @@ class Tape(ABC):
         with torch.no_grad():
             out = self.execute({name: value.detach() for name, value in self.registers.items()})["x"]
         self.anchor = self.leaf_anchor = None  # no longer than the run: they hold what x was made from
-        self.inputs.snapshot.check_buffers("by the forward pass")
+        if not self.calls:
+            self.snapshot = self._snapshot()
+        self.snapshot.check_buffers("by the forward pass")
         return out
 
     def execute(self, registers: Registers) -> Registers:
@@ -116,6 +120,7 @@ class Tape(ABC):
         # nothing that enters required grad, as far as one knew: in a replay the state does
         edges = None if self.anchor is None else found.extent.edges
         self.inputs = self.inputs.captured(found.leaves)
+        self.snapshot = self._snapshot()
         if found.leaves:
             self._anchor()
         if entangled(self.inputs.shared.values()):
@@ -146,6 +151,9 @@ class Tape(ABC):
         if found.older:
             raise Captured("a tensor that the network captures with a graph of its own")
         return live, found
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.rollout.model, self.inputs.every())
 
     def _anchor(self) -> None:
         wanted = list(self.inputs.wanted.values())
@@ -186,7 +194,7 @@ class Tape(ABC):
 
     def check(self) -> None:
         """Raise RuntimeError where a replay would not repeat the run, as far as one can tell before it."""
-        self.inputs.snapshot.check()
+        self.snapshot.check()
         # the calls that made no graph may go by t; by a flag that was set since they may not
         self.disturbed = self.seen_through and plain_state(self.rollout.model) != self.plain
 
@@ -204,7 +212,7 @@ class Tape(ABC):
         with hooks_suspended(self.inputs.shared.values()):
             entry = self.pull(kept, end, into)
         into.sums.update({f"register {name}": value for name, value in entry.items()})
-        self.inputs.snapshot.check_buffers("by the backward pass")  # a run of one call has not seen it
+        self.snapshot.check_buffers("by the backward pass")  # a run of one call has not seen it
         return [into.sums.get(name) if name in wanted else None for name in self.inputs.wanted]
 
     def backward_with_graph(self, sign: Tensor, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:

@@ -5,9 +5,10 @@ replays are held to it. A network that keeps tensors, is hooked or is a plain fu
 a memo, or let features out; its calls are made with a graph and walked.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, NoneType
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from .bound_model import BoundModel
 from .plain_state import draws, plain_state
 
 OWN = {"_parameters", "_buffers", "_modules"}  # of a module: declared
+PLAIN, EMPTIED = {bool, int, float, str, NoneType}, {dict, OrderedDict, list, set}
 
 
 def transparent(model: Model, before: Any) -> bool:
@@ -46,8 +48,14 @@ def _keeps(module: nn.Module) -> bool:
     return (
         bool(module._forward_hooks or module._forward_pre_hooks)
         or "forward" in attributes
-        or any(_opaque(value) for name, value in attributes.items() if name not in OWN)
+        or any(_opaque(value) for name, value in attributes.items() if name not in OWN and _tells(value))
     )
+
+
+def _tells(value: Any) -> bool:
+    """Quickly: a module has two dozen attributes, nearly all of them flags and empty dicts of hooks."""
+    kind = type(value)
+    return not (kind in PLAIN or kind in EMPTIED and not value)
 
 
 def _opaque(value: Any, depth: int = 4) -> bool:
