@@ -38,7 +38,7 @@ class Keep:
             for k, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))
         )
         # the states of the last leaf are there from the forward pass
-        there = min(self.leaf, self.steps - bounds[-2]) if self.steps > 1 else 0
+        there = min(self.leaf, self.steps - bounds[-2])
         return run_and_replays + again - there
 
     def __str__(self) -> str:

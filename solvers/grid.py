@@ -202,7 +202,8 @@ def checked_times(grid: Grid | Tensor | Sequence[float], process: Process) -> Te
         raise ValueError(f"grid: got shape {tuple(t.shape)}, expected (N+1,) or (N+1, B) with N >= 1")
     steps = t.diff(dim=0)
     if not bool(t.isfinite().all()) or not (bool((steps < 0).all()) or bool((steps > 0).all())):
-        at = int(((steps * steps[:1]) <= 0).reshape(len(steps), -1).any(1).int().argmax())
+        wrong = ~(steps * steps[:1] > 0) | ~steps.isfinite()  # NaN compares as False
+        at = int(wrong.reshape(len(steps), -1).any(1).int().argmax())
         raise ValueError(
             f"grid: got times {t[at].tolist()} then {t[at + 1].tolist()} at step {at}, expected strictly "
             "falling (or strictly rising) finite times; sort them and drop duplicates"

@@ -133,7 +133,7 @@ class GivenNoise(Noise):
             )
         if (
             self.values.ndim != like.ndim + 1
-            or len(self.values) < slots  # the head of a split plan takes the whole run's
+            or len(self.values) < slots
             or self.values.shape[1:] != like.shape
         ):
             raise ValueError(

@@ -27,6 +27,7 @@ class Plan:
         stochastic: whether it draws noise.
         entry, exit: registers that hold tensors before and after; more than "x" in the inverse of a plan, and
             on either side of a cut through a method with history.
+        run_slots: noise slots of the run that a part of a split plan belongs to; None for a whole plan.
     """
 
     WANTED: ClassVar[str] = "a Plan; compile one: DPMSolverPP(2).plan(denoiser.process, grid)"
@@ -39,6 +40,7 @@ class Plan:
     stochastic: bool
     entry: tuple[str, ...] = ("x",)
     exit: tuple[str, ...] = ("x",)
+    run_slots: int | None = None
 
     @property
     def steps(self) -> int:
@@ -103,14 +105,24 @@ class Plan:
         rest, starts = self.instructions[cut:], tuple([s - cut for s in self.starts[step:]])
         needed, _ = lifetimes(rest, starts, self.exit)
         between = ("x", *sorted(needed - {"x"}))
+        slots = self.slots if self.run_slots is None else self.run_slots
         head = replace(
             self,
             instructions=self.instructions[:cut],
             starts=self.starts[:step],
             times=self.times[: step + 1],
             exit=between,
+            run_slots=slots,
         )
-        return head, replace(self, instructions=rest, starts=starts, times=self.times[step:], entry=between)
+        tail = replace(
+            self,
+            instructions=rest,
+            starts=starts,
+            times=self.times[step:],
+            entry=between,
+            run_slots=slots,
+        )
+        return head, tail
 
     def inverse(self) -> "Plan":
         """The plan that undoes this one exactly (to round-off): from what `encode` returns back to "x".

@@ -92,7 +92,7 @@ def test_recursion_is_logarithmic():
 
 
 @pytest.mark.parametrize("strategy", [Checkpoint(), Checkpoint(recursive=True)], ids=str)
-@pytest.mark.parametrize("n", [2, 5, 30])
+@pytest.mark.parametrize("n", [1, 2, 5, 30])
 def test_the_cost_is_what_is_called(n, strategy):
     """But for the one call more whose activations are measured."""
     _, calls = problem(n, strategy)

@@ -165,7 +165,12 @@ def test_a_grid_may_leave_the_process_by_round_off_only(process):
 
 @pytest.mark.parametrize(
     ("times", "words"),
-    [([1.0, 0.5, 0.6, 0.1], "0.5 then 0.6 at step 1"), ([0.1, 0.5, 0.5, 0.9], "0.5 then 0.5 at step 1")],
+    [
+        ([1.0, 0.5, 0.6, 0.1], "0.5 then 0.6 at step 1"),
+        ([0.1, 0.5, 0.5, 0.9], "0.5 then 0.5 at step 1"),
+        ([0.9, 0.5, float("nan"), 0.1], "0.5 then nan at step 1"),
+        ([float("inf"), 0.5, 0.1], "inf then 0.5 at step 0"),
+    ],
 )
 def test_the_step_that_spoils_a_grid_is_named(times, words):
     with pytest.raises(ValueError, match=f"grid: got times {words}, expected strictly"):

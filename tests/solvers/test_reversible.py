@@ -165,18 +165,20 @@ def test_it_costs_what_checkpoint_costs():
     assert len(calls) == 2 * plan.nfe
 
 
-@pytest.mark.parametrize("method", [ReversibleHeun(), OBELM(), Rex(Stages.MIDPOINT)], ids=str)
-def test_memory_does_not_grow_with_the_steps(method):
-    """Live tensors at their peak, in states: a dozen, at 5 steps as at 40."""
+@pytest.mark.parametrize(
+    "method, states", [(ReversibleHeun(), 11), (OBELM(), 14), (Rex(Stages.MIDPOINT), 16)], ids=str
+)
+def test_memory_does_not_grow_with_the_steps(method, states):
+    """Live tensors at their peak, in states: a dozen, at 5 steps as at 40. One of them is the caller's own sample,
+    whose end is kept beside it; the marks of 40 calls take two of 256 numbers a sample and share it among them.
+    """
     model, x = Denoiser(lambda x, t: torch.tanh(x), PROCESS, DATA), torch.randn(64, 256, requires_grad=True)
     peaks = []
     for n in (5, 40):
         plan = method.plan(PROCESS, UniformLambda(n, start=0.9, end=0.05))
         (row,) = audit(model, plan, x, lambda out: out.sum(), {}, reference=Reversible(), repeats=1).rows
         peaks.append(row.memory / x.nbytes)
-    assert (
-        abs(peaks[1] - peaks[0]) < 0.5 and peaks[1] < 16.1
-    )  # a mark of the sample is two of its 256 numbers
+    assert abs(peaks[1] - peaks[0]) < 0.5 and peaks[1] < states + 0.02
 
 
 def test_infinite_ends_keep_their_start():

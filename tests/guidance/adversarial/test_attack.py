@@ -296,21 +296,23 @@ class Made(TorchDispatchMode):
 
 
 def kept(strategy, steps):
-    """Numbers in distinct storages that live on for the backward pass of one purification, once it is made."""
+    """Numbers in distinct storages that live on for the backward pass of one purification, once it is made; but for
+    the times, of which the plan has one a call whatever the strategy keeps.
+    """
     body = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 16))
     plan = ReversibleHeun().plan(PROCESS, UniformLambda(steps, **ENDS))
     image, start = torch.randn(4, 16, requires_grad=True), torch.randn(4, 16)
     model = Denoiser(lambda x, t: body(x), PROCESS, V)
     with Made() as made:
         out = purify(model, plan, image, start, gradient=strategy)
-    numbers = made.alive() // 8
+    numbers = made.alive() // 8 - plan.nfe
     torch.autograd.grad(out.sum(), image)
     return numbers
 
 
 def test_memory_does_not_grow_with_the_steps():
     few, many = (kept(Reversible(), n) for n in (10, 120))
-    assert many - few <= 110  # the times of the plan
+    assert many <= few
     states = kept(Checkpoint(), 120) - kept(Checkpoint(), 10)
     assert states <= 110 * 4 * 16 * 2  # two states a step at most
     assert kept(Direct(), 120) > 3 * kept(
