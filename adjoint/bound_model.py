@@ -9,7 +9,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import BaseTorchFunctionMode
 
 from ..solvers import Model
-from ..solvers.model import Parts
 from .call_state import REPLAYING
 from .wrappers import replicas
 
@@ -26,12 +25,10 @@ class BoundModel(Model):
 
     def __init__(self, model: Model) -> None:
         self.model, self.process, self.prediction = model, model.process, model.prediction
-        self.found = model.parts()
+        self.found, self.tensors = tuple(model.networks()), tuple(model.parameters())
         self.is_module = isinstance(getattr(model, "network", None), nn.Module)
         self.replicas = replicas(self)
-        self.attends = any(
-            isinstance(part, ATTENTION) for each in self.found.networks for part in each.modules()
-        )
+        self.attends = any(isinstance(part, ATTENTION) for each in self.found for part in each.modules())
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         if not (self.attends or self.replicas):
@@ -49,17 +46,14 @@ class BoundModel(Model):
         if REPLAYING.get():
             yield from (_as_its_module(each) for each in self.replicas)
 
-    def parts(self) -> Parts:
-        return self.found
-
     def check_times(self, times: Tensor) -> None:
         self.model.check_times(times)
 
     def parameters(self) -> Iterator[Tensor]:
-        yield from self.found.parameters
+        yield from self.tensors
 
     def networks(self) -> Iterator[nn.Module]:
-        yield from self.found.networks
+        yield from self.found
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .broadcast import per_sample
 from .kinds import check_kind, described
-from .model import Model, Parts
+from .model import Model
 
 
 class Passes(enum.Enum):
@@ -84,16 +84,13 @@ class ClassifierFree(Model):
         """The same guidance of another model."""
         return ClassifierFree(denoiser, self.scale, self.null, self.passes)
 
-    def parts(self) -> Parts:
-        found = self.denoiser.parts()
-        own = (self.scale,) if isinstance(self.scale, Tensor) else ()
-        return Parts(found.networks, found.parameters + own)
-
     def parameters(self) -> Iterator[Tensor]:
-        yield from self.parts().parameters
+        yield from self.denoiser.parameters()
+        if isinstance(self.scale, Tensor):
+            yield self.scale
 
     def networks(self) -> Iterator[nn.Module]:
-        yield from self.parts().networks
+        yield from self.denoiser.networks()
 
     def check_times(self, times: Tensor) -> None:
         self.denoiser.check_times(times)

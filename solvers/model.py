@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,17 +12,9 @@ from .calling import Calling, Positional, prediction_in
 from .diagnosis import USUAL, described_call, diagnosis
 from .kinds import check_kind, described, instance
 from .labels import WholeLabels
-from .modules_behind import behind
+from .modules_behind import Behind, behind
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """What is behind a model: its modules, and the tensors a gradient can be asked for, each once."""
-
-    networks: tuple[nn.Module, ...]
-    parameters: tuple[Tensor, ...]
 
 
 class Model(ABC):
@@ -44,10 +35,6 @@ class Model(ABC):
     def networks(self) -> Iterator[nn.Module]:
         """The modules behind the model."""
         yield from ()
-
-    def parts(self) -> Parts:
-        """`networks` and `parameters`, for whoever needs both: looking for them takes time."""
-        return Parts(tuple(self.networks()), tuple(self.parameters()))
 
     def check_times(self, times: Tensor) -> None:  # noqa: B027  (most can be called at any time)
         """Raise ValueError where it cannot be called at one of `times` (float64, any shape). Before a run."""
@@ -137,17 +124,17 @@ class Denoiser(Model):
             raise ValueError(reason) from error
         error.add_note(f"in the network, called with {described_call(x, t, cond)}")
 
-    def parts(self) -> Parts:
-        """The modules behind the network; their parameters, and what it holds as `nn.Parameter` by itself."""
-        found = behind(self.network, self.call, self.label, *self.modules)
-        own = [value for module in found.modules for value in module.parameters()]
-        return Parts(found.modules, tuple({id(value): value for value in (*own, *found.parameters)}.values()))
-
     def parameters(self) -> Iterator[Tensor]:
-        yield from self.parts().parameters
+        """Those of all modules behind the network, and what it holds as `nn.Parameter` by itself."""
+        found = self._behind()
+        own = [value for module in found.modules for value in module.parameters()]
+        yield from {id(value): value for value in (*own, *found.parameters)}.values()
 
     def networks(self) -> Iterator[nn.Module]:
-        yield from self.parts().networks
+        yield from self._behind().modules
+
+    def _behind(self) -> Behind:
+        return behind(self.network, self.call, self.label, *self.modules)
 
 
 def _check_callable(name: str, value: object, form: str) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 LIMIT = 20_000  # values looked at; a few dozen are usual
 SCALARS = (int, float, complex, str, bytes, range, type(None), torch.device, torch.dtype)
 # code that leads to no user's network but where it is handed one
-LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "jaxtyping", "beartype"}
+LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "beartype"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
@@ -153,7 +153,7 @@ class _Numbers:
     times: Tensor
     maps: np.ndarray
     dead: list[tuple[str, ...]]
-    calls: "array[int]"
+    calls: MutableSequence[int]
     ndim: int
     dtype: torch.dtype
     kept: frozenset[str] = frozenset()

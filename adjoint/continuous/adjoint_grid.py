@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from operator import neg
 
@@ -28,8 +28,8 @@ class AdjointGrid:
     times: list[float]
     at: list[float]
     index: Sequence[int] | None
-    clock: "array[float]"
-    own_clock: "array[float]"
+    clock: MutableSequence[float]
+    own_clock: MutableSequence[float]
 
     @classmethod
     def over(cls, plan: Plan, begin: int, steps: int | None) -> "AdjointGrid":
@@ -110,7 +110,7 @@ def _nodes(
     return [times[0], *inner, times[-1]], None
 
 
-def _clock(process: Process, values: Sequence[float]) -> "array[float]":
+def _clock(process: Process, values: Sequence[float]) -> MutableSequence[float]:
     """atan(sigma/alpha): a time that every process shares, and that stays finite where sigma/alpha does not."""
     t = torch.tensor(values, dtype=torch.float64)
     return array("d", torch.atan2(process.sigma(t), process.alpha(t)).tolist())
