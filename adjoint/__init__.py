@@ -10,10 +10,10 @@ from .continuous import *
 from .direct import Direct
 from .gradient import Gradient
 from .jacobian_free import JacobianFree
+from .replay.rollout import Registers, Rollout
+from .replay.schedule import Keep
 from .reversible import Reversible
-from .rollout import Registers, Rollout
 from .sampling import sample, trajectory
-from .schedule import Keep
 from .skip_straight import SkipStraight
 from .truncated import Truncated
 

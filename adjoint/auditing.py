@@ -18,9 +18,9 @@ from ..solvers.checked import checked
 from ..solvers.kinds import check_kind, described
 from ..solvers.packing import State
 from .arguments import check_arguments, check_plan
-from .cond import leaves
 from .direct import Direct
 from .gradient import Gradient
+from .replay.cond import leaves
 from .reversible import Reversible
 from .sampling import sample
 

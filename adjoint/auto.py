@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..solvers import Plan
 from .checkpoint import Checkpoint
 from .gradient import Gradient
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

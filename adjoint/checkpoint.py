@@ -8,14 +8,14 @@ from enum import Enum
 from torch import Tensor
 
 from ..solvers import Plan
-from .autograd_node import differentiable, obstacle
 from .gradient import Gradient
-from .recorded import Recorded
-from .region import Regions
-from .rollout import Registers, Rollout
-from .schedule import Keep, choose
-from .segmented import Segmented
-from .tape import Captured, Tape
+from .replay.autograd_node import differentiable, obstacle
+from .replay.recorded import Recorded
+from .replay.region import Regions
+from .replay.rollout import Registers, Rollout
+from .replay.schedule import Keep, choose
+from .replay.segmented import Segmented
+from .replay.tape import Captured, Tape
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from .auto import Auto
-from .bound_model import BoundModel
 from .checkpoint import Checkpoint
 from .direct import Direct
 from .given import Given
 from .gradient import Gradient
+from .replay.bound_model import BoundModel
 from .transforms import transform
 from .truncated import Truncated
 

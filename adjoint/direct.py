@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..solvers import Plan
 from .gradient import Gradient
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

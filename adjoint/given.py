@@ -14,9 +14,9 @@ from ..solvers.opening import Opening, check_state
 from ..solvers.packing import State
 from ..solvers.per_step import PerStep, check_steps
 from ..solvers.program import prepare
-from .bound_model import BoundModel
-from .cond import leaves
-from .rollout import Registers, Rollout, Watch
+from .replay.bound_model import BoundModel
+from .replay.cond import leaves
+from .replay.rollout import Registers, Rollout, Watch
 
 
 @dataclass(frozen=True, eq=False)

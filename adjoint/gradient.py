@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from ..solvers import Plan
 from ..solvers.checked import CheckedFields
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 
 
 class Gradient(CheckedFields, ABC):

@@ -8,7 +8,7 @@ from ..solvers import NOISE, Call, Plan, Prediction
 from .gradient import Gradient
 from .held_slopes import held_slopes
 from .left_out import warn_left_out_of
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

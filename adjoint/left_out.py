@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Collection, Iterable
 
 from .gradient import Gradient
-from .rollout import Rollout
+from .replay.rollout import Rollout
 
 
 def warn_left_out(strategy: Gradient, names: Iterable[str], reason: str) -> None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from ..solvers import Call, GivenNoise, Model
 from ..solvers.broadcast import per_sample
 from ..solvers.per_step import PerStep
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 from .transforms import bare, finite
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from ..solvers import Call, Noise, Plan, combine, inversion
 from ..solvers.loop import total
 from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
-from .live_call import LiveCall
-from .rollout import Registers, Rollout
-from .sensitivity import Sensitivity
-from .tape import Tape
+from .replay.live_call import LiveCall
+from .replay.rollout import Registers, Rollout
+from .replay.sensitivity import Sensitivity
+from .replay.tape import Tape
+from .replay.transpose import transpose
 from .taped import Taped
-from .transpose import transpose
 
 
 @dataclass(frozen=True)

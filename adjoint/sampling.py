@@ -15,7 +15,7 @@ from .chosen import check_reached, chosen
 from .given import Given
 from .gradient import Gradient
 from .not_finite import blanked, lost, not_finite, which_samples, without
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 from .transforms import finite, transform
 from .watching import Callback, Watcher
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..solvers import FLOW, Call, Combine, Evaluate, Plan
 from ..solvers.broadcast import per_sample
 from .gradient import Gradient
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

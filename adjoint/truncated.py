@@ -8,7 +8,7 @@ from ..solvers import Plan
 from .checkpoint import Checkpoint
 from .gradient import Gradient
 from .left_out import warn_left_out
-from .rollout import Registers, Rollout
+from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

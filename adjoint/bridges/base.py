@@ -17,9 +17,9 @@ from ..continuous.second_plan import Continuous
 from ..continuous.states import States
 from ..direct import Direct
 from ..gradient import Gradient
-from ..graph_walk import sequence_number
-from ..live_call import live_call
-from ..rollout import Before, Registers, Rollout
+from ..replay.graph_walk import sequence_number
+from ..replay.live_call import live_call
+from ..replay.rollout import Before, Registers, Rollout
 from .backsolve import Backsolve
 from .fields import Field, Velocity
 

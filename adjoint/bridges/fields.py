@@ -14,7 +14,7 @@ from ...solvers.loop import predict
 from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
 from ...solvers.process import as_time
-from ..cond import leaves
+from ..replay.cond import leaves
 
 Field = Callable[[float, Tensor], Tensor]  # (t, x) -> dx/dt
 

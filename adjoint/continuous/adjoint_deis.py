@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...solvers import Combine, Evaluate, Plan, Process
 from ..gradient import Gradient
-from ..rollout import Registers, Rollout
-from ..sensitivity import Sensitivity
-from ..tape import Tape
+from ..replay.rollout import Registers, Rollout
+from ..replay.sensitivity import Sensitivity
+from ..replay.tape import Tape
 from ..taped import Taped
 from .nodes import NodeTape
 from .regrid import Entering, Regridded

@@ -10,13 +10,13 @@ from torch import Tensor
 from ...solvers import DATA, NOISE, Call, Combine, Evaluate, Plan
 from ...solvers.prediction import conversion
 from ...solvers.program import BoundEvaluate, Program, prepare
-from ..fingerprint import check_repeated
 from ..gradient import Gradient
-from ..graph_walk import Extent
-from ..live_call import LiveCall
-from ..rollout import Registers, Rollout
-from ..sensitivity import Sensitivity
-from ..tape import Tape
+from ..replay.fingerprint import check_repeated
+from ..replay.graph_walk import Extent
+from ..replay.live_call import LiveCall
+from ..replay.rollout import Registers, Rollout
+from ..replay.sensitivity import Sensitivity
+from ..replay.tape import Tape
 from .adjoint_grid import AdjointGrid
 from .refusals import refuse_decoupled, refuse_registers, refuse_unpredicted
 from .regrid import Regridded

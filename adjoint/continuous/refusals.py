@@ -2,7 +2,7 @@
 
 from ...solvers import GivenNoise, Plan
 from ..gradient import Gradient
-from ..rollout import Registers, Rollout
+from ..replay.rollout import Registers, Rollout
 from .adjoint_grid import AdjointGrid
 from .states import States
 

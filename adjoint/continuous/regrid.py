@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ...solvers import Call
 from ...solvers.program import Value
-from ..graph_walk import Extent
-from ..inputs import Inputs
-from ..live_call import CallGradients, replay
-from ..rollout import Rollout
-from ..sensitivity import Sensitivity
+from ..replay.graph_walk import Extent
+from ..replay.inputs import Inputs
+from ..replay.live_call import CallGradients, replay
+from ..replay.rollout import Rollout
+from ..replay.sensitivity import Sensitivity
 from .adjoint_grid import AdjointGrid
 
 Entering = list[tuple[int, float]]  # intervals of the adjoint, and the weight that a call has in each

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ...solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, Plan
 from ...solvers.program import prepare
-from ..rollout import Registers, Rollout
-from ..sensitivity import Sensitivity
-from ..tape import Tape
+from ..replay.rollout import Registers, Rollout
+from ..replay.sensitivity import Sensitivity
+from ..replay.tape import Tape
+from ..replay.transpose import transpose
 from ..taped import Taped
-from ..transpose import transpose
 from .nodes import PIECE, NodeTape
 from .regrid import Regridded
 from .resolve import as_noise

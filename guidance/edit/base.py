@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient
-from ...adjoint.cond import leaves
+from ...adjoint.replay.cond import leaves
 from ...solvers import (
     FLOW,
     Addressed,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...adjoint import PerStep
-from ...adjoint.cond import leaves
+from ...adjoint.replay.cond import leaves
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.kinds import described

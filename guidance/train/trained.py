@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ...adjoint.parameters import named
+from ...adjoint.replay.parameters import named
 from ...solvers import Model
 from .average import Average
 from .config import TrainConfig

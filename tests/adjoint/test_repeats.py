@@ -8,7 +8,7 @@ from strategies import plan_for
 from torch import nn
 
 from pullback.adjoint import Checkpoint, Continuous, Mechanism, Reversible, sample
-from pullback.adjoint.fingerprint import HALF, TOLERANCE, Projection, drift, tolerance
+from pullback.adjoint.replay.fingerprint import HALF, TOLERANCE, Projection, drift, tolerance
 from pullback.solvers import DATA, Denoiser
 
 REPLAYING = [

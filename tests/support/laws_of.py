@@ -54,8 +54,8 @@ LAWS: dict[str, tuple[str, ...]] = {
     "adjoint/auditing": ("adjoint/test_audit.py",),
     "adjoint/jacobian_free": ("adjoint/test_jacobian_free.py",),
     "adjoint/skip_straight": ("adjoint/continuous/test_closed_forms.py", "adjoint/test_enrolment.py"),
-    "adjoint/schedule": ("adjoint/test_keep.py",),
-    "adjoint/segmented": ("adjoint/test_keep.py", "adjoint/test_generated.py", "adjoint/test_never_silent.py"),
+    "adjoint/replay/schedule": ("adjoint/test_keep.py",),
+    "adjoint/replay/segmented": ("adjoint/test_keep.py", "adjoint/test_generated.py", "adjoint/test_never_silent.py"),
     "adjoint/reversible": ("solvers/test_reversible.py", "adjoint/test_generated.py", "adjoint/test_brought.py"),
     "adjoint/arguments": ("project/test_beginners.py", "adjoint/test_gradient.py"),
     "adjoint/given": (
@@ -65,19 +65,25 @@ LAWS: dict[str, tuple[str, ...]] = {
     "adjoint/chosen": ("adjoint/test_gradient.py", "adjoint/test_never_silent.py", "adjoint/test_reach.py"),
     "adjoint/watching": ("adjoint/test_in_place.py", "adjoint/test_finite.py", "adjoint/test_trajectory.py"),
     "adjoint/not_finite": ("adjoint/test_finite.py", "adjoint/test_in_place.py", "adjoint/test_tree_states.py"),
-    "adjoint/fingerprint": ("adjoint/test_repeats.py", "adjoint/test_reach.py"),
-    "adjoint/entrance": ("adjoint/test_contract.py", "adjoint/test_reach.py", "adjoint/test_wrapped_networks.py"),
-    "adjoint/handed": ("adjoint/test_contract.py", "adjoint/test_handing_back.py"),
-    "adjoint/hooks": ("adjoint/test_handing_back.py", "adjoint/test_wrapped_networks.py"),
+    "adjoint/replay/fingerprint": ("adjoint/test_repeats.py", "adjoint/test_reach.py"),
+    "adjoint/replay/entrance": (
+        "adjoint/test_contract.py", "adjoint/test_reach.py", "adjoint/test_wrapped_networks.py",
+    ),
+    "adjoint/replay/handed": ("adjoint/test_contract.py", "adjoint/test_handing_back.py"),
+    "adjoint/replay/hooks": ("adjoint/test_handing_back.py", "adjoint/test_wrapped_networks.py"),
     "adjoint/left_out": ("adjoint/test_handing_back.py",),
-    "adjoint/transparent": ("adjoint/test_reach.py", "adjoint/test_wrapped_networks.py", "adjoint/test_keep.py"),
-    "adjoint/turns": ("adjoint/test_wrapped_networks.py", "adjoint/test_brought.py"),
-    "adjoint/wrappers": (
+    "adjoint/replay/transparent": ("adjoint/test_reach.py", "adjoint/test_wrapped_networks.py", "adjoint/test_keep.py"),
+    "adjoint/replay/turns": ("adjoint/test_wrapped_networks.py", "adjoint/test_brought.py"),
+    "adjoint/replay/wrappers": (
         "adjoint/test_wrapped_networks.py", "adjoint/test_compile.py", "adjoint/test_generated_distributed.py",
     ),
-    "adjoint/graph_walk": ("adjoint/test_reach.py", "adjoint/test_brought.py", "adjoint/test_never_silent.py"),
-    "adjoint/live_call": ("adjoint/test_reach.py", "adjoint/test_contract.py", "adjoint/test_wrapped_networks.py"),
-    "adjoint/call_state": ("adjoint/test_brought.py", "adjoint/test_wrapped_networks.py", "adjoint/test_repeats.py"),
+    "adjoint/replay/graph_walk": ("adjoint/test_reach.py", "adjoint/test_brought.py", "adjoint/test_never_silent.py"),
+    "adjoint/replay/live_call": (
+        "adjoint/test_reach.py", "adjoint/test_contract.py", "adjoint/test_wrapped_networks.py",
+    ),
+    "adjoint/replay/call_state": (
+        "adjoint/test_brought.py", "adjoint/test_wrapped_networks.py", "adjoint/test_repeats.py",
+    ),
     "adjoint": (
         "adjoint/test_generated.py", "adjoint/test_never_silent.py", "adjoint/test_reach.py",
         "adjoint/test_contract.py", "adjoint/test_handing_back.py", "adjoint/test_wrapped_networks.py",

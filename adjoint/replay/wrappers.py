@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..solvers import Model
+from ...solvers import Model
 
 # nodes of a network's graph whose backward does more than differentiate
 NODES = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..solvers import Model
+from ...solvers import Model
 from .parameters import named
 from .wrappers import is_sharded, replicas
 

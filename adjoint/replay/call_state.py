@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from ..solvers import Call
+from ...solvers import Call
 from .turns import Turns
 
 REPLAYING = ContextVar("REPLAYING", default=False)  # whether the call under way is made a second time

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..solvers import Call
-from ..solvers.program import Program
+from ...solvers import Call
+from ...solvers.program import Program
 from .live_call import LiveCall, live_call
 from .rollout import Registers, Rollout
 from .schedule import Keep, split

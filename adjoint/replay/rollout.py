@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..solvers import Call, GivenNoise, Model, Noise
-from ..solvers.loop import execute, predict
-from ..solvers.per_step import at_step
-from ..solvers.program import Evaluator, Program
+from ...solvers import Call, GivenNoise, Model, Noise
+from ...solvers.loop import execute, predict
+from ...solvers.per_step import at_step
+from ...solvers.program import Evaluator, Program
 from .cond import leaves, substituted
 from .parameters import parameters
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..solvers import Apply
+from ...solvers import Apply
 from .fingerprint import Projection
 from .rollout import Rollout
 from .tape import Tape

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..solvers import Call, Model
+from ...solvers import Call, Model
 from .graph_walk import Extent, Reach
 from .parameters import parameters
 from .rollout import Registers, Rollout

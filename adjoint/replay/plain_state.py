@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..solvers import Model
-from ..solvers.modules_behind import is_library, named_by
+from ...solvers import Model
+from ...solvers.modules_behind import is_library, named_by
 
 BASE = frozenset(vars(nn.Module()))  # of every module: its tensors and hooks
 _PLAIN = (bool, int, float, str, type(None))

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solvers import Call
-from ..solvers.loop import execute
+from ...solvers import Call
+from ...solvers.loop import execute
 from .call_state import CallState, CallStates
 from .entrance import Entry, alias, anchor
 from .fingerprint import LOOSE, Projection, Replays, check_repeated, tolerance

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..solvers import ClassifierFree, Denoiser, Model
+from ...solvers import ClassifierFree, Denoiser, Model
 from .bound_model import BoundModel
 from .plain_state import draws, plain_state
 

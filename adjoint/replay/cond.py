@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..solvers.per_step import PerStep
+from ...solvers.per_step import PerStep
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..solvers import Model
+from ...solvers import Model
 
 
 def parameters(model: Model) -> dict[str, Tensor]:

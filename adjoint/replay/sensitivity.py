@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from ..solvers import Call, GivenNoise
-from ..solvers.program import Value
+from ...solvers import Call, GivenNoise
+from ...solvers.program import Value
 from .cond import leaves
 from .live_call import CallGradients, LiveCall
 from .rollout import Rollout

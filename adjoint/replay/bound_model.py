@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import BaseTorchFunctionMode
 
-from ..solvers import Model
+from ...solvers import Model
 from .call_state import REPLAYING
 from .wrappers import replicas
 

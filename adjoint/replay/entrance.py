@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solvers import Call
+from ...solvers import Call
 
 
 class _Anchor(torch.autograd.Function):

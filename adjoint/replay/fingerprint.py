@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..solvers import Call
+from ...solvers import Call
 
 COUNT = 2  # numbers for each sample: a change that one projection misses, of its size or less, the other sees
 

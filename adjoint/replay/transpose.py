@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..solvers import Call
-from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
+from ...solvers import Call
+from ...solvers.program import BoundCombine, BoundEvaluate, Program, Value
 from .rollout import Registers
 from .sensitivity import Sensitivity
 

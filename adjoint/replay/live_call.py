@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Call
-from ..solvers.loop import predict
+from ...solvers import Call
+from ...solvers.loop import predict
 from .cond import Alias, aliased
 from .entrance import Entry, alias
 from .graph_walk import Extent, Reach, reach, sequence_number

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..solvers import Call
+from ...solvers import Call
 from .live_call import LiveCall
 from .rollout import Registers, Rollout
 from .sensitivity import Sensitivity

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..solvers import Call
+from ...solvers import Call
 from .call_state import CallState
 from .fingerprint import Projection, check_repeated, tolerance
 from .rollout import Rollout
