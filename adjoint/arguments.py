@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..solvers import Model, Noise, Plan
+from ..solvers import GivenNoise, Model, Noise, Plan
 from ..solvers.kinds import check_kind, described
 from ..solvers.opening import check_state
 from ..solvers.per_step import PerStep
@@ -45,6 +45,8 @@ def check_arguments(
             UserWarning,
             stacklevel=3,
         )
+    if not isinstance(gradient, Gradient) or gradient.follows_plan:
+        _check_draws(plan, noise)
     for name, value in (("controls", controls), ("coefficients", coefficients)):
         if value is not None:
             _check_tensors(name, value, "a tensor")
@@ -90,6 +92,19 @@ def check_noise(noise: Any) -> None:
             raise TypeError(
                 f"noise: got {described(leaf)}, expected a source of noise or a tensor (slots, B, ...); pass "
                 f"noise=Addressed({seed})"
+            )
+
+
+def _check_draws(plan: Plan, noise: Any) -> None:
+    """Raise ValueError where draws were made for another plan: those too many would be left out without a word. Parts
+    of a split plan take the whole run's. Too few are the source's to refuse.
+    """
+    slots = plan.slots if plan.run_slots is None else plan.run_slots
+    for leaf in tree_leaves(noise.values if isinstance(noise, GivenNoise) else noise):
+        if isinstance(leaf, Tensor) and slots and plan.slots <= len(leaf) != slots:
+            raise ValueError(
+                f"noise: got {len(leaf)} draws, expected {slots}, one for each slot of {plan.name}; draw "
+                "(slots, *x.shape)"
             )
 
 

@@ -33,6 +33,13 @@ class Gradient(CheckedFields, ABC):
         """Whether it samples only, by other means than the plan, so that nothing needs to require grad."""
         return False
 
+    @property
+    def follows_plan(self) -> bool:
+        """Whether it carries out the plan's own instructions; if not, it takes the times only, and draws by its own
+        rule.
+        """
+        return True
+
     @abstractmethod
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         """The registers after the run, "x" with a graph to all that requires grad and that the strategy differentiates.

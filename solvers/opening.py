@@ -111,9 +111,3 @@ def _check_noise(plan: Plan, noise: Noise | None, x: Tensor) -> None:
             "noise=Addressed(seed), or a tensor (slots, B, ...)"
         )
     noise.check(plan.slots, x)
-    slots = plan.slots if plan.run_slots is None else plan.run_slots
-    if isinstance(noise, GivenNoise) and len(noise.values) != slots:  # draws for another plan
-        raise ValueError(
-            f"noise: got {len(noise.values)} draws, expected {slots}, one for each slot of {plan.name}; draw "
-            "(plan.slots, *x.shape)"
-        )

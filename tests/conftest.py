@@ -10,13 +10,6 @@ import torch
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
 
-# every call of the library is held to its annotations while the tests run; but for the search for modules, which walks
-# through the wrappers that this makes and would take half of the suite's time
-beartype_package(
-    "pullback",
-    conf=BeartypeConf(claw_is_pep526=False, claw_skip_package_names=("pullback.solvers.modules_behind",)),
-)
-
 ROOT = pathlib.Path(__file__).parents[1]
 if importlib.util.find_spec("pullback.solvers") is None:  # not installed: its folders lie beside the package
     sys.path.insert(0, str(ROOT))
@@ -33,6 +26,17 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("laws")
+
+
+def pytest_configure(config):
+    """Every call of the library is held to its annotations while the tests run; but for the search for modules, which
+    walks through the wrappers that this makes and would take half of the suite's time.
+    """
+    skipped = ("pullback.solvers.modules_behind",)
+    beartype_package(
+        "pullback",
+        conf=BeartypeConf(claw_is_pep526=False, claw_skip_package_names=skipped, violation_type=TypeError),
+    )
 
 
 def pytest_collection_modifyitems(items):

@@ -36,6 +36,10 @@ class Bridge(Gradient, ABC):
     def samples(self) -> bool:
         return self.gradient is None
 
+    @property
+    def follows_plan(self) -> bool:
+        return False
+
     def check_gradient(self) -> None:
         """Raise ValueError where `gradient` would differentiate the plan's own steps."""
         inner = self.gradient

@@ -226,11 +226,7 @@ class _Copy:
 
     def row(self, i: int) -> Batch:
         x, own = self.whole.x, slice(i, i + 1)
-        return Batch(
-            x[own],
-            GivenNoise(torch.stack([self.whole.noise(k, x)[own] for k in range(8)])),
-            self.whole.groups[own],
-        )
+        return Batch(x[own], replace(self.whole.noise, samples=(i,)), self.whole.groups[own])
 
 
 @pytest.mark.parametrize(
