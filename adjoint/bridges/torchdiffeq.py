@@ -107,6 +107,12 @@ class TorchDiffEq(Bridge):
                 options=options,
                 **adjoint,
             )
+        except ValueError as failed:
+            if "Invalid method" not in str(failed):
+                raise
+            raise ValueError(
+                f"method: got {self.method!r}, expected one of torchdiffeq's, such as 'dopri5' or 'rk4' ({failed})"
+            ) from failed
         except AssertionError as failed:
             if not any(word in str(failed) for word in ("underflow", "non-finite")):
                 raise

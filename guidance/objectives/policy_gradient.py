@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...solvers.wanted import Limit
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .advantages import Advantages, OverBatch
@@ -57,7 +58,7 @@ class PolicyGradient(Objective):
     passes: int = 1
     minibatches: int = 1
     clip: float = 1e-4
-    advantage_clip: float | None = 5.0
+    advantage_clip: Limit | None = 5.0
     mean: bool = True
     fraction: float = 1.0
     skip_last: bool = False

@@ -30,7 +30,7 @@ from pullback.solvers import (
     UniformT,
 )
 
-from .judge import unclear
+from .judge import explains_the_network, unclear
 from .public_calls import CALLS, NET, Use, uses
 
 LATE = ("nan", "inf", "a callable that gives")  # what can show in the course of a run only
@@ -145,7 +145,8 @@ def _complaint(act: Callable[[], Any], late: bool) -> str:
         what = unclear(error)
         if what:
             return f"{what}{type(error).__name__}: {error}"[:300]
-        if CALLS[0] and not late:
+        asked = CALLS[0] == 1 and explains_the_network(error)
+        if CALLS[0] and not late and not asked:
             return f"after {CALLS[0]} network calls: {error}"[:300]
     return ""
 
