@@ -313,7 +313,7 @@ def _finite(step: int, plan: Plan, guide: Guide, loss: Tensor | None, x: Tensor)
     for what, value in (("loss", loss), ("state", x)):
         if value is not None and not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(
-                f"{what}: got values that are not finite at step {step} (t={plan.times[step]}) under {guide.name} for "
+                f"{what}: not finite at step {step} (t={plan.times[step]}) under {guide.name}: got NaN or infinity for "
                 f"{which_samples(lost(value))}, expected finite values; lower the guide's scale, choose a policy that "
                 "does not overshoot such as Damped(Bayes()), check the network there, or let the others go on with "
                 "keep_finite=True"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Mixture
-from ...solvers.wanted import Finite, Positive, RealNumbers
+from ...solvers.wanted import Finite, RealNumbers
 from .base import Reward
 from .values import at_least_float32
 
@@ -44,10 +44,10 @@ class QuadraticReward(Reward):
     """
 
     centre: RealNumbers
-    scale: Positive = 1.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if not 0 < self.scale < float("inf"):
             raise ValueError(
                 f"QuadraticReward: got scale={self.scale}, expected a number > 0; negate the reward for the "
                 "opposite"

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 
 from ..compiler import CAP, Builder, Method
-from ..wanted import Limit, NonNegative, Wanted
+from ..wanted import Limit, Wanted
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import CorrectorMode, corrected_step
 from .weights import data_weights, integrate
@@ -61,7 +61,7 @@ class SASolver(Method):
 
     predictor: int = 3
     corrector: int = 4
-    tau: NonNegative | Annotated[Callable[[float], float], Wanted("a function of lambda")] = 1.0
+    tau: float | Annotated[Callable[[float], float], Wanted("a function of lambda")] = 1.0
     evaluation: CorrectorMode = CorrectorMode.PEC
     starter: bool = False
     cap: Limit = CAP
