@@ -83,6 +83,11 @@ def convert(
         TypeError, ValueError: an argument of another kind, x and `value` of two shapes, x not floating point.
     """
     try:
+        if isinstance(t, float | int) and not process.t_min <= t <= process.t_max:
+            raise ValueError(
+                f"t: got {t}, expected a time in [{process.t_min:g}, {process.t_max:g}] of {process}; pass the time "
+                "that the network was called at"
+            )
         if value.shape == x.shape and value.is_floating_point() and x.is_floating_point():
             a, b = (
                 c.to(x).reshape(c.shape + (1,) * (x.ndim - c.ndim) if c.ndim else ())

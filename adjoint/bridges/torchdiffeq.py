@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Plan
+from ...solvers.wanted import Finite
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
 from ..gradient import Gradient
@@ -45,8 +46,8 @@ class TorchDiffEq(Bridge):
     """
 
     method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: Finite = 1e-5
+    atol: Finite = 1e-5
     options: Mapping[str, Any] | None = field(default=None, hash=False)
     gradient: Gradient | Backsolve | None = field(default_factory=lambda: Continuous(states=States.RECORDED))
 

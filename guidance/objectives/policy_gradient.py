@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...solvers.wanted import Limit
+from ...solvers.wanted import Finite, Limit
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .advantages import Advantages, OverBatch
@@ -53,7 +53,7 @@ class PolicyGradient(Objective):
     """
 
     advantages: Advantages = field(default_factory=OverBatch)
-    kl: float = 0.0
+    kl: Finite = 0.0
     penalty: KL = KL.PATH
     passes: int = 1
     minibatches: int = 1

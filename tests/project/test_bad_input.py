@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from generated.public_calls import LEFT_OUT, takes_arguments, uses
+from generated.taken import TAKEN
 
 SUPPORT = pathlib.Path(__file__).parents[1] / "support"
 
@@ -41,3 +42,9 @@ def test_the_table_of_good_uses_is_good(made):
 
 def test_bad_input_is_refused_in_words(made):
     assert not made["findings"], "\n".join(made["findings"])
+
+
+def test_what_is_taken_in_silence_has_been_looked_at(made):
+    """A suspect value that is newly taken is to be refused, or gets its reason in the table."""
+    found = set(made["taken"])
+    assert found == TAKEN, f"taken: {sorted(found - TAKEN)}; refused by now: {sorted(TAKEN - found)}"
