@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ..solvers import Model, Noise, Plan
 from ..solvers.checked import checked
 from ..solvers.kinds import check_kind, described
 from ..solvers.packing import State
+from ..solvers.wanted import Count, Wanted
 from .arguments import check_arguments, check_plan
 from .direct import Direct
 from .gradient import Gradient
@@ -92,14 +93,16 @@ def audit(
     denoiser: Model,
     plan: Plan,
     x: State | dict[str, State],
-    loss: Callable[[State], Tensor],
+    loss: Annotated[
+        Callable[[State], Tensor], Wanted("a function of the sample to (B,) or a number; pass lambda x: ...")
+    ],
     strategies: Mapping[str, Gradient | tuple[Gradient, Plan]],
     *,
     cond: Any = None,
     noise: Noise | State | None = None,
     controls: State | None = None,
     reference: Gradient | None = None,
-    repeats: int = 3,
+    repeats: Count = 3,
 ) -> Audit:
     """Compare gradients of `loss(sample)` under several strategies with the exact one of `plan`.
 
@@ -138,7 +141,9 @@ def audit(
 
         def once(strategy: Gradient = strategy, own: Plan = own, model: Model = counted) -> Tensor:  # type: ignore[assignment]
             out = sample(model, own, x, cond=cond, noise=noise, controls=controls, gradient=strategy)
-            grads = torch.autograd.grad(loss(out).sum(), inputs, allow_unused=True)
+            value = loss(out)
+            check_kind("loss", value, Tensor, "a tensor, (B,) or a number; return one computed from x")
+            grads = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
             return torch.cat(
                 [
                     (torch.zeros_like(v) if g is None else g).flatten().double().cpu()

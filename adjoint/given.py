@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 from ..solvers import GivenNoise, Model, Noise, Plan
 from ..solvers import coefficients as numbers_of
 from ..solvers.coefficient_tensor import bound
-from ..solvers.opening import Opening, check_state
+from ..solvers.opening import Opening, carried, check_state
 from ..solvers.packing import State
 from ..solvers.per_step import PerStep, check_steps
 from ..solvers.program import prepare
@@ -55,7 +55,7 @@ class Given:
         scheduled = check_steps(cond, plan.steps)
         if controls is not None:
             controls = start.packing.pack(controls, "controls", lead=1)
-            _check_controls(controls, plan.steps, start.registers["x"])
+            check_controls(controls, plan.steps, start.registers["x"])
         if coefficients is not None:
             _check_coefficients(coefficients, numbers_of(start.plan, start.model))
         return cls(start, cond, scheduled, controls, coefficients)
@@ -97,19 +97,23 @@ def _ordinary(value: Any) -> Any:
 
 
 def _widened(start: Opening) -> Opening:
-    """Half precision carried as float32: a state is a sum of many small steps."""
+    """The registers as they are carried, in float32 at least."""
     for value in start.registers.values():
         check_state(value)
-    if all(value.dtype not in (torch.float16, torch.bfloat16) for value in start.registers.values()):
-        return start
-    return replace(start, registers={name: value.float() for name, value in start.registers.items()})
+    return replace(start, registers={name: carried(value) for name, value in start.registers.items()})
 
 
-def _check_controls(controls: Tensor, steps: int, x: Tensor) -> None:
+def check_controls(controls: Tensor, steps: int, x: Tensor) -> None:
+    """Raise ValueError unless controls are (N, B, ...), numbers that can be added to the state x (B, ...)."""
     if controls.shape != (steps, *x.shape):
         raise ValueError(
             f"controls: got shape {tuple(controls.shape)}, expected {(steps, *x.shape)}: one per step; "
             "torch.zeros(plan.steps, *x.shape) is the neutral one"
+        )
+    if not controls.is_floating_point() or controls.device != x.device:
+        raise ValueError(
+            f"controls: got {controls.dtype} on {controls.device}, expected floating point on {x.device}, as x; pass "
+            "controls.to(x)"
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..solvers import Call, Noise, Plan, combine, inversion
 from ..solvers.loop import total
 from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
+from ..solvers.wanted import Limit
 from .replay.live_call import LiveCall
 from .replay.rollout import Registers, Rollout
 from .replay.sensitivity import Sensitivity
@@ -38,7 +39,7 @@ class Reversible(Taped):
     """
 
     anchor: int | None = None
-    tolerance: float = 1e-3
+    tolerance: Limit = 1e-3
     observe: Callable[[float], None] | None = None
 
     def __post_init__(self) -> None:

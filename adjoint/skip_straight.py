@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..solvers import FLOW, Call, Combine, Evaluate, Plan
 from ..solvers.broadcast import per_sample
+from ..solvers.wanted import NonNegative
 from .gradient import Gradient
 from .replay.rollout import Registers, Rollout
 
@@ -24,7 +25,7 @@ class SkipStraight(Gradient):
     Cost: N + M forwards and M VJPs, M the calls that begin a stretch; memory M activations.
     """
 
-    tolerance: float = 5e-3
+    tolerance: NonNegative = 5e-3
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         plan = rollout.program.plan

@@ -8,15 +8,15 @@ from torch import Tensor
 Loss = Callable[[Any], Tensor]  # (B, ...) to (B,): a sample's loss never depends on its batch mates
 
 
-def check_loss(value: object, batch: int) -> None:
+def check_loss(value: object, batch: int, name: str = "loss") -> None:
     """Raise ValueError unless a loss gave one value for each sample of a batch: (B,)."""
     if not isinstance(value, Tensor):
         raise ValueError(
-            f"loss: got {type(value).__name__}, expected a tensor ({batch},): one value per sample; return a "
+            f"{name}: got {type(value).__name__}, expected a tensor ({batch},): one value per sample; return a "
             "tensor computed from x"
         )
     if value.shape != (batch,):
         raise ValueError(
-            f"loss: got shape {tuple(value.shape)}, expected ({batch},): one value per sample; reduce over "
+            f"{name}: got shape {tuple(value.shape)}, expected ({batch},): one value per sample; reduce over "
             "every axis but the first"
         )

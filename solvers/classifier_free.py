@@ -1,6 +1,7 @@
 """Classifier-free guidance: two predictions of one network, extrapolated."""
 
 import enum
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -58,6 +59,8 @@ class ClassifierFree(Model):
         )
         check_kind("scale", scale, (int, float, Tensor), "a number or a tensor () or (B,); pass 4.0, or "
                    "cond=Guided(cond, PerStep(scales)) for one a step")  # fmt: skip
+        if isinstance(scale, int | float) and not math.isfinite(scale):
+            raise ValueError(f"scale: got {scale}, expected a finite number; pass 4.0")
         check_kind("passes", passes, Passes, "Passes.ONE or Passes.TWO; import it from pullback.solvers")
         self.denoiser, self.scale, self.null, self.passes = denoiser, scale, null, passes
         self.process, self.prediction = denoiser.process, denoiser.prediction

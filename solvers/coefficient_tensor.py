@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from .checked import checked
 from .instructions import Combine, Evaluate, reads, writes
+from .kinds import check_kind
 from .model import Model
 from .plan import Plan
 from .prediction import conversion
 from .program import BoundCombine, BoundEvaluate, Program
+from .wanted import Wanted
 
 # (offsets in units of the step, weights) of fourth-order first derivatives: central, and to either side at an
 # end
@@ -61,7 +63,14 @@ def bound(program: Program, values: Tensor, like: Tensor) -> Program:
 
 
 @checked
-def compiled(make: Callable[[Tensor], Plan], theta: Tensor, model: Model) -> tuple[Plan, Tensor]:
+def compiled(
+    make: Annotated[
+        Callable[[Tensor], Plan],
+        Wanted("a function of theta to a plan; pass lambda t: DDIM().plan(process, t)"),
+    ],
+    theta: Tensor,
+    model: Model,
+) -> tuple[Plan, Tensor]:
     """`make(theta)` and its coefficients as a differentiable function of theta.
 
         plan, values = compiled(lambda t: DPMSolverPP(2).plan(process, t), times, denoiser)
@@ -83,6 +92,7 @@ def compiled(make: Callable[[Tensor], Plan], theta: Tensor, model: Model) -> tup
             f"compiled: got theta of shape {tuple(theta.shape)} and {theta.dtype}, expected (P,) in float64"
         )
     plan = make(theta.detach())
+    check_kind("make", plan, Plan, "a function that returns a plan; pass lambda t: DDIM().plan(process, t)")
     return plan, _Compile.apply(theta, make, model, plan)  # type: ignore[return-value]
 
 

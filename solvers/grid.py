@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from .checked import CheckedFields
 from .kinds import check_kind
-from .process import Process, as_time
+from .process import Process, as_table
+from .wanted import Positive, Wanted
 
 
 class Grid(CheckedFields, ABC):
@@ -24,7 +26,7 @@ class Grid(CheckedFields, ABC):
 class _Spaced(Grid):
     """n steps from time `start` to time `end` (defaults: the process's t_max and t_min)."""
 
-    n: int = field(metadata={"wanted": "a whole number of steps; times themselves go into GivenTimes"})
+    n: Annotated[int, Wanted("a whole number of steps; times themselves go into GivenTimes")]
     start: float | None = None
     end: float | None = None
 
@@ -79,7 +81,7 @@ class UniformLambda(_Spaced):
 class Karras(_Spaced):
     """(sigma/alpha)^(1/rho) equally spaced. Source: arXiv 2206.00364, eq. 5."""
 
-    rho: float = 7.0
+    rho: Positive = 7.0
 
     def times(self, process: Process) -> Tensor:
         first, last = (torch.exp(-lam / self.rho) for lam in self.finite(process))
@@ -102,7 +104,7 @@ class Shifted(_Spaced):
     eq. 23.
     """
 
-    shift: float = 3.0
+    shift: Positive = 3.0
 
     def times(self, process: Process) -> Tensor:
         start, end = self.ends(process)
@@ -157,7 +159,8 @@ class GivenTimes(Grid):
     """The times as given: (N+1,) for all samples, or (N+1, B), one column per sample."""
 
     def __init__(self, values: Tensor | Sequence[float]) -> None:
-        self.values = as_time(values).detach().cpu().clone()
+        wanted = "times (N+1,) or (N+1, B), a tensor or a list of numbers; write GivenTimes([1.0, 0.5, 0.03])"
+        self.values = as_table("values", values, wanted).clone()
 
     def times(self, process: Process) -> Tensor:
         return self.values.clone()

@@ -80,6 +80,7 @@ class Denoiser(Model):
         _check_callable("call", call, "call(network, x, t, cond) such as Keywords()")
         if label is not None:
             _check_callable("label", label, "label(t, process) such as Scaled(999)")
+        check_kind("modules", modules, Iterable, "nn.Modules in a list; pass what `network` calls")
         self.modules = tuple(modules)
         for module in self.modules:
             check_kind("modules", module, nn.Module, "nn.Modules; pass what `network` calls, in a list")

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from .checked import CheckedFields
 from .kinds import check_kind
 from .packing import State, packing_of
+from .wanted import Wanted
 
 INITIAL = 2**64 - 1  # the slot of the starting noise, out of the reach of any plan
 
@@ -46,7 +48,7 @@ class Addressed(Noise):
     Cost: no storage. Source: Salmon et al. 2011 (Philox), through numpy.
     """
 
-    seed: int = field(metadata={"wanted": "a whole number; pass Addressed(0)"})
+    seed: Annotated[int, Wanted("a whole number; pass Addressed(0)")]
     samples: tuple[int, ...] | None = None
     stream: int = 0
     on_cpu: bool = False

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .model import Model
@@ -57,6 +58,11 @@ def check_state(x: Any, asker: str = "", *, name: str = "x") -> None:
         )
     if x.is_meta:
         raise ValueError(f"{name}: got a tensor on meta, expected numbers; move it to the network's device")
+
+
+def carried(x: Tensor) -> Tensor:
+    """x, in float32 at least: a state is a sum of many small steps."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def only_state(plan: Plan, x: State, asker: str) -> State:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .process import Process, as_time
+from .kinds import check_kind, described
+from .process import Process, as_table, as_time
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,47 @@ def conversion(
 def convert(
     value: Tensor, x: Tensor, have: Prediction, want: Prediction, process: Process, t: Tensor | float
 ) -> Tensor:
-    """`value`, a prediction of kind `have` at state `x` (B, ...) and time `t` (scalar or (B,)), as kind `want`."""
-    a, b = (
-        c.to(x).reshape(c.shape + (1,) * (x.ndim - c.ndim) if c.ndim else ())
-        for c in conversion(have, want, process, t)
+    """`value`, a prediction of kind `have` at state `x` (B, ...) and time `t` (scalar or (B,)), as kind `want`.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind, x and `value` of two shapes, x not floating point.
+    """
+    try:
+        if isinstance(t, float | int) and not process.t_min <= t <= process.t_max:
+            raise ValueError(
+                f"t: got {t}, expected a time in [{process.t_min:g}, {process.t_max:g}] of {process}; pass the time "
+                "that the network was called at"
+            )
+        if value.shape == x.shape and value.is_floating_point() and x.is_floating_point():
+            a, b = (
+                c.to(x).reshape(c.shape + (1,) * (x.ndim - c.ndim) if c.ndim else ())
+                for c in conversion(have, want, process, t)
+            )
+            return a * x + b * value
+    except (AttributeError, TypeError, RuntimeError):
+        _refuse(value, x, have, want, process, t)
+        raise
+    raise ValueError(
+        f"value: got {described(value)}, expected floating point numbers in the shape of x, {described(x)}; pass both "
+        "of one batch"
     )
-    return a * x + b * value
+
+
+def _refuse(value: Any, x: Any, have: Any, want: Any, process: Any, t: Any) -> None:
+    """Raise TypeError or ValueError for what `convert` failed at: looked for only then, since networks call it."""
+    for name, tensor in (("value", value), ("x", x)):
+        check_kind(name, tensor, Tensor, "a tensor (B, ...); torch.as_tensor(...) makes one")
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name}: got a tensor on meta, expected numbers; move it to the network's device"
+            )
+    for name, kind in (("have", have), ("want", want)):
+        check_kind(
+            name, kind, Prediction, "one of NOISE, DATA, V, FLOW, SCORE; import it from pullback.solvers"
+        )
+    check_kind("process", process, Process, "a Process such as VP(); pass denoiser.process")
+    times = as_table("t", t, "a number or a tensor (B,); pass the time that the network was called at")
+    if times.numel() not in (1, len(x)):
+        raise ValueError(
+            f"t: got {times.numel()} times, expected one, or one for each of {len(x)} samples; pass those of the batch"
+        )

@@ -13,11 +13,24 @@ import torch
 from torch import Tensor
 
 from .checked import CheckedFields
+from .kinds import described
 
 
 def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
     """`t` as a float64 tensor: time arithmetic is never done in less."""
     return torch.as_tensor(t, dtype=torch.float64)
+
+
+def as_table(name: str, values: Tensor | Sequence[float], wanted: str) -> Tensor:
+    """Numbers that a user gave as `name`: float64, detached, on the CPU. Raises TypeError where they are none."""
+    unreal = isinstance(values, Tensor) and (values.is_complex() or values.is_meta)
+    try:
+        found = None if unreal else as_time(values)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None:
+        raise TypeError(f"{name}: got {described(values)}, expected {wanted}")
+    return found.detach().cpu()
 
 
 class Process(CheckedFields, ABC):
@@ -224,12 +237,13 @@ class DiscreteVP(_VariancePreserving):
     """
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
-        table = as_time(alphas_cumprod).detach().cpu()
+        wanted = "a tensor of numbers; pass the scheduler's alphas_cumprod"
+        table = as_table("alphas_cumprod", alphas_cumprod, wanted)
         if (
             table.ndim != 1
             or len(table) < 2
-            or bool((table[1:] >= table[:-1]).any())
-            or table[0] >= 1
+            or not bool((table[1:] < table[:-1]).all())  # NaN compares as False
+            or not table[0] < 1
             or table[-1] < 0
         ):
             raise ValueError(

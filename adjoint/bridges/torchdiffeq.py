@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Plan
+from ...solvers.wanted import Finite
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
 from ..gradient import Gradient
@@ -45,8 +46,8 @@ class TorchDiffEq(Bridge):
     """
 
     method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: Finite = 1e-5
+    atol: Finite = 1e-5
     options: Mapping[str, Any] | None = field(default=None, hash=False)
     gradient: Gradient | Backsolve | None = field(default_factory=lambda: Continuous(states=States.RECORDED))
 
@@ -107,6 +108,12 @@ class TorchDiffEq(Bridge):
                 options=options,
                 **adjoint,
             )
+        except ValueError as failed:
+            if "Invalid method" not in str(failed):
+                raise
+            raise ValueError(
+                f"method: got {self.method!r}, expected one of torchdiffeq's, such as 'dopri5' or 'rk4' ({failed})"
+            ) from failed
         except AssertionError as failed:
             if not any(word in str(failed) for word in ("underflow", "non-finite")):
                 raise

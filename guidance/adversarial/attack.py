@@ -9,6 +9,8 @@ from torch import Tensor
 from ...solvers import Addressed
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind, described
+from ...solvers.opening import check_state
+from ...solvers.wanted import Positive
 from ..grad_mode import check_grad_mode
 from .balls import Ball
 from .descent import Best, Descent, Points
@@ -39,7 +41,7 @@ def pgd(
     balls: Ball | tuple[Ball, ...],
     *,
     steps: int = 20,
-    share: float = 0.1,
+    share: Positive = 0.1,
     box: tuple[float, float] | None = None,
     jitter: Points | None = None,
     restarts: int = 1,
@@ -82,6 +84,8 @@ def pgd(
             f"starts: got {described(starts)}, expected a tensor (B, ...) or a tuple of them; write "
             "pgd(loss, x, ...) or pgd(loss, (x, cond), ...)"
         )
+    for start in given:
+        check_state(start, name="starts")
     centres = tuple(c.detach() for c in given)
     bounds = tuple(balls) if isinstance(balls, tuple | list) else (balls,)
     for ball in bounds:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
+from ...solvers.wanted import NonNegative
 
 
 class Ball(CheckedFields, ABC):
@@ -32,7 +33,7 @@ class Ball(CheckedFields, ABC):
 class Linf(Ball):
     """|change| <= radius in every coordinate; steps by the gradient's sign."""
 
-    radius: float
+    radius: NonNegative
 
     def project(self, change: Tensor) -> Tensor:
         return change.clamp(-self.radius, self.radius)
@@ -49,7 +50,7 @@ class Linf(Ball):
 class L2(Ball):
     """|change|_2 <= radius for every sample; steps along the gradient, of unit length (zero where it is zero)."""
 
-    radius: float
+    radius: NonNegative
 
     def project(self, change: Tensor) -> Tensor:
         return change * (self.radius / _norm(change).clamp(min=self.radius))

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from ...solvers import Addressed
+from ...solvers.wanted import Wanted
 
-PointLoss = Callable[..., Tensor]  # of one tensor (B, ...) for each start, to (B,)
+# of one tensor (B, ...) for each start
+PointLoss = Annotated[
+    Callable[..., Tensor], Wanted("a function of tensors like `starts` to (B,); pass lambda x: ...")
+]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,15 @@ from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.process import as_time
+from ...solvers.wanted import Samples
 
 
 @checked
 def purify(
     denoiser: Model,
     plan: Plan,
-    image: Tensor,
-    start: Tensor,
+    image: Samples,
+    start: Samples,
     *,
     cond: Any = None,
     noise: Noise | Tensor | None = None,
@@ -43,8 +44,12 @@ def purify(
 
 
 @checked
-def straight_through(image: Tensor, purified: Tensor) -> Tensor:
+def straight_through(image: Samples, purified: Samples) -> Tensor:
     """The value of `purified` with the gradient of `image`, as if purification were the identity: the
     Jacobian-free approximation (BPDA: Athalye et al. 2018, arXiv 1802.00420).
     """
+    if purified.shape != image.shape:
+        raise ValueError(
+            f"purified: got shape {tuple(purified.shape)}, expected the image's {tuple(image.shape)}"
+        )
     return image + (purified - image).detach()

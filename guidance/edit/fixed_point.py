@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...adjoint.transforms import finite
 from ...solvers import Model, Plan, run
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.instructions import reads, writes
 from ...solvers.loop import execute, predict
 from ...solvers.program import prepare
+from ...solvers.wanted import Positive, Samples
 from .base import Edit, guided
 
 
@@ -20,13 +22,13 @@ from .base import Edit, guided
 def aidi(
     denoiser: Model,
     plan: Plan,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,
     iterations: int = 30,
     memory: int = 3,
-    tolerance: float = 1e-6,
+    tolerance: Positive = 1e-6,
     scale: float | Tensor = 1.0,
     null: Any = None,
 ) -> Edit:
@@ -69,6 +71,11 @@ def aidi(
             state, left, count = anderson(partial(missing, k, state), state, iterations, memory, tolerance)
             worst, calls = torch.maximum(worst, left), calls + count * (plan.nfe // plan.steps)
         out = run(guided(denoiser, scale, null), plan, state, target)
+    if not finite(out):
+        raise FloatingPointError(
+            "aidi: got NaN or infinity in the edited image, expected finite values; check the image, and the network "
+            "at the ends of the plan"
+        )
     return Edit(out, state, calls + plan.nfe, residual=worst)
 
 

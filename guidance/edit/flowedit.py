@@ -11,6 +11,8 @@ from ...solvers import FLOW, Addressed, FlowEuler, GivenNoise, Model, Noise, Uni
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.grid import Times
+from ...solvers.opening import carried
+from ...solvers.wanted import Samples
 from .base import Edit, as_velocity, check_rectified, falling_times, guided, seed_of
 
 
@@ -58,7 +60,7 @@ def noised(image: Tensor, t: Tensor, noise: Tensor) -> Tensor:
 @checked
 def flow_edit(
     denoiser: Model,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,
@@ -101,6 +103,7 @@ def flow_edit(
             f"flow_edit: got n_min={n_min}, n_max={n_max}, n_avg={n_avg} on {count} steps, expected 0 <= "
             "n_min <= n_max <= steps, n_max and n_avg at least 1"
         )
+    image = carried(image)
     draws = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     slots = (n_max - n_min) * n_avg + (n_min > 0)
     draws.check(slots, image)

@@ -9,6 +9,7 @@ from ...adjoint import Auto, Gradient, sample
 from ...solvers import DDIM, FLOW, Builder, FlowMidpoint, Method, Model
 from ...solvers.checked import checked
 from ...solvers.grid import Times
+from ...solvers.wanted import Samples
 from .base import Edit, check_rectified, falling_times, guided, where_wanted
 
 
@@ -34,7 +35,7 @@ class FireFlow(Method):
 @checked
 def ode_inversion(
     denoiser: Model,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,
@@ -70,7 +71,7 @@ def ode_inversion(
 @checked
 def ddim_inversion(
     denoiser: Model,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,
@@ -100,7 +101,7 @@ def ddim_inversion(
 @checked
 def rf_solver(
     denoiser: Model,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,
@@ -133,7 +134,7 @@ def rf_solver(
 @checked
 def fireflow(
     denoiser: Model,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,

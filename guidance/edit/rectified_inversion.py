@@ -9,6 +9,7 @@ from ...adjoint import Auto, Gradient, sample
 from ...solvers import Addressed, FlowEuler, Method, Model, Noise, Plan, UniformT
 from ...solvers.checked import checked
 from ...solvers.grid import Times
+from ...solvers.wanted import Samples
 from .base import Edit, check_rectified, falling_times, guided, seed_of, where_wanted
 from .controlled import Controlled
 from .schedule import Schedule, Strength, strengths
@@ -19,7 +20,7 @@ GAMMA, ETA, GRID = 0.5, Schedule(0.9, stop=0.25), UniformT(28)  # the paper's: e
 @checked
 def rf_inversion(
     denoiser: Model,
-    image: Tensor,
+    image: Samples,
     *,
     target: Any,
     source: Any = None,
@@ -68,7 +69,7 @@ def rf_inversion(
 @checked
 def rf_invert(
     denoiser: Model,
-    image: Tensor,
+    image: Samples,
     *,
     cond: Any = None,
     gamma: Strength = GAMMA,
@@ -89,8 +90,8 @@ def rf_invert(
 @checked
 def rf_regenerate(
     denoiser: Model,
-    latent: Tensor,
-    image: Tensor,
+    latent: Samples,
+    image: Samples,
     *,
     cond: Any,
     eta: Strength = ETA,

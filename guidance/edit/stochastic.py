@@ -9,6 +9,7 @@ from ...adjoint import Auto, Gradient, sample
 from ...adjoint.arguments import noise_for
 from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
 from ...solvers.checked import checked
+from ...solvers.wanted import Samples
 from .base import Edit, alpha_sigma, guided, seed_of
 
 
@@ -16,7 +17,7 @@ from .base import Edit, alpha_sigma, guided, seed_of
 def cycle_diffusion(
     denoiser: Model,
     plan: Plan,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,
@@ -54,7 +55,7 @@ def cycle_diffusion(
 def edit_friendly(
     denoiser: Model,
     plan: Plan,
-    image: Tensor,
+    image: Samples,
     *,
     source: Any,
     target: Any,
@@ -85,7 +86,7 @@ def edit_friendly(
 def sdedit(
     denoiser: Model,
     plan: Plan,
-    image: Tensor,
+    image: Samples,
     *,
     target: Any,
     noise: Addressed = Addressed(0),

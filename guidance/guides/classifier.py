@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from ..loss import Loss
+from ...solvers.wanted import Finite, Wanted
+from ..loss import Loss, check_loss
 from .context import Context
 from .guide import Guide
 from .step_size import Damped, Raw, StepSize
@@ -24,12 +26,23 @@ class ClassifierGuidance(Guide):
     VJP of the network; any plan that denoises.
     """
 
-    log_prob: Callable[[Tensor, Tensor], Tensor]
-    scale: float = 1.0
+    log_prob: Annotated[
+        Callable[[Tensor, Tensor], Tensor],
+        Wanted(
+            "a function of (x (B, ...), t (B,)) to (B,); pass lambda x, t: ... of a classifier of noisy states"
+        ),
+    ]
+    scale: Finite = 1.0
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         t = ctx.time.to(ctx.x).expand(len(ctx.x))
-        value, slope = ctx.gradient(lambda x: -self.log_prob(x, t), ctx.x.detach())
+
+        def nats(x: Tensor) -> Tensor:
+            value = self.log_prob(x, t)
+            check_loss(value, len(x), "log_prob")
+            return -value
+
+        value, slope = ctx.gradient(nats, ctx.x.detach())
         ctx.report(value)
         return data - self.scale * ctx.tweedie * slope
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Model, Plan
+from ...solvers.wanted import NonNegative, Whole
 from ..measurements.measurement import Measurement
 from .context import Context
 from .guide import Guide
@@ -27,10 +28,10 @@ class DAPS(Guide):
     """
 
     measurement: Measurement
-    k: int = 3
-    width: float = 1.0
-    langevin: int = 20
-    rate: float = 0.05
+    k: Whole = 3
+    width: NonNegative = 1.0
+    langevin: Whole = 20
+    rate: NonNegative = 0.05
 
     def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
         self.measurement.check(x, noisy=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
+from ...solvers.wanted import Betas, Positive, Whole
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
@@ -24,9 +25,9 @@ class Greedy(Guide):
     """
 
     loss: Loss
-    steps: int = 50
-    lr: float = 0.01
-    betas: tuple[float, float] = (0.5, 0.9)
+    steps: Whole = 50
+    lr: Positive = 0.01
+    betas: Betas = (0.5, 0.9)
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         if not bool((ctx.alpha > 0).all()):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..loss import Loss
+from ...solvers.wanted import NonNegative, Whole
+from ..loss import Loss, check_loss
 from .context import Context
 from .guide import Guide
 from .step_size import Bayes, Damped, StepSize
@@ -19,7 +20,14 @@ def smoothed(ctx: Context, loss: Loss, samples: int, spread: Tensor) -> Loss:
     if not samples:
         return loss
     shifts = [spread * ctx.draw() for _ in range(samples)]
-    return lambda x: math.log(samples) - torch.stack([-loss(x + shift) for shift in shifts]).logsumexp(0)
+
+    def soft(x: Tensor) -> Tensor:
+        values = [loss(x + shift) for shift in shifts]
+        for value in values:
+            check_loss(value, len(x))
+        return math.log(samples) - (-torch.stack(values)).logsumexp(0)
+
+    return soft
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +42,8 @@ class LGD(Guide):
     """
 
     loss: Loss
-    samples: int = 8
-    width: float = 1.0
+    samples: Whole = 8
+    width: NonNegative = 1.0
     policy: StepSize = Damped(Bayes())
     differentiates = True
 

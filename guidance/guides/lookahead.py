@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ...solvers.broadcast import per_sample
+from ...solvers.wanted import Count, Whole
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
@@ -30,10 +31,10 @@ class Lookahead(Guide):
     """
 
     loss: Loss
-    k: int = 4
+    k: Whole = 4
     policy: StepSize = Damped(Bayes())
     agree: float | None = None
-    most: int = 32
+    most: Count = 32
 
     def graph(self, step: int, steps: int) -> bool:
         return self.k > 0 or self.agree is not None

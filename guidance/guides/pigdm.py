@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...solvers import Model, Plan
+from ...solvers.wanted import NonNegative
 from ..measurements.measurement import Measurement
 from .context import Context
 from .guide import Twist
@@ -28,7 +29,7 @@ class PiGDM(Twist):
 
     measurement: Measurement
     data_std: float = 1.0
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     policy: StepSize = Capped(Tweedie())
     differentiates = True
 

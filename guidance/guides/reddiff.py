@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...solvers.wanted import Betas, NonNegative, Positive
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
@@ -25,9 +26,9 @@ class REDdiff(Guide):
     """
 
     loss: Loss
-    weight: float = 0.25
-    lr: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.99)
+    weight: NonNegative = 0.25
+    lr: Positive = 0.1
+    betas: Betas = (0.9, 0.99)
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         kept = ctx.memory(self)

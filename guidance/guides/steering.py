@@ -27,7 +27,7 @@ from ...solvers import (
 )
 from ...solvers.kinds import check_kind
 from ...solvers.loop import called, converted, execute
-from ...solvers.opening import check_state
+from ...solvers.opening import carried, check_state
 from ...solvers.per_step import at_step, check_steps
 from ...solvers.program import Program, prepare
 from .bookkeeping import CallRecord, Setting, Through
@@ -123,7 +123,7 @@ def steer(
     scheduled, hooks = check_steps(cond, plan.steps), guide.hooks()
     check_hooks(plan, denoiser, hooks)
     guide.check(denoiser, plan, x)
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    x = carried(x)
     source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     if plan.slots:
         assert source is not None
@@ -313,7 +313,7 @@ def _finite(step: int, plan: Plan, guide: Guide, loss: Tensor | None, x: Tensor)
     for what, value in (("loss", loss), ("state", x)):
         if value is not None and not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(
-                f"{what}: not finite at step {step} (t={plan.times[step]}) under {guide.name} for "
+                f"{what}: not finite at step {step} (t={plan.times[step]}) under {guide.name}: got NaN or infinity for "
                 f"{which_samples(lost(value))}, expected finite values; lower the guide's scale, choose a policy that "
                 "does not overshoot such as Damped(Bayes()), check the network there, or let the others go on with "
                 "keep_finite=True"

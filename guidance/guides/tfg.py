@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...solvers.wanted import Count, NonNegative, Whole
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
@@ -31,10 +32,10 @@ class TFG(Guide):
     loss: Loss
     rho: StepSize | None = None
     mu: StepSize | None = None
-    iterations: int = 1
-    samples: int = 0
-    width: float = 1.0
-    travels: int = 1
+    iterations: Whole = 1
+    samples: Whole = 0
+    width: NonNegative = 1.0
+    travels: Count = 1
     consistent: bool = False
 
     def repeats(self, step: int, steps: int) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...solvers.wanted import Count, Whole
 from ..loss import Loss
 from .context import Context
 from .guide import Guide
@@ -39,8 +40,8 @@ class Universal(Guide):
     loss: Loss
     forward: StepSize = Damped(Raw())
     backward: StepSize = Damped(Tweedie())
-    steps: int = 1
-    travels: int = 1
+    steps: Whole = 1
+    travels: Count = 1
     differentiates = True
 
     def repeats(self, step: int, steps: int) -> int:

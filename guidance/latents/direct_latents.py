@@ -9,6 +9,7 @@ from ...adjoint import Gradient, Reversible
 from ...solvers import Addressed, Model, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
+from ...solvers.wanted import Limit, NonNegative, Positive, Samples
 from ..loss import Loss
 from .optimisation import MakeOptimiser, Result, optimise, sgd
 
@@ -18,14 +19,14 @@ def doodl(
     denoiser: Model,
     plan: Plan,
     loss: Loss,
-    x: Tensor,
+    x: Samples,
     *,
     cond: Any = None,
     steps: int = 50,
-    lr: float = 0.1,
-    momentum: float = 0.9,
-    clip: float | None = 1.0,
-    jitter: float = 1e-4,
+    lr: Positive = 0.1,
+    momentum: NonNegative = 0.9,
+    clip: Limit | None = 1.0,
+    jitter: NonNegative = 1e-4,
     noise: Addressed = Addressed(0, stream=1),
     gradient: Gradient = Reversible(),
     optimiser: MakeOptimiser | None = None,

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Noise, Plan
 from ...solvers.checked import checked
+from ...solvers.wanted import Limit, Positive
 from ..loss import Loss
 from .concentration import Concentration
 from .optimisation import Result, optimise
@@ -25,8 +26,8 @@ def dno(
     *,
     cond: Any = None,
     steps: int = 50,
-    lr: float = 0.05,
-    clip: float | None = 1.0,
+    lr: Positive = 0.05,
+    clip: Limit | None = 1.0,
     prior: Prior | None = Concentration(),
     gradient: Gradient = Checkpoint(),
     progress: bool = True,

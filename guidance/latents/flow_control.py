@@ -7,6 +7,7 @@ from torch import Tensor
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Plan
 from ...solvers.checked import checked
+from ...solvers.wanted import NonNegative, Positive
 from ..loss import Loss
 from .optimisation import MakeOptimiser, Result, adam, optimise, sgd
 from .priors import NormPrior, Priors
@@ -66,8 +67,8 @@ def oc_flow(
     cond: Any = None,
     controls: Tensor | None = None,
     steps: int = 50,
-    lr: float | None = None,
-    cost: float = 1.0,
+    lr: Positive | None = None,
+    cost: NonNegative = 1.0,
     gradient: Gradient = Checkpoint(),
     progress: bool = True,
 ) -> Result:

@@ -12,14 +12,16 @@ from tqdm.auto import tqdm
 
 from ...adjoint import Checkpoint, Gradient, sample
 from ...adjoint.arguments import check_arguments
+from ...adjoint.given import check_controls
 from ...adjoint.not_finite import lost, which_samples
 from ...adjoint.transforms import finite
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind, described
-from ...solvers.opening import only_state, packed_noise
+from ...solvers.opening import carried, only_state, packed_noise
 from ...solvers.packing import State, packing_of
+from ...solvers.wanted import Count, Limit, NonNegative, Positive
 from ..grad_mode import check_grad_mode
 from ..loss import Loss, check_loss
 from .best_points import BestPoints
@@ -70,12 +72,14 @@ class Result:
     converged: Tensor | None = None
 
 
-def adam(lr: float = 0.05) -> MakeOptimiser:
+@checked
+def adam(lr: Positive = 0.05) -> MakeOptimiser:
     """Adam over all variables with one learning rate."""
     return lambda variables: torch.optim.Adam(variables, lr=lr)
 
 
-def sgd(lr: float, momentum: float = 0.0, nesterov: bool = False) -> MakeOptimiser:
+@checked
+def sgd(lr: Positive, momentum: NonNegative = 0.0, nesterov: bool = False) -> MakeOptimiser:
     """Gradient descent over all variables, with or without momentum."""
     return lambda variables: torch.optim.SGD(variables, lr=lr, momentum=momentum, nesterov=nesterov)
 
@@ -94,10 +98,10 @@ def optimise(
     optimiser: MakeOptimiser = adam(),
     steps: int = 50,
     prior: Prior | Priors | None = None,
-    clip: float | None = None,
+    clip: Limit | None = None,
     gradient: Gradient = Checkpoint(),
-    patience: int | None = None,
-    tolerance: float = 0.0,
+    patience: Count | None = None,
+    tolerance: NonNegative = 0.0,
     project: Callable[[State], State] | None = None,
     progress: bool = True,
     keep_finite: bool = False,
@@ -145,12 +149,21 @@ def optimise(
         raise ValueError(f"optimise: got steps={steps}, expected at least 1; one step is one gradient")
     x = only_state(plan, x, "optimise")
     form, given = packing_of(x), noise
-    denoiser, plan, x, noise = form.model(denoiser), form.plan(plan), form.pack(x), packed_noise(noise, form)
+    denoiser, plan, x, noise = (
+        form.model(denoiser),
+        form.plan(plan),
+        carried(form.pack(x)),
+        packed_noise(noise, form),
+    )
     controls = None if controls is None else form.pack(controls, "controls", lead=1)
+    if controls is not None:
+        check_controls(controls, plan.steps, x)
     inputs = Variables.of(over, denoiser, plan, x, cond, noise, controls)
     priors = prior if isinstance(prior, Priors) else Priors(x=prior)
     priors.check(over.noise, over.controls)
     descent = optimiser(inputs.variables)
+    check_kind("optimiser", descent, torch.optim.Optimizer, "a function that returns an optimiser; write adam(0.05) "
+               "or lambda variables: torch.optim.AdamW(variables)")  # fmt: skip
     if isinstance(descent, SampleLBFGS) and (inputs.shared or project is not None):
         raise ValueError(
             "optimiser: got lbfgs() with variables that samples share or a projection, expected x, noise or "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields
+from ...solvers.wanted import Positive
 
 
 class Prior(CheckedFields, ABC):
@@ -24,7 +25,7 @@ class NormPrior(Prior):
     """weight |x / sigma|^2 / 2: the negative log density of N(0, sigma^2 I). Pulls x to the origin."""
 
     weight: float = 1.0
-    sigma: float = 1.0
+    sigma: Positive = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.weight * (x / self.sigma).flatten(1).square().sum(1) / 2
@@ -40,7 +41,7 @@ class ChiPrior(Prior):
     """
 
     weight: float = 1.0
-    sigma: float = 1.0
+    sigma: Positive = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = (x / self.sigma).flatten(1)

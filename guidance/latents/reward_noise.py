@@ -7,6 +7,7 @@ from torch import Tensor
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Model, Noise, Plan
 from ...solvers.checked import checked
+from ...solvers.wanted import Limit, NonNegative, Positive
 from ..loss import Loss
 from .optimisation import Result, optimise, sgd
 from .priors import ChiPrior, Prior
@@ -22,9 +23,9 @@ def reno(
     cond: Any = None,
     noise: Noise | Tensor | None = None,
     steps: int = 50,
-    lr: float = 5.0,
-    momentum: float = 0.9,
-    clip: float | None = 0.1,
+    lr: Positive = 5.0,
+    momentum: NonNegative = 0.9,
+    clip: Limit | None = 0.1,
     prior: Prior | None = ChiPrior(0.01),
     gradient: Gradient = Checkpoint(),
     progress: bool = True,

@@ -1,9 +1,9 @@
 """Measurement: what was observed of the sample, y = A(x_0) + s_y n, and the algebra that guides need of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ...solvers import Noise
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
 from ...solvers.kinds import check_kind, described, instance
+from ...solvers.wanted import Wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +32,7 @@ class Measurement(CheckedFields):
 
     physics: Any
     WANTED: ClassVar[None] = None  # a guide says which
-    y: Tensor = field(
-        metadata={"wanted": "a tensor (B, ...) or (1, ...); torch.as_tensor(...)[None] makes one"}
-    )
+    y: Annotated[Tensor, Wanted("a tensor (B, ...) or (1, ...); torch.as_tensor(...)[None] makes one")]
     noise_std: float | None = None
 
     def __post_init__(self) -> None:

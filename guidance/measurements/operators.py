@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ...solvers.checked import CheckedFields
+from ...solvers.wanted import RealNumbers
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Mask(Linear):
     broadcastable.
     """
 
-    mask: Tensor
+    mask: RealNumbers
     noise_model: GaussianNoise = GaussianNoise()
 
     def A(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ...solvers import ClassifierFree, Model
+from ...solvers.wanted import Finite
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .chain import Chain, visited
@@ -37,7 +38,7 @@ class AdjointMatching(Objective):
     then two calls and a VJP per trained step. Memory: 2 (N + 1) states and one call's graph.
     """
 
-    kl: float = 0.01
+    kl: Finite = 0.01
     sampled: int | None = 4
     pairing: Pairing = Pairing.RIGHT
     guided: bool = False

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...adjoint import Checkpoint, Truncated, trajectory
 from ...adjoint.arguments import noise_for
+from ...solvers.wanted import Finite
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .chain import Chain, reference_chain, visited
@@ -29,7 +30,7 @@ class DirectGradient(Objective):
         kl: beta, reward per nat of KL to `policy.reference`. penalty: see `KL`.
     """
 
-    kl: float = 0.0
+    kl: Finite = 0.0
     penalty: KL = KL.PATH
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...solvers.wanted import Limit
 from ..rewards.base import RewardFunction
 from .advantages import Advantages, OverBatch, Scale
 from .critic import Critic
@@ -32,7 +33,7 @@ class DPOK(PolicyGradient):
 
     advantages: Advantages = field(default_factory=lambda: OverBatch(Scale.NONE))
     passes: int = 5
-    advantage_clip: float | None = None
+    advantage_clip: Limit | None = None
     critic: Critic | None = None
 
     def surrogate(self, logprob: Tensor, old: Tensor | None, advantage: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ...solvers.kinds import check_kind, described
+
 
 def gaussian_logprob(x: Tensor, m: Tensor, s: Tensor | float, mean: bool = False) -> Tensor:
     """log N(x; m, s^2 I) = -|x - m|^2/(2 s^2) - D log s - (D/2) log 2 pi, (B,), in nats.
@@ -17,12 +19,11 @@ def gaussian_logprob(x: Tensor, m: Tensor, s: Tensor | float, mean: bool = False
     Returns:
         In the inputs' dtype, float32 at least. Differentiable in x and m.
     """
-    wide = torch.promote_types(torch.promote_types(x.dtype, m.dtype), torch.float32)
+    wide, scale = _common(("x", x), ("m", m), s)
     size = x[0].numel()
-    scale = torch.as_tensor(s, dtype=wide, device=x.device)
-    if not bool((scale > 0).all()):
+    if not bool(((scale > 0) & scale.isfinite()).all()):
         raise ValueError(
-            f"gaussian_logprob: got s={s}, expected s > 0; leave out deterministic steps "
+            f"gaussian_logprob: got s={s}, expected a finite s > 0; leave out deterministic steps "
             "(Transitions.excluded)"
         )
     log_scale = scale.log().reshape(-1) if scale.ndim else scale.log()
@@ -37,6 +38,28 @@ def gaussian_kl(m: Tensor, m0: Tensor, s: Tensor | float) -> Tensor:
     Flow-GRPO (arXiv 2505.05470) divides by 2 g^2 instead of 2 s^2 = 2 g^2 |dt| and takes the mean over D: its
     beta is |dt|/D times a weight in nats.
     """
-    wide = torch.promote_types(torch.promote_types(m.dtype, m0.dtype), torch.float32)
-    scale = torch.as_tensor(s, dtype=wide, device=m.device)
+    wide, scale = _common(("m", m), ("m0", m0), s)
     return 0.5 * ((m.to(wide) - m0.to(wide)) / scale).flatten(1).square().sum(1)
+
+
+def _common(
+    one: tuple[str, Tensor], other: tuple[str, Tensor], s: Tensor | float
+) -> tuple[torch.dtype, Tensor]:
+    """The dtype to compute in, and s as a tensor of it. Raises where the two points, by name, or s do not fit: all
+    would broadcast to some number.
+    """
+    for name, value in (one, other):
+        check_kind(name, value, Tensor, "a tensor (B, ...) of numbers; torch.as_tensor(...) makes one")
+        if value.ndim < 2 or value.shape != one[1].shape or value.is_complex() or value.is_meta:
+            shape = f", that of {one[0]} {tuple(one[1].shape)}" if name == other[0] else ""
+            raise ValueError(f"{name}: got {described(value)}, expected real numbers (B, ...){shape}")
+    x = one[1]
+    check_kind("s", s, (int, float, Tensor), "a number, or a tensor (B, 1, ...) of one a sample")
+    wide = torch.promote_types(torch.promote_types(x.dtype, other[1].dtype), torch.float32)
+    scale = torch.as_tensor(s, dtype=wide, device=x.device)
+    if scale.ndim and scale.shape not in ((rows, *(1,) * (x.ndim - 1)) for rows in (1, len(x))):
+        raise ValueError(
+            f"s: got shape {tuple(scale.shape)}, expected a number, or {(len(x), *(1,) * (x.ndim - 1))}: one for each "
+            "sample"
+        )
+    return wide, scale

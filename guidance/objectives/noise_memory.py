@@ -3,10 +3,11 @@
 from ...solvers import Plan, response
 from ...solvers.checked import checked
 from ...solvers.process import as_time
+from ...solvers.wanted import NonNegative
 
 
 @checked
-def memory(plan: Plan, variance: float = 1.0) -> float:
+def memory(plan: Plan, variance: NonNegative = 1.0) -> float:
     """|correlation(x_T, x_0)| of the chain on Gaussian data N(0, variance) with the exact network, in [0, 1].
 
         |c_x| S / sqrt(S (c_x^2 S + sum_j c_j^2)),  S = alpha_T^2 variance + sigma_T^2,
@@ -31,6 +32,6 @@ def memory(plan: Plan, variance: float = 1.0) -> float:
 
 
 @checked
-def memoryless(plan: Plan, most: float = 0.1, variance: float = 1.0) -> bool:
+def memoryless(plan: Plan, most: NonNegative = 0.1, variance: NonNegative = 1.0) -> bool:
     """Whether `memory(plan, variance)` is at most `most`."""
     return memory(plan, variance) <= most

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...solvers.wanted import Finite, Limit
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .advantages import Advantages, OverBatch
@@ -52,12 +53,12 @@ class PolicyGradient(Objective):
     """
 
     advantages: Advantages = field(default_factory=OverBatch)
-    kl: float = 0.0
+    kl: Finite = 0.0
     penalty: KL = KL.PATH
     passes: int = 1
     minibatches: int = 1
     clip: float = 1e-4
-    advantage_clip: float | None = 5.0
+    advantage_clip: Limit | None = 5.0
     mean: bool = True
     fraction: float = 1.0
     skip_last: bool = False

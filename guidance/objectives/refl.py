@@ -11,6 +11,7 @@ from ...adjoint import PerStep, sample
 from ...adjoint.arguments import noise_for
 from ...solvers.model import data_prediction
 from ...solvers.per_step import at_step
+from ...solvers.wanted import Finite
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .direct_gradient import DirectGradient
@@ -35,8 +36,8 @@ class ReFL(DirectGradient):
 
     penalty: KL = KL.PER_STEP
     first: float = 0.75
-    scale: float = 1e-3
-    ceiling: float = 2.0
+    scale: Finite = 1e-3
+    ceiling: Finite = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from ...adjoint import PerStep
 from ...solvers import Addressed, Noise
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
+from ...solvers.wanted import Count, Samples
 
 # Particle k of a sample draws in the stream k above the caller's, resampling and a proposal of its own in streams
 # that no particle reaches.
@@ -45,7 +46,7 @@ class ParticleNoise(Noise):
 
 
 @checked
-def starting_particles(noise: Addressed, like: Tensor, count: int) -> Tensor:
+def starting_particles(noise: Addressed, like: Samples, count: Count) -> Tensor:
     """Starting noise (B, K, ...) for samples like (B, ...): particle k of a sample in its own stream."""
     return torch.stack([in_stream(noise, k).initial(like) for k in range(count)], 1)
 

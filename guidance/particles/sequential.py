@@ -1,8 +1,7 @@
 """Sequential Monte Carlo along a sampler, with right weights, under any guide as the proposal."""
 
 import warnings
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed, Combine, Model, Plan
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
+from ...solvers.wanted import OWN_WORDS
 from ..guides.guide import Guide, Hook
 from ..guides.steering import steer
 from ..guides.validity import check_fields
@@ -25,13 +25,13 @@ BY_DATA = frozenset({Hook.DATA, Hook.VELOCITY})
 LOW_ESS = 0.05  # share of the particles below which `smc` warns
 
 
-@partial(checked, own=("noise",))
+@checked
 def smc(
     denoiser: Model,
     plan: Plan,
     x: Tensor,
     reward: RewardFunction,
-    noise: Addressed,
+    noise: Annotated[Addressed, OWN_WORDS],
     *,
     beta: float = 1.0,
     proposal: Guide | None = None,

@@ -1,14 +1,14 @@
 """SVDD, CoDe and best-of-N: one lineage goes on, chosen among K children by the reward of where they lead."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ...solvers import Addressed, Model, Plan
 from ...solvers.checked import checked
+from ...solvers.wanted import OWN_WORDS, Samples
 from ..guides.context import Context
 from ..guides.guide import Guide
 from ..guides.steering import Steered, steer
@@ -50,13 +50,13 @@ class Choosing(Guide):
         return flat_index(index.expand(self.shape))
 
 
-@partial(checked, own=("noise",))
+@checked
 def svdd(
     denoiser: Model,
     plan: Plan,
-    x: Tensor,
+    x: Samples,
     reward: RewardFunction,
-    noise: Addressed,
+    noise: Annotated[Addressed, OWN_WORDS],
     *,
     children: int = 8,
     beta: float = 0.0,
@@ -98,13 +98,13 @@ def svdd(
     return Steered(run.sample[::children], run.losses[:, ::children], run.nfe, run.vjps, noise.seed, {})
 
 
-@partial(checked, own=("noise",))
+@checked
 def best_of(
     denoiser: Model,
     plan: Plan,
     x: Tensor,
     reward: RewardFunction,
-    noise: Addressed | None = None,
+    noise: Annotated[Addressed | None, OWN_WORDS] = None,
     *,
     cond: Any = None,
     context: Any = None,

@@ -11,6 +11,7 @@ from ...solvers import Addressed, Model, Plan
 from ..guides.context import Context
 from ..guides.guide import Guide, Hook, Twist
 from ..rewards.base import RewardFunction
+from ..rewards.values import as_values
 from .layout import flat_index
 from .potentials import Potential
 from .resampling import Resampling, ess, uniform_draws
@@ -119,7 +120,7 @@ def particle_rewards(reward: RewardFunction, x: Tensor, context: Any) -> Tensor:
     Raises ValueError for another shape and FloatingPointError for nan or +inf, which would take all the weight
     or none; -inf, a particle of no weight, is legal.
     """
-    value = reward(x, context)
+    value = as_values("reward", reward(x, context), x)
     if value.shape != (len(x),):
         raise ValueError(
             f"reward: got shape {tuple(value.shape)}, expected ({len(x)},): one value per particle"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import checked
+from ...solvers.wanted import Samples
 from .base import Reward, RewardFunction
 from .values import as_values
 
@@ -15,7 +16,7 @@ NOT_FINITE = "not finite: "  # how trouble of that kind begins
 
 @checked
 def evaluate_reward(
-    reward: RewardFunction, samples: Tensor, context: Any = None, differentiable: bool = False
+    reward: RewardFunction, samples: Samples, context: Any = None, differentiable: bool = False
 ) -> Tensor:
     """reward(samples, context), (B,), float32 or wider.
 

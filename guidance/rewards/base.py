@@ -3,17 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ...adjoint.transforms import finite
 from ...solvers.checked import CheckedFields
+from ...solvers.wanted import Wanted
 from .values import as_values
 
-# (samples, context) to (B,); where no gradient is needed a list or an array of B numbers is taken too
-RewardFunction = Callable[[Tensor, Any], Tensor]
+# where no gradient is needed a list or an array of B numbers is taken too
+RewardFunction = Annotated[
+    Callable[[Tensor, Any], Tensor],
+    Wanted("a function of (samples, context) to (B,); pass lambda x, context: ..., or a Reward()"),
+]
 
 
 class Reward(CheckedFields, ABC):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Mixture
+from ...solvers.wanted import Finite, RealNumbers
 from .base import Reward
 from .values import at_least_float32
 
@@ -19,8 +20,8 @@ class LinearReward(Reward):
         slope: (d,) or the event's shape, d entries.
     """
 
-    slope: Tensor
-    offset: float = 0.0
+    slope: RealNumbers
+    offset: Finite = 0.0
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
         flat = _flat(samples, self.slope)
@@ -42,11 +43,11 @@ class QuadraticReward(Reward):
         scale: > 0, in 1 / units of x squared.
     """
 
-    centre: Tensor
+    centre: RealNumbers
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if not 0 < self.scale < float("inf"):
             raise ValueError(
                 f"QuadraticReward: got scale={self.scale}, expected a number > 0; negate the reward for the "
                 "opposite"

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ...solvers.checked import checked
+from ...solvers.wanted import Count
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Arithmetic:
 
 @checked
 def batch_arithmetic(
-    samples: int, updates: int, limit: int | None, repeats: int, processes: int
+    samples: Count, updates: Count, limit: Count | None, repeats: Count, processes: Count
 ) -> Arithmetic:
     """The fewest pieces of whole prompt groups, equal on every process, with at most `limit` samples a device.
 

@@ -9,20 +9,21 @@ from torch import Tensor
 from ..checked import checked
 from ..model import Model
 from ..prediction import DATA, conversion
+from ..wanted import Count, Finite, NonNegative, Positive, Samples
 
 
 @checked
 def accepted_times(
     model: Model,
-    x: Tensor,
-    start: float,
-    end: float,
+    x: Samples,
+    start: Finite,
+    end: Finite,
     *,
-    rtol: float = 1e-2,
-    atol: float = 1e-2,
+    rtol: NonNegative = 1e-2,
+    atol: Positive = 1e-2,
     cond: Any = None,
-    first: float = 0.1,
-    most: int = 1000,
+    first: Positive = 0.1,
+    most: Count = 1000,
 ) -> Tensor:
     """(N+1,) float64 times that an adaptive exponential Heun 2(1) accepts from `start` to `end`.
 
@@ -55,6 +56,12 @@ def _search(
     most: int,
 ) -> Tensor:
     process = model.process
+    for t in (start, end):
+        if not process.t_min <= t <= process.t_max:
+            raise ValueError(
+                f"accepted_times: got t={t:g}, expected start and end in [{process.t_min:g}, {process.t_max:g}] of "
+                f"{process}; move it there"
+            )
     ends = [float(process.lam(torch.tensor(t, dtype=torch.float64))) for t in (start, end)]
     if not all(map(math.isfinite, ends)) or ends[0] == ends[1]:
         raise ValueError(
@@ -83,6 +90,11 @@ def _search(
         correction = alpha_new * (1 + math.expm1(-h) / h) * (ahead - here)  # alpha_t h phi_2(-h) (D_t - D_s)
         scale = atol + rtol * torch.maximum(x.abs(), euler.abs())
         error = float((correction / scale).square().flatten(1).mean(1).sqrt().max())
+        if not math.isfinite(error):
+            raise FloatingPointError(
+                f"accepted_times: got NaN or infinity at t={t_new:.4g}, expected finite values; check x, "
+                "and the network there"
+            )
         if error <= 1:
             x, lam, t, sigma, here = euler + correction, lam + h, t_new, sigma_new, None
             times.append(end if lam == ends[1] or abs(lam - ends[1]) < 1e-12 else t)

@@ -1,9 +1,12 @@
 """DPM-Solver++: exponential integrators on the data prediction, multistep and single-step."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Annotated
 
 from ..compiler import CAP, Builder, Method
 from ..prediction import DATA
+from ..wanted import OWN_WORDS, Limit
 from .weights import data_weights, phi
 
 
@@ -21,13 +24,13 @@ class DPMSolverPP(Method):
     `order` calls), order + 1 states.
     """
 
-    order: int = field(default=2, metadata={"wanted": None})
+    order: Annotated[int, OWN_WORDS] = 2
     exact: bool = False
     starter: bool = False
-    cap: float = CAP
+    cap: Limit = CAP
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
+        if not isinstance(self.order, Integral) or self.order not in (1, 2, 3):
             raise ValueError(
                 f"DPMSolverPP: got order={self.order!r}, expected 1, 2 or 3; DEIS(4) is of order 4"
             )
@@ -64,11 +67,11 @@ class DPMSolverPPSingle(Method):
     algorithm 2. Cost: `order` network calls a step.
     """
 
-    order: int = field(default=2, metadata={"wanted": None})
+    order: Annotated[int, OWN_WORDS] = 2
     exact: bool = False
 
     def __post_init__(self) -> None:
-        if self.order not in (2, 3):
+        if not isinstance(self.order, Integral) or self.order not in (2, 3):
             raise ValueError(
                 f"DPMSolverPPSingle: got order={self.order!r}, expected 2 or 3; order 1 is DDIM()"
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compiler import CAP, Builder, Method
+from ..wanted import Limit
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import corrected_step
 from .weights import integrate, node_weights
@@ -36,7 +37,7 @@ class ERSDE(Method):
     nodes: int = 3
     phi: float | Callable[[np.ndarray], np.ndarray] | None = None
     starter: bool = False
-    cap: float = CAP
+    cap: Limit = CAP
 
     def __post_init__(self) -> None:
         if self.nodes not in (1, 2, 3):

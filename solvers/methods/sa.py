@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from ..compiler import CAP, Builder, Method
+from ..wanted import Limit, Wanted
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import CorrectorMode, corrected_step
 from .weights import data_weights, integrate
@@ -59,10 +61,10 @@ class SASolver(Method):
 
     predictor: int = 3
     corrector: int = 4
-    tau: float | Callable[[float], float] = 1.0
+    tau: float | Annotated[Callable[[float], float], Wanted("a function of lambda")] = 1.0
     evaluation: CorrectorMode = CorrectorMode.PEC
     starter: bool = False
-    cap: float = CAP
+    cap: Limit = CAP
 
     def __post_init__(self) -> None:
         if self.predictor not in (1, 2, 3, 4):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..compiler import CAP, Builder, Method
 from ..prediction import NOISE
+from ..wanted import Limit
 from .predictor_corrector import corrected_step
 from .sa import SASolver
 from .weights import phi
@@ -26,7 +27,7 @@ class SDEDPMSolverPP(Method):
 
     nodes: int = 2
     exact: bool = False
-    cap: float = CAP
+    cap: Limit = CAP
     stochastic = True
 
     def __post_init__(self) -> None:

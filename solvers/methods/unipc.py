@@ -7,6 +7,7 @@ from enum import Enum
 import numpy as np
 
 from ..compiler import CAP, Builder, Method
+from ..wanted import Limit
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import corrected_step
 from .weights import phi
@@ -44,7 +45,7 @@ class UniPC(Method):
     variant: BVariant = BVariant.BH2
     corrector: bool = True
     starter: bool = False
-    cap: float = CAP
+    cap: Limit = CAP
 
     def __post_init__(self) -> None:
         if self.predictor not in (1, 2, 3):

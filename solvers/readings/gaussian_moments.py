@@ -14,10 +14,11 @@ from ..model import Denoiser
 from ..noise import GivenNoise
 from ..plan import Plan
 from ..prediction import DATA
+from ..wanted import Finite, NonNegative
 
 
 @checked
-def response(plan: Plan, mean: float, variance: float) -> Tensor:
+def response(plan: Plan, mean: Finite, variance: NonNegative) -> Tensor:
     """Coefficients (2 + slots,) of the sample in [1, x, xi_0, ...] for data N(mean, variance), float64.
 
     Raises:
@@ -40,7 +41,7 @@ def response(plan: Plan, mean: float, variance: float) -> Tensor:
 
 @checked
 def moments(
-    plan: Plan, mean: float, variance: float, start_mean: float, start_variance: float
+    plan: Plan, mean: Finite, variance: NonNegative, start_mean: Finite, start_variance: NonNegative
 ) -> tuple[float, float]:
     """Mean and variance of the sample for data N(mean, variance) and start N(start_mean, start_variance)."""
     c = response(plan, mean, variance)

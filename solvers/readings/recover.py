@@ -12,6 +12,7 @@ from ..instructions import Coefficient, Combine, Evaluate, writes
 from ..loop import run
 from ..model import Model
 from ..noise import GivenNoise, Noise
+from ..opening import check_state
 from ..packing import State, packing_of
 from ..plan import Plan
 from ..process import as_time
@@ -79,6 +80,7 @@ def recover_noise(
     draws = [_draw(plan, step) for step in range(plan.steps)]
     packing = packing_of(x0)
     x0 = packing.pack(x0)
+    check_state(x0, name="x0")
     noise.check(plan.steps, x0)
     states = _encoded(plan, x0, noise, encoding)
     steering = _Steering(

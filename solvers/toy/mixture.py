@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checked import CheckedFields
+from ..checked import CheckedFields, checked
 from ..model import Denoiser
 from ..prediction import DATA
 from ..process import Process
+from ..wanted import NonNegative, Numbers
 from . import posterior as laws
 from . import transport
 from .covariances import Covariances, Level, covariances_of, rounded
@@ -53,9 +54,9 @@ class Mixture(CheckedFields):
     that require gradients are factorised at every call, O(B K d^3).
     """
 
-    weights: Tensor
-    means: Tensor
-    spread: Tensor
+    weights: Numbers
+    means: Numbers
+    spread: Numbers
     _covs: Covariances = field(init=False, repr=False)
     _log_w: Tensor | None = field(init=False, repr=False)
 
@@ -66,6 +67,11 @@ class Mixture(CheckedFields):
                 f"Mixture: got weights {tuple(w.shape)}, means {tuple(m.shape)}, spread {tuple(s.shape)}; "
                 "expected (K,), (K, d) and (K, d, d) or (K,); give every component one weight, one mean, one "
                 "covariance (or one std)"
+            )
+        if s.ndim == 3 and s.dtype.itemsize < 4:
+            raise ValueError(
+                f"Mixture: got covariances in {s.dtype}, expected float32 or wider, in which they can be taken apart; "
+                "pass spread.float()"
             )
         if not bool(((w > 0) & w.isfinite()).all()):
             raise ValueError(
@@ -311,7 +317,8 @@ def _level(value: Level, x: Tensor) -> Level:
     return value.to(x).view(-1, 1, 1)
 
 
-def Gaussian(mean: Tensor, cov: Tensor | float) -> Mixture:
+@checked
+def Gaussian(mean: Numbers, cov: Numbers | NonNegative) -> Mixture:
     """N(mean, cov) as a mixture of one: mean (d,), cov (d, d), or a number, the variance of every coordinate.
 
     With one component `flow`, `transport` and `transport_matrix` are exact.

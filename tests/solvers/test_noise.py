@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pullback.solvers import Addressed, GivenNoise, RecordedNoise
+from pullback import adjoint
+from pullback.solvers import DATA, DDPM, VP, Addressed, Denoiser, GivenNoise, RecordedNoise, UniformLambda
 
 
 def test_any_split_any_order_bitwise(device):
@@ -88,3 +89,22 @@ def test_recorded_noise_replays(device):
     assert all(torch.equal(given(slot, like), value) for slot, value in enumerate(drawn))
     with pytest.raises(ValueError, match="slots"):
         GivenNoise(torch.zeros(2, 2, 3)).check(3, like)
+
+
+def test_draws_for_another_plan_are_refused():
+    """More draws than slots would be used from the front, in silence: they are for a longer plan, or for more steps."""
+    x = torch.linspace(-1, 1, 8).reshape(2, 4)
+    model, plan = Denoiser(lambda x, t: 0.5 * x, VP(), DATA), DDPM().plan(VP(), UniformLambda(4, 0.9, 0.1))
+    draws = torch.randn(plan.slots, *x.shape)
+    for more in (torch.cat([draws, draws[:1]]), GivenNoise(torch.cat([draws, draws]))):
+        with pytest.raises(
+            ValueError, match=rf"noise: got \d draws, expected {plan.slots}, one for each slot"
+        ):
+            adjoint.sample(model, plan, x, noise=more)
+    whole, parts = adjoint.sample(model, plan, x, noise=draws), x
+    for part in plan.split(2):
+        assert part.run_slots == plan.slots
+        parts = adjoint.sample(model, part, parts, noise=draws)
+    assert torch.equal(parts, whole)
+    with pytest.raises(ValueError, match=r"got 2 draws, expected 4"):
+        adjoint.sample(model, plan.split(2)[0], x, noise=draws[:2])  # its own slots alone

@@ -30,9 +30,14 @@ from pullback.solvers import (
     UniformT,
 )
 
-from .judge import unclear
+from .judge import explains_the_network, unclear
 from .public_calls import CALLS, NET, Use, uses
 
+# bad values that few arguments can take: where one is taken in silence, `taken.TAKEN` says why
+SUSPECT = frozenset({
+    "a string", "an object", "a class", "the class", "nan", "infinity", "-1", "complex numbers", "on meta", "integers",
+    "one axis less", "a scalar",
+})  # fmt: skip
 LATE = ("nan", "inf", "a callable that gives")  # what can show in the course of a run only
 
 
@@ -122,8 +127,23 @@ class Finding:
         return f"{self.use}({self.argument}={self.bad}): {self.told}"
 
 
-def attempts(use: Use) -> Iterator[tuple[str, str, Finding | None]]:
-    """(argument, bad value, what is wrong or None) for all bad input to one use."""
+@dataclass(frozen=True)
+class Attempt:
+    """One bad value in the place of one argument. Attributes: taken: whether it was, without a word."""
+
+    place: str
+    bad: str
+    taken: bool
+    finding: Finding | None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a wrong number may have come of it."""
+        return self.taken and self.bad in SUSPECT
+
+
+def attempts(use: Use) -> Iterator[Attempt]:
+    """All bad input to one use."""
     makers = use.arguments()
     for argument, make in makers.items():
         for name, bad in bad_values(make()):
@@ -131,11 +151,14 @@ def attempts(use: Use) -> Iterator[tuple[str, str, Finding | None]]:
             complaint = _complaint(
                 lambda arguments=arguments: use.act(**arguments), any(word in name for word in LATE)
             )
-            yield argument, name, Finding(use.name, argument, name, complaint) if complaint else None
+            finding = Finding(use.name, argument, name, complaint) if complaint else None
+            yield Attempt(f"{use.name}.{argument}", name, complaint is None, finding)
 
 
-def _complaint(act: Callable[[], Any], late: bool) -> str:
-    """What is wrong with how it ended, or "". A number that is not finite may show during the run."""
+def _complaint(act: Callable[[], Any], late: bool) -> str | None:
+    """What is wrong with how it was refused, or ""; None where it was taken. A number that is not finite may show
+    during the run.
+    """
     CALLS[0] = 0
     try:
         with warnings.catch_warnings():
@@ -145,9 +168,11 @@ def _complaint(act: Callable[[], Any], late: bool) -> str:
         what = unclear(error)
         if what:
             return f"{what}{type(error).__name__}: {error}"[:300]
-        if CALLS[0] and not late:
+        asked = CALLS[0] == 1 and explains_the_network(error)
+        if CALLS[0] and not late and not asked:
             return f"after {CALLS[0]} network calls: {error}"[:300]
-    return ""
+        return ""
+    return None
 
 
 def good_uses_that_fail() -> list[str]:
@@ -163,15 +188,16 @@ def good_uses_that_fail() -> list[str]:
 
 
 def main() -> None:
-    """Print as JSON: mistakes of the table, the number of attempts, the findings."""
+    """Print as JSON: mistakes of the table, the number of attempts, the findings, what was taken that few can take."""
     torch.manual_seed(0)
-    found, count = [], 0
-    for use in uses():
-        for _, _, finding in attempts(use):
-            count += 1
-            if finding is not None:
-                found.append([finding.place, str(finding)])
-    json.dump({"mistakes": good_uses_that_fail(), "attempts": count, "findings": found}, sys.stdout)
+    made = [attempt for use in uses() for attempt in attempts(use)]
+    told = {
+        "mistakes": good_uses_that_fail(),
+        "attempts": len(made),
+        "findings": [str(attempt.finding) for attempt in made if attempt.finding is not None],
+        "taken": [f"{attempt.place}={attempt.bad}" for attempt in made if attempt.suspect],
+    }
+    json.dump(told, sys.stdout)
 
 
 if __name__ == "__main__":

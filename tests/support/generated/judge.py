@@ -177,21 +177,36 @@ REMEDY = re.compile(
 # where an argument is named, what was expected of it is what to change
 ARGUMENT = re.compile(r"[^:;]{1,200}: got .+, expected ", re.S)
 PARTS = {"what it got": GOT, "what was expected": EXPECTED, "what to change": REMEDY}
-KINDS = (ValueError, TypeError, RuntimeError, FloatingPointError)
+# the last is Python's own for a path where nothing is, and what callers catch
+KINDS = (ValueError, TypeError, RuntimeError, FloatingPointError, FileNotFoundError)
 
 
 def unclear(error: BaseException) -> str:
     """What is wrong with an error, or ""."""
     told = str(error)
-    place = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    if not any(place.is_relative_to(ours) for ours in OURS):
-        return f"raw, from {place.name}: "
+    file, ours = _place(error)
+    if not ours:
+        return f"raw, from {file}: "
     if not isinstance(error, KINDS):
         return f"of kind {type(error).__name__}: "
     missing = [part for part, found in PARTS.items() if not found.search(told)]
     if ARGUMENT.match(told):
         return ""
     return f"does not say {', '.join(missing)}: " if missing else ""
+
+
+def explains_the_network(error: BaseException) -> bool:
+    """Whether it says why the user's network itself raised. Which dtypes a network takes, say, is not known before its
+    first call: no work is lost by asking it there.
+    """
+    cause = error.__cause__
+    return cause is not None and not _place(cause)[1]
+
+
+def _place(error: BaseException) -> tuple[str, bool]:
+    """The file that raised it, and whether that is the library's."""
+    path = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return path.name, any(path.is_relative_to(ours) for ours in OURS)
 
 
 def smallest(found: Judgement) -> Judgement:
