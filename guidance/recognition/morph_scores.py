@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -45,11 +44,11 @@ class MorphScores(CheckedFields):
         """(M, S, P, R)."""
         return ~self.distances.isnan()
 
-    def take(self, morphs: Tensor) -> Self:
+    def take(self, morphs: Tensor) -> "MorphScores":
         """The table of these morphs alone: what `bootstrap` draws."""
         return replace(self, distances=self.distances[morphs])
 
-    def failures_as_non_matches(self) -> Self:
+    def failures_as_non_matches(self) -> "MorphScores":
         """Every NaN becomes an attempt that did not match (an infinite distance). The match rates leave NaN out, as
         ISO/IEC 19795-1 has it for FMR and FNMR; with this they become accept rates, which count every attempt. Not for
         tables with NaN for probes that do not exist.
@@ -57,7 +56,7 @@ class MorphScores(CheckedFields):
         return replace(self, distances=self.distances.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
     @classmethod
-    def compare(cls, recognisers: Sequence[Recogniser], morphs: Tensor, probes: Tensor) -> Self:
+    def compare(cls, recognisers: Sequence[Recogniser], morphs: Tensor, probes: Tensor) -> "MorphScores":
         """The table of morphs (M, ...) with their subjects' probes (M, S, P, ...).
 
         A probe with NaN in it is none. Cost: M (1 + S P) descriptors by each recogniser, without a graph.
