@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...solvers.checked import checked
 from .comparisons import Comparisons
 from .intervals import Interval, bootstrap
 from .rates import check_fmr, false_non_match_rate, threshold_at, weighted_threshold
@@ -35,6 +36,7 @@ class Calibration:
     comparisons: int
 
     @classmethod
+    @checked
     def of(
         cls,
         fmr: float,

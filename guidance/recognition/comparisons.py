@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...solvers.checked import CheckedFields
+from ...solvers.checked import CheckedFields, checked
 from .recogniser import Recogniser
 
 
@@ -36,6 +36,7 @@ class Comparisons(CheckedFields):
         return 1 + int(torch.cat([self.first, self.second]).max())
 
     @classmethod
+    @checked
     def among(cls, recogniser: Recogniser, images: Tensor, people: Tensor | None = None) -> "Comparisons":
         """Every pair of the images (N, ...) of different people: (N (N - 1) / 2,) where each shows another one.
 
@@ -54,6 +55,7 @@ class Comparisons(CheckedFields):
         return cls(recogniser.distance(found[a], found[b]), people[a], people[b])
 
     @classmethod
+    @checked
     def same(
         cls, recogniser: Recogniser, images: Tensor, others: Tensor, people: Tensor | None = None
     ) -> "Comparisons":

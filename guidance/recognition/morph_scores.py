@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...solvers.checked import CheckedFields
+from ...solvers.checked import CheckedFields, checked
 from .recogniser import Recogniser
 
 
@@ -28,6 +28,11 @@ class MorphScores(CheckedFields):
             raise ValueError(
                 f"MorphScores: got distances {shape} and thresholds {tuple(self.thresholds.shape)}, expected (morphs, "
                 "subjects, probes, recognisers), none of them 0, and (recognisers,)"
+            )
+        if self.distances.device != self.thresholds.device:
+            raise ValueError(
+                f"MorphScores: got distances on {self.distances.device} and thresholds on {self.thresholds.device}, "
+                "expected one device; move the thresholds with .to(...)"
             )
         if bool(self.thresholds.isnan().any()):
             raise ValueError(
@@ -56,6 +61,7 @@ class MorphScores(CheckedFields):
         return replace(self, distances=self.distances.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
     @classmethod
+    @checked
     def compare(cls, recognisers: Sequence[Recogniser], morphs: Tensor, probes: Tensor) -> "MorphScores":
         """The table of morphs (M, ...) with their subjects' probes (M, S, P, ...).
 

@@ -104,12 +104,3 @@ class Recogniser(CheckedFields, ABC):
     def with_threshold(self: _R, value: float) -> _R:
         """The same recogniser with another threshold."""
         return replace(self, threshold=value)  # type: ignore[type-var]
-
-
-def check_threshold(name: str, value: float | None) -> None:
-    """Raise ValueError for a threshold under which nothing can lie."""
-    if value is not None and not value > 0:
-        raise ValueError(
-            f"{name}: got threshold={value}, expected a distance > 0, or None; a similarity s becomes the distance "
-            "1 - s (COSINE)"
-        )

@@ -109,20 +109,20 @@ def test_a_calibration_is_that_of_tables_written_out(failed):
 
 def test_intervals_over_people_hold_the_true_threshold_and_those_over_pairs_do_not():
     """Descriptors N(0, I) in the plane: P(d < t) = 1 - exp(-t^2/4) for two people, in closed form."""
-    true, runs, people = math.sqrt(-4 * math.log(1 - 0.05)), 60, 40
+    true, runs, people = math.sqrt(-4 * math.log(1 - 0.05)), 20, 40
     held = naive = 0
     for seed in range(runs):
         impostors = Comparisons.among(PEOPLE, table(people, seed=seed))
-        found = Calibration.of(0.05, impostors, replicates=200)
+        found = Calibration.of(0.05, impostors, replicates=100)
         held += bool(found.thresholds.low <= true <= found.thresholds.high)
         pairs = bootstrap(
             lambda drawn, all=impostors.distances: torch.tensor(threshold_at(0.05, all[drawn])),
             len(impostors.distances),
-            replicates=200,
+            replicates=100,
         )
         naive += bool(pairs.low <= true <= pairs.high)
-    assert held >= 0.88 * runs, held
-    assert naive < held, naive
+    assert held >= 0.9 * runs, held
+    assert naive < 0.85 * runs, naive
 
 
 def test_the_interval_says_that_few_people_cannot_carry_a_small_rate():

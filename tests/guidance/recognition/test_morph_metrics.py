@@ -153,6 +153,7 @@ def test_what_is_wrong_is_refused_in_words():
         ("none of them 0", lambda: MorphScores(torch.zeros(3, 2, 4), torch.zeros(4))),
         ("none of them 0", lambda: MorphScores(torch.zeros(3, 2, 4, 2), torch.zeros(1))),
         ("none of them 0", lambda: MorphScores(torch.zeros(0, 2, 4, 2), torch.zeros(2))),
+        ("one rate per recogniser", lambda: rmmr(torch.ones(2), torch.ones(3))),
         ("threshold of NaN", lambda: MorphScores(torch.zeros(3, 2, 4, 1), torch.tensor([NAN]))),
     ):
         with pytest.raises(ValueError, match=words):
