@@ -157,6 +157,7 @@ FAULTS: dict[str, tuple[Case, ...]] = {
     "features caught in a replay, in a loss": (
         Case(ingredients=(habits.CaughtFeatures(),), ask=asks.OneSampleThenAll()),
         Case(ingredients=(habits.CaughtFeatures(),), ask=asks.BackwardTwice()),
+        Case(ingredients=(habits.CaughtFeatures(),), ask=asks.LastLayerThenAll()),
     ),
     "28 VJPs that nobody asked for": (Case(ingredients=(habits.WatchedVJP(),), ask=asks.GradOfOne()),),
 }
