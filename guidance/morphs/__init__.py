@@ -2,6 +2,7 @@
 what optimises and steers a sampler, and no recogniser's insides.
 """
 
+from .averaging import Averaging, EqualContrast, PlainAverage
 from .blends import BestMorph, InvertedBlend, LatentBlend, PixelBlend
 from .encoders import Encoder, FixedPointEncoder, FlowEncoder, ReversibleEncoder, StochasticEncoder
 from .end_to_end import EndToEnd
@@ -18,9 +19,9 @@ from .strategy import Found, MorphStrategy
 from .views import Views
 
 __all__ = [
-    "Anchor", "BestMorph", "DenoiserError", "Encoder", "EndToEnd", "Evolution", "FixedPointEncoder", "FlowEncoder",
-    "Found", "GreedyMorph", "GreedySearch", "IdentityLoss", "Interpolation", "InvertedBlend", "LatentBlend",
-    "Latents", "Lerp", "LookaheadMorph", "Morph", "MorphLoss", "MorphStrategy", "Pair", "PairLoss", "ParticleSearch",
-    "PixelBlend", "Realism", "ReversibleEncoder", "Slerp", "StochasticEncoder", "SumAndDifference", "Views",
-    "WorseDistance", "distances", "morph",
+    "Anchor", "Averaging", "BestMorph", "DenoiserError", "Encoder", "EndToEnd", "EqualContrast", "Evolution",
+    "FixedPointEncoder", "FlowEncoder", "Found", "GreedyMorph", "GreedySearch", "IdentityLoss", "Interpolation",
+    "InvertedBlend", "LatentBlend", "Latents", "Lerp", "LookaheadMorph", "Morph", "MorphLoss", "MorphStrategy",
+    "Pair", "PairLoss", "ParticleSearch", "PixelBlend", "PlainAverage", "Realism", "ReversibleEncoder", "Slerp",
+    "StochasticEncoder", "SumAndDifference", "Views", "WorseDistance", "distances", "morph",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from .strategy import Found, MorphStrategy, started
 class Evolution(MorphStrategy):
     """An evolution strategy on the start x (B, ...), each sample with a mean m, a path p and a width s of its own:
 
-        y_k ~ N(0, I), k = 1 .. population;    the better half, best first, weighed by w_i ~ log((population + 1)/2) - log i
+        y_k ~ N(0, I), k = 1 .. population;    of the better half, best first, w_i ~ log((population + 1)/2) - log i
         m <- m + s sum_i w_i y_i,              mu = 1 / sum_i w_i^2
         p <- (1 - c) p + sqrt(c (2 - c) mu) sum_i w_i y_i,    c = (mu + 2)/(d + mu + 5)
         s <- s exp(c/D (|p| / E|N(0, I)| - 1)),               D = 1 + c + 2 max(0, sqrt((mu - 1)/(d + 1)) - 1)
@@ -115,8 +115,8 @@ class ParticleSearch(MorphStrategy):
         latents = started(self.start, scene, loss, "ParticleSearch")
         if not scene.plan.slots:
             raise ValueError(
-                f"ParticleSearch: got {scene.plan.name}, which draws no noise, expected a stochastic plan: its children "
-                "would be one another; take DDIM(1.0), or Evolution()"
+                f"ParticleSearch: got {scene.plan.name}, which draws no noise, expected a stochastic plan: its "
+                "children would be one another; take DDIM(1.0), or Evolution()"
             )
         assert isinstance(latents.start, Tensor)
         run = svdd(
