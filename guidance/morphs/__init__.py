@@ -6,15 +6,17 @@ from .averaging import Averaging, EqualContrast, PlainAverage
 from .blends import BestMorph, InvertedBlend, LatentBlend, PixelBlend
 from .encoders import Encoder, FixedPointEncoder, FlowEncoder, ReversibleEncoder, StochasticEncoder
 from .end_to_end import EndToEnd
+from .evolution import Evolution
+from .greedy_search import GreedySearch
 from .identity_loss import IdentityLoss, SumAndDifference, WorseDistance
 from .interpolation import Interpolation, Lerp, Slerp
 from .latent import Latents
 from .morphing import Morph, morph
 from .pair import Pair
 from .pair_loss import MorphLoss, PairLoss, distances
+from .particle_search import ParticleSearch
 from .realism import Anchor, DenoiserError, Realism
-from .searches import Evolution, ParticleSearch
-from .stepwise import GreedyMorph, GreedySearch, LookaheadMorph
+from .stepwise import GreedyMorph, LookaheadMorph
 from .strategy import Found, MorphStrategy
 from .views import Views
 
