@@ -59,8 +59,8 @@ class EndToEnd(MorphStrategy):
             )
         if self.steps < 1 or not callable(self.optimiser):
             raise ValueError(
-                f"EndToEnd: got steps={self.steps}, optimiser={described(self.optimiser)}, expected at least one step and "
-                "a function from a list of variables to an optimiser; write steps=40, optimiser=adam(0.05)"
+                f"EndToEnd: got steps={self.steps}, optimiser={described(self.optimiser)}, expected at least one step "
+                "and a function from a list of variables to an optimiser; write steps=40, optimiser=adam(0.05)"
             )
         if self.over.cond and not self.over.cond_rows:
             raise ValueError(

@@ -94,6 +94,11 @@ def distances(recogniser: Recogniser, images: Tensor, first: Tensor, second: Ten
     check_kind("recogniser", recogniser, Recogniser, "a recogniser; wrap a network: Embedding(network)")
     for name, each in (("images", images), ("first", first), ("second", second)):
         check_state(each, name=name)
+    if not images.shape[0] == first.shape[0] == second.shape[0]:
+        raise ValueError(
+            f"distances: got {len(images)} images for {len(first)} and {len(second)} subjects, expected as many of "
+            "each; expand what images share"
+        )
     with torch.no_grad():
         seen = recogniser.describe(images)
         return torch.stack(
