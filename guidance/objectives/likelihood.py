@@ -57,7 +57,7 @@ def _common(
     check_kind("s", s, (int, float, Tensor), "a number, or a tensor (B, 1, ...) of one a sample")
     wide = torch.promote_types(torch.promote_types(x.dtype, other[1].dtype), torch.float32)
     scale = torch.as_tensor(s, dtype=wide, device=x.device)
-    if scale.ndim and scale.shape not in ((rows, *(1,) * (x.ndim - 1)) for rows in (1, len(x))):
+    if scale.ndim and tuple(scale.shape) not in [(rows, *(1,) * (x.ndim - 1)) for rows in (1, len(x))]:
         raise ValueError(
             f"s: got shape {tuple(scale.shape)}, expected a number, or {(len(x), *(1,) * (x.ndim - 1))}: one for each "
             "sample"
