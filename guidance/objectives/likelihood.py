@@ -23,7 +23,7 @@ def gaussian_logprob(x: Tensor, m: Tensor, s: Tensor | float, mean: bool = False
     size = x[0].numel()
     if not bool(((scale > 0) & scale.isfinite()).all()):
         raise ValueError(
-            f"gaussian_logprob: got s={s}, expected a finite s > 0; leave out deterministic steps "
+            f"gaussian_logprob: got s={s}, expected s > 0 and finite; leave out deterministic steps "
             "(Transitions.excluded)"
         )
     log_scale = scale.log().reshape(-1) if scale.ndim else scale.log()
