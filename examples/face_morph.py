@@ -3,9 +3,9 @@
     python examples/face_morph.py                              one pair, in a minute
     python examples/face_morph.py --pairs 20 --gradient all    the table: blends, searches and gradients at equal cost
 
-Two faces are encoded by the probability flow. Of the mean of their pixels or latents a recogniser mostly sees neither;
-so the latent is moved until dlib's recogniser and two of ours find both faces in it. A third one of ours, which the loss
-never sees, judges. This measures how far recognisers can be deceived: docs/morphs.md.
+Two faces are encoded by the probability flow. In the mean of their pixels or latents a recogniser mostly sees neither;
+so the latent is moved until dlib's recogniser and two of ours find both faces in it. A third one of ours, which the
+loss never sees, judges. This measures how far recognisers can be deceived: docs/morphs.md.
 """
 
 # %%
@@ -19,11 +19,11 @@ from common import options, write
 from data import face_images
 from morph_figures import draw_morph, draw_table
 from morph_judges import RATES, Judge, judges, match_rate, sharpness, unreality
-from morph_strategies import LOSS, UPDATES, Entry, entries, gradients
+from morph_strategies import LOSS, Entry, entries, gradients
 from torch import Tensor
 
 from pullback.adjoint import sample
-from pullback.guidance import Morph, MorphLoss, Pair, PixelBlend, Slerp, morph
+from pullback.guidance import Morph, MorphLoss, Pair, Slerp, morph
 from pullback.solvers import Denoiser
 
 FRAMES = 9  # of the strip
@@ -63,8 +63,8 @@ def worse(found: Morph, known: dict[str, Judge], setting: str) -> dict[str, Tens
 def one_pair(arguments: Any, model: Denoiser, faces: Tensor, known: dict[str, Judge]) -> None:
     setting = "dlib and two of ours"
     pair = faces[[arguments.first, arguments.second]][:, None]
-    chosen = gradients(model.process)[arguments.gradient]
-    rows = {entry.name: entry for entry in entries(model.process)}
+    chosen = gradients(model.process, arguments.steps)[arguments.gradient]
+    rows = {entry.name: entry for entry in entries(model.process, arguments.steps)}
     shown = {"pixel mean": rows["pixel mean"], "mean of latents": rows["slerp"], "optimised latent": chosen}
     found = {name: run(model, entry, pair, known, setting) for name, entry in shown.items()}
     distances = {name: worse(each, known, setting) for name, each in found.items()}
@@ -112,14 +112,13 @@ def strip(model: Denoiser, entry: Entry, pair: Tensor, found: Morph) -> Tensor:
 def table(arguments: Any, model: Denoiser, faces: Tensor, known: dict[str, Judge]) -> None:
     order = torch.randperm(len(faces), generator=torch.Generator().manual_seed(arguments.seed))
     pairs = faces[order[: 2 * arguments.pairs].reshape(2, arguments.pairs)]
-    every = entries(model.process)
+    every, ways = entries(model.process, arguments.steps), gradients(model.process, arguments.steps)
     if arguments.gradient != "all":
-        chosen = gradients(model.process)[arguments.gradient]
-        every = [each for each in every if each.name == chosen.name or each.name not in
-                 {other.name for other in gradients(model.process).values()}]  # fmt: skip
+        others = {each.name for name, each in ways.items() if name != arguments.gradient}
+        every = [each for each in every if each.name not in others]
     facts: dict[str, Any] = {
         "pairs": arguments.pairs,
-        "updates": UPDATES,
+        "steps": arguments.steps,
         "faces_themselves": {
             "sharpness": float(sharpness(pairs.flatten(0, 1)).mean()),
             "unreality": float(unreality(model, pairs.flatten(0, 1)).mean()),
@@ -132,12 +131,7 @@ def table(arguments: Any, model: Denoiser, faces: Tensor, known: dict[str, Judge
         for entry in every:
             began, found = time.time(), run(model, entry, pairs, known, setting)
             distances = worse(found, known, setting)
-            if (
-                isinstance(entry.strategy, PixelBlend)
-                or not baseline
-                or entry.name == "pixel mean, best of 9"
-            ):
-                baseline = distances
+            baseline = baseline or distances
             rows[entry.name] = {
                 "worse_distance": {name: round(float(value.mean()), 4) for name, value in distances.items()},
                 "mmpmr": {
@@ -170,12 +164,12 @@ def finish(arguments: Any, name: str, figure: Any, facts: dict[str, Any]) -> Non
 
 
 def main() -> None:
-    arguments = options(__doc__, pairs=1, first=41, second=42, gradient="checkpoint")
+    arguments = options(__doc__, pairs=1, steps=40, first=41, second=42, gradient="checkpoint")
     arguments.began = time.time()
     torch.manual_seed(arguments.seed)
     model, faces = denoiser("faces"), face_images().to(arguments.device)
     model.network.to(arguments.device)  # type: ignore[attr-defined]
-    names = [*gradients(model.process), *(["all"] if arguments.pairs > 1 else [])]
+    names = [*gradients(model.process, 1), *(["all"] if arguments.pairs > 1 else [])]
     if arguments.gradient not in names:
         raise SystemExit(f"--gradient: got {arguments.gradient!r}, expected one of {', '.join(names)}")
     known = judges(faces)

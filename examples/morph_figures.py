@@ -36,8 +36,8 @@ def draw_morph(
     attacked: Collection[str],
 ) -> Any:
     """Both faces and the morphs between them, the way through the optimised one, and what recognisers say."""
-    figure = plt.figure(figsize=(11, 8.2))
-    rows = figure.add_gridspec(3, 1, height_ratios=(2.5, 1.2, 2.0), hspace=0.24)
+    figure = plt.figure(figsize=(11, 7.6))
+    rows = figure.add_gridspec(3, 1, height_ratios=(2.25, 1.15, 2.1), hspace=0.13)
     top = rows[0].subgridspec(1, 5, wspace=0.06)
     show(figure.add_subplot(top[0]), pair[0], "face A")
     for k, (name, image) in enumerate(morphs.items()):
@@ -59,9 +59,9 @@ def draw_morph(
             axis.scatter(value, y, s=95, c=colour, marker=marker, zorder=3, label=name if y == 0 else None)
         axis.plot([strict / limit] * 2, [y - 0.3, y + 0.3], color="#444444", lw=1.2, ls=":", zorder=2)
     axis.axvline(1, color="#444444", lw=1.4)
-    axis.axvspan(0, 1, color="#0072b2", alpha=0.06, lw=0)
     low, high = axis.get_xlim()
-    axis.set_xlim(max(0.0, min(low, 0.55)), max(high, 1.3))
+    axis.set_xlim(max(0.0, low), max(high, 1.3))
+    axis.axvspan(0, 1, color="#0072b2", alpha=0.06, lw=0)
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.set_yticks(
         range(len(names)), [f"{name}\n{'attacked' if name in attacked else 'held out'}" for name in names]

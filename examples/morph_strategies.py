@@ -23,7 +23,6 @@ from pullback.solvers import DPMSolverPP, Method, Plan, Process, ReversibleHeun,
 
 ENDS = {"start": 1.0, "end": 0.03}
 STEPS = 8  # network calls of a run
-UPDATES = 16  # of the latent, with the exact gradient by Checkpoint; what they cost is everybody's budget
 ENCODER = FlowEncoder(grid=UniformLambda(40, **ENDS))
 # both subjects pull, the farther one three times as hard; the published balance, 1, lets the farther one pull alone
 LOSS = MorphLoss(SumAndDifference(0.5))
@@ -46,37 +45,38 @@ def plan_of(process: Process, method: Method = DPMSolverPP(2), steps: int = STEP
     return method.plan(process, UniformLambda(steps, **ENDS))
 
 
-def searched(gradient: Gradient, plan: Plan, start: MorphStrategy = START) -> EndToEnd:
-    """The latent moved by `gradient`, as often as the budget allows."""
+def searched(gradient: Gradient, plan: Plan, updates: int) -> EndToEnd:
+    """The latent moved by `gradient`, at the calls and VJPs of `updates` exact gradients by Checkpoint."""
     exact, own = (sum(each.cost(plan)) for each in (Checkpoint(), gradient))
-    return EndToEnd(
-        start=start, gradient=gradient, optimiser=adam(0.03), steps=round(UPDATES * exact / own), leash=LEASH
-    )
+    steps = max(1, round(updates * exact / own))
+    return EndToEnd(start=START, gradient=gradient, optimiser=adam(0.03), steps=steps, leash=LEASH)
 
 
-def gradients(process: Process) -> dict[str, Entry]:
+def gradients(process: Process, updates: int) -> dict[str, Entry]:
     """By the name of `--gradient`."""
     ode, stochastic = plan_of(process), plan_of(process, SDEDPMSolverPP(2))
     reversible = plan_of(process, ReversibleHeun(), STEPS - 1)  # one call more than steps
     return {
-        "checkpoint": Entry("Checkpoint", searched(Checkpoint(), ode), ode),
-        "reversible": Entry("Reversible", searched(Reversible(), reversible), reversible),
-        "continuous": Entry("Continuous", searched(Continuous(), ode), ode),
-        "adjointdeis": Entry("AdjointDEIS, ODE", searched(AdjointDEIS(), ode), ode),
+        "checkpoint": Entry("Checkpoint", searched(Checkpoint(), ode, updates), ode),
+        "reversible": Entry("Reversible", searched(Reversible(), reversible, updates), reversible),
+        "continuous": Entry("Continuous", searched(Continuous(), ode, updates), ode),
+        "adjointdeis": Entry("AdjointDEIS, ODE", searched(AdjointDEIS(), ode, updates), ode),
         "adjointdeis-sde": Entry(
-            "AdjointDEIS, SDE", searched(AdjointDEIS(), stochastic), stochastic, StochasticEncoder()
+            "AdjointDEIS, SDE", searched(AdjointDEIS(), stochastic, updates), stochastic, StochasticEncoder()
         ),
     }
 
 
-def entries(process: Process) -> list[Entry]:
-    """The rows of the table: what costs nothing first."""
+def entries(process: Process, updates: int) -> list[Entry]:
+    """The rows of the table; first what the others are measured by."""
     plan = plan_of(process)
     rows = {
-        "pixel mean": PixelBlend(),
         "pixel mean, best of 9": BestMorph.of_weights(PixelBlend()),
+        "pixel mean": PixelBlend(),
         "slerp": LatentBlend(),
         "slerp, best of 9": BestMorph.of_weights(LatentBlend()),
-        "Greedy": GreedyMorph(start=START, rounds=4, lr=0.03),
+        "Greedy": GreedyMorph(start=START, rounds=max(1, updates // STEPS), lr=0.03),
     }
-    return [Entry(name, strategy, plan) for name, strategy in rows.items()] + [*gradients(process).values()]
+    return [Entry(name, strategy, plan) for name, strategy in rows.items()] + [
+        *gradients(process, updates).values()
+    ]
