@@ -1,8 +1,10 @@
 """Float64, seeds, and a suite that also runs from a bare checkout."""
 
+import gc
 import importlib.util
 import pathlib
 import sys
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -52,6 +54,20 @@ def device(request) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def live() -> Iterator[Callable[[], int]]:
+    """How many tensors there are that were made since: what other tests left behind may go at any time."""
+    gc.collect()
+    gc.freeze()  # `get_objects` passes over what is there by now
+
+    def count() -> int:
+        gc.collect()
+        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
+
+    yield count
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

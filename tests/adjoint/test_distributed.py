@@ -7,11 +7,7 @@ cannot shard there.
 import contextlib
 import copy
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 import types
 from typing import Any
 
@@ -19,6 +15,7 @@ import torch
 from problems import PROCESS
 from strategies import EXACT, STRATEGIES, network, plain, plan_for
 from torch import nn
+from two_ranks import two_ranks
 
 from pullback.adjoint import AdjointDEIS, Continuous, Gradient, Reversible, sample
 from pullback.solvers import DATA, Denoiser, Plan
@@ -77,32 +74,8 @@ def wraps(kind: str) -> tuple[str, ...]:
 
 def _results(folder: pathlib.Path, kind: str) -> list[dict[str, dict[str, Any]]]:
     """{wrap: {strategy: relative error of the gradients, or what was raised}} of two ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # tests' conftest makes the package importable from a bare checkout
     code = "import conftest, sys, test_distributed as d; d.work(*map(int, sys.argv[1:3]), *sys.argv[3:])"
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "adjoint"), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, str(rank), str(port), str(folder), kind],
-            env=env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=60)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert all(rank.returncode == 0 for rank in ranks), "\n".join(said)
+    two_ranks(code, folder, kind, at=[HERE / "adjoint"], seconds=60)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

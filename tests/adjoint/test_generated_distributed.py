@@ -3,15 +3,12 @@
 import json
 import os
 import pathlib
-import socket
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 from generated.ranks import cases
+from two_ranks import two_ranks
 
-TESTS = pathlib.Path(__file__).parents[1]
 COUNT = int(os.environ.get("CASES", "120"))
 FAULTS = {"SILENT", "UNCLEAR"}
 
@@ -31,31 +28,9 @@ def test_two_processes(tmp_path):
 
 def _ranks(folder: pathlib.Path) -> list[list[list[str]]]:
     """[wrapper, container, case, verdict, what was told] for each case of each rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     code = (
         "import conftest, sys; from generated.ranks import work; rank, port, to, count = sys.argv[1:]; "
         "work(int(rank), int(port), to, int(count))"
     )
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "support"), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, str(rank), str(port), str(folder), str(COUNT)],
-            env=env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=600)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert all(rank.returncode == 0 for rank in ranks), "\n".join(said)[-3000:]
+    two_ranks(code, folder, COUNT, seconds=600)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]

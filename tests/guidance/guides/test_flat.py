@@ -1,7 +1,6 @@
 """Two hundred guided runs leave nothing behind."""
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,20 +11,6 @@ from pullback.solvers import DDIM, Addressed, UniformLambda
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 SHORT = DDIM(0.8).plan(PROCESS, UniformLambda(3, **ENDS))
-
-
-@pytest.fixture
-def live() -> Iterator[Callable[[], int]]:
-    """How many tensors there are that were made since: what other tests left behind may go at any time."""
-    gc.collect()
-    gc.freeze()  # `get_objects` passes over what is there by now
-
-    def count() -> int:
-        gc.collect()
-        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
-
-    yield count
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize(

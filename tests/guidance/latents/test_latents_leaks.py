@@ -1,8 +1,5 @@
 """What a step of `optimise`, an attack or a trajectory made is gone when the next one begins."""
 
-import gc
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
 from problems import MIXTURE, PROCESS
@@ -13,20 +10,6 @@ from pullback.solvers import DDIM, Addressed, UniformLambda
 
 PLAN = DDIM(1.0).plan(PROCESS, UniformLambda(3, start=0.9, end=0.05))
 MODEL = MIXTURE.denoiser(PROCESS)
-
-
-@pytest.fixture
-def live() -> Iterator[Callable[[], int]]:
-    """How many tensors there are that were made since: what other tests left behind may go at any time."""
-    gc.collect()
-    gc.freeze()
-
-    def count() -> int:
-        gc.collect()
-        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
-
-    yield count
-    gc.unfreeze()
 
 
 def distance(x):

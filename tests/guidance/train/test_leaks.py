@@ -1,7 +1,6 @@
 """What an update made is gone when the next one begins."""
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,20 +8,6 @@ from tuning import trainer
 
 from pullback.guidance import DDPO, DRaFT, Objective
 from pullback.guidance.train.iteration import iterate
-
-
-@pytest.fixture
-def live() -> Iterator[Callable[[], int]]:
-    """How many tensors there are that were made since: what other tests left behind may go at any time."""
-    gc.collect()
-    gc.freeze()  # `get_objects` passes over what is there by now
-
-    def count() -> int:
-        gc.collect()
-        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
-
-    yield count
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize(

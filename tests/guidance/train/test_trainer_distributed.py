@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from tuning import Net, Pathwise, ScoreFunction, config, logged, plan, prompts, reward, trainer
+from two_ranks import two_ranks
 
 from pullback import guidance
 from pullback.guidance import (
@@ -233,36 +233,8 @@ def differing(out: pathlib.Path, rank: int) -> RewardTrainer:
 
 def launched(folder: pathlib.Path, slow: bool) -> list[dict[str, Any]]:
     """What both processes found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    # tests' conftest makes the package importable from a bare checkout
-    code = f"import conftest, sys, test_trainer_distributed as d; d.work(sys.argv[1], {slow})"
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(HERE), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "ACCELERATE_USE_CPU": "true",
-    }
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, str(folder)],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [one.communicate(timeout=400)[0] for one in both]
-    finally:
-        for one in both:
-            one.kill()
-    assert all(one.returncode == 0 for one in both), "\n".join(said)
+    code = f"import conftest, sys, test_trainer_distributed as d; d.work(sys.argv[3], {slow})"
+    two_ranks(code, folder, at=[HERE], seconds=400)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
