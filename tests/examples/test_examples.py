@@ -28,6 +28,9 @@ SHARED = {
     "bundled",
     "common",
     "attainable",
+    "morph_figures",
+    "morph_judges",
+    "morph_strategies",
 }  # imported by the examples; train writes the weights
 
 
@@ -37,7 +40,11 @@ def test_every_example_is_run():
 
 LONG = {"sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
 RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
-RUNS += [("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis")]
+RUNS += [
+    ("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis", "adjointdeis-sde")
+]
+TABLE = ("--pairs", "2", "--steps", "1", "--gradient", "all")
+RUNS += [pytest.param("face_morph", TABLE, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +57,10 @@ def test_example(name, more, tmp_path, monkeypatch, capsys):
         torch.float32
     )  # examples run as a user runs them; the suite's fixture restores float64
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-    assert json.loads((tmp_path / f"{name}.json").read_text())
-    assert f"{name}.png" in capsys.readouterr().out
+    written = f"{name}_table" if more == TABLE else name
+    assert (tmp_path / f"{written}.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / f"{written}.json").read_text())
+    assert f"{written}.png" in capsys.readouterr().out
 
 
 def test_every_objective_of_finetune_fits_its_sampler():
