@@ -69,6 +69,8 @@ def test_a_black_box_may_answer_with_arrays_and_lists(back):
     assert not box.describe(IMAGES.clone().requires_grad_().detach()).requires_grad
     with torch.no_grad():  # to judge what is being optimised needs no gradient
         assert torch.equal(box.describe(IMAGES.clone().requires_grad_()), found)
+        flat = IMAGES.flatten(1).clone().requires_grad_()
+        assert torch.equal(BlackBoxRecogniser(lambda images: images.numpy()).describe(flat), found)
 
 
 def test_a_black_box_says_that_an_image_could_not_be_read():
