@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from identities import brute_force, crowd, least_worse, ode, one, pair, sde, seen_by
+from torch import Tensor
 
 from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Reversible, sample
 from pullback.guidance import (
@@ -19,6 +20,7 @@ from pullback.guidance import (
     InvertedBlend,
     LatentBlend,
     LookaheadMorph,
+    Morph,
     MorphLoss,
     Over,
     Pair,
@@ -44,6 +46,18 @@ SEARCHES = (
     Evolution(generations=4, population=4),
     BestMorph((LatentBlend(0.3), InvertedBlend())),
 )
+
+
+def levels(plan):
+    """((alpha, sigma) at either end) of every step."""
+    at = [(float(VP().alpha(t)), float(VP().sigma(t))) for t in plan.times]
+    return list(zip(at, at[1:], strict=False))
+
+
+def state_of(found: Morph) -> Tensor:
+    """What a morph starts from."""
+    assert found.latents is not None
+    return found.latents.state
 
 
 # the truth
@@ -117,15 +131,14 @@ def test_greedy_is_the_published_loop():
     found = morph(law.denoiser(VP()), plan, pair(), [eye], GreedyMorph(rounds=5, lr=0.05), progress=False)
     start = morph(law.denoiser(VP()), plan, pair(), [eye], LatentBlend(), progress=False).latents
     assert start is not None
-    x = start.start
+    x = start.state
     subjects = [eye.describe(face) for face in (pair().first, pair().second)]
 
     def loss(image):
         near, far = (eye.distance(eye.network(image), each) for each in subjects)
         return near + far + (near - far).abs()
 
-    for t, s in zip(plan.times, plan.times[1:], strict=False):
-        (a, c), (a2, c2) = ((float(VP().alpha(u)), float(VP().sigma(u))) for u in (t, s))
+    for (a, c), (a2, c2) in levels(plan):
         eps = law.noise(x, a, c).detach().requires_grad_()
         adam_ = torch.optim.Adam([eps], lr=0.05, betas=(0.5, 0.9))
         best, least = eps.detach().clone(), loss((x - c * eps) / a).detach()
@@ -145,13 +158,12 @@ def test_greedy_search_takes_the_best_prediction_of_every_step():
     model = law.denoiser(VP())
     found = morph(model, plan, pair(), [eye], GreedySearch(weights=3), progress=False)
     starts = [
-        morph(model, plan, pair(), [eye], LatentBlend(weight), progress=False).latents.start
+        state_of(morph(model, plan, pair(), [eye], LatentBlend(weight), progress=False))
         for weight in (0.5, 0.0, 1.0)
     ]
     subjects = [eye.describe(face) for face in (pair().first, pair().second)]
     x, ways = starts[0], list(starts[1:])
-    for t, s in zip(plan.times, plan.times[1:], strict=False):
-        (a, c), (a2, c2) = ((float(VP().alpha(u)), float(VP().sigma(u))) for u in (t, s))
+    for (a, c), (a2, c2) in levels(plan):
         own, first, second = (law.denoise(state, a, c) for state in (x, *ways))
         options = torch.stack([own, first, (first + second) / 2, second])
         losses = torch.stack(
