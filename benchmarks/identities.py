@@ -3,7 +3,7 @@
     python benchmarks/identities.py      writes benchmarks/results/identities.json and .png
 
 A mixture in the plane with one component an identity, its exact denoiser, two recognisers in the loss and one
-that judges, the denoiser's own error for realism. The best is found by brute force over starts of the plane, on a
+that judges, the denoiser's own error for realism. The best is found by brute force over all images of the plane, on a
 grid that closes in. Learning rates and widths are chosen for each strategy on pairs of another seed. Every strategy
 may spend BUDGET evaluations and VJPs a pair.
 """
@@ -12,12 +12,13 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Reversible, sample
+from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Gradient, Reversible
 from pullback.guidance import (
     COSINE,
     BestMorph,
@@ -68,14 +69,13 @@ RATES, START = (0.1, 0.3), InvertedBlend()
 Make = Callable[[int, float], MorphStrategy]  # (how long, how fast)
 
 
-def ended(gradient, **more) -> Make:
-    return lambda steps, rate: EndToEnd(
-        start=START, gradient=gradient, steps=steps, optimiser=adam(rate), **more
-    )
+def ended(gradient: Gradient, **more: Any) -> Make:
+    more = {"start": START} | more
+    return lambda steps, rate: EndToEnd(gradient=gradient, steps=steps, optimiser=adam(rate), **more)
 
 
-def fixed(strategy: MorphStrategy) -> tuple[Plan, None, tuple[float, ...]]:
-    return ODE, lambda steps, rate: strategy, (0.0,)  # type: ignore[return-value]
+def fixed(strategy: MorphStrategy) -> tuple[Plan, Make, tuple[float, ...]]:
+    return ODE, lambda steps, rate: strategy, (0.0,)
 
 
 # name: plan, how a strategy is made, rates to choose from
@@ -91,6 +91,11 @@ STRATEGIES: dict[str, tuple[Plan, Make, tuple[float, ...]]] = {
     "particles (SDE)": (SDE, lambda children, rate: ParticleSearch(START, max(children, 1)), (0.0,)),
     "end to end, differences": (ODE, ended(Checkpoint(), differences=Addressed(0), directions=4), RATES),
     "end to end, Checkpoint": (ODE, ended(Checkpoint()), RATES),
+    "end to end, Checkpoint, from the best of 9": (
+        ODE,
+        ended(Checkpoint(), start=BestMorph.of_weights(START)),
+        RATES,
+    ),
     "end to end, Reversible": (TWO_STATES, ended(Reversible()), RATES),
     "end to end, Continuous": (ODE, ended(Continuous()), RATES),
     "end to end, AdjointDEIS (ODE)": (ODE, ended(AdjointDEIS()), RATES),
@@ -133,28 +138,22 @@ def length(model: Model, pair: Pair, eyes: list[Embedding], plan: Plan, make: Ma
     return 1 if each == 0 else max(1, 1 + (BUDGET - cost[0]) // each)
 
 
-def best_there_is(
-    model: Model, pair: Pair, loss: PairLoss, reach: float = 4.5, n: int = 61
-) -> tuple[Tensor, Tensor]:
-    """(least loss (B,), images (B, 2)) over all starts, on grids that close in on the best of each pair."""
+def best_there_is(pair: Pair, loss: PairLoss, reach: float = 6.0, n: int = 121) -> tuple[Tensor, Tensor]:
+    """(least loss (B,), images (B, 2)) over the whole plane, on grids that close in on the best of each pair."""
     losses, images = [], []
     for row in range(PAIRS):
         context = tree_map_only(
             Tensor, lambda v, r=row: v[r : r + 1].expand(n * n, *v.shape[1:]), loss.context
         )
-        centre, width, least, image = torch.zeros(2), reach, torch.tensor(torch.inf), torch.zeros(2)
+        centre, width, least = (pair.first[row] + pair.second[row]) / 2, reach, torch.tensor(torch.inf)
         for _ in range(5):
             line = torch.linspace(-width, width, n)
-            starts = centre + torch.cartesian_prod(line, line)
+            everywhere = centre + torch.cartesian_prod(line, line)
             with torch.no_grad():
-                out = sample(model, ODE, starts, gradient=None)
-                values = loss.given(out, context)
-            k = values.argmin()
-            if values[k] < least:
-                least, image = values[k], out[k]
-            centre, width = starts[k], 8 * width / n
+                values = loss.given(everywhere, context)
+            least, centre, width = values.min(), everywhere[values.argmin()], 8 * width / n
         losses.append(least)
-        images.append(image)
+        images.append(centre)
     return torch.stack(losses), torch.stack(images)
 
 
@@ -171,7 +170,7 @@ def table(std: float) -> dict[str, dict[str, object]]:
     tuned, model = tuned_law.denoiser(VP()), law.denoiser(VP())
     eyes = recognisers(0)
     loss = TERMS.of(Scene(model, ODE, pair, FlowEncoder()), tuple(eyes[:2]))
-    least, image = best_there_is(model, pair, loss)
+    least, image = best_there_is(pair, loss)
     sight = [eyes[2].describe(v) for v in (image, pair.first, pair.second)]
     judged = torch.stack([eyes[2].distance(sight[0], each) for each in sight[1:]]).amax(0)
     rows: dict[str, dict[str, object]] = {
@@ -181,10 +180,9 @@ def table(std: float) -> dict[str, dict[str, object]]:
         began = time.time()
         steps = length(tuned, tuned_pair, eyes, plan, make, rates[0])
         tried = {
-            rate: float(found(tuned, tuned_pair, eyes, plan, make(steps, rate)).loss.mean())
-            for rate in (rates if len(rates) > 1 else ())
+            rate: float(found(tuned, tuned_pair, eyes, plan, make(steps, rate)).loss.mean()) for rate in rates
         }
-        rate = min(tried, key=lambda r: tried[r]) if tried else rates[0]
+        rate = min(tried, key=lambda r: tried[r])
         run = found(model, pair, eyes, plan, make(steps, rate))
         excess = run.loss - least
         rows[name] = {

@@ -21,7 +21,6 @@ from ...solvers import (
     recover_noise,
 )
 from ...solvers.checked import CheckedFields
-from ...solvers.process import as_time
 from ..edit.base import falling_times
 from ..edit.fixed_point import aidi
 from .latent import Latents
@@ -56,7 +55,7 @@ class FlowEncoder(Encoder):
                 f"FlowEncoder: got {plan.name}, which starts from the registers {', '.join(plan.entry)}, expected a "
                 "plan that starts from a state; take ReversibleEncoder()"
             )
-        own = as_time(list(plan.times))
+        own = torch.as_tensor(plan.times, dtype=torch.float64)
         times = own if self.grid is None else falling_times(self.grid, model.process)
         if not torch.allclose(times[[0, -1]], own[[0, -1]], rtol=1e-6):
             raise ValueError(

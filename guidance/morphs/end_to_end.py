@@ -84,12 +84,11 @@ class EndToEnd(MorphStrategy):
         slope: Loss = measured
         if self.differences is not None:
             slope = BlackBox(measured, self.differences, self.directions, self.width)
-        assert isinstance(latents.start, Tensor)
         result = optimise(
             scene.model,
             scene.plan,
             slope,
-            latents.start,
+            latents.state,
             cond=latents.cond,
             noise=scene.drawn(latents),
             over=self.over,

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...solvers import Addressed
@@ -55,8 +54,7 @@ class Evolution(MorphStrategy):
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
         begun, images = started(self.start, scene, loss, "Evolution")
-        mean = begun.start
-        assert isinstance(mean, Tensor)
+        mean = begun.state
         count, d = self.population, mean[0].numel()
         ranks = torch.arange(1, count // 2 + 1, dtype=mean.dtype, device=mean.device)
         w = math.log((count + 1) / 2) - ranks.log()

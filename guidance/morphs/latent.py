@@ -25,6 +25,16 @@ class Latents:
     noise: Tensor | None = None
     cond: Any = None
 
+    @property
+    def state(self) -> Tensor:
+        """`start`, where it is one state. Raises ValueError for registers."""
+        if isinstance(self.start, Tensor):
+            return self.start
+        raise ValueError(
+            f"latents: got the registers {', '.join(self.start)}, expected one state to search from; registers are for "
+            "blends: take a falling plan and FlowEncoder()"
+        )
+
     def towards(self, other: "Latents", weight: float, interpolation: Interpolation, cond: Any) -> "Latents":
         """What lies between: the start and every draw by `interpolation`, each sample by itself."""
         start = tree_map(lambda a, b: interpolation(a, b, weight), self.start, other.start)

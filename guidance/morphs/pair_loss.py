@@ -69,7 +69,8 @@ class PairLoss:
         """(B,) for images that belong to the rows of `context`: the pairs' own, or repeated for particles."""
         subjects, references = context
         views = [images] if self.terms.views is None else self.terms.views(images)
-        self.spent.looks += len(views)
+        each = len(images) // len(self.context[0][0][0])  # images a pair: several where they are particles
+        self.spent.looks += each * len(views)
         total = images.new_zeros(len(images))
         for recogniser, weight, (first, second) in zip(self.recognisers, self.weights, subjects, strict=True):
             for view in views:
@@ -78,8 +79,8 @@ class PairLoss:
                 total = total + (weight / len(views)) * self.terms.identity(near, far).to(total)
         for term, reference in zip(self.terms.realism, references, strict=True):
             total = total + term(self.model, images, reference)
-            self.spent.nfe += term.nfe
-            self.spent.vjps += term.nfe if images.requires_grad else 0
+            self.spent.nfe += each * term.nfe
+            self.spent.vjps += each * term.nfe if images.requires_grad else 0
         return total
 
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ...solvers import Addressed
 from ..particles.soft_value import svdd
 from .blends import LatentBlend
@@ -38,11 +36,10 @@ class ParticleSearch(MorphStrategy):
                 f"ParticleSearch: got {scene.plan.name}, which draws no noise, expected a stochastic plan: its "
                 "children would be one another; take DDIM(1.0), or Evolution()"
             )
-        assert isinstance(latents.start, Tensor)
         run = svdd(
             scene.model,
             scene.plan,
-            latents.start,
+            latents.state,
             lambda images, context: -loss.given(images, context),
             self.noise,
             children=self.children,

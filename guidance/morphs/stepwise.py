@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ..guides.greedy import Greedy
 from ..guides.guide import Guide
 from ..guides.lookahead import Lookahead
@@ -83,11 +81,10 @@ class LookaheadMorph(MorphStrategy):
 
 def steered(scene: Scene, latents: Latents, guide: Guide) -> Steered:
     """The run from `latents` under `guide`, counted."""
-    assert isinstance(latents.start, Tensor)
     run = steer(
         scene.model,
         scene.plan,
-        latents.start,
+        latents.state,
         guide,
         cond=latents.cond,
         noise=scene.drawn(latents),

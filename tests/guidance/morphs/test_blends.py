@@ -115,7 +115,7 @@ def test_the_best_of_several_is_found_for_each_pair():
     for row, k in enumerate(losses.argmin(0).tolist()):
         torch.testing.assert_close(best.images[row], each[k].images[row])
         assert best.latents is not None and each[k].latents is not None
-        torch.testing.assert_close(best.latents.start[row], each[k].latents.start[row])
+        torch.testing.assert_close(best.latents.state[row], each[k].latents.state[row])
     assert best.nfe == 2 * ode().nfe + 9 * ode().nfe  # the subjects are encoded once
 
 

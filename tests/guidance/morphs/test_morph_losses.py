@@ -163,7 +163,3 @@ def test_what_does_not_fit_is_said():
     model = crowd().denoiser(VP())
     with pytest.raises(ValueError, match="recognisers: got none, expected at least one"):
         morph(model, ode(), pair(), [], PixelBlend())
-    with pytest.raises(TypeError, match="recognisers: got .*expected a list of recognisers"):
-        morph(model, ode(), pair(), seen_by(), PixelBlend())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="recognisers: got .*expected recognisers; wrap a network"):
-        morph(model, ode(), pair(), [lambda x: x], PixelBlend())  # type: ignore[list-item]

@@ -51,8 +51,9 @@ def morphs(model: Model) -> Iterator[Use]:
                 return found(made)
             if isinstance(made, guidance.Encoder):
                 return found(encoder=made)
-            terms = {"realism": (made,)} if isinstance(made, guidance.Realism) else {"identity": made}
-            return found(loss=guidance.MorphLoss(**terms))
+            if isinstance(made, guidance.Realism):
+                return found(loss=guidance.MorphLoss(realism=(made,)))
+            return found(loss=guidance.MorphLoss(made))
 
         yield Use(name, act, good, cls)
     yield Use("Views", lambda **given: guidance.Views(**given)(torch.zeros(2, 1, 4, 4)), {}, guidance.Views)
