@@ -66,7 +66,11 @@ class _AutoWalk(Walk):
         self.share = torch.full_like(self.best.loss, rule.share)
         self.loss = self.best.loss  # where the last step set out
         self.fallen = torch.zeros_like(self.share)  # steps that lowered the loss since the last checkpoint
-        self.checked, self.checked_loss, self.halved = 0, self.best.loss, torch.zeros_like(self.best.turn).bool()
+        self.checked, self.checked_loss, self.halved = (
+            0,
+            self.best.loss,
+            torch.zeros_like(self.best.turn).bool(),
+        )
 
     def onwards(self, step: int, changes: Points, loss: Tensor, slopes: Points) -> Points:
         self.best.offer(loss, changes + slopes, step)

@@ -16,7 +16,7 @@ class Proportion(CheckedFields):
     that Wilson's interval errs to the safe side.
     """
 
-    successes: float
+    successes: float | int
     trials: int
 
     def __post_init__(self) -> None:

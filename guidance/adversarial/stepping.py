@@ -61,8 +61,7 @@ class _FixedWalk(Walk):
     def onwards(self, step: int, changes: Points, loss: Tensor, slopes: Points) -> Points:
         if self.rule.momentum:
             self.sums = tuple(
-                self.rule.momentum * s + _unit_sum(g.double())
-                for s, g in zip(self.sums, slopes, strict=True)
+                self.rule.momentum * s + _unit_sum(g.double()) for s, g in zip(self.sums, slopes, strict=True)
             )
             slopes = self.sums
         return self.threat.stepped(changes, slopes, self.rule.share)

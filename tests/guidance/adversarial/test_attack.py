@@ -209,8 +209,8 @@ def test_expectation_is_sample_by_sample():
 
     def attack(b):
         return pgd(
-            Expectation(loss, 2, Addressed(1, samples=[ids[k] for k in b])), x[b], Linf(0.3), steps=3, stepping=FixedStep(0.3),
-            restarts=2, noise=Addressed(0, samples=[ids[k] for k in b]),
+            Expectation(loss, 2, Addressed(1, samples=[ids[k] for k in b])), x[b], Linf(0.3), steps=3,
+            stepping=FixedStep(0.3), restarts=2, noise=Addressed(0, samples=[ids[k] for k in b]),
         )  # fmt: skip
 
     whole = attack([0, 1, 2])

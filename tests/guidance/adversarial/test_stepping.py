@@ -61,7 +61,7 @@ def auto_pgd(ball, start, seen, rho=0.75, alpha=0.75, begin=2.0):
 @pytest.mark.parametrize("ball", [Linf(1.1), L2(1.6)], ids=str)
 @pytest.mark.parametrize("steps", [7, 40])
 def test_auto_step_is_auto_pgd(ball, steps):
-    start, seen, back = torch.randn(5, 3), [], 0
+    start, seen, backs = torch.randn(5, 3), [], []
     found = pgd(
         wavy, start, ball, steps=steps, stepping=AutoStep(), callback=lambda k, points: seen.append(points[0])
     )
@@ -69,10 +69,11 @@ def test_auto_step_is_auto_pgd(ball, steps):
         own = [points[b] for points in seen]
         for k, (following, back) in enumerate(auto_pgd(ball, start[b], own)):
             assert torch.allclose(own[k + 1], following, atol=1e-10), k
+            backs.append(back)
         assert float(found.loss[b]) == min(float(wavy(point)) for point in own)
         one = pgd(wavy, start[b : b + 1], ball, steps=steps, stepping=AutoStep())
         assert torch.equal(one.points[0][0], found.points[0][b])
-    assert back > 0  # the law has seen checkpoints bite
+    assert max(backs) > 0  # the law has seen checkpoints bite
 
 
 def test_auto_step_needs_no_step_size():
