@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .best import Best, choose
+from .best import Best, chosen_rows
 from .stepping import Stepping, Walk
 from .threat_model import Points, ThreatModel
 
@@ -101,6 +101,6 @@ class _AutoWalk(Walk):
         self.halved = restless | settled
         self.share = torch.where(self.halved, self.share / 2, self.share)
         self.checked, self.checked_loss, self.fallen = step, self.best.loss, torch.zeros_like(self.fallen)
-        kept = choose(self.halved, self.best.tensors, changes + slopes)
+        kept = chosen_rows(self.halved, self.best.tensors, changes + slopes)
         loss = torch.where(self.halved, self.best.loss, loss)
         return loss, kept[: len(changes)], kept[len(changes) :]

@@ -18,9 +18,9 @@ class Best:
     def offer(self, loss: Tensor, tensors: Points, turn: int) -> None:
         lower = loss.isfinite() & (loss < self.loss)
         self.loss, self.turn = torch.where(lower, loss, self.loss), torch.where(lower, turn, self.turn)
-        self.tensors = choose(lower, tensors, self.tensors)
+        self.tensors = chosen_rows(lower, tensors, self.tensors)
 
 
-def choose(where: Tensor, new: Points, old: Points) -> Points:
+def chosen_rows(where: Tensor, new: Points, old: Points) -> Points:
     """Sample by sample the new or the old."""
     return tuple(torch.where(per_sample(where, n), n, o) for n, o in zip(new, old, strict=True))

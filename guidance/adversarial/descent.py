@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..loss import check_loss
-from .best import Best, choose
+from .best import Best, chosen_rows
 from .expectation import Expectation, PointLoss
 from .stepping import Stepping
 from .threat_model import Points, ThreatModel
@@ -52,7 +52,7 @@ class Descent:
             if restart == step == 0:
                 _check_start(value)
             if not last:
-                changes = choose(going, walk.onwards(step, changes, value, grads), changes)
+                changes = chosen_rows(going, walk.onwards(step, changes, value, grads), changes)
         if not bool(going.all()):
             warnings.warn(
                 f"pgd: got a loss or a gradient that is not finite for samples {_places(~going)} in restart "

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...adjoint import sample
 from ...solvers import DDIM, Model, Plan
 from ...solvers.checked import checked
+from .checking import check_images
 
 
 @checked
@@ -24,6 +25,7 @@ def regeneration_distance(denoiser: Model, plan: Plan, images: Tensor, *, cond: 
 
     Source: Wang et al. 2023 (DIRE), arXiv 2303.09295. Cost: plan.steps + plan.nfe network calls.
     """
+    check_images("images", images)
     if plan.stochastic:
         raise ValueError(
             f"plan: got {plan.name}, which draws noise, expected a deterministic one, whose noise does not "

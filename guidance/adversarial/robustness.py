@@ -9,7 +9,9 @@ from torch import Tensor
 from ...solvers import Addressed
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
+from ...solvers.kinds import described
 from .balls import Ball
+from .checking import check_images
 from .defences import Defence
 from .evasion import Evasion
 from .intervals import Proportion
@@ -94,6 +96,11 @@ def robust_accuracy(
     A sample's verdict never depends on its batch mates. Source: Croce and Hein 2020, arXiv 2003.01690, section 6.
     Cost: what it returns as `calls` and `vjps`.
     """
+    check_images("images", images)
+    if not isinstance(attacks, Mapping) or not all(isinstance(each, Evasion) for each in attacks.values()):
+        raise TypeError(
+            f"attacks: got {described(attacks)}, expected Evasions by name; write {{'ce': Evasion(CrossEntropy())}}"
+        )
     if labels.shape != images.shape[:1] or labels.dtype.is_floating_point or draws < 1 or not 0 <= quorum < 1:
         raise ValueError(
             f"robust_accuracy: got labels {tuple(labels.shape)} of {labels.dtype}, draws={draws}, quorum={quorum}, "

@@ -10,8 +10,10 @@ from tqdm.auto import tqdm
 
 from ...solvers import Addressed, Model
 from ...solvers.checked import checked
+from ...solvers.kinds import described
 from ...solvers.model import data_prediction
 from ...solvers.process import as_time
+from .checking import check_images
 from .intervals import Proportion, binomial_lower
 
 ABSTAINED = -1
@@ -27,6 +29,7 @@ def one_step_denoise(denoiser: Model, noisy: Tensor, sigma: float, *, cond: Any 
 
     Source: Carlini et al. 2022, arXiv 2206.10550, algorithm 1. Cost: one network call.
     """
+    check_images("noisy", noisy)
     process = denoiser.process
     low, high = (float((-process.lam(as_time(t))).exp()) for t in (process.t_min, process.t_max))
     if not low <= sigma <= high or sigma == 0:
@@ -34,7 +37,9 @@ def one_step_denoise(denoiser: Model, noisy: Tensor, sigma: float, *, cond: Any 
             f"sigma: got {sigma}, expected {low:.3g} to {high:.3g}, the noise levels sigma/alpha of {process}"
         )
     t = process.time(-as_time(sigma).log())
-    return data_prediction(denoiser, process.alpha(t).to(noisy) * noisy, t, cond)
+    # a state is carried in float32 at least, as in `sample`
+    state = process.alpha(t).item() * noisy.to(torch.promote_types(noisy.dtype, torch.float32))
+    return data_prediction(denoiser, state, t, cond).to(noisy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +96,11 @@ def certify(
     Source: Cohen et al. 2019, arXiv 1902.02918, section 3.2; Carlini et al. 2022, 2206.10550. Cost: selection + draws
     calls of the classifier an image.
     """
+    check_images("images", images)
+    if not callable(classifier):
+        raise TypeError(
+            f"classifier: got {described(classifier)}, expected a function of noisy images (n, ...); pass lambda x: ..."
+        )
     if not sigma > 0 or min(draws, selection, at_once) < 1 or not 0 < alpha < 1:
         raise ValueError(
             f"certify: got sigma={sigma}, draws={draws}, selection={selection}, alpha={alpha}, at_once={at_once}, "
@@ -133,11 +143,16 @@ class _Count:
             draws = [self.noise.at(self.sample, slot, self.image.shape) for slot in slots]
             with torch.no_grad():
                 logits = self.classifier(self.image + self.sigma * torch.stack(draws).to(self.image))
-            if logits.ndim != 2 or len(logits) != len(slots) or not bool(logits.isfinite().all()):
-                raise ValueError(
-                    f"classifier: got {tuple(logits.shape)}{'' if logits.isfinite().all() else ', not finite,'} for "
-                    f"{len(slots)} images, expected finite logits ({len(slots)}, classes)"
-                )
+            _check_logits(logits, len(slots))
             counts = torch.bincount(logits.argmax(1).cpu(), minlength=logits.shape[1])
             total = counts if not len(total) else total + counts
         return total
+
+
+def _check_logits(logits: object, count: int) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
+        raise ValueError(
+            f"classifier: got {described(logits)} for {count} images, expected logits ({count}, classes)"
+        )
+    if not bool(logits.isfinite().all()):
+        raise FloatingPointError("classifier: got logits that are not finite, expected finite ones; mend it")

@@ -43,7 +43,8 @@ def test_wilson_solves_its_equation():
         for p in Proportion(k, n).wilson():
             if 1e-9 < p < 1 - 1e-9:
                 assert abs(k / n - p) == pytest.approx(z * (p * (1 - p) / n) ** 0.5, rel=1e-9)
-    assert Proportion(0, 7).wilson()[0] == 0 and Proportion(7, 7).wilson()[1] == pytest.approx(1, abs=1e-12)
+    assert Proportion(0, 7).wilson()[0] == pytest.approx(0, abs=1e-12)
+    assert Proportion(7, 7).wilson()[1] == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("p", [0.07, 0.5, 0.93])
@@ -144,8 +145,7 @@ def test_denoised_smoothing_of_gaussian_data():
 @pytest.mark.parametrize("call, words", [
     (lambda: certify(linear, torch.zeros(1, 3), 0.0), "sigma > 0"),
     (lambda: certify(linear, torch.zeros(1, 3), 0.5, alpha=1.0), "alpha < 1"),
-    (lambda: certify(lambda x: x[0], torch.zeros(1, 3), 0.5), "expected finite logits"),
-    (lambda: certify(lambda x: linear(x) * torch.nan, torch.zeros(1, 3), 0.5), "not finite"),
+    (lambda: certify(lambda x: x[0], torch.zeros(1, 3), 0.5), "expected logits"),
     (lambda: Proportion(3, 2), "0 to all"),
     (lambda: Proportion(2.5, 5).clopper_pearson(), "whole number"),
     (lambda: Proportion(2, 5).wilson(1.0), "a probability"),
@@ -153,3 +153,5 @@ def test_denoised_smoothing_of_gaussian_data():
 def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        certify(lambda x: linear(x) * torch.nan, torch.zeros(1, 3), 0.5)
