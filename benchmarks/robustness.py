@@ -5,8 +5,8 @@
 
 writes benchmarks/results/robustness_<model>.json and .png:
 
-    purification    DiffPure of 100 steps under adaptive attacks with restarts and expectation over its noise, by what the
-                    attacker differentiates: robust accuracy for each seed, calls, CPU seconds of a gradient
+    purification    DiffPure of 100 steps under adaptive attacks with restarts and expectation over its noise, by what
+                    the attacker differentiates: robust accuracy for each seed, calls, CPU seconds of a gradient
     memory          bytes kept for the backward pass of one purification, by strategy and number of steps
     certificates    certified accuracy of denoised smoothing; how often a radius exceeds the true one where it is known
     protections     how far an edit is moved by a protected image, before and after the image was purified; beside it
@@ -302,7 +302,8 @@ def detection(digits: Digits, run: argparse.Namespace) -> dict[str, Any]:
     }
     rows = {}
     for name, values in far.items():
-        above = (values[:, None] > far["clean"][None]).double().mean()
+        gaps = values[:, None] - far["clean"][None]
+        above = ((gaps > 0).double() + (gaps == 0).double() / 2).mean()
         rows[name] = {"median": float(values.median()), "auc_against_clean": float(above)}
         print(
             f"{name:14s} regeneration distance {float(values.median()):.4f}, AUC {float(above):.2f}",
