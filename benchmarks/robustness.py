@@ -173,7 +173,7 @@ class Alive(TorchDispatchMode):
         return sum(size for reference, size in self.made.values() if not reference.expired())
 
 
-def memory(digits: Digits) -> dict[str, Any]:
+def memory(digits: Digits, run: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, strategy, method in (
         ("Direct", Direct(), DDIM()), ("Checkpoint", Checkpoint(), DDIM()),
@@ -238,49 +238,49 @@ def coverage(trials: int) -> dict[str, Any]:
 
 
 def protections(digits: Digits, run: argparse.Namespace) -> dict[str, Any]:
-    """|edit(protected) - edit(image)| / sqrt(d) under the same noise, which no protector has seen."""
+    """Root mean squares over images and pixels, by seed, under the same noise, which no protector has seen: how far the
+    edit of the protected image is from that of the image, and from PhotoGuard's target.
+    """
     model, images = digits.model, digits.images[: run.protected]
     editing, cleaning = digits.plan(20, start=0.5, end=0.02), digits.plan(20, start=0.15, end=0.02)
+    target = torch.full_like(images, -1.0)
 
     def edit(x: Tensor, noise: Addressed, gradient: Any = Checkpoint()) -> Tensor:
         return purify(model, editing, x, noise.initial(x), gradient=gradient)
 
-    def moved(protected: Tensor) -> Tensor:
-        """By seed, the root mean square over images and pixels."""
-        rows = []
+    def measured(protected: Tensor) -> dict[str, list[float]]:
+        rows: dict[str, list[float]] = {"moved": [], "to_target": []}
         for seed in range(run.seeds):
-            noise = Addressed(100 + seed)
-            both = [edit(x, noise, None) for x in (protected, images)]
-            rows.append((both[0] - both[1]).square().mean().sqrt())
-        return torch.stack(rows)
+            own, image = (edit(x, Addressed(100 + seed), None) for x in (protected, images))
+            rows["moved"].append(float((own - image).square().mean().sqrt()))
+            rows["to_target"].append(float((own - target).square().mean().sqrt()))
+        return rows
 
     def kept(x: Tensor) -> Tensor:
         """What a purification before editing leaves."""
         return purify(model, cleaning, x, Addressed(50).initial(x), gradient=None)
 
-    blank = torch.full_like(images, -1.0)
     losses = {
-        "PhotoGuard, whole edit": (PhotoGuardDiffusion(edit, blank), 10),
-        "AdvDM": (AdvDM(model, (0.1, 0.6)), 30),
-        "score distillation": (ScoreDistillation(model, (0.1, 0.6)), 30),
-        "score distillation, -": (ScoreDistillation(model, (0.1, 0.6), scale=-1.0), 30),
-        "early step": (DiffusionGuard(model, 0.5), 30),
+        "PhotoGuard, whole edit": PhotoGuardDiffusion(edit, target),
+        "AdvDM": AdvDM(model, (0.1, 0.6)),
+        "score distillation": ScoreDistillation(model, (0.1, 0.6)),
+        "score distillation, -": ScoreDistillation(model, (0.1, 0.6), scale=-1.0),
+        "early step": DiffusionGuard(model, 0.5),
     }
-    sign = Addressed(70)(0, images).sign()
-    found = {"random change": (images + RADIUS * sign).clamp(*BOX)}
-    for name, (loss, steps) in losses.items():
-        rule = AutoStep() if steps >= 30 else FixedStep(0.25)
-        found[name] = pgd(
-            Expectation(loss, 2, Addressed(60)), images, Linf(RADIUS), steps=steps, stepping=rule, box=BOX
-        ).points[0]
+    ball, random = Linf(RADIUS), RADIUS * Addressed(70)(0, images).sign()
+    found = {"no protection": images, "random change": (images + random).clamp(*BOX)}
+    for name, loss in losses.items():
+        expected = Expectation(loss, 2, Addressed(60))
+        found[name] = pgd(expected, images, ball, steps=30, stepping=AutoStep(), box=BOX).points[0]
     rows = {}
     for name, points in found.items():
-        before, after = moved(points), moved(kept(points))
-        rows[name] = {"before": before.tolist(), "after_purification": after.tolist()}
-        print(
-            f"{name:24s} edit moved by {before.mean():.3f}, after purification {after.mean():.3f}", flush=True
-        )
-    rows["purified image itself"] = {"before": moved(kept(images)).tolist()}
+        rows[name] = {"before": measured(points), "after_purification": measured(kept(points))}
+        told = {
+            f"{key}, {what}": round(sum(v) / len(v), 3)
+            for key, row in rows[name].items()
+            for what, v in row.items()
+        }
+        print(f"{name:24s} {told}", flush=True)
     return rows
 
 
@@ -347,12 +347,12 @@ def draw(facts: dict[str, Any], where: pathlib.Path) -> None:
                 )
     axes[1].set(xlabel="L2 radius", ylabel="certified accuracy", ylim=(0, 1.03), title="denoised smoothing")
     axes[1].legend(frameon=False, fontsize=8)
-    names = [name for name, row in facts["protections"].items() if "after_purification" in row]
+    names = list(facts["protections"])
     for k, name in enumerate(names):
         for shift, (key, colour) in enumerate((("before", "#1f4e79"), ("after_purification", "#e0a030"))):
-            values = facts["protections"][name][key]
-            axes[2].barh(k + 0.36 * shift, sum(values) / len(values), height=0.34, color=colour,
-                         label=key.replace("_", " ") if k == 0 else None)  # fmt: skip
+            values = facts["protections"][name][key]["moved"]
+            label = key.replace("_", " ") if k == 0 else None
+            axes[2].barh(k + 0.36 * shift, sum(values) / len(values), height=0.34, color=colour, label=label)
     axes[2].set_yticks([k + 0.18 for k in range(len(names))], names)
     axes[2].set(xlabel="edit moved by (rms)", title="protections")
     axes[2].legend(frameon=False, fontsize=8)
@@ -365,25 +365,25 @@ def draw(facts: dict[str, Any], where: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="digits", help="digits (8x8) or mnist (28x28)")
+    parser.add_argument("--only", default="", help="one part, the others as they are in the JSON")
     for name, default in {
-        "seeds": 5, "count": 6, "purification": 100, "steps": 3, "restarts": 2, "draws": 2, "verdicts": 3,
+        "seeds": 5, "count": 6, "purification": 100, "steps": 6, "restarts": 2, "draws": 2, "verdicts": 3,
         "certified": 30, "smoothing": 300, "trials": 1000, "protected": 12, "detected": 40,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     run = parser.parse_args()
     torch.set_num_threads(1)
     digits = Digits(run.model)
-    facts = {"what": f"benchmarks/robustness.py --model {run.model}", "radius": RADIUS, "t_star": PURIFYING["start"],
-             "steps": run.purification, "settings": vars(run), "torch": torch.__version__}  # fmt: skip
-    facts["memory"] = memory(digits)
-    facts["detection"] = detection(digits, run)
-    facts["protections"] = protections(digits, run)
-    facts["certificates"] = certificates(digits, run)
-    facts["purification"] = purification(digits, run)
-    out = HERE / "results" / f"robustness_{run.model}"
-    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    out = HERE / "results" / f"robustness_{run.model}.json"
+    facts = json.loads(out.read_text()) if run.only else {"torch": torch.__version__, "radius": RADIUS}
+    facts |= {"what": f"benchmarks/robustness.py --model {run.model}", "steps": run.purification}
+    facts.setdefault("settings", {})
+    for part in (memory, detection, protections, certificates, purification):
+        if run.only in ("", part.__name__):
+            facts[part.__name__], facts["settings"][part.__name__] = part(digits, run), vars(run)
+    out.write_text(json.dumps(facts, indent=1) + "\n")
     draw(facts, out.with_suffix(".png"))
-    print(f"wrote {out}.json and .png")
+    print(f"wrote {out} and .png")
 
 
 if __name__ == "__main__":

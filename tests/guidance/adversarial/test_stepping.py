@@ -76,6 +76,23 @@ def test_auto_step_is_auto_pgd(ball, steps):
     assert max(backs) > 0  # the law has seen checkpoints bite
 
 
+@pytest.mark.parametrize("stepping", [AutoStep(), FixedStep(0.3), FixedStep(0.3, momentum=0.9)], ids=str)
+def test_several_starts_of_several_dtypes_at_once(stepping):
+    """A latent, a conditioning, injected noise: linear losses are least at -radius w/|w| and -radius sign w."""
+    w = [torch.randn(4, 3), torch.randn(4, 2, 2), torch.randn(4, 5)]
+    starts = (torch.randn(4, 3), torch.randn(4, 2, 2, dtype=torch.float32), torch.randn(4, 5).half())
+    balls = (L2(0.7), Linf(0.2), L2(0.5))
+
+    def loss(*points):
+        return sum((u * p.double()).flatten(1).sum(1) for u, p in zip(w, points, strict=True))
+
+    found = pgd(loss, starts, balls, steps=30, stepping=stepping)
+    for u, start, ball, point, slack in zip(w, starts, balls, found.points, (1e-9, 1e-6, 3e-3), strict=True):
+        unit = u.sign() if isinstance(ball, Linf) else u / u.flatten(1).norm(dim=1, keepdim=True)
+        assert point.dtype == start.dtype
+        assert torch.allclose(point.double(), start.double() - ball.radius * unit, atol=slack)
+
+
 def test_auto_step_needs_no_step_size():
     """Against fixed steps of three lengths on losses of three stiffnesses: it is never far from the best of them."""
     start = torch.randn(40, 3)
