@@ -97,6 +97,18 @@ def test_coverage_is_at_least_one_minus_alpha():
     assert low <= alpha and int(wrong.sum()) > 0 and 100 < int(answered.sum()) < 400
 
 
+def test_the_answer_is_chosen_on_draws_of_its_own():
+    """Chosen on draws that count too, the bound would not hold."""
+    seen = []
+
+    def classifier(x):
+        seen.extend(x[:, 0].tolist())
+        return linear(x)
+
+    certify(classifier, torch.zeros(1, 3), 0.5, draws=40, selection=15)
+    assert len(seen) == len(set(seen)) == 55
+
+
 def test_what_lies_on_the_boundary_is_abstained_from():
     x = -OFFSET * W[None] / W.square().sum()
     found = certify(linear, x, 0.5, draws=500)

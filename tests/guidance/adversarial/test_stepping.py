@@ -29,7 +29,7 @@ def along(ball, gradient):
     return gradient.sign() if isinstance(ball, Linf) else gradient / gradient.norm()
 
 
-def auto_pgd(ball, start, seen, rho=0.75, alpha=0.75, begin=2.0):
+def auto_pgd(ball, start, seen, loss, slope, rho=0.75, alpha=0.75, begin=2.0):
     """Algorithm 1 of arXiv 2003.01690, for minimising: what follows each of the points that were seen (rounding errors
     grow on the way, so that only one step at a time can be compared), and how often it went back to the best.
     """
@@ -37,7 +37,7 @@ def auto_pgd(ball, start, seen, rho=0.75, alpha=0.75, begin=2.0):
     while p[-1] < 1:
         marks.append(math.ceil(p[-1] * steps))
         p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
-    eta, best, low, low_there = begin * ball.radius, start, float(wavy(start)), float(wavy(start))
+    eta, best, low, low_there = begin * ball.radius, start, float(loss(start)), float(loss(start))
     last, halved, falls, back, x, f = 0, False, 0, 0, [start], [low]
     for k in range(steps):
         here, g = x[-1], slope(x[-1])
@@ -45,7 +45,7 @@ def auto_pgd(ball, start, seen, rho=0.75, alpha=0.75, begin=2.0):
         drift = (1 - alpha) * (here - x[-2]) if k else 0
         yield start + onto(ball, here + (alpha if k else 1) * (z - here) + drift - start), back
         new = seen[k + 1]
-        value = float(wavy(new))
+        value = float(loss(new))
         falls += value < f[-1]
         if value < low:
             low, best = value, new
@@ -58,20 +58,28 @@ def auto_pgd(ball, start, seen, rho=0.75, alpha=0.75, begin=2.0):
         f.append(value)
 
 
+def trap(x):
+    """Falls to 0.5, where it jumps up by 10 and falls on: most steps lower the loss, and the best stays behind."""
+    return (torch.where(x < 0.5, 0.0, 10.0) - x).sum(-1)
+
+
 @pytest.mark.parametrize("ball", [Linf(1.1), L2(1.6)], ids=str)
-@pytest.mark.parametrize("steps", [7, 40])
-def test_auto_step_is_auto_pgd(ball, steps):
-    start, seen, backs = torch.randn(5, 3), [], []
+@pytest.mark.parametrize("loss, slope, steps, begin", [
+    (wavy, slope, 7, 2.0), (wavy, slope, 40, 2.0), (trap, lambda x: -torch.ones_like(x), 40, 0.06),
+], ids=["wavy", "wavy, long", "trap"])  # fmt: skip
+def test_auto_step_is_auto_pgd(ball, loss, slope, steps, begin):
+    start, seen, backs = torch.randn(5, 3).clamp(max=0.45), [], []
+    rule = AutoStep(share=begin)
     found = pgd(
-        wavy, start, ball, steps=steps, stepping=AutoStep(), callback=lambda k, points: seen.append(points[0])
+        loss, start, ball, steps=steps, stepping=rule, callback=lambda k, points: seen.append(points[0])
     )
     for b in range(5):
         own = [points[b] for points in seen]
-        for k, (following, back) in enumerate(auto_pgd(ball, start[b], own)):
+        for k, (following, back) in enumerate(auto_pgd(ball, start[b], own, loss, slope, begin=begin)):
             assert torch.allclose(own[k + 1], following, atol=1e-10), k
             backs.append(back)
-        assert float(found.loss[b]) == min(float(wavy(point)) for point in own)
-        one = pgd(wavy, start[b : b + 1], ball, steps=steps, stepping=AutoStep())
+        assert float(found.loss[b]) == min(float(loss(point)) for point in own)
+        one = pgd(loss, start[b : b + 1], ball, steps=steps, stepping=rule)
         assert torch.equal(one.points[0][0], found.points[0][b])
     assert max(backs) > 0  # the law has seen checkpoints bite
 
