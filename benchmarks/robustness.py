@@ -33,7 +33,6 @@ from torch.utils._pytree import tree_leaves
 from pullback.adjoint import Checkpoint, Direct, JacobianFree, Reversible
 from pullback.guidance import (
     AdvDM,
-    AutoStep,
     DiffusionGuard,
     Evasion,
     Expectation,
@@ -271,7 +270,7 @@ def protections(digits: Digits, run: argparse.Namespace) -> dict[str, Any]:
     found = {"no protection": images, "random change": (images + random).clamp(*BOX)}
     for name, loss in losses.items():
         expected = Expectation(loss, 2, Addressed(60))
-        found[name] = pgd(expected, images, ball, steps=30, stepping=AutoStep(), box=BOX).points[0]
+        found[name] = pgd(expected, images, ball, steps=30, box=BOX).points[0]
     rows = {}
     for name, points in found.items():
         rows[name] = {"before": measured(points), "after_purification": measured(kept(points))}
@@ -355,7 +354,7 @@ def draw(facts: dict[str, Any], where: pathlib.Path) -> None:
             axes[2].barh(k + 0.36 * shift, sum(values) / len(values), height=0.34, color=colour, label=label)
     axes[2].set_yticks([k + 0.18 for k in range(len(names))], names)
     axes[2].set(xlabel="edit moved by (rms)", title="protections")
-    axes[2].legend(frameon=False, fontsize=8)
+    axes[2].legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -22,7 +22,8 @@ from .threat_model import Points, ThreatModel
 
 @dataclass(frozen=True)
 class Attack:
-    """What `pgd` found, each sample at its own best step of its own best restart.
+    """What `pgd` found, each sample at its own best step of its own best restart; under an `Expectation`, whose losses
+    are noisy, at the last step of it.
 
     Attributes:
         points: one like each of the starts, exactly inside its ball.

@@ -24,6 +24,8 @@ class AutoStep(Stepping):
         fewer than `falls` of the steps lowered the loss, or
         neither its step nor its best loss has changed.
 
+    Under an `Expectation` it compares noisy losses: take draws enough to tell its steps apart, or `FixedStep`.
+
     At the start steps are long and look around; later they are short and finish what was found.
 
     Args:

@@ -44,7 +44,7 @@ class Descent:
             turn, last = restart * (self.steps + 1) + step, step == self.steps
             value, grads = (self.value(turn, points), ()) if last else self.gradient(turn, points)
             rows.append(value)
-            best.offer(value, changes, step)
+            best.offer(self.rank(value, step), changes, step)
             self.show(value)
             going = going & value.isfinite()
             for grad in grads:
@@ -60,6 +60,14 @@ class Descent:
                 stacklevel=3,
             )
         return best, rows
+
+    def rank(self, value: Tensor, step: int) -> Tensor:
+        """What the best step has least of: its loss. Under fresh draws the least loss is the luckiest draw: there the
+        last finite step counts.
+        """
+        if not isinstance(self.loss, Expectation):
+            return value
+        return torch.full_like(value, -step).masked_fill(~value.isfinite(), torch.inf)
 
     def show(self, value: Tensor) -> None:
         self.bar.update()

@@ -60,7 +60,7 @@ class Evasion(CheckedFields):
         """Attack every image, given its logits (B, classes) before.
 
         Of an attack on a defence without noise the last point that was misread is returned, where there is one: the
-        least loss need not be there. With noise one misreading says little, and the least mean loss counts.
+        least loss need not be there. With noise one misreading says little.
         """
         seen, aim = self.through or defence, self.aim.at(logits, labels)
         misread, found = torch.zeros_like(labels, dtype=torch.bool), images

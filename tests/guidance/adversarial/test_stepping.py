@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pullback.guidance import L2, AutoStep, FixedStep, Linf, pgd
+from pullback.guidance import L2, AutoStep, Expectation, FixedStep, Linf, pgd
 
 CENTRE = torch.tensor([1.3, -0.4, 0.2])
 
@@ -159,3 +159,15 @@ def test_a_bar_is_shown_where_asked_for(capsys):
     assert "8/8" in capsys.readouterr().err
     pgd(wavy, torch.randn(2, 3), L2(1.0), steps=3)
     assert not capsys.readouterr().err
+
+
+def test_of_noisy_losses_the_last_counts_not_the_luckiest():
+    """Noise on the loss alone, far larger than the loss: the least of all steps says nothing of the point."""
+    x, target = torch.randn(20, 3), torch.tensor([0.5, 0.2, -0.1])
+
+    def noisy(x, noise):
+        return (x - target).square().sum(1) + 50 * noise(0, x[:, :1])[:, 0]
+
+    found = pgd(Expectation(noisy, 1), x, L2(5.0), steps=40, stepping=FixedStep(0.05))
+    away = (found.points[0] - target).norm(dim=1)
+    assert bool((away < 0.3).all())
