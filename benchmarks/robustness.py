@@ -366,7 +366,7 @@ def main() -> None:
     parser.add_argument("--model", default="digits", help="digits (8x8) or mnist (28x28)")
     parser.add_argument("--only", default="", help="one part, the others as they are in the JSON")
     for name, default in {
-        "seeds": 5, "count": 6, "purification": 100, "steps": 6, "restarts": 2, "draws": 2, "verdicts": 3,
+        "seeds": 5, "count": 4, "purification": 100, "steps": 5, "restarts": 2, "draws": 2, "verdicts": 3,
         "certified": 30, "smoothing": 300, "trials": 1000, "protected": 12, "detected": 40,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
