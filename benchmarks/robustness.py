@@ -18,6 +18,7 @@ noises of its own; all attacks see the same.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import sys
@@ -62,8 +63,9 @@ class Digits:
 
     def __init__(self, name: str) -> None:
         sys.path.insert(0, str(HERE.parent / "examples"))
-        import data
         from bundled import denoiser, load
+
+        data: Any = importlib.import_module("data")
 
         self.model: Model = denoiser(name)
         prefix = "classifier" if name == "digits" else f"{name}_classifier"

@@ -110,7 +110,7 @@ def test_the_diffusion_attack_on_a_gaussian(ball):
     """Every DDIM step on isotropic Gaussian data is r x + shift, so the editor is, and the optimum is a projection."""
     plan = DDIM().plan(PROCESS, UniformLambda(4, start=0.4, end=0.05))
     exact, target = model(PROCESS, None), torch.randn(2, 3)
-    seen = [levels(PROCESS, t) for t in plan.times]
+    seen = [levels(PROCESS, t) for t in torch.tensor(plan.times).tolist()]
     whole = PhotoGuardDiffusion(
         lambda x, noise: purify(exact, plan, x, noise.initial(x), gradient=Checkpoint()), target
     )

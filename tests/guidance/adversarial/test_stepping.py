@@ -92,7 +92,8 @@ def test_several_starts_of_several_dtypes_at_once(stepping):
     balls = (L2(0.7), Linf(0.2), L2(0.5))
 
     def loss(*points):
-        return sum((u * p.double()).flatten(1).sum(1) for u, p in zip(w, points, strict=True))
+        parts = [(u * p.double()).flatten(1).sum(1) for u, p in zip(w, points, strict=True)]
+        return torch.stack(parts).sum(0)
 
     found = pgd(loss, starts, balls, steps=30, stepping=stepping)
     for u, start, ball, point, slack in zip(w, starts, balls, found.points, (1e-9, 1e-6, 3e-3), strict=True):
