@@ -17,7 +17,7 @@ def towards_centre(centre: Tensor, change: Tensor) -> Tensor:
     point = (wide + change).to(centre.dtype)
     moved, rest = _difference(point.double(), wide)
     beyond = (moved.abs() > change.abs()) | (moved.abs() == change.abs()) & (moved * rest > 0)
-    return torch.where(beyond, torch.nextafter(point, centre), point)
+    return torch.where(beyond, _before(point, centre), point)
 
 
 def inner_range(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
@@ -26,6 +26,15 @@ def inner_range(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, fl
     low = low if float(low) >= box[0] else torch.nextafter(low, torch.full_like(low, torch.inf))
     high = high if float(high) <= box[1] else torch.nextafter(high, torch.full_like(high, -torch.inf))
     return float(low), float(high)
+
+
+def _before(point: Tensor, centre: Tensor) -> Tensor:
+    """The neighbour of each number on the way to the centre."""
+    if (
+        point.is_cuda and point.dtype == torch.float16
+    ):  # for which some versions of torch have no kernel there
+        return torch.nextafter(point.cpu(), centre.cpu()).to(point.device)
+    return torch.nextafter(point, centre)
 
 
 def _difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
