@@ -11,7 +11,7 @@ from common import options, write
 from data import digit_images
 
 from pullback.adjoint import Checkpoint, sample
-from pullback.guidance import Linf, pgd, purify, straight_through
+from pullback.guidance import FixedStep, Linf, pgd, purify, straight_through
 from pullback.solvers import DDIM, Addressed, UniformLambda
 
 NAMES = ("exact gradient", "last 4 steps only", "Jacobian left out")
@@ -76,7 +76,15 @@ def main() -> None:
             )
             found[name] = (points[0], back[: len(clean)])  # noqa: B023
 
-        pgd(loss, clean, Linf(run.radius), steps=run.steps, share=0.34, box=(-1.0, 1.0), callback=judge)
+        pgd(
+            loss,
+            clean,
+            Linf(run.radius),
+            steps=run.steps,
+            stepping=FixedStep(0.34),
+            box=(-1.0, 1.0),
+            callback=judge,
+        )
         curves[name] = curve
         print(
             f"{name:28s} fooled after {run.steps} steps: attacked {curve[-1][1]:.0%}, held-out "

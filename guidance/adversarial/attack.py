@@ -5,33 +5,41 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ...solvers import Addressed
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind, described
 from ...solvers.opening import check_state
-from ...solvers.wanted import Positive
 from ..grad_mode import check_grad_mode
 from .balls import Ball
-from .descent import Best, Descent, Points
+from .best import Best
+from .descent import Descent
 from .expectation import Expectation, PointLoss
+from .rounding import inner_range
+from .stepping import FixedStep, Stepping
+from .threat_model import Points, ThreatModel
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What `pgd` found, each sample at its own best step of its own best restart.
+    """What `pgd` found, each sample at its own best step of its own best restart; under an `Expectation`, whose losses
+    are noisy, at the last step of it.
 
     Attributes:
-        points: one like each of the starts.
+        points: one like each of the starts, exactly inside its ball.
         loss: (B,) there; for an `Expectation` over draws that no step has seen, the same for every restart.
         losses: (restarts (steps + 1), B) on the way, restart after restart.
         restart: (B,) the restart that won.
+        values, gradients: how often the loss was evaluated without and with its gradient, each draw counted.
     """
 
     points: Points
     loss: Tensor
     losses: Tensor
     restart: Tensor
+    values: int
+    gradients: int
 
 
 @checked
@@ -41,12 +49,13 @@ def pgd(
     balls: Ball | tuple[Ball, ...],
     *,
     steps: int = 20,
-    share: Positive = 0.1,
+    stepping: Stepping = FixedStep(),
     box: tuple[float, float] | None = None,
     jitter: Points | None = None,
     restarts: int = 1,
     noise: Addressed = Addressed(0, stream=1),
     callback: Callable[[int, Points], None] | None = None,
+    progress: bool = False,
 ) -> Attack:
     """Minimise loss(*points) (B,) by point <- start + P(point - start - share radius direction(gradient)),
     sample by sample.
@@ -60,16 +69,20 @@ def pgd(
             `Expectation`: fresh draws at every step. Differentiated by autograd: the sampler's strategy
             decides memory and exactness.
         starts: one tensor (B, ...) or several, batch first (injected noise (slots, B, ...): `movedim`).
-        balls: one for each.  share: length of a step in radii.  box: the range all points stay in, starts
-            included (it meets the ball coordinate by coordinate, which for L2 can only shorten the change).
+        balls: one for each.  stepping: `FixedStep(share, momentum)`, or `AutoStep()` for Auto-PGD, which wants some
+            30 steps or more.  box: the range all points stay in, starts included (it meets the ball coordinate by
+            coordinate, which for L2 can only shorten the change).
         jitter: perturbations to begin with, projected; default none.
         restarts: the first from `jitter`, the others from perturbations uniform in the balls, drawn from
             `noise`, a slot for each start of each restart.
         callback: called with (step, points) before each step and at the end of every restart.
+        progress: show a bar over the steps of all restarts.
 
     Raises:
         ValueError: starts outside `box`, or what the arguments say. FloatingPointError: the loss is not finite
             at a start, before any step.
+
+    The points lie in their balls exactly, in every dtype: |point - start| is compared without rounding.
 
     A sample whose loss or gradient is not finite later on stays where it is, with a warning, until the next
     restart: its best point is kept and its mates go on.
@@ -90,34 +103,37 @@ def pgd(
     bounds = tuple(balls) if isinstance(balls, tuple | list) else (balls,)
     for ball in bounds:
         check_kind("balls", ball, Ball, "a ball for each start, or one; write Linf(0.1) or L2(1.0)")
-    _check(centres, bounds, steps, share, box, jitter, restarts, noise)
+    _check(centres, bounds, steps, box, jitter, restarts, noise)
     if box is not None:
-        centres = tuple(c.clamp(*box) for c in centres)  # over by round-off, if at all
-    descent = Descent(loss, centres, bounds, steps, share, box, callback)
-
-    best, rows = Best(centres), []
-    for restart in range(restarts):
-        if restart == 0:
-            changes = jitter or tuple(torch.zeros_like(c) for c in centres)
-        else:
-            slots = range(restart * len(centres), (restart + 1) * len(centres))
-            changes = tuple(
-                ball.spread(noise(slot, c)) for ball, slot, c in zip(bounds, slots, centres, strict=True)
-            )
-        found, losses = descent.run(restart, changes)
-        rows += losses
-        if isinstance(loss, Expectation):
-            # the least of many noisy means flatters: it is judged on draws that no step has seen
-            found.loss = descent.value(restarts * (steps + 1), found.points)
-        best.offer(found.loss, found.points, restart)
-    return Attack(best.points, best.loss, torch.stack(rows), best.turn)
+        centres = tuple(c.clamp(*inner_range(box, c.dtype)) for c in centres)  # over by round-off, if at all
+    threat = ThreatModel(centres, bounds, box)
+    best, rows = Best(threat.none()), []
+    with tqdm(total=restarts * (steps + 1), disable=not progress) as bar:
+        descent = Descent(loss, threat, stepping, steps, callback, bar)
+        for restart in range(restarts):
+            if restart == 0:
+                changes = threat.none() if jitter is None else tuple(d.double() for d in jitter)
+            else:
+                slots = range(restart * len(centres), (restart + 1) * len(centres))
+                changes = tuple(
+                    ball.spread(noise(slot, c.double()))
+                    for ball, slot, c in zip(bounds, slots, centres, strict=True)
+                )
+            found, losses = descent.run(restart, changes)
+            rows += losses
+            if isinstance(loss, Expectation):
+                # the least of many noisy means flatters: it is judged on draws that no step has seen
+                found.loss = descent.value(restarts * (steps + 1), threat.points(found.tensors))
+            best.offer(found.loss, found.tensors, restart)
+    points = threat.points(best.tensors)
+    losses = torch.stack(rows)
+    return Attack(points, best.loss.to(losses), losses, best.turn, descent.values, descent.gradients)
 
 
 def _check(
     centres: Points,
     balls: tuple[Ball, ...],
     steps: int,
-    share: float,
     box: tuple[float, float] | None,
     jitter: Points | None,
     restarts: int,
@@ -129,10 +145,9 @@ def _check(
             f"pgd: got {len(centres)} starts of batches {batches} and {len(balls)} balls, "
             "expected one ball (and jitter) for each start and one batch size"
         )
-    if steps < 1 or restarts < 1 or not 0 < share or any(not b.radius >= 0 for b in balls):
+    if steps < 1 or restarts < 1 or any(not b.radius >= 0 for b in balls):
         raise ValueError(
-            f"pgd: got steps={steps}, restarts={restarts}, share={share}, {balls}, expected steps >= 1, "
-            "restarts >= 1, share > 0, radii >= 0"
+            f"pgd: got steps={steps}, restarts={restarts}, {balls}, expected steps >= 1, restarts >= 1, radii >= 0"
         )
     noise.check(restarts * len(centres), centres[0])
     if box is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
 from ...solvers.wanted import NonNegative
+from .rounding import towards_centre
 
 
 class Ball(CheckedFields, ABC):
@@ -23,6 +24,12 @@ class Ball(CheckedFields, ABC):
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
         """The direction of steepest ascent of unit size in this norm."""
+
+    def place(self, centre: Tensor, change: Tensor) -> Tensor:
+        """centre + project(change) in centre's dtype, rounded towards the centre: exactly inside in every dtype, for
+        every norm that no coordinate's shrinking increases.
+        """
+        return towards_centre(centre, self.project(change.double()))
 
     def spread(self, normal: Tensor) -> Tensor:
         """A perturbation to begin a restart with, from standard normal noise: anywhere inside."""
@@ -53,7 +60,10 @@ class L2(Ball):
     radius: NonNegative
 
     def project(self, change: Tensor) -> Tensor:
-        return change * (self.radius / _norm(change).clamp(min=self.radius))
+        # a sum of d squares may be wrong by d units in the last place: what is scaled stays that far inside
+        margin = (change[0].numel() + 8) * torch.finfo(torch.float64).eps if len(change) else 0.0
+        radius = self.radius * (1 - margin)
+        return change * (radius / _norm(change.double()).clamp(min=radius)).to(change)
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient / _norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -1,65 +1,58 @@
-"""Projected descent in balls, from one perturbation: the best of its steps, sample by sample."""
+"""Projected descent in a threat model, from one perturbation: the best of its steps, sample by sample."""
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ...solvers.broadcast import per_sample
 from ..loss import check_loss
-from .balls import Ball
+from .best import Best, chosen_rows
 from .expectation import Expectation, PointLoss
-
-Points = tuple[Tensor, ...]
-
-
-class Best:
-    """The points of least loss so far, sample by sample, and the turn that found them."""
-
-    def __init__(self, points: Points) -> None:
-        self.points = points
-        self.loss = points[0].new_full((len(points[0]),), torch.inf)
-        self.turn = torch.zeros_like(self.loss, dtype=torch.long)
-
-    def offer(self, loss: Tensor, points: Points, turn: int) -> None:
-        lower = loss.isfinite() & (loss < self.loss)
-        self.loss, self.turn = torch.where(lower, loss, self.loss), torch.where(lower, turn, self.turn)
-        self.points = _choose(lower, points, self.points)
+from .stepping import Stepping
+from .threat_model import Points, ThreatModel
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Descent:
-    """Projected descent from a perturbation: what is the same for all restarts."""
+    """Projected descent from a perturbation: what is the same for all restarts, and how often the loss was asked.
+
+    Attributes:
+        values, gradients: of the loss, each under one draw.
+    """
 
     loss: PointLoss | Expectation
-    centres: Points
-    balls: tuple[Ball, ...]
+    threat: ThreatModel
+    stepping: Stepping
     steps: int
-    share: float
-    box: tuple[float, float] | None
     callback: Callable[[int, Points], None] | None
+    bar: tqdm
+    values: int = field(default=0, init=False)
+    gradients: int = field(default=0, init=False)
 
     def run(self, restart: int, changes: Points) -> tuple[Best, list[Tensor]]:
-        """The best of `steps` steps and of where they began, and the losses (B,) at all of them."""
-        points = self.inside(changes)
-        best, rows, going = Best(points), [], torch.ones(len(points[0]), dtype=torch.bool)
-        going = going.to(points[0].device)
+        """The best changes of `steps` steps and of where they began, and the losses (B,) at all of them."""
+        changes = self.threat.project(changes)
+        best, rows, walk = Best(changes), [], self.stepping.walk(self.threat, self.steps)
+        going = torch.ones_like(best.turn, dtype=torch.bool)
         for step in range(self.steps + 1):
+            points = self.threat.points(changes)
             if self.callback is not None:
                 self.callback(step, points)
             turn, last = restart * (self.steps + 1) + step, step == self.steps
             value, grads = (self.value(turn, points), ()) if last else self.gradient(turn, points)
             rows.append(value)
-            best.offer(value, points, step)
+            best.offer(self.rank(value, step), changes, step)
+            self.show(value)
             going = going & value.isfinite()
             for grad in grads:
                 going = going & grad.flatten(1).isfinite().all(1)
             if restart == step == 0:
                 _check_start(value)
             if not last:
-                points = _choose(going, self.inside(self.towards(points, grads)), points)
+                changes = chosen_rows(going, walk.onwards(step, changes, value, grads), changes)
         if not bool(going.all()):
             warnings.warn(
                 f"pgd: got a loss or a gradient that is not finite for samples {_places(~going)} in restart "
@@ -68,17 +61,18 @@ class Descent:
             )
         return best, rows
 
-    def towards(self, points: Points, grads: Points) -> Points:
-        """The perturbations after one step, not yet projected."""
-        return tuple(
-            p - c - self.share * ball.radius * ball.direction(g)
-            for p, c, ball, g in zip(points, self.centres, self.balls, grads, strict=True)
-        )
+    def rank(self, value: Tensor, step: int) -> Tensor:
+        """What the best step has least of: its loss. Under fresh draws the least loss is the luckiest draw: there the
+        last finite step counts.
+        """
+        if not isinstance(self.loss, Expectation):
+            return value
+        return torch.full_like(value, -step).masked_fill(~value.isfinite(), torch.inf)
 
-    def inside(self, changes: Points) -> Points:
-        """The points of perturbations projected into the balls, and into the box."""
-        moved = (c + b.project(d) for c, b, d in zip(self.centres, self.balls, changes, strict=True))
-        return tuple(point if self.box is None else point.clamp(*self.box) for point in moved)
+    def show(self, value: Tensor) -> None:
+        self.bar.update()
+        if not self.bar.disable:  # else the host would wait for the loss
+            self.bar.set_postfix(loss=f"{float(value.mean()):.4g}")
 
     def value(self, turn: int, points: Points) -> Tensor:
         """The mean loss (B,) over the draws of a turn."""
@@ -88,6 +82,7 @@ class Descent:
             value = loss(*(point.detach().requires_grad_() for point in points))
             check_loss(value, len(total))
             total = total + value.detach() / len(losses)
+        self.values += len(losses)
         return total
 
     def gradient(self, turn: int, points: Points) -> tuple[Tensor, Points]:
@@ -106,15 +101,11 @@ class Descent:
             grads = torch.autograd.grad(value.sum(), live)
             total = total + value.detach() / len(losses)
             slopes = tuple(s + g / len(losses) for s, g in zip(slopes, grads, strict=True))
+        self.gradients += len(losses)
         return total, slopes
 
     def losses(self, turn: int) -> list[PointLoss]:
         return self.loss.losses(turn) if isinstance(self.loss, Expectation) else [self.loss]
-
-
-def _choose(where: Tensor, new: Points, old: Points) -> Points:
-    """Sample by sample the new point or the old."""
-    return tuple(torch.where(per_sample(where, n), n, o) for n, o in zip(new, old, strict=True))
 
 
 def _places(where: Tensor) -> list[int]:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pullback.adjoint import Checkpoint, Direct, Reversible, Truncated, sample
-from pullback.guidance import L2, Expectation, Linf, advdiff, pgd, purify, straight_through
+from pullback.guidance import L2, Expectation, FixedStep, Linf, advdiff, pgd, purify, straight_through
 from pullback.solvers import (
     DDIM,
     DDPM,
@@ -78,7 +78,7 @@ def test_pgd_on_latent_conditioning_and_noise_through_the_whole_sampler():
             (x[b], cond[b], noise[b]),
             (L2(0.5), Linf(0.2), L2(0.3)),
             steps=6,
-            share=0.3,
+            stepping=FixedStep(0.3),
         )
 
     found, direct = attack(Checkpoint()), attack(Direct())
@@ -133,8 +133,8 @@ def two_wells(x):
 
 def test_restarts_find_the_deeper_well_and_keep_the_best_by_sample():
     start = torch.tensor([[-0.4], [-0.6], [0.5]])
-    once = pgd(two_wells, start, Linf(2.0), steps=40, share=0.02)
-    again = pgd(two_wells, start, Linf(2.0), steps=40, share=0.02, restarts=6)
+    once = pgd(two_wells, start, Linf(2.0), steps=40, stepping=FixedStep(0.02))
+    again = pgd(two_wells, start, Linf(2.0), steps=40, stepping=FixedStep(0.02), restarts=6)
     assert once.loss[:2].min() > -0.31 and once.loss[2] < -0.99  # two are caught in the shallow well
     assert bool((again.loss < -0.99).all()) and bool((again.restart[:2] > 0).all())
     assert again.losses.shape == (6 * 41, 3) and torch.equal(again.losses[:41], once.losses)
@@ -146,7 +146,7 @@ def test_restarts_find_the_deeper_well_and_keep_the_best_by_sample():
             start[b : b + 1],
             Linf(2.0),
             steps=40,
-            share=0.02,
+            stepping=FixedStep(0.02),
             restarts=6,
             noise=Addressed(0, [b], 1),
         )
@@ -175,7 +175,7 @@ def test_expectation_follows_the_mean_gradient():
 
     noise, x = Addressed(5, stream=7), torch.zeros(2, 2)
     loss = Expectation(noisy, draws=4, noise=noise)
-    found = pgd(loss, x, L2(4.0), steps=3, share=0.05)
+    found = pgd(loss, x, L2(4.0), steps=3, stepping=FixedStep(0.05))
     point, losses = x, []
     for turn in range(4):
         xi = torch.stack([Addressed(5, stream=7 + 4 * turn + k)(0, x) for k in range(4)]).mean(0)
@@ -192,7 +192,7 @@ def test_expectation_follows_the_mean_gradient():
         for kept, draws in zip(end, (1, 64), strict=True):
             points = []
             pgd(
-                Expectation(noisy, draws, Addressed(seed)), x, L2(4.0), steps=30, share=0.02,
+                Expectation(noisy, draws, Addressed(seed)), x, L2(4.0), steps=30, stepping=FixedStep(0.02),
                 callback=lambda step, p, points=points: points.append(p[0]),
             )  # fmt: skip
             kept.append(float(distance(points[-1]).mean()))
@@ -209,8 +209,8 @@ def test_expectation_is_sample_by_sample():
 
     def attack(b):
         return pgd(
-            Expectation(loss, 2, Addressed(1, samples=[ids[k] for k in b])), x[b], Linf(0.3), steps=3, share=0.3,
-            restarts=2, noise=Addressed(0, samples=[ids[k] for k in b]),
+            Expectation(loss, 2, Addressed(1, samples=[ids[k] for k in b])), x[b], Linf(0.3), steps=3,
+            stepping=FixedStep(0.3), restarts=2, noise=Addressed(0, samples=[ids[k] for k in b]),
         )  # fmt: skip
 
     whole = attack([0, 1, 2])

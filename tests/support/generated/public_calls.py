@@ -228,6 +228,24 @@ def _calls() -> Iterator[Use]:
         steps=lambda: 2,
     )
     yield called(guidance.purify, denoiser=denoiser, plan=plan, image=state, start=state)
+    # labels are whole numbers, for which there are no bad values here: they stay
+    yield Use(
+        "robust_accuracy",
+        lambda **given: guidance.robust_accuracy(labels=torch.zeros(BATCH, dtype=torch.long), **given),
+        {
+            "defence": lambda: guidance.Undefended(lambda x: x[:, :3]),
+            "images": state,
+            "ball": lambda: Linf(0.1),
+            "attacks": lambda: {"ce": guidance.Evasion(steps=2)},
+        },
+        guidance.robust_accuracy,
+    )
+    yield called(
+        guidance.certify, classifier=lambda: lambda x: x[:, :3], images=state, sigma=lambda: 0.5, draws=lambda: 20,
+        selection=lambda: 5,
+    )  # fmt: skip
+    yield called(guidance.one_step_denoise, denoiser=denoiser, noisy=state, sigma=lambda: 0.5)
+    yield called(guidance.regeneration_distance, denoiser=denoiser, plan=plan, images=state)
     yield made(guidance.Linf, radius=lambda: 0.1)
     yield made(guidance.L2, radius=lambda: 0.1)
     yield made(Measurement, physics=lambda: Matrix(torch.eye(DIM)), y=state, noise_std=lambda: 0.1)
