@@ -41,6 +41,7 @@ Limit = Annotated[float, Wanted("a number > 0, infinity for no limit", lambda va
 Betas = Annotated[
     tuple[float, float], Wanted("Adam's two rates in [0, 1); the usual ones are (0.9, 0.999)", _two_rates)
 ]
+Reals = Annotated[Tensor, Wanted("a tensor of real numbers", lambda x: not x.is_complex())]
 RealNumbers = Annotated[
     Tensor,
     Wanted("a tensor of finite real numbers", lambda x: not x.is_complex() and bool(x.isfinite().all())),

@@ -13,7 +13,7 @@ from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
 from ...solvers.model import data_prediction
 
-Encoder = Callable[[Tensor], Tensor]  # images (B, ...) to latents (B, ...)
+ImageEncoder = Callable[[Tensor], Tensor]  # images (B, ...) to latents (B, ...)
 EPS, TIME = 0, 1  # slots of the noise
 
 
@@ -32,7 +32,7 @@ class PhotoGuardEncoder(Protection):
     Source: Salman et al. 2023, arXiv 2302.06588, the encoder attack.
     """
 
-    encoder: Encoder
+    encoder: ImageEncoder
     target: Tensor
 
     def __call__(self, image: Tensor, noise: Addressed | None = None) -> Tensor:
@@ -69,7 +69,7 @@ class AdvDM(Protection):
 
     denoiser: Model
     times: tuple[float, float]
-    encoder: Encoder | None = None
+    encoder: ImageEncoder | None = None
     cond: Any = None
 
     def __call__(self, image: Tensor, noise: Addressed) -> Tensor:
@@ -92,7 +92,7 @@ class ScoreDistillation(Protection):
 
     denoiser: Model
     times: tuple[float, float]
-    encoder: Encoder | None = None
+    encoder: ImageEncoder | None = None
     cond: Any = None
     scale: float = 1.0
 
@@ -112,7 +112,7 @@ class Mist(Protection):
     choose the weight by their sizes on your model.
     """
 
-    encoder: Encoder
+    encoder: ImageEncoder
     target: Tensor
     denoiser: Model
     times: tuple[float, float]
@@ -139,7 +139,7 @@ class DiffusionGuard(Protection):
     denoiser: Model
     time: float
     condition: Callable[[Tensor, Addressed], Any] | None = None
-    encoder: Encoder | None = None
+    encoder: ImageEncoder | None = None
 
     def __call__(self, image: Tensor, noise: Addressed) -> Tensor:
         state, t = _diffused(self.denoiser, _encoded(self.encoder, image), (self.time, self.time), noise)
@@ -173,7 +173,7 @@ def _denoising_loss(denoiser: Model, latent: Tensor, data: Tensor, t: Tensor) ->
     return (2 * denoiser.process.lam(t)).exp().to(latent) * _square(latent - data)
 
 
-def _encoded(encoder: Encoder | None, image: Tensor) -> Tensor:
+def _encoded(encoder: ImageEncoder | None, image: Tensor) -> Tensor:
     return image if encoder is None else encoder(image)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
+from ...solvers.wanted import Finite
 from .averaging import Averaging, PlainAverage
 from .interpolation import Interpolation, Slerp
 from .pair_loss import PairLoss
@@ -22,7 +23,7 @@ class LatentBlend(MorphStrategy):
     Cost: two encodings, one run.
     """
 
-    weight: float = 0.5
+    weight: Finite = 0.5
     interpolation: Interpolation = Slerp()
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
@@ -35,7 +36,7 @@ class LatentBlend(MorphStrategy):
 class PixelBlend(MorphStrategy):
     """The subjects averaged pixel by pixel: the baseline that costs nothing. It has no latents."""
 
-    weight: float = 0.5
+    weight: Finite = 0.5
     averaging: Averaging = PlainAverage()
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
@@ -50,7 +51,7 @@ class InvertedBlend(MorphStrategy):
     Cost: one encoding, one run.
     """
 
-    weight: float = 0.5
+    weight: Finite = 0.5
     averaging: Averaging = PlainAverage()
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:

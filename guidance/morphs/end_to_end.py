@@ -7,6 +7,7 @@ from torch import Tensor
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Addressed
 from ...solvers.kinds import described
+from ...solvers.wanted import Count, NonNegative, Positive
 from ..latents.black_box import BlackBox
 from ..latents.optimisation import MakeOptimiser, adam, optimise
 from ..latents.priors import Prior, Priors
@@ -43,13 +44,13 @@ class EndToEnd(MorphStrategy):
     gradient: Gradient = Checkpoint()
     optimiser: MakeOptimiser = adam(0.02)
     steps: int = 40
-    leash: float = 0.0
+    leash: NonNegative = 0.0
     prior: Prior | Priors | None = None
     clip: float | None = None
     patience: int | None = None
     differences: Addressed | None = None
-    directions: int = 16
-    width: float = 0.03
+    directions: Count = 16
+    width: Positive = 0.03
 
     def __post_init__(self) -> None:
         if self.over.parameters or self.over.controls:

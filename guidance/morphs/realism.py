@@ -10,6 +10,7 @@ from ...solvers import Addressed, Model
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
 from ...solvers.model import data_prediction
+from ...solvers.wanted import NonNegative
 from .averaging import Averaging, PlainAverage
 from .scene import Scene
 
@@ -17,7 +18,7 @@ from .scene import Scene
 class Realism(CheckedFields, ABC):
     """A penalty (B,) on images (B, ...), of one sample never depending on another."""
 
-    weight: float
+    weight: NonNegative
 
     @property
     def nfe(self) -> int:
@@ -41,7 +42,7 @@ class Anchor(Realism):
     Cost: one encoding and one run a morph.
     """
 
-    weight: float = 1.0
+    weight: NonNegative = 1.0
     averaging: Averaging = PlainAverage()
 
     def reference(self, scene: Scene) -> Any:
@@ -66,7 +67,7 @@ class DenoiserError(Realism):
     score distillation (Poole et al. 2022, arXiv 2209.14988), here with its whole gradient.
     """
 
-    weight: float = 1.0
+    weight: NonNegative = 1.0
     times: tuple[float, ...] = (0.2, 0.4)
     seed: int = 0
 

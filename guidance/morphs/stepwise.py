@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ...solvers.wanted import Positive
 from ..guides.greedy import Greedy
 from ..guides.guide import Guide
 from ..guides.lookahead import Lookahead
@@ -27,7 +28,7 @@ class GreedyMorph(MorphStrategy):
 
     start: MorphStrategy = LatentBlend()
     rounds: int = 50
-    lr: float = 0.01
+    lr: Positive = 0.01
     betas: tuple[float, float] = (0.5, 0.9)
     differentiates = True
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...solvers import Addressed
 from ...solvers.checked import CheckedFields
+from ...solvers.wanted import NonNegative
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Views(CheckedFields):
     """
 
     reach: int = 1
-    grain: float = 0.15
+    grain: NonNegative = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...solvers.checked import CheckedFields
 from ...solvers.kinds import described
+from ...solvers.wanted import Finite
 
 
 class Levels(CheckedFields, ABC):
@@ -46,8 +47,8 @@ class Chip(CheckedFields):
     """
 
     size: int = 150
-    low: float = -1.0
-    high: float = 1.0
+    low: Finite = -1.0
+    high: Finite = 1.0
     levels: Levels = RealLevels()
 
     def __post_init__(self) -> None:

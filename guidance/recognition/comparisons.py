@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields, checked
+from ...solvers.wanted import Reals
 from .recogniser import Recogniser
 
 
@@ -16,7 +17,7 @@ class Comparisons(CheckedFields):
     NaN is a comparison that did not take place.
     """
 
-    distances: Tensor
+    distances: Reals
     first: Tensor
     second: Tensor
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import checked
+from ...solvers.wanted import Reals
 from .morph_scores import MorphScores
 
 
@@ -36,7 +37,7 @@ def mmpmr_prod_avg(scores: MorphScores) -> Tensor:
 
 
 @checked
-def rmmr(mmpmr: Tensor, fnmr: Tensor) -> Tensor:
+def rmmr(mmpmr: Reals, fnmr: Reals) -> Tensor:
     """Relative morph match rate, of any shape, both the same: 1 + MMPMR - (1 - FNMR) = MMPMR + FNMR.
 
     1 where morphs are matched as often as genuine images; a low MMPMR of a recogniser that matches hardly anyone does

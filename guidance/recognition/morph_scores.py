@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields, checked
+from ...solvers.wanted import Reals
 from .recogniser import Recogniser
 
 
@@ -19,8 +20,8 @@ class MorphScores(CheckedFields):
     matches; `failures_as_non_matches` says what else it counts for.
     """
 
-    distances: Tensor
-    thresholds: Tensor
+    distances: Reals
+    thresholds: Reals
 
     def __post_init__(self) -> None:
         shape = tuple(self.distances.shape)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 _BY_REASON: dict[str, tuple[str, ...]] = {
     "any finite number may stand there": (
         "moments.mean=-1", "moments.start_mean=-1", "response.mean=-1", "LinearReward.offset=-1", "ReFL.ceiling=-1",
-        "ClassifierGuidance.scale=-1",
+        "ClassifierGuidance.scale=-1", "Chip.low=-1",
     ),
     "guidance away from the condition": (
         *(f"{call}.scale=-1" for call in (
@@ -15,6 +15,18 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
         )),
         "flow_edit.source_scale=-1", "flow_edit.target_scale=-1",
     ),
+    "beyond a subject on the line through both": tuple(
+        f"{blend}.weight=-1" for blend in ("InvertedBlend", "LatentBlend", "PixelBlend")
+    ),
+    "a threshold that everybody or nobody passes": (
+        *(f"{call}.threshold=infinity" for call in ("BlackBoxRecogniser", "Embedding", "dlib_face")),
+        *(f"{call}.threshold={bad}" for call in ("false_match_rate", "false_non_match_rate")
+          for bad in ("-1", "infinity")),
+    ),
+    "a failed acquisition is NaN": (
+        "Comparisons.distances=nan", "MorphScores.distances=nan", "rmmr.fnmr=nan", "rmmr.mmpmr=nan",
+    ),
+    "any whole number is a seed": ("Calibration.of.seed=-1", "bootstrap.seed=-1"),
     "infinity is no limit": (
         *(f"{call}.cap=infinity" for call in ("DPMSolverPP", "ERSDE", "SASolver", "SDEDPMSolverPP", "UniPC")),
         *(f"{call}.clip=infinity" for call in ("DDPO", "DPOK", "DanceGRPO", "FlowGRPO", "dno", "doodl", "reno")),
@@ -26,11 +38,12 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
     ),
     "NaN goes through to a NaN that shows: the plain loop and arithmetic, without the checks of `sample`": (
         "run.x=nan", "advance.x=nan", "encode.x=nan", "convert.value=nan", "convert.x=nan", "ess.log_weights=nan",
-        "gaussian_logprob.x=nan", "gaussian_logprob.m=nan", "recover_noise.x0=nan", "straight_through.image=nan",
+
+        "one_step_denoise.noisy=nan", "gaussian_logprob.x=nan", "gaussian_logprob.m=nan", "recover_noise.x0=nan", "straight_through.image=nan",
         "straight_through.purified=nan",
     ),
     "refused as not finite by the run that it enters": (
-        "Measurement.y=nan", "Matrix.matrix=nan", "Blur.kernel=nan",
+        "Measurement.y=nan", "Matrix.matrix=nan", "Blur.kernel=nan", "Pair.first=nan", "Pair.second=nan",
     ),
     "refused by the run that it enters: its shape is that of the state": (
         "LinearReward.slope=a scalar", "LinearReward.slope=one axis less", "QuadraticReward.centre=a scalar",
@@ -44,7 +57,8 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
     "whole numbers are numbers": (
         "Measurement.y=integers", "Mask.mask=integers", "Matrix.matrix=integers", "Blur.kernel=integers",
         "LinearReward.slope=integers", "QuadraticReward.centre=integers", "gaussian_logprob.x=integers",
-        "gaussian_logprob.m=integers",
+        "gaussian_logprob.m=integers", "Comparisons.distances=integers", "MorphScores.distances=integers",
+        "MorphScores.thresholds=integers", "rmmr.fnmr=integers", "rmmr.mmpmr=integers",
     ),
     "complex measurements, as in MRI": (
         "Measurement.y=complex numbers", "Matrix.matrix=complex numbers", "Blur.kernel=complex numbers",
