@@ -115,7 +115,7 @@ def passport(people: Sequence[int]) -> Tensor:
 
 def neutral(count: int) -> Tensor:
     """The photograph (count, 20) of a passport: everything in the middle, the background light."""
-    photo = torch.zeros(count, len(PHOTO))
+    photo = torch.zeros(count, len(PHOTO), dtype=torch.float32)
     photo[:, list(PHOTO).index("background")] = 0.8
     return photo
 

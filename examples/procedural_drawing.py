@@ -30,7 +30,7 @@ def over(below: Tensor, tone: Tensor | float, cover: Tensor) -> Tensor:
 
 def drawing(p: Table, q: Table) -> Tensor:
     """The picture on the fine grid (B, 1, 64, 64), tones from 0 to 1, back to front."""
-    line = (torch.arange(FINE, device=p["skin"].device) + 0.5) / FINE * 2 - 1
+    line = (torch.arange(FINE).to(p["skin"]) + 0.5) / FINE * 2 - 1
     x, y = line.reshape(1, 1, 1, -1) - q["shift_x"], line.reshape(1, 1, -1, 1) - q["shift_y"] - 0.03
     cos, sin = q["roll"].cos(), q["roll"].sin()
     x, y = (cos * x + sin * y) / q["zoom"], (cos * y - sin * x) / q["zoom"]

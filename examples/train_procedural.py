@@ -86,7 +86,7 @@ def task_of(name: str) -> Denoising | LargeMargin:
     return Denoising() if name == "autoencoder" else LargeMargin(RECOGNISERS[seed - 1]())
 
 
-def train(name: str, steps: int, state: pathlib.Path, save: Callable[[dict[str, Tensor]], None]) -> None:
+def train(name: str, steps: int, state: pathlib.Path, save: Callable[[dict[str, Tensor]], None]) -> dict:
     """Adam with one cycle of its rate, weights averaged. Step k draws with a seed of its own, so that a run
     may be stopped and resumed."""
     pictures, task, average = training_faces(state), task_of(name), task_of(name).network
@@ -122,6 +122,7 @@ def train(name: str, steps: int, state: pathlib.Path, save: Callable[[dict[str, 
             kept = {key: part.state_dict() for key, part in parts.items()}
             torch.save({**kept, "step": step + 1, "seconds": total, "smooth": smooth}, path)
     save(average.state_dict())
+    return {"steps": steps, "seconds": round(seconds + time.time() - began), "training_loss": smooth}
 
 
 def main() -> None:
@@ -136,11 +137,15 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     if options.model == "card":
         found = measure(training_faces(options.state))
+        for name in STEPS:
+            found[name].update(json.loads((options.state / f"{name}.json").read_text()))
         (options.out / "procedural.json").write_text(json.dumps(found, indent=1) + "\n")
         print(json.dumps(found, indent=1))
         return
     path = options.out / f"procedural_{options.model}.safetensors"
-    train(options.model, options.steps or STEPS[options.model], options.state, lambda w: save_file(w, path))
+    steps = options.steps or STEPS[options.model]
+    report = train(options.model, steps, options.state, lambda weights: save_file(weights, path))
+    (options.state / f"{options.model}.json").write_text(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ SHARED = {
     "bundled",
     "common",
     "attainable",
+    "procedural",
+    "procedural_drawing",
+    "procedural_models",
+    "procedural_card",
+    "train_procedural",
 }  # imported by the examples; train writes the weights
 
 
