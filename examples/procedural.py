@@ -99,7 +99,7 @@ def photographs(people: Sequence[int], photos: Sequence[int]) -> tuple[Tensor, T
     return drawn[:, :count], math.sqrt(3) * drawn[:, count:].reshape(-1, 1, SIDE, SIDE)
 
 
-def faces(people: Sequence[int], photos: Sequence[int], chunk: int = 256) -> Tensor:
+def faces(people: Sequence[int], photos: Sequence[int], chunk: int = 32) -> Tensor:
     """Pictures (B, 1, 32, 32) in [-1, 1] of addresses: person people[k] in their photograph photos[k]."""
     out = []
     for k in range(0, len(people), chunk):
