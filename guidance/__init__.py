@@ -1,17 +1,30 @@
 """What the gradient is for: optimising what enters a sampler, steering it, editing, fine-tuning it to a reward.
 
 Ground: `measurements`, `rewards`, `latents`, `edit`. On it: `guides` (measurements), `objectives` (rewards),
-`particles` (guides, rewards), `adversarial` (guides), `train` (objectives, rewards). Nothing imports upwards. What
-their pages show can be had from here; `edit` keeps its names to itself: `from pullback.guidance import edit`.
+`particles` (guides, rewards), `recognition` (rewards), `adversarial` (guides), `train` (objectives, rewards). Nothing
+imports upwards. What their pages show can be had from here; `edit` keeps its names to itself: `from pullback.guidance
+import edit`.
 """
 
-from . import adversarial, edit, guides, latents, measurements, objectives, particles, rewards, train
+from . import (
+    adversarial,
+    edit,
+    guides,
+    latents,
+    measurements,
+    objectives,
+    particles,
+    recognition,
+    rewards,
+    train,
+)
 from .adversarial import *
 from .guides import *
 from .latents import *
 from .measurements import *
 from .objectives import *
 from .particles import *
+from .recognition import *
 from .rewards import *
 from .train import *
 
@@ -23,6 +36,7 @@ __all__ = [
     "measurements",
     "objectives",
     "particles",
+    "recognition",
     "rewards",
     "train",
 ]
@@ -32,5 +46,6 @@ __all__ += latents.__all__
 __all__ += measurements.__all__
 __all__ += objectives.__all__
 __all__ += particles.__all__
+__all__ += recognition.__all__
 __all__ += rewards.__all__
 __all__ += train.__all__

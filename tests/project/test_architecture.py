@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "guidance": set(),
     "guidance.measurements": {"solvers*", "adjoint*"},
     "guidance.rewards": {"solvers*", "adjoint*"},
+    "guidance.recognition": {"solvers*", "adjoint*", "guidance.rewards"},
     "guidance.latents": {"solvers*", "adjoint*", "guidance"},
     "guidance.edit": {"solvers*", "adjoint*", "guidance"},
     "guidance.guides": {"solvers*", "adjoint*", "guidance", "guidance.measurements"},

@@ -1,0 +1,65 @@
+"""A user's own recognisers: any module or function that makes descriptors, with a gradient or without one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..rewards.settled import check_settled
+from .distances import EUCLIDEAN, Distance
+from .recogniser import Recogniser, check_threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Recogniser):
+    """A differentiable network(images) -> (B, d) as a Recogniser.
+
+    Args:
+        network: a module, in eval mode, or a function. It keeps its weights' `requires_grad`: freeze them.
+        threshold: a distance, or None before calibration.
+        distance: `EUCLIDEAN`, `COSINE` or your own `Distance`.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    threshold: float | None = None
+    distance: Distance = EUCLIDEAN
+
+    def __post_init__(self) -> None:
+        check_threshold("Embedding", self.threshold)
+
+    @property
+    def differentiable(self) -> bool:
+        return True
+
+    def embed(self, images: Tensor) -> Tensor:
+        if isinstance(self.network, nn.Module):
+            check_settled(self.network, "Embedding")
+        return self.network(images)
+
+
+@dataclass(frozen=True, eq=False)
+class BlackBoxRecogniser(Recogniser):
+    """A function(images) -> (B, d) without a gradient as a Recogniser: it gets detached images and refuses those that
+    require grad. Arrays and lists of B rows are taken too; a row of NaN says that the image could not be read.
+
+    Args: as of `Embedding`.
+    """
+
+    function: Callable[[Tensor], Any]
+    threshold: float | None = None
+    distance: Distance = EUCLIDEAN
+
+    def __post_init__(self) -> None:
+        check_threshold("BlackBoxRecogniser", self.threshold)
+
+    @property
+    def differentiable(self) -> bool:
+        return False
+
+    def embed(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = self.function(images.detach())
+        return found if isinstance(found, Tensor) else torch.tensor(np.asarray(found), device=images.device)
