@@ -1,17 +1,19 @@
 """What the procedural models' card says, all of it on people that no model was trained on.
 
-Thresholds are set on the people VALIDATION and tested on the people TEST. Intervals are of 95 %, from 1000 resamples of
-the people, with all photographs and pairs of each: pairs of one person are not independent, so an interval for a
+Thresholds are set on the people VALIDATION and tested on the people TEST. Intervals are of 95 %, over resamples of the
+people with all photographs and pairs of each: pairs of one person are not independent, so that an interval for a
 proportion of pairs (Wilson's) would be too narrow.
 """
 
-import numpy as np
+from collections.abc import Callable
+
 import torch
 from procedural import TEST, VALIDATION, faces
 from procedural_models import RECOGNISERS, autoencoder, recogniser
 from torch import Tensor, nn
 
 from pullback.adjoint import sample
+from pullback.guidance.recognition import COSINE, bootstrap, threshold_at
 from pullback.solvers import Denoiser, DPMSolverPP, Rising, UniformLambda
 
 RATES = (0.01, 0.001)
@@ -25,81 +27,74 @@ def album(people: range, photos: int = PHOTOS) -> Tensor:
     return faces(who, list(range(photos)) * len(people)).unflatten(0, (len(people), photos))
 
 
-def distances(network: nn.Module, pictures: Tensor) -> np.ndarray:
+def distances(network: nn.Module, pictures: Tensor) -> Tensor:
     """1 - cosine between every two photographs (n, n, photos, photos) of n people."""
     with torch.no_grad():
         seen = network(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
-    return (1 - torch.einsum("ipd,jqd->ijpq", seen, seen)).numpy()
+    return COSINE(seen[:, None, :, None], seen[None, :, None, :])
 
 
-def mated(table: np.ndarray) -> np.ndarray:
+def mated(table: Tensor) -> Tensor:
     """(n, pairs): distances between the photographs of one person."""
-    people, photos = np.arange(len(table)), np.triu_indices(table.shape[-1], 1)
-    return table[people, people][:, photos[0], photos[1]]
+    one, other = torch.triu_indices(table.shape[-1], table.shape[-1], 1)
+    return table.diagonal().permute(2, 0, 1)[:, one, other]
 
 
-def impostors(table: np.ndarray) -> np.ndarray:
+def impostors(table: Tensor) -> Tensor:
     """(pairs of people, photos^2): distances between different people."""
-    one, other = np.triu_indices(len(table), 1)
-    return table[one, other].reshape(len(one), -1)
+    one, other = torch.triu_indices(len(table), len(table), 1)
+    return table[one, other].flatten(1)
 
 
-def interval(values: np.ndarray) -> list[float]:
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))]
-
-
-def resamples(count: int, times: int = 1000) -> np.ndarray:
-    """(times, count): how often each of `count` people is drawn."""
-    random = np.random.Generator(np.random.Philox(key=5))
-    return random.multinomial(count, np.full(count, 1 / count), size=times)
-
-
-def error_rates(table: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By person and cut (n, c) how many mated pairs are refused; by two people and cut (n, n, c) how many accepted."""
-    refused = (mated(table)[..., None] >= cuts).mean(1)
-    accepted = np.zeros((len(table), len(table), len(cuts)))
-    one, other = np.triu_indices(len(table), 1)
+def error_rates(table: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
+    """Which share of a person's pairs is refused at each cut (n, c), and of two people's is accepted (c, n, n); those
+    of the second with the first are left 0."""
+    refused = (mated(table)[..., None] >= cuts).double().mean(1)
+    accepted = refused.new_zeros(len(cuts), len(table), len(table))
+    one, other = torch.triu_indices(len(table), len(table), 1)
     for k, cut in enumerate(cuts):
-        accepted[one, other, k] = (impostors(table) < cut).mean(1)
+        accepted[k, one, other] = (impostors(table) < cut).double().mean(1)
     return refused, accepted
 
 
-def pooled(refused: np.ndarray, accepted: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """FNMR and FMR (b, c) with people weighted by the rows of `weights` (b, n)."""
-    weights = weights.astype(float)
-    fnmr = weights @ refused / weights.sum(1, keepdims=True)
-    pairs = (weights.sum(1) ** 2 - (weights**2).sum(1)) / 2  # of different people
-    found = [np.einsum("bi,bi->b", weights @ accepted[..., k], weights) for k in range(accepted.shape[-1])]
-    return fnmr, np.stack(found, 1) / pairs[:, None]
+def pooled(refused: Tensor, accepted: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """FNMR and FMR (c,) of the people `drawn`, some perhaps several times; nobody is his own impostor."""
+    times = torch.bincount(drawn, minlength=len(refused)).double()
+    pairs = (times.sum().square() - times.square().sum()) / 2
+    return times @ refused / times.sum(), times @ (accepted @ times).T / pairs
 
 
-def equal_error(fnmr: np.ndarray, fmr: np.ndarray) -> np.ndarray:
-    """(b,): where the two cross along the cuts."""
-    at = np.abs(fnmr - fmr).argmin(1)
-    rows = np.arange(len(at))
-    return (fnmr[rows, at] + fmr[rows, at]) / 2
+def equal_error(fnmr: Tensor, fmr: Tensor) -> Tensor:
+    """Where FNMR falls under FMR along rising cuts, between two of them on the line."""
+    gap = fnmr - fmr
+    k = int((gap > 0).sum().clamp(1, len(gap) - 1))
+    share = gap[k - 1] / (gap[k - 1] - gap[k])
+    return torch.lerp(fmr[k - 1], fmr[k], share)
+
+
+def with_interval(name: str, statistic: Callable[[Tensor], Tensor], people: int) -> dict:
+    found = bootstrap(statistic, people)
+    value = statistic(torch.arange(people))
+    return {name: float(value), f"{name}_interval": [float(found.low), float(found.high)]}
 
 
 def verification(network: nn.Module, validation: Tensor, test: Tensor) -> dict:
     """Thresholds from `validation`; EER, and FNMR and FMR at the thresholds, on `test`."""
-    others = impostors(distances(network, validation))
-    table = distances(network, test)
-    weights = np.concatenate([np.ones((1, len(test)), int), resamples(len(test))])
-    cuts = np.quantile(
-        np.concatenate([mated(table).ravel(), impostors(table).ravel()[::97]]), np.linspace(0, 1, 60)
+    others, table, n = (
+        impostors(distances(network, validation)).flatten(),
+        distances(network, test),
+        len(test),
     )
-    eer = equal_error(*pooled(*error_rates(table, cuts), weights))
-    found = {"eer": float(eer[0]), "eer_interval": interval(eer[1:]), "thresholds": {}}
-    for rate in RATES:
-        found["thresholds"][str(rate)] = float(np.quantile(others, rate))
-    limits = np.array(list(found["thresholds"].values()))
-    fnmr, fmr = pooled(*error_rates(table, limits), weights)
+    levels = torch.logspace(-3.5, -0.3, 40, dtype=torch.float64)
+    refused, accepted = error_rates(table, impostors(table).flatten().double().quantile(levels))
+    eer = with_interval("eer", lambda drawn: equal_error(*pooled(refused, accepted, drawn)), n)
+    limits = [threshold_at(rate, others) for rate in RATES]
+    refused, accepted = error_rates(table, torch.tensor(limits))
+    found: dict = {**eer, "thresholds": {str(rate): limit for rate, limit in zip(RATES, limits, strict=True)}}
     for k, rate in enumerate(RATES):
         found[f"at_{rate}"] = {
-            "fmr": float(fmr[0, k]),
-            "fmr_interval": interval(fmr[1:, k]),
-            "fnmr": float(fnmr[0, k]),
-            "fnmr_interval": interval(fnmr[1:, k]),
+            **with_interval("fmr", lambda drawn, k=k: pooled(refused, accepted, drawn)[1][k], n),
+            **with_interval("fnmr", lambda drawn, k=k: pooled(refused, accepted, drawn)[0][k], n),
         }
     return found
 
@@ -108,9 +103,9 @@ def denoising_loss(model: Denoiser, x: Tensor, coded: bool) -> float:
     """Mean square of v - network, four draws of t and noise for each picture, with the code or without."""
     generator = torch.Generator().manual_seed(2)
     network, x = model.network, x.repeat(4, 1, 1, 1)
-    t = torch.rand(len(x), generator=generator)
-    alpha, sigma = (fn(t).float()[:, None, None, None] for fn in (model.process.alpha, model.process.sigma))
-    eps = torch.randn(x.shape, generator=generator)
+    t = torch.rand(len(x), generator=generator, dtype=x.dtype)
+    alpha, sigma = (fn(t).to(x)[:, None, None, None] for fn in (model.process.alpha, model.process.sigma))
+    eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     with torch.no_grad():
         out = network(alpha * x + sigma * eps, t, network.encode(x) if coded else None)
     return float((out - alpha * eps + sigma * x).square().mean())
@@ -122,7 +117,7 @@ def reconstructions(model: Denoiser, x: Tensor) -> dict[str, Tensor]:
     there = DPMSolverPP(2).plan(model.process, Rising(UniformLambda(40, **ENDS)))
     back = DPMSolverPP(2).plan(model.process, UniformLambda(20, **ENDS))
     found = sample(model, there, x, cond=code, gradient=None)
-    fresh = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    fresh = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
     return {
         "inverted_noise": sample(model, back, found, cond=code, gradient=None),
         "fresh_noise": sample(model, back, fresh, cond=code, gradient=None),
@@ -141,14 +136,15 @@ def measure(training: Tensor) -> dict:
         "train_loss_without_code": denoising_loss(model, seen, coded=False),
         "held_out_loss_without_code": denoising_loss(model, unseen, coded=False),
     }
-    weights = resamples(len(unseen)) / len(unseen)
     for name, made in reconstructions(model, unseen).items():
         found[name] = {"rmse": float((made - unseen).square().mean().sqrt())}
         for k, judge in enumerate(judges):
             with torch.no_grad():
-                far = (1 - (judge(made) * judge(unseen)).sum(1)).numpy()
+                far = COSINE(judge(made), judge(unseen))
             for rate, limit in card[f"recogniser{k}"]["thresholds"].items():
-                accepted = (far < limit).astype(float)
-                found[name][f"accepted_by_{k}_at_{rate}"] = float(accepted.mean())
-                found[name][f"accepted_by_{k}_at_{rate}_interval"] = interval(weights @ accepted)
+                accepted = (far < limit).double()
+                share = with_interval(
+                    f"accepted_by_{k}_at_{rate}", lambda drawn, a=accepted: a[drawn].mean(), 300
+                )
+                found[name].update(share)
     return {**card, "autoencoder": found}

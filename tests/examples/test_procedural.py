@@ -1,6 +1,5 @@
 """The procedural faces: addresses are reproducible, the picture has a gradient, the models are what their card says."""
 
-import numpy as np
 import procedural_card
 import pytest
 import torch
@@ -78,24 +77,27 @@ def test_two_photographs_are_nearer_than_two_people():
     pictures = procedural_card.album(range(9000, 9060), 3)
     for k, limits in enumerate(thresholds()):
         table = procedural_card.distances(recogniser(k), pictures)
-        refused = (procedural_card.mated(table) >= limits[0.01]).mean()
-        accepted = (procedural_card.impostors(table) < limits[0.01]).mean()
+        refused = (procedural_card.mated(table) >= limits[0.01]).double().mean()
+        accepted = (procedural_card.impostors(table) < limits[0.01]).double().mean()
         assert refused < 2.5 * card()[f"recogniser{k}"]["at_0.01"]["fnmr"] + 0.03
         assert accepted < 0.03
 
 
 def test_error_rates_by_hand():
     """Three people, two photographs each; distances that anyone can count."""
-    table = np.full((3, 3, 2, 2), 0.9)
+    table = torch.full((3, 3, 2, 2), 0.9)
     for person, far in enumerate((0.1, 0.3, 0.6)):
-        table[person, person] = [[0, far], [far, 0]]
+        table[person, person] = torch.tensor([[0, far], [far, 0]])
     table[0, 1, 0, 1] = 0.2
-    cuts = np.array([0.25, 0.5, 1.0])
-    refused, accepted = procedural_card.error_rates(table, cuts)
-    weights = np.array([[1, 1, 1], [2, 1, 0]])
-    fnmr, fmr = procedural_card.pooled(refused, accepted, weights)
-    assert fnmr.tolist() == [pytest.approx([2 / 3, 1 / 3, 0]), pytest.approx([1 / 3, 0, 0])]
-    assert fmr.tolist() == [pytest.approx([1 / 12, 1 / 12, 1]), pytest.approx([1 / 4, 1 / 4, 1])]
+    rates = procedural_card.error_rates(table, torch.tensor([0.25, 0.5, 1.0]))
+    fnmr, fmr = procedural_card.pooled(*rates, torch.arange(3))
+    assert fnmr.tolist() == pytest.approx([2 / 3, 1 / 3, 0]) and fmr.tolist() == pytest.approx(
+        [1 / 12, 1 / 12, 1]
+    )
+    fnmr, fmr = procedural_card.pooled(*rates, torch.tensor([0, 1, 0]))
+    assert fnmr.tolist() == pytest.approx([1 / 3, 0, 0]) and fmr.tolist() == pytest.approx([1 / 4, 1 / 4, 1])
+    crossing = procedural_card.equal_error(torch.tensor([0.3, 0.2, 0.0]), torch.tensor([0.0, 0.1, 0.4]))
+    assert float(crossing) == pytest.approx(0.16)
 
 
 def test_the_autoencoder_samples_and_differentiates_in_noise_and_code():
