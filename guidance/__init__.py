@@ -1,7 +1,7 @@
 """What the gradient is for: optimising what enters a sampler, steering it, editing, fine-tuning it to a reward.
 
 Ground: `measurements`, `rewards`, `latents`, `edit`. On it: `guides` (measurements), `objectives` (rewards),
-`particles` (guides, rewards), `recognition` (rewards), `adversarial` (guides), `train` (objectives, rewards). Nothing
+`particles` (guides, rewards), `recognition` (rewards), `morphs` (edit, latents, particles, recognition), `adversarial` (guides), `train` (objectives, rewards). Nothing
 imports upwards. What their pages show can be had from here; `edit` keeps its names to itself: `from pullback.guidance
 import edit`.
 """
@@ -12,6 +12,7 @@ from . import (
     guides,
     latents,
     measurements,
+    morphs,
     objectives,
     particles,
     recognition,
@@ -22,6 +23,7 @@ from .adversarial import *
 from .guides import *
 from .latents import *
 from .measurements import *
+from .morphs import *
 from .objectives import *
 from .particles import *
 from .recognition import *
@@ -34,6 +36,7 @@ __all__ = [
     "guides",
     "latents",
     "measurements",
+    "morphs",
     "objectives",
     "particles",
     "recognition",
@@ -44,6 +47,7 @@ __all__ += adversarial.__all__
 __all__ += guides.__all__
 __all__ += latents.__all__
 __all__ += measurements.__all__
+__all__ += morphs.__all__
 __all__ += objectives.__all__
 __all__ += particles.__all__
 __all__ += recognition.__all__

@@ -17,12 +17,17 @@ from ...solvers.kinds import described
 
 @dataclass(frozen=True)
 class Over:
-    """What to optimise: the starting state, injected noise, conditioning, controls, denoiser parameters."""
+    """What to optimise: the starting state, injected noise, conditioning, controls, denoiser parameters.
+
+    `cond_rows`: every tensor of the conditioning that moves is (B, ...), each sample's row its own, as x is: its best
+    point is then kept sample by sample. Otherwise conditioning counts as shared, and the total decides.
+    """
 
     WANTED: ClassVar[str] = "Over(...); name what to optimise: Over(x=True, cond=True)"
     x: bool = True
     noise: bool = False
     cond: bool = False
+    cond_rows: bool = False
     controls: bool = False
     parameters: bool = False
 
@@ -60,7 +65,7 @@ class Variables:
         controls: Tensor | None,
     ) -> "Variables":
         """Raises ValueError where `over` names what is not there, or nothing."""
-        x, rows, shared = x.detach().clone().requires_grad_(over.x), {}, []
+        x, rows, each, shared = x.detach().clone().requires_grad_(over.x), {}, [], []
         if over.noise:
             rows["noise"] = _batch_first(_as_tensor(noise, plan, x))
         if over.controls:
@@ -70,10 +75,14 @@ class Variables:
         if over.cond:
             _check_differentiable(cond)
             cond = tree_map(_variable, cond, is_leaf=_is_per_step)
-            shared += _tensors(cond)
+            if over.cond_rows:
+                _check_rows(cond, len(x))
+                each = _tensors(cond)
+            else:
+                shared += _tensors(cond)
         if over.parameters:
             shared += [p for p in denoiser.parameters() if p.requires_grad]
-        own = [*([x] if over.x else []), *rows.values()]
+        own = [*([x] if over.x else []), *rows.values(), *each]
         if not own and not shared:
             raise ValueError(
                 f"optimise: got {over} and nothing to change, expected at least one variable; turn one on in "
@@ -105,6 +114,17 @@ def _check_differentiable(cond: Any) -> None:
             f"optimise over cond: got {f'tensors of {kinds}' if kinds else described(cond)}, expected floating point "
             "conditioning; pass the embedding of a label instead of the label, or over=Over(cond=False)"
         )
+
+
+def _check_rows(cond: Any, batch: int) -> None:
+    """Raise ValueError unless every tensor that moves in `cond` has a row for each sample."""
+    for leaf in tree_leaves(cond, is_leaf=_is_per_step):
+        moves = isinstance(leaf, Tensor) and leaf.requires_grad
+        if isinstance(leaf, PerStep) or moves and leaf.shape[:1] != (batch,):
+            raise ValueError(
+                f"cond_rows: got {described(leaf)}, expected tensors ({batch}, ...), a row for each sample, the same at "
+                "every step; expand them, or leave cond_rows out where samples share them"
+            )
 
 
 def clip_(own: Sequence[Tensor | None], shared: Sequence[Tensor | None], most: float) -> None:

@@ -39,6 +39,16 @@ ARROWS: dict[str, set[str]] = {
     "guidance.particles": {"solvers*", "adjoint*", "guidance.guides", "guidance.rewards"},
     "guidance.adversarial": {"solvers*", "adjoint*", "guidance", "guidance.guides"},
     "guidance.objectives": {"solvers*", "adjoint*", "guidance.rewards"},
+    "guidance.morphs": {
+        "solvers*",
+        "adjoint*",
+        "guidance",
+        "guidance.edit",
+        "guidance.guides",
+        "guidance.latents",
+        "guidance.particles",
+        "guidance.recognition",
+    },
     "guidance.train": {"solvers*", "adjoint*", "guidance.objectives", "guidance.rewards"},
 }
 

@@ -1,0 +1,26 @@
+"""Morphs: one image that recognisers take for two subjects: encoders, blends, searches, losses. Knows recognisers,
+what optimises and steers a sampler, and no recogniser's insides.
+"""
+
+from .blends import BestMorph, InvertedBlend, LatentBlend, PixelBlend
+from .encoders import Encoder, FixedPointEncoder, FlowEncoder, ReversibleEncoder, StochasticEncoder
+from .end_to_end import EndToEnd
+from .identity_loss import IdentityLoss, SumAndDifference, WorseDistance
+from .interpolation import Interpolation, Lerp, Slerp
+from .latent import Latents
+from .morphing import Morph, morph
+from .pair import Pair
+from .pair_loss import MorphLoss, PairLoss, distances
+from .realism import Anchor, DenoiserError, Realism
+from .searches import Evolution, ParticleSearch
+from .stepwise import GreedyMorph, GreedySearch, LookaheadMorph
+from .strategy import Found, MorphStrategy
+from .views import Views
+
+__all__ = [
+    "Anchor", "BestMorph", "DenoiserError", "Encoder", "EndToEnd", "Evolution", "FixedPointEncoder", "FlowEncoder",
+    "Found", "GreedyMorph", "GreedySearch", "IdentityLoss", "Interpolation", "InvertedBlend", "LatentBlend",
+    "Latents", "Lerp", "LookaheadMorph", "Morph", "MorphLoss", "MorphStrategy", "Pair", "PairLoss", "ParticleSearch",
+    "PixelBlend", "Realism", "ReversibleEncoder", "Slerp", "StochasticEncoder", "SumAndDifference", "Views",
+    "WorseDistance", "distances", "morph",
+]  # fmt: skip
