@@ -9,6 +9,7 @@ all four on people that no model saw and writes procedural.json.
 
 import argparse
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from pullback.solvers import VP
 
 HALF = torch.autocast("cpu", torch.bfloat16)  # networks alone; losses, weights and averages are float32
 PHOTOS = 6  # of each of the people TRAIN
-STEPS = {"autoencoder": 2400, "recogniser0": 1000, "recogniser1": 1000, "recogniser2": 1000}
+STEPS = {"autoencoder": 1400, "recogniser0": 800, "recogniser1": 800, "recogniser2": 800}
 
 
 def training_faces(state: pathlib.Path) -> Tensor:
@@ -69,7 +70,7 @@ class LargeMargin(nn.Module):
     The margin grows from 0 to 0.3 over the first 40 % of the run.
     """
 
-    batch = 96
+    batch = 64
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -90,13 +91,17 @@ def task_of(name: str) -> Denoising | LargeMargin:
     return Denoising() if name == "autoencoder" else LargeMargin(RECOGNISERS[seed - 1]())
 
 
+def rate(part: float) -> float:
+    """Up to 2e-3 within a tenth of the run, then down to 0 along half a cosine."""
+    return 2e-3 * min(1.0, part / 0.1 + 0.05) * (1 + math.cos(math.pi * part)) / 2
+
+
 def train(name: str, steps: int, state: pathlib.Path, save: Callable[[dict[str, Tensor]], None]) -> dict:
-    """Adam with one cycle of its rate, weights averaged. Step k draws with a seed of its own, so that a run
+    """Adam, weights averaged. Step k draws with a seed of its own, so that a run
     may be stopped and resumed."""
     pictures, task, average = training_faces(state), task_of(name), task_of(name).network
     adam = torch.optim.Adam(task.parameters(), lr=1e-3, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 2e-3, total_steps=steps, pct_start=0.1)
-    parts, path = {"task": task, "average": average, "adam": adam, "schedule": schedule}, state / f"{name}.pt"
+    parts, path = {"task": task, "average": average, "adam": adam}, state / f"{name}.pt"
     first, seconds, smooth = 0, 0.0, 0.0
     if path.exists():
         kept = torch.load(path, weights_only=True)
@@ -110,17 +115,17 @@ def train(name: str, steps: int, state: pathlib.Path, save: Callable[[dict[str, 
         photos = torch.randint(PHOTOS, (task.batch,), generator=generator)
         x = pictures[people, photos].float() / 127.5 - 1
         loss = task.loss(x, people, step / steps, generator)
+        adam.param_groups[0]["lr"] = rate(step / steps)
         adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         adam.step()
-        schedule.step()
         smooth += (float(loss.detach()) - smooth) / min(step + 1, 200)
         with torch.no_grad():
-            decay = min(0.998, (step + 1) / (step + 10))
+            decay = min(0.995, (step + 1) / (step + 10))
             for slow, fast in zip(average.parameters(), task.network.parameters(), strict=True):
                 slow.lerp_(fast, 1 - decay)
-        if step % 250 == 249 or step == steps - 1:
+        if step % 100 == 99 or step == steps - 1:
             total = seconds + time.time() - began
             print(f"{name} step {step + 1}: loss {smooth:.4f}, {total:.0f} s", flush=True)
             kept = {key: part.state_dict() for key, part in parts.items()}
