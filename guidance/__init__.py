@@ -1,9 +1,9 @@
 """What the gradient is for: optimising what enters a sampler, steering it, editing, fine-tuning it to a reward.
 
 Ground: `measurements`, `rewards`, `latents`, `edit`. On it: `guides` (measurements), `objectives` (rewards),
-`particles` (guides, rewards), `recognition` (rewards), `morphs` (edit, latents, particles, recognition), `adversarial` (guides), `train` (objectives, rewards). Nothing
-imports upwards. What their pages show can be had from here; `edit` keeps its names to itself: `from pullback.guidance
-import edit`.
+`particles` (guides, rewards), `recognition` (rewards), `morphs` (edit, guides, latents, particles, recognition),
+`adversarial` (guides), `train` (objectives, rewards). Nothing imports upwards. What their pages show can be had from
+here; `edit` keeps its names to itself: `from pullback.guidance import edit`.
 """
 
 from . import (

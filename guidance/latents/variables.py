@@ -122,8 +122,8 @@ def _check_rows(cond: Any, batch: int) -> None:
         moves = isinstance(leaf, Tensor) and leaf.requires_grad
         if isinstance(leaf, PerStep) or moves and leaf.shape[:1] != (batch,):
             raise ValueError(
-                f"cond_rows: got {described(leaf)}, expected tensors ({batch}, ...), a row for each sample, the same at "
-                "every step; expand them, or leave cond_rows out where samples share them"
+                f"cond_rows: got {described(leaf)}, expected tensors ({batch}, ...), a row for each sample, the same "
+                "at every step; expand them, or leave cond_rows out where samples share them"
             )
 
 

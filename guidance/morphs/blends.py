@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.broadcast import per_sample
+from .averaging import Averaging, PlainAverage
 from .interpolation import Interpolation, Slerp
 from .pair_loss import PairLoss
 from .scene import Scene
@@ -17,7 +18,8 @@ class LatentBlend(MorphStrategy):
     """The image of the latents between the subjects': start and recovered noise by `interpolation`, conditioning on
     the line. Weight 0 is the first subject, 1 the second.
 
-    Source: Blasingame and Liu 2024 (DiM), arXiv 2301.xxxxx. Cost: two encodings, one run.
+    Source: Blasingame and Liu (DiM), their variant with the start on the sphere and the code on the line.
+    Cost: two encodings, one run.
     """
 
     weight: float = 0.5
@@ -31,31 +33,29 @@ class LatentBlend(MorphStrategy):
 
 @dataclass(frozen=True)
 class PixelBlend(MorphStrategy):
-    """(1 - weight) first + weight second: the baseline that costs nothing. It has no latents."""
+    """The subjects averaged pixel by pixel: the baseline that costs nothing. It has no latents."""
 
     weight: float = 0.5
+    averaging: Averaging = PlainAverage()
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
-        return Found(torch.lerp(scene.pair.first, scene.pair.second, self.weight))
+        return Found(self.averaging(scene.pair.first, scene.pair.second, self.weight))
 
 
 @dataclass(frozen=True)
 class InvertedBlend(MorphStrategy):
-    """The pixel blend encoded and decoded again. As far as the encoder is exact it is the pixel blend, ghosts
-    included; a coarse encoder and the model's own reach leave a face.
+    """The pixel blend encoded and decoded again: what of it the model can draw, and its latents to start from. As far
+    as the encoder is exact it is the pixel blend, ghosts included.
 
     Cost: one encoding, one run.
     """
 
     weight: float = 0.5
+    averaging: Averaging = PlainAverage()
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
-        if self.weight == 0.5:
-            latents, images = scene.inverted_mean
-            return Found(images, latents)
-        pair = scene.pair
-        latents = scene.encode(torch.lerp(pair.first, pair.second, self.weight), pair.cond(self.weight))
-        return Found(scene.decode(latents), latents)
+        latents, images = scene.inverted(self.averaging, self.weight)
+        return Found(images, latents)
 
 
 @dataclass(frozen=True)

@@ -93,26 +93,30 @@ class FixedPointEncoder(Encoder):
 
 @dataclass(frozen=True)
 class ReversibleEncoder(Encoder):
-    """The registers from which the inverse of a reversible plan gives the image back to round-off.
+    """The registers at the end of a reversible plan that rises from the image to noise. `up.inverse()`, which decodes
+    them, gives the image back to round-off.
 
-    The plan that decodes is made so: `method.plan(process, Rising(grid)).inverse()` of a reversible method. It starts
-    from several registers, which only blends take. A plan of a reversible method that falls from noise is encoded by
+        up = ReversibleHeun().plan(process, Rising(grid))
+        morph(model, up.inverse(), pair, recognisers, LatentBlend(), encoder=ReversibleEncoder(up))
+
+    Blends alone take several registers. A plan of a reversible method that falls from noise is encoded by
     `FlowEncoder` as any other, and optimised.
 
     Cost: one run.
     """
 
+    up: Plan
+
     def encode(self, model: Model, plan: Plan, images: Tensor, cond: Any) -> tuple[Latents, int]:
-        if plan.entry == ("x",):
+        if self.up.inverse() != plan:
             raise ValueError(
-                f"ReversibleEncoder: got {plan.name}, which starts from a state alone, expected the inverse of a "
-                "reversible plan: ReversibleHeun().plan(process, Rising(grid)).inverse(); or take FlowEncoder()"
+                f"ReversibleEncoder: got {self.up.name} for {plan.name}, expected plan = up.inverse(): no other takes "
+                "its registers; pass that to morph, or take FlowEncoder()"
             )
-        up = plan.inverse()
         with torch.no_grad():
-            registers = encode(model, up, images, cond)
+            registers = encode(model, self.up, images, cond)
         start = {name: value.to(images.dtype) for name, value in registers.items()}
-        return Latents(start, cond=cond), up.nfe
+        return Latents(start, cond=cond), self.up.nfe
 
 
 @dataclass(frozen=True)

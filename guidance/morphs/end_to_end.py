@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Addressed
@@ -26,6 +26,8 @@ class EndToEnd(MorphStrategy):
     Args:
         over: what moves; conditioning by `Over(cond=True, cond_rows=True)`, so that every pair's is its own.
         gradient: `Checkpoint()`, exact; `AdjointDEIS()` as published, of the ODE or, on a stochastic plan, of the SDE.
+        leash: weighs mean |x - x_start|^2, x_start the image that `start` ends with: what is moved for one recogniser
+            only, and says nothing to another, is not worth its way.
         prior, clip, patience: as for `optimise`.
         differences: where given, recognisers need no gradient: the loss's own slope at the sample is measured by
             `directions` pairs of differences of length `width`, drawn from here, and goes back through the sampler
@@ -40,6 +42,7 @@ class EndToEnd(MorphStrategy):
     gradient: Gradient = Checkpoint()
     optimiser: MakeOptimiser = adam(0.02)
     steps: int = 40
+    leash: float = 0.0
     prior: Prior | Priors | None = None
     clip: float | None = None
     patience: int | None = None
@@ -67,15 +70,19 @@ class EndToEnd(MorphStrategy):
         return (self.start,)
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
-        latents = started(self.start, scene, loss, "EndToEnd")
-        measured: Loss = loss
+        latents, begun = started(self.start, scene, loss, "EndToEnd")
+
+        def measured(images: Tensor) -> Tensor:
+            return loss(images) + self.leash * (images - begun).flatten(1).square().mean(1)
+
+        slope: Loss = measured
         if self.differences is not None:
-            measured = BlackBox(loss, self.differences, self.directions, self.width)
-        assert isinstance(latents.start, torch.Tensor)
+            slope = BlackBox(measured, self.differences, self.directions, self.width)
+        assert isinstance(latents.start, Tensor)
         result = optimise(
             scene.model,
             scene.plan,
-            measured,
+            slope,
             latents.start,
             cond=latents.cond,
             noise=scene.drawn(latents),
@@ -90,5 +97,5 @@ class EndToEnd(MorphStrategy):
         )
         scene.spent.nfe += result.nfe
         scene.spent.vjps += result.vjps
-        noise = result.noise if isinstance(result.noise, torch.Tensor) else latents.noise
+        noise = result.noise if isinstance(result.noise, Tensor) else latents.noise
         return Found(result.sample, Latents(result.x, noise, result.cond), result.stop)

@@ -10,6 +10,7 @@ from ...solvers import Addressed, Model
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
 from ...solvers.model import data_prediction
+from .averaging import Averaging, PlainAverage
 from .scene import Scene
 
 
@@ -34,16 +35,17 @@ class Realism(CheckedFields, ABC):
 
 @dataclass(frozen=True)
 class Anchor(Realism):
-    """weight mean |x - m|^2 over the numbers of a sample, m the inverted pixel mean of the two subjects: their mean as
-    the model would draw it, without ghosts.
+    """weight mean |x - m|^2 over the numbers of a sample, m the average of the two subjects, encoded and decoded: their
+    mean as the model would draw it.
 
     Cost: one encoding and one run a morph.
     """
 
     weight: float = 1.0
+    averaging: Averaging = PlainAverage()
 
     def reference(self, scene: Scene) -> Any:
-        return scene.inverted_mean[1]
+        return scene.inverted(self.averaging, 0.5)[1]
 
     def __call__(self, model: Model, images: Tensor, reference: Any) -> Tensor:
         return self.weight * (images - reference).flatten(1).square().mean(1)

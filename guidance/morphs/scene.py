@@ -9,6 +9,7 @@ from torch import Tensor
 from ...adjoint import sample
 from ...adjoint.arguments import noise_for
 from ...solvers import Model, Noise, Plan
+from .averaging import Averaging
 from .encoders import Encoder
 from .latent import Latents
 from .pair import Pair
@@ -36,6 +37,7 @@ class Scene:
     noise: Noise | None = None
     progress: bool = False
     spent: Spent = field(default_factory=Spent)
+    known: dict[tuple[Averaging, float], tuple[Latents, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def latents(self) -> tuple[Latents, Latents]:
@@ -43,11 +45,15 @@ class Scene:
         pair = self.pair
         return self.encode(pair.first, pair.first_cond), self.encode(pair.second, pair.second_cond)
 
-    @cached_property
-    def inverted_mean(self) -> tuple[Latents, Tensor]:
-        """The latents of the pixel mean, and the image that they give: a mean as the model would draw it."""
-        latents = self.encode((self.pair.first + self.pair.second) / 2, self.pair.cond(0.5))
-        return latents, self.decode(latents)
+    def inverted(self, averaging: Averaging, weight: float) -> tuple[Latents, Tensor]:
+        """The latents of an average of the subjects, and the image they give: the average as the model would draw it.
+        Made once.
+        """
+        if (averaging, weight) not in self.known:
+            average = averaging(self.pair.first, self.pair.second, weight)
+            latents = self.encode(average, self.pair.cond(weight))
+            self.known[averaging, weight] = latents, self.decode(latents)
+        return self.known[averaging, weight]
 
     def encode(self, images: Tensor, cond: Any) -> Latents:
         """The latents of `images` (B, ...)."""

@@ -45,17 +45,17 @@ class MorphStrategy(CheckedFields, ABC):
         return self.differentiates or any(part.needs_gradient for part in self.parts())
 
 
-def started(strategy: MorphStrategy, scene: Scene, loss: PairLoss, asker: str) -> Latents:
-    """The latents that `strategy` ends with. Raises ValueError where it has none, or several registers."""
-    latents = strategy.run(scene, loss).latents
-    if latents is None:
+def started(strategy: MorphStrategy, scene: Scene, loss: PairLoss, asker: str) -> tuple[Latents, Tensor]:
+    """The latents that `strategy` ends with, and their images. Raises ValueError where it has none, or registers."""
+    found = strategy.run(scene, loss)
+    if found.latents is None:
         raise ValueError(
             f"{asker}: got start={strategy}, whose image no plain run gives, expected one with latents; take "
             "LatentBlend(), or InvertedBlend() for the latents of the pixel mean"
         )
-    if not isinstance(latents.start, Tensor):
+    if not isinstance(found.latents.start, Tensor):
         raise ValueError(
             f"{asker}: got {scene.plan.name}, which starts from the registers {', '.join(scene.plan.entry)}, expected "
             "a plan that starts from a state; registers are for blends: take a falling plan and FlowEncoder()"
         )
-    return latents
+    return found.latents, found.images

@@ -1,11 +1,11 @@
 """A threshold at a false match rate, and how well the people at hand determine it."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
+from ...solvers.checked import checked
 from .comparisons import Comparisons
 from .intervals import Interval, bootstrap
 from .rates import check_fmr, false_non_match_rate, threshold_at, weighted_threshold
@@ -36,6 +36,7 @@ class Calibration:
     comparisons: int
 
     @classmethod
+    @checked
     def of(
         cls,
         fmr: float,
@@ -44,7 +45,7 @@ class Calibration:
         level: float = 0.95,
         replicates: int = 1000,
         seed: int = 0,
-    ) -> Self:
+    ) -> "Calibration":
         """Calibrate on comparisons between different people, and judge on those of the same.
 
         A bootstrap over people: a resample in which person i was drawn c_i times has the comparison of i and j c_i c_j

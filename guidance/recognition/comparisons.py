@@ -1,12 +1,11 @@
 """Comparisons: distances, and who was compared with whom."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from ...solvers.checked import CheckedFields
+from ...solvers.checked import CheckedFields, checked
 from .recogniser import Recogniser
 
 
@@ -37,7 +36,8 @@ class Comparisons(CheckedFields):
         return 1 + int(torch.cat([self.first, self.second]).max())
 
     @classmethod
-    def among(cls, recogniser: Recogniser, images: Tensor, people: Tensor | None = None) -> Self:
+    @checked
+    def among(cls, recogniser: Recogniser, images: Tensor, people: Tensor | None = None) -> "Comparisons":
         """Every pair of the images (N, ...) of different people: (N (N - 1) / 2,) where each shows another one.
 
         Args:
@@ -55,9 +55,10 @@ class Comparisons(CheckedFields):
         return cls(recogniser.distance(found[a], found[b]), people[a], people[b])
 
     @classmethod
+    @checked
     def same(
         cls, recogniser: Recogniser, images: Tensor, others: Tensor, people: Tensor | None = None
-    ) -> Self:
+    ) -> "Comparisons":
         """Image k with other image k of the same person: (N,). Arguments as in `among`."""
         people = torch.arange(len(images), device=images.device) if people is None else people
         if not len(people) == len(images) == len(others):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import checked
+from ...solvers.kinds import described
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class Interval:
 
 @checked
 def bootstrap(
-    statistic: Callable[[Tensor], Tensor],
+    statistic: Callable[[Tensor], Tensor | float],
     units: int,
     level: float = 0.95,
     replicates: int = 1000,
@@ -48,9 +49,11 @@ def bootstrap(
             f"bootstrap: got {units} units, {replicates} replicates, level={level}, expected 2 or more units, 1 or "
             "more replicates and 0 < level < 1"
         )
+    if not callable(statistic):
+        raise TypeError(f"statistic: got {described(statistic)}, expected a function of the units drawn")
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(units, (replicates, units), generator=generator)
-    found = torch.stack([torch.as_tensor(statistic(drawn)).double() for drawn in draws])
+    found = torch.stack([_figure(statistic(drawn)) for drawn in draws])
     if bool(found.isnan().all(0).any()):
         raise ValueError(
             "bootstrap: got NaN in every replicate, expected a figure; look at statistic(torch.arange(units))"
@@ -59,3 +62,11 @@ def bootstrap(
     low = found.nanquantile((1 - level) / 2, dim=0, interpolation="lower")
     high = found.nanquantile((1 + level) / 2, dim=0, interpolation="higher")
     return Interval(low, high)
+
+
+def _figure(value: object) -> Tensor:
+    if not isinstance(value, Tensor | float | int):
+        raise TypeError(
+            f"statistic: got {described(value)}, expected a tensor or a number; return the figure"
+        )
+    return torch.as_tensor(value).double()

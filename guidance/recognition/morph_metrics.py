@@ -37,13 +37,18 @@ def mmpmr_prod_avg(scores: MorphScores) -> Tensor:
 
 @checked
 def rmmr(mmpmr: Tensor, fnmr: Tensor) -> Tensor:
-    """Relative morph match rate, of any shape: 1 + MMPMR - (1 - FNMR) = MMPMR + FNMR.
+    """Relative morph match rate, of any shape, both the same: 1 + MMPMR - (1 - FNMR) = MMPMR + FNMR.
 
     1 where morphs are matched as often as genuine images; a low MMPMR of a recogniser that matches hardly anyone does
     not count in its favour.
 
     Source: Scherhag et al. 2017, Biometric Systems under Morphing Attacks, BIOSIG.
     """
+    if mmpmr.shape != fnmr.shape or mmpmr.device != fnmr.device:
+        raise ValueError(
+            f"fnmr: got shape {tuple(fnmr.shape)} on {fnmr.device}, expected that of mmpmr, {tuple(mmpmr.shape)} on "
+            f"{mmpmr.device}: one rate per recogniser"
+        )
     return 1 + (mmpmr - (1 - fnmr))
 
 

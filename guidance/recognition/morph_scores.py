@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from ...solvers.checked import CheckedFields
+from ...solvers.checked import CheckedFields, checked
 from .recogniser import Recogniser
 
 
@@ -30,6 +29,11 @@ class MorphScores(CheckedFields):
                 f"MorphScores: got distances {shape} and thresholds {tuple(self.thresholds.shape)}, expected (morphs, "
                 "subjects, probes, recognisers), none of them 0, and (recognisers,)"
             )
+        if self.distances.device != self.thresholds.device:
+            raise ValueError(
+                f"MorphScores: got distances on {self.distances.device} and thresholds on {self.thresholds.device}, "
+                "expected one device; move the thresholds with .to(...)"
+            )
         if bool(self.thresholds.isnan().any()):
             raise ValueError(
                 "MorphScores: got a threshold of NaN, expected distances; calibrate each recogniser"
@@ -45,11 +49,11 @@ class MorphScores(CheckedFields):
         """(M, S, P, R)."""
         return ~self.distances.isnan()
 
-    def take(self, morphs: Tensor) -> Self:
+    def take(self, morphs: Tensor) -> "MorphScores":
         """The table of these morphs alone: what `bootstrap` draws."""
         return replace(self, distances=self.distances[morphs])
 
-    def failures_as_non_matches(self) -> Self:
+    def failures_as_non_matches(self) -> "MorphScores":
         """Every NaN becomes an attempt that did not match (an infinite distance). The match rates leave NaN out, as
         ISO/IEC 19795-1 has it for FMR and FNMR; with this they become accept rates, which count every attempt. Not for
         tables with NaN for probes that do not exist.
@@ -57,7 +61,8 @@ class MorphScores(CheckedFields):
         return replace(self, distances=self.distances.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
     @classmethod
-    def compare(cls, recognisers: Sequence[Recogniser], morphs: Tensor, probes: Tensor) -> Self:
+    @checked
+    def compare(cls, recognisers: Sequence[Recogniser], morphs: Tensor, probes: Tensor) -> "MorphScores":
         """The table of morphs (M, ...) with their subjects' probes (M, S, P, ...).
 
         A probe with NaN in it is none. Cost: M (1 + S P) descriptors by each recogniser, without a graph.

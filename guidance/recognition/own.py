@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...solvers.kinds import described
 from ..rewards.settled import check_settled
 from .distances import EUCLIDEAN, Distance
-from .recogniser import Recogniser, check_threshold
+from .recogniser import Recogniser
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Embedding(Recogniser):
     distance: Distance = EUCLIDEAN
 
     def __post_init__(self) -> None:
-        check_threshold("Embedding", self.threshold)
+        _check("Embedding.network", self.network, self.threshold)
 
     @property
     def differentiable(self) -> bool:
@@ -53,7 +54,7 @@ class BlackBoxRecogniser(Recogniser):
     distance: Distance = EUCLIDEAN
 
     def __post_init__(self) -> None:
-        check_threshold("BlackBoxRecogniser", self.threshold)
+        _check("BlackBoxRecogniser.function", self.function, self.threshold)
 
     @property
     def differentiable(self) -> bool:
@@ -62,4 +63,18 @@ class BlackBoxRecogniser(Recogniser):
     def embed(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             found = self.function(images.detach())
-        return found if isinstance(found, Tensor) else torch.tensor(np.asarray(found), device=images.device)
+        if isinstance(found, list | tuple | np.ndarray):
+            found = torch.tensor(np.asarray(found, dtype=np.float64), device=images.device)
+        return found
+
+
+def _check(name: str, call: object, threshold: float | None) -> None:
+    if not callable(call):
+        raise TypeError(
+            f"{name}: got {described(call)}, expected a module or a function: images (B, ...) to (B, d)"
+        )
+    if threshold is not None and not threshold > 0:
+        raise ValueError(
+            f"{name}: got threshold={threshold}, expected a distance > 0, or None; a similarity s becomes the distance "
+            "1 - s (COSINE)"
+        )

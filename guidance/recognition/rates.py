@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import checked
+from ...solvers.kinds import described
 
 
 @checked
@@ -60,9 +61,10 @@ def check_fmr(fmr: float) -> None:
 
 def took_place(name: str, distances: Tensor) -> Tensor:
     """The distances that are not NaN. Raises ValueError unless they are (n,) and at least one is left."""
-    if distances.ndim != 1 or not distances.is_floating_point():
+    if distances.ndim != 1 or not distances.is_floating_point() or distances.is_meta:
         raise ValueError(
-            f"{name}: got shape {tuple(distances.shape)} of {distances.dtype}, expected floating point distances (n,)"
+            f"{name}: got {described(distances)} on {distances.device}, expected floating point distances (n,) on a "
+            "device that holds numbers"
         )
     left = distances.detach()[~distances.detach().isnan()]
     if not len(left):

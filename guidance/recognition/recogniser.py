@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Self
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from ...solvers.checked import CheckedFields
 from ...solvers.kinds import described
 from ..rewards.values import at_least_float32
 from .distances import Distance
+
+_R = TypeVar("_R", bound="Recogniser")
 
 
 class Recogniser(CheckedFields, ABC):
@@ -99,15 +101,6 @@ class Recogniser(CheckedFields, ABC):
             )
         return distances < self.threshold
 
-    def with_threshold(self, value: float) -> Self:
+    def with_threshold(self: _R, value: float) -> _R:
         """The same recogniser with another threshold."""
         return replace(self, threshold=value)  # type: ignore[type-var]
-
-
-def check_threshold(name: str, value: float | None) -> None:
-    """Raise ValueError for a threshold under which nothing can lie."""
-    if value is not None and not value > 0:
-        raise ValueError(
-            f"{name}: got threshold={value}, expected a distance > 0, or None; a similarity s becomes the distance "
-            "1 - s (COSINE)"
-        )

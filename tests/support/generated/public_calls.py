@@ -5,8 +5,7 @@ A use goes on to where its object is needed: a grid is compiled, a method sample
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -31,9 +30,11 @@ from pullback.solvers import (
     UniformT,
 )
 
+from .recognition_calls import recognition
+from .use import Make, Use, called
+
 DIM, BATCH = 4, 2
 CALLS = [0]  # of the network, since the last use began
-Make = Callable[[], Any]
 
 
 class Watched(nn.Module):
@@ -94,29 +95,6 @@ def seen() -> Measurement:
     )
 
 
-@dataclass(frozen=True)
-class Use:
-    """`act(**arguments)`, with a maker for each argument; those with a default stand at it."""
-
-    name: str
-    act: Callable[..., Any]
-    good: dict[str, Make] = field(default_factory=dict)
-    signature: Callable[..., Any] | None = None
-
-    def arguments(self) -> dict[str, Make]:
-        """A maker of a good value for every argument that bad input can be put in the place of."""
-        found: dict[str, Make] = {}
-        for name, parameter in inspect.signature(self.signature or self.act).parameters.items():
-            made_anew = type(parameter.default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS"
-            if made_anew or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                continue
-            if name in self.good:
-                found[name] = self.good[name]
-            elif parameter.default is not parameter.empty and parameter.default is not None:
-                found[name] = lambda value=parameter.default: value
-        return found
-
-
 def whole(made: Any) -> Any:
     """What an object is for."""
     if isinstance(made, Grid):
@@ -136,10 +114,6 @@ def whole(made: Any) -> Any:
 def made(cls: Any, **good: Make) -> Use:
     """The construction of an object, and its use."""
     return Use(cls.__name__, lambda **arguments: whole(cls(**arguments)), good, cls)
-
-
-def called(function: Any, **good: Make) -> Use:
-    return Use(function.__name__, function, good)
 
 
 def _grids() -> Iterator[Use]:
@@ -331,13 +305,14 @@ LEFT_OUT = {
     "load_weights": "files: under tests/guidance/train/test_adapter.py",
     "save_weights": "files: under tests/guidance/train/test_adapter.py",
     "check": "takes real data; under tests/solvers/test_checking.py",
+    "dlib_black_box": "takes what dlib_face takes",
     "visited": "inside an objective; the trainer checks",
 }
 
 
 def uses() -> list[Use]:
     """All of them."""
-    return [*_calls(), *_edits(), *_readings(), *_grids(), *_by_defaults(), *_guides()]
+    return [*_calls(), *_edits(), *recognition(), *_readings(), *_grids(), *_by_defaults(), *_guides()]
 
 
 def takes_arguments() -> Iterator[str]:

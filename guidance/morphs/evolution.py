@@ -1,4 +1,4 @@
-"""Searches that take no gradient at all: evolution of the start, and particles along the run."""
+"""Evolution of the start: a search that takes no gradient at all."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from ...solvers import Addressed
 from ...solvers.broadcast import per_sample
 from ..latents.optimisation import Stop
-from ..particles.soft_value import svdd
 from .blends import LatentBlend, better_of, loss_at
 from .latent import Latents
 from .pair_loss import PairLoss
@@ -22,7 +21,7 @@ from .strategy import Found, MorphStrategy, started
 class Evolution(MorphStrategy):
     """An evolution strategy on the start x (B, ...), each sample with a mean m, a path p and a width s of its own:
 
-        y_k ~ N(0, I), k = 1 .. population;    the better half, best first, weighed by w_i ~ log((population + 1)/2) - log i
+        y_k ~ N(0, I), k = 1 .. population;    of the better half, best first, w_i ~ log((population + 1)/2) - log i
         m <- m + s sum_i w_i y_i,              mu = 1 / sum_i w_i^2
         p <- (1 - c) p + sqrt(c (2 - c) mu) sum_i w_i y_i,    c = (mu + 2)/(d + mu + 5)
         s <- s exp(c/D (|p| / E|N(0, I)| - 1)),               D = 1 + c + 2 max(0, sqrt((mu - 1)/(d + 1)) - 1)
@@ -55,7 +54,7 @@ class Evolution(MorphStrategy):
         return (self.start,)
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
-        begun = started(self.start, scene, loss, "Evolution")
+        begun, images = started(self.start, scene, loss, "Evolution")
         mean = begun.start
         assert isinstance(mean, Tensor)
         count, d = self.population, mean[0].numel()
@@ -67,7 +66,7 @@ class Evolution(MorphStrategy):
         damping = 1 + c + 2 * max(0.0, math.sqrt((mu - 1) / (d + 1)) - 1)
         length = math.sqrt(d) * (1 - 1 / (4 * d) + 1 / (21 * d * d))  # E|N(0, I)|
         path, width = torch.zeros_like(mean), mean.new_full((len(mean),), self.width)
-        best = Found(scene.decode(begun), begun)
+        best = Found(images, begun)
         least = loss_at(loss, best.images)
         stop = Stop.STEPS
         try:
@@ -90,46 +89,3 @@ class Evolution(MorphStrategy):
         except KeyboardInterrupt:
             stop = Stop.INTERRUPT
         return Found(best.images, best.latents, stop)
-
-
-@dataclass(frozen=True)
-class ParticleSearch(MorphStrategy):
-    """SVDD along a stochastic plan: after every `every`-th step the best of `children` goes on, by the loss of what the
-    model predicts from it.
-
-    Args:
-        noise: what the children are drawn with.
-
-    Cost: children runs, and a call and a look more a child and step (`svdd`).
-    """
-
-    start: MorphStrategy = LatentBlend()
-    children: int = 8
-    every: int = 1
-    noise: Addressed = Addressed(0, stream=3)
-
-    def parts(self) -> tuple[MorphStrategy, ...]:
-        return (self.start,)
-
-    def run(self, scene: Scene, loss: PairLoss) -> Found:
-        latents = started(self.start, scene, loss, "ParticleSearch")
-        if not scene.plan.slots:
-            raise ValueError(
-                f"ParticleSearch: got {scene.plan.name}, which draws no noise, expected a stochastic plan: its children "
-                "would be one another; take DDIM(1.0), or Evolution()"
-            )
-        assert isinstance(latents.start, Tensor)
-        run = svdd(
-            scene.model,
-            scene.plan,
-            latents.start,
-            lambda images, context: -loss.given(images, context),
-            self.noise,
-            children=self.children,
-            every=self.every,
-            cond=latents.cond,
-            context=loss.context,
-            progress=scene.progress,
-        )
-        scene.spent.nfe += self.children * run.nfe
-        return Found(run.sample)
