@@ -20,8 +20,7 @@ class Calibration:
         threshold: the largest at which the comparisons at hand have at most that FMR.
         thresholds: interval of the threshold. At an FMR that the comparisons hardly resolve its lower end is too high:
             no resample contains a smaller distance than the least one seen.
-        rates: interval of the FMR at `threshold`. Where no comparison at all matches, the upper end is that of the
-            rule of three for the independent ones among them: 1 - (1 - level)^(1/m), m = people // 2.
+        rates: interval of the FMR at `threshold`.
         fnmr, fnmrs: FNMR at `threshold` and its interval, in which the threshold moves with the resample; NaN
             without genuine comparisons.
         comparisons: between different people, of those that took place.
@@ -49,7 +48,9 @@ class Calibration:
         """Calibrate on comparisons between different people, and judge on those of the same.
 
         A bootstrap over people: a resample in which person i was drawn c_i times has the comparison of i and j c_i c_j
-        times, and the genuine ones of i c_i times.
+        times, and the genuine ones of i c_i times. These intervals err on the long side. Where not one comparison is
+        an error, no resample has one: the upper end is then that of the rule of three, 1 - (1 - level)^(1/m) with m
+        independent comparisons: people // 2 between different ones, one for each person with genuine ones.
 
         Source: Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93(1) (subsets bootstrap);
         Doddington et al. 2000, Speech Communication 31(2-3) (rule of three). Cost: a sort, then `replicates` sums.
@@ -78,7 +79,9 @@ class Calibration:
         wanted = slice(0, 3 if same is not None else 2)
         found = bootstrap(lambda drawn: figures(drawn)[wanted], people, level, replicates, seed)
         if not bool(match.any()):
-            found.high[1] = 1 - (1 - level) ** (1 / max(people // 2, 1))
+            found.high[1] = _rule_of_three(level, people // 2)
+        if same is not None and not bool((same.distances >= threshold).any()):
+            found.high[2] = max(found.high[2], _rule_of_three(level, len(same.first.unique())))
         nothing = Interval(*torch.full((2,), torch.nan, dtype=torch.float64))
         return cls(
             fmr,
@@ -101,6 +104,11 @@ def _took_place(given: Comparisons) -> Comparisons:
 def _share(which: Tensor, weights: Tensor) -> Tensor:
     """The weighted share; NaN where all weights are zero."""
     return (which * weights).sum() / weights.sum()
+
+
+def _rule_of_three(level: float, independent: int) -> float:
+    """The rate at which no error among so many independent comparisons has the chance 1 - level."""
+    return 1 - (1 - level) ** (1 / max(independent, 1))
 
 
 def _check_people(impostors: Comparisons, genuine: Comparisons | None) -> None:

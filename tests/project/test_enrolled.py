@@ -11,13 +11,14 @@ import re
 import pytest
 
 from pullback import guidance, solvers
-from pullback.guidance import Objective, Operator, Reward
+from pullback.guidance import Objective, Operator, Recogniser, Reward
 from pullback.solvers import Process
 
 TESTS = pathlib.Path(__file__).parents[1]
 KINDS = {
     Objective: (guidance.objectives, "guidance/objectives/test_objectives.py"),
     Reward: (guidance.rewards, "guidance/rewards"),
+    Recogniser: (guidance.recognition, "guidance/recognition"),
     Operator: (guidance.measurements, "guidance/measurements/test_operators.py"),
     Process: (solvers, "solvers/test_conversion.py"),
 }

@@ -93,6 +93,10 @@ LAWS: dict[str, tuple[str, ...]] = {
     "guidance/rewards": ("guidance/rewards/test_rewards.py",),
     "guidance/latents": ("guidance/latents/test_optimise.py", "guidance/latents/test_endtoend.py"),
     "guidance/particles": ("guidance/particles/test_particles.py",),
+    "guidance/recognition": (
+        "guidance/recognition/test_recogniser.py", "guidance/recognition/test_calibration.py",
+        "guidance/recognition/test_morph_metrics.py", "guidance/recognition/test_faces.py",
+    ),
     "guidance/edit": ("guidance/edit/test_edit.py", "guidance/edit/test_rf_inversion.py"),
     "guidance/adversarial": ("guidance/adversarial/test_attack.py",),
     "guidance/objectives": (

@@ -80,6 +80,7 @@ TOPICS = {
     "guidance.adversarial": ("adversarial",),
     "guidance.edit": ("editing",),
     "guidance.objectives": ("reward", "finetune"),
+    "guidance.recognition": ("morphs",),
     "guidance.rewards": ("finetune",),
     "guidance.train": ("reward",),
 }

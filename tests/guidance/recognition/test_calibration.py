@@ -135,6 +135,16 @@ def test_the_interval_says_that_few_people_cannot_carry_a_small_rate():
     assert rates[100].high > 0.0015 and rates[100].low < 0.0005
 
 
+def test_no_error_among_few_people_is_no_proof():
+    """The rule of three: 0 errors of m independent comparisons leave rates below 3/m or so."""
+    images = table(30, dim=8)
+    impostors, genuine = Comparisons.among(PEOPLE, images), Comparisons.same(PEOPLE, images, images + 1e-3)
+    genuine.distances[4] = torch.nan
+    found = Calibration.of(0.1, impostors, genuine, replicates=50)
+    assert found.fnmr == 0 and float(found.fnmrs.low) == 0
+    assert math.isclose(found.fnmrs.high, 1 - 0.05 ** (1 / 29)) and found.fnmrs.high < 3.1 / 29
+
+
 def test_failures_of_a_black_box_are_known():
     box = BlackBoxRecogniser(lambda x: torch.where(torch.arange(len(x))[:, None] == 2, torch.nan, x))
     impostors = Comparisons.among(box, table(5))
