@@ -14,7 +14,7 @@ import pathlib
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ from pullback.guidance.recognition import (  # noqa: E402
 from pullback.solvers import Denoiser, DPMSolverPP, Method, ReversibleHeun, UniformLambda  # noqa: E402
 
 ENDS = {"start": 1.0, "end": 0.03}
-CALLS, STEPS, RATE = 10, 20, 0.05
+CALLS, STEPS, RATE, LEASH = 10, 20, 0.05, 3.0
 PROBES = 4
 FMRS = (0.01, 0.001)
 LOSS = MorphLoss(views=Views(reach=1, grain=0.1))
@@ -89,14 +89,17 @@ def rows() -> dict[str, Row]:
         "slerp and mean code": Row(LatentBlend()),
         "slerp and code, best of 9": Row(BestMorph.of_weights(LatentBlend())),
         "greedy search": Row(GreedySearch()),
-        "greedy": Row(GreedyMorph()),
+        "greedy": Row(GreedyMorph(rounds=20)),
     }
     for moved, over in MOVED.items():
         for name, (gradient, method, steps) in GRADIENTS.items():
             strategy = EndToEnd(over=over, gradient=gradient, optimiser=adam(RATE), steps=STEPS)
             found[f"{moved}, {name}"] = Row(strategy, method, steps)
     both = EndToEnd(over=MOVED["noise and code"], optimiser=adam(RATE), steps=STEPS)
-    return {**found, "noise and code, Checkpoint, 0 and 1 attacked": Row(both, attacked=(0, 1))}
+    found["noise and code, leashed to the inverted mean"] = Row(
+        replace(both, start=InvertedBlend(), leash=LEASH)
+    )
+    return {**found, "noise and code, 0 and 1 attacked": Row(both, attacked=(0, 1))}
 
 
 @dataclass(frozen=True, eq=False)
