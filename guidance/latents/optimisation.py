@@ -151,6 +151,12 @@ def optimise(
     priors = prior if isinstance(prior, Priors) else Priors(x=prior)
     priors.check(over.noise, over.controls)
     descent = optimiser(inputs.variables)
+    check_kind(
+        "optimiser",
+        descent,
+        torch.optim.Optimizer,
+        "a function that returns a torch optimiser; write adam(0.05)",
+    )
     if isinstance(descent, SampleLBFGS) and (inputs.shared or project is not None):
         raise ValueError(
             "optimiser: got lbfgs() with variables that samples share or a projection, expected x, noise or "

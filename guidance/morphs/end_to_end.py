@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...adjoint import Checkpoint, Gradient
 from ...solvers import Addressed
+from ...solvers.kinds import described
 from ..latents.black_box import BlackBox
 from ..latents.optimisation import MakeOptimiser, adam, optimise
 from ..latents.priors import Prior, Priors
@@ -55,6 +56,11 @@ class EndToEnd(MorphStrategy):
             raise ValueError(
                 f"EndToEnd: got {self.over}, expected start, noise or conditioning: weights are shared by all pairs, "
                 "and controls leave no latents; call `optimise` for those"
+            )
+        if self.steps < 1 or not callable(self.optimiser):
+            raise ValueError(
+                f"EndToEnd: got steps={self.steps}, optimiser={described(self.optimiser)}, expected at least one step "
+                "and a function from a list of variables to an optimiser; write steps=40, optimiser=adam(0.05)"
             )
         if self.over.cond and not self.over.cond_rows:
             raise ValueError(

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from ...adjoint.cond import leaves
 from ...solvers.checked import CheckedFields
+from ...solvers.opening import check_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +28,12 @@ class Pair(CheckedFields):
 
     def __post_init__(self) -> None:
         a, b = self.first, self.second
-        if a.shape != b.shape or a.ndim < 2 or not a.is_floating_point() or a.dtype != b.dtype:
+        for name, image in (("first", a), ("second", b)):
+            check_state(image, name=name)
+        if a.shape != b.shape or a.dtype != b.dtype:
             raise ValueError(
-                f"Pair: got images {tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}, expected floating "
-                "point (B, ...) twice; crop them alike, add the batch axis with [None], scale with .float()"
+                f"Pair: got images {tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}, expected the "
+                "same twice; crop them alike"
             )
         shapes = [[leaf.shape for leaf in leaves(cond)] for cond in (self.first_cond, self.second_cond)]
         if shapes[0] != shapes[1] or any(shape[:1] != a.shape[:1] for shape in shapes[0]):

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ...solvers import Model
 from ...solvers.checked import CheckedFields
+from ...solvers.kinds import check_kind
+from ...solvers.opening import check_state
 from ..recognition.recogniser import Recogniser
 from .identity_loss import IdentityLoss, SumAndDifference
 from .realism import Realism
@@ -89,6 +91,14 @@ def subjects_of(recogniser: Recogniser, first: Tensor, second: Tensor) -> tuple[
 
 def distances(recogniser: Recogniser, images: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """(2, B): how far images are from the first and from the second subject, in a recogniser's eyes."""
+    check_kind("recogniser", recogniser, Recogniser, "a recogniser; wrap a network: Embedding(network)")
+    for name, each in (("images", images), ("first", first), ("second", second)):
+        check_state(each, name=name)
+    if not images.shape[0] == first.shape[0] == second.shape[0]:
+        raise ValueError(
+            f"distances: got {len(images)} images for {len(first)} and {len(second)} subjects, expected as many of "
+            "each; expand what images share"
+        )
     with torch.no_grad():
         seen = recogniser.describe(images)
         return torch.stack(

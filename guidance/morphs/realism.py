@@ -71,10 +71,12 @@ class DenoiserError(Realism):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.times:
+        if not isinstance(self.times, tuple) or not self.times:
             raise ValueError(
-                "DenoiserError: got no times, expected at least one noise level; pass times=(0.2,)"
+                f"DenoiserError: got times={self.times!r}, expected a tuple of at least one time of the process; pass "
+                "times=(0.2,)"
             )
+        Addressed(self.seed)  # says what is wrong with a seed
 
     @property
     def nfe(self) -> int:

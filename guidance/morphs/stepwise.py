@@ -33,6 +33,16 @@ class GreedyMorph(MorphStrategy):
     betas: tuple[float, float] = (0.5, 0.9)
     differentiates = True
 
+    def __post_init__(self) -> None:
+        decays = (
+            isinstance(self.betas, tuple) and len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        )
+        if self.rounds < 0 or not decays:
+            raise ValueError(
+                f"GreedyMorph: got rounds={self.rounds}, betas={self.betas}, expected at least 0 and two numbers in "
+                "[0, 1); write rounds=50, betas=(0.5, 0.9)"
+            )
+
     def parts(self) -> tuple[MorphStrategy, ...]:
         return (self.start,)
 
@@ -56,6 +66,12 @@ class LookaheadMorph(MorphStrategy):
     ahead: int = 4
     policy: StepSize = ScoreRatio(0.2)
     differentiates = True
+
+    def __post_init__(self) -> None:
+        if self.ahead < 0:
+            raise ValueError(
+                f"LookaheadMorph: got ahead={self.ahead}, expected at least 0; 1 is one prediction, as DPS"
+            )
 
     def parts(self) -> tuple[MorphStrategy, ...]:
         return (self.start,)

@@ -33,6 +33,8 @@ class Views(CheckedFields):
                 f"Views: got reach={self.reach}, grain={self.grain}, expected numbers at least 0"
             )
 
+        Addressed(self.seed)  # says what is wrong with a seed
+
     def __call__(self, images: Tensor) -> list[Tensor]:
         """The views of images (B, C, H, W), each of their shape."""
         shifts = range(-self.reach, self.reach + 1)

@@ -32,7 +32,8 @@ def dlib_face(threshold: float | None = DLIB_THRESHOLD, chip: Chip = Chip()) -> 
     descriptors (B, 128), compared by Euclidean distance.
 
     Its descriptor of a chip is dlib's own (float32 round-off); `Chip(levels=EightBits())` sees exactly the chip that
-    `dlib_black_box` sees, the default keeps the fractions that dlib would round away.
+    `dlib_black_box` sees, the default keeps the fractions that dlib would round away. It computes in the images' dtype;
+    `dlib_face().network.to(device)` moves it.
 
     Args:
         threshold: 0.6 is dlib's for aligned photographs; calibrate your own (`Calibration`) for other images.

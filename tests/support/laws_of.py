@@ -97,6 +97,10 @@ LAWS: dict[str, tuple[str, ...]] = {
         "guidance/recognition/test_recogniser.py", "guidance/recognition/test_calibration.py",
         "guidance/recognition/test_morph_metrics.py", "guidance/recognition/test_faces.py",
     ),
+    "guidance/morphs": (
+        "guidance/morphs/test_morph_strategies.py", "guidance/morphs/test_morph_losses.py",
+        "guidance/morphs/test_blends.py", "guidance/morphs/test_encoders.py",
+    ),
     "guidance/edit": ("guidance/edit/test_edit.py", "guidance/edit/test_rf_inversion.py"),
     "guidance/adversarial": ("guidance/adversarial/test_attack.py",),
     "guidance/objectives": (

@@ -79,6 +79,7 @@ TOPICS = {
     "adjoint": ("gradients",),
     "guidance.adversarial": ("adversarial",),
     "guidance.edit": ("editing",),
+    "guidance.morphs": ("morphs",),
     "guidance.objectives": ("reward", "finetune"),
     "guidance.recognition": ("morphs",),
     "guidance.rewards": ("finetune",),

@@ -121,7 +121,7 @@ def test_the_best_of_several_is_found_for_each_pair():
 
 def test_what_does_not_fit_is_said():
     a = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match=r"Pair: got images \(2, 3\).*expected.*crop"):
+    with pytest.raises(ValueError, match=r"Pair: got images \(2, 3\).*expected the same twice; crop"):
         Pair(a, a[:1])
     with pytest.raises(ValueError, match=r"Pair: got conditioning.*expected.*row"):
         Pair(a, a, torch.zeros(2), torch.zeros(1))

@@ -151,7 +151,7 @@ def test_distances_are_reported_for_the_loss_and_for_judges():
 def test_what_does_not_fit_is_said():
     for make, said in (
         (lambda: SumAndDifference(1.5), "SumAndDifference: got balance=1.5, expected 0 to 1"),
-        (lambda: DenoiserError(1.0, ()), "DenoiserError: got no times"),
+        (lambda: DenoiserError(1.0, ()), r"DenoiserError: got times=\(\), expected a tuple"),
         (lambda: Views(-1), "Views: got reach=-1"),
         (
             lambda: bound(MorphLoss(weights=(1.0,)), seen_by(), judge()),
@@ -163,7 +163,3 @@ def test_what_does_not_fit_is_said():
     model = crowd().denoiser(VP())
     with pytest.raises(ValueError, match="recognisers: got none, expected at least one"):
         morph(model, ode(), pair(), [], PixelBlend())
-    with pytest.raises(TypeError, match="recognisers: got .*expected a list of recognisers"):
-        morph(model, ode(), pair(), seen_by(), PixelBlend())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="recognisers: got .*expected recognisers; wrap a network"):
-        morph(model, ode(), pair(), [lambda x: x], PixelBlend())  # type: ignore[list-item]

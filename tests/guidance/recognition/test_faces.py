@@ -93,7 +93,8 @@ def test_batch_mates_do_not_matter_and_nothing_is_drawn_or_trained(network):
     images, before = face_images()[:3].double(), torch.get_rng_state()
     made = dlib_face()
     assert torch.equal(torch.get_rng_state(), before)
-    assert not list(made.network.parameters()) and made.threshold == 0.6 and made.differentiable
+    assert isinstance(made.network, torch.nn.Module) and not list(made.network.parameters())
+    assert made.threshold == 0.6 and made.differentiable
     together, alone = network.describe(images), network.describe(images[1:2])
     assert torch.allclose(together[1:2], alone, rtol=1e-12, atol=1e-13)
 

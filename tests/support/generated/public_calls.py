@@ -30,6 +30,7 @@ from pullback.solvers import (
     UniformT,
 )
 
+from .morph_calls import morphs
 from .recognition_calls import recognition
 from .use import Make, Use, called
 
@@ -312,7 +313,16 @@ LEFT_OUT = {
 
 def uses() -> list[Use]:
     """All of them."""
-    return [*_calls(), *_edits(), *recognition(), *_readings(), *_grids(), *_by_defaults(), *_guides()]
+    return [
+        *_calls(),
+        *_edits(),
+        *recognition(),
+        *morphs(denoiser()),
+        *_readings(),
+        *_grids(),
+        *_by_defaults(),
+        *_guides(),
+    ]
 
 
 def takes_arguments() -> Iterator[str]:
