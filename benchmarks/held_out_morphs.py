@@ -53,7 +53,7 @@ from pullback.guidance.recognition import (  # noqa: E402
 )
 from pullback.solvers import Denoiser, DPMSolverPP, Method, ReversibleHeun, UniformLambda  # noqa: E402
 
-ENDS = {"start": 1.0, "end": 0.03}
+ENDS = {"start": 1.0, "end": 0.003}
 CALLS, STEPS, RATE, LEASH = 10, 20, 0.05, 3.0
 PROBES = 4
 FMRS = (0.01, 0.001)

@@ -18,7 +18,7 @@ from pullback.solvers import Denoiser, DPMSolverPP, Rising, UniformLambda
 
 RATES = (0.01, 0.001)
 PHOTOS = 4  # of each person
-ENDS = {"start": 1.0, "end": 0.03}
+ENDS = {"start": 1.0, "end": 0.003}
 
 
 def album(people: range, photos: int = PHOTOS) -> Tensor:

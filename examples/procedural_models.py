@@ -95,6 +95,11 @@ class Autoencoder(nn.Module):
         return F.pixel_shuffle(self.leave(h), 2)
 
 
+def centred(features: int) -> nn.Module:
+    """To 64 numbers that have mean 0 over faces, so that directions are not all alike."""
+    return nn.Sequential(nn.Linear(features, 64), nn.BatchNorm1d(64, affine=False))
+
+
 class ConvRecogniser(nn.Module):
     """Five convolutions to unit vectors (B, 64)."""
 
@@ -106,7 +111,7 @@ class ConvRecogniser(nn.Module):
             layers += [nn.GroupNorm(8, inner), nn.Conv2d(inner, outer, 3, padding=1), nn.SiLU()]
             layers += [nn.AvgPool2d(2)] if k % 2 else []
         self.body = nn.Sequential(*layers, nn.GroupNorm(8, 4 * width), nn.Flatten())
-        self.head = nn.Linear(4 * width * 16, 64)
+        self.head = centred(4 * width * 16)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(self.head(self.body(x)), dim=1)
@@ -134,7 +139,7 @@ class MixerRecogniser(nn.Module):
         self.enter = nn.Linear(16, width)
         self.layers = nn.Sequential(*(Mixing(64, width) for _ in range(3)), nn.LayerNorm(width))
         self.squeeze = nn.Linear(width, 16)
-        self.head = nn.Linear(16 * 64, 64)
+        self.head = centred(16 * 64)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layers(self.enter(F.pixel_unshuffle(x, 4).flatten(2).mT))
