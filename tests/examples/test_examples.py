@@ -31,6 +31,11 @@ SHARED = {
     "morph_figures",
     "morph_judges",
     "morph_strategies",
+    "procedural",
+    "procedural_drawing",
+    "procedural_models",
+    "procedural_card",
+    "train_procedural",
 }  # imported by the examples; train writes the weights
 
 

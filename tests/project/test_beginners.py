@@ -622,7 +622,7 @@ MISTAKES: Mapping[str, tuple[str, str]] = {
     "over nothing": (
         "optimise(denoiser, plan, loss, x, over=Over(x=False), **quiet)",
         (
-            "ValueError: optimise: got Over(x=False, noise=False, cond=False, controls=False, "
+            "ValueError: optimise: got Over(x=False, noise=False, cond=False, cond_rows=False, controls=False, "
             "parameters=False) and nothing to change, expected at least one variable; turn one on in "
             "over=Over(...) and pass what it names"
         ),
