@@ -16,6 +16,7 @@ from pullback.solvers import (
     SCORE,
     VE,
     VP,
+    Checked,
     CosineVP,
     Denoiser,
     DiscreteVP,
@@ -25,11 +26,13 @@ from pullback.solvers import (
     OwnTime,
     RectifiedFlow,
     Scaled,
+    Trial,
     V,
     WholeLabels,
     check,
     convert,
 )
+from pullback.solvers.checking import FITS
 
 LAW = Mixture.isotropic(
     torch.ones(3, dtype=torch.float64) / 3,
@@ -137,6 +140,12 @@ def test_none_fits():
     exact = Mixture.isotropic(torch.ones(1), torch.zeros(1, 4), 1.0).denoiser(VP())
     nothing = Denoiser(lambda x, t: convert(exact(x, t), x, DATA, V, VP(), t), VP(), V)
     assert check(nothing, white).verdict.startswith("none fits")  # v is unpredictable: the network is 0
+
+
+@pytest.mark.parametrize("loss, fits", [(FITS - 1e-9, True), (FITS, True), (FITS + 1e-9, False)])
+def test_a_tenth_below_the_best_constant_fits(loss, fits):
+    found = Checked((Trial(V, OwnTime(), True, torch.full((8,), loss), 0.0),))
+    assert bool(found.fitting) == found.right == fits and FITS == 0.9
 
 
 def test_it_prints_and_does_not_draw():

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from array import array
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from problems import MIXTURE, PROCESS
 from torch import nn
 
 from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, PerStep, States, Truncated, sample
+from pullback.adjoint.continuous.adjoint_grid import AdjointGrid
 from pullback.adjoint.continuous.states import reintegrated
 from pullback.solvers import (
     DDIM,
@@ -74,11 +76,23 @@ def test_single_steps_in_closed_form(s, t):
     deis = a_t / a_s + s_s * math.expm1(h) * (a_t / a_s) ** 2 * s_t / v_t
     assert factor(Checkpoint(), 1, s, t) == pytest.approx(ddim, rel=1e-12)
     assert factor(AdjointDEIS(), 1, s, t) == pytest.approx(deis, rel=1e-12)
+    assert factor(AdjointDEIS(steps=1), 4, s, t) == pytest.approx(deis, rel=1e-12)  # one of its own over four
     assert factor(Continuous(method=DDIM(), states=States.RECORDED), 1, s, t) == pytest.approx(
         ddim, rel=1e-12
     )
     sde = a_t / a_s + 2 * s_s * math.expm1(h) * (a_t / a_s) ** 2 * s_t / v_t
     assert factor(AdjointDEIS(), 1, s, t, DDPM()) == pytest.approx(sde, rel=1e-12)
+
+
+@pytest.mark.parametrize("ulps", [-1, 0, 1])
+def test_shares_do_not_mind_a_last_bit(ulps):
+    """The two clocks are computed apart: the adjoint's first node may lie a rounding before the run's."""
+    own = [0.9, 0.7, 0.5, 0.2]
+    first = own[0] if not ulps else math.nextafter(own[0], math.inf * ulps)
+    clocks = array("d", [first, 0.5, 0.2]), array("d", own)
+    grid = AdjointGrid(3, [1.0, 0.8, 0.6, 0.3], [1.0, 0.6, 0.3], [0, 2, 3], *clocks)
+    (a, b), last = grid.shares(0), grid.shares(1)
+    assert (a[0], b[0]) == (3, 4) and (a[1], b[1]) == pytest.approx((0.5, 0.5)) and last == [(5, 1.0)]
 
 
 class Net(nn.Module):
