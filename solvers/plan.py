@@ -115,12 +115,7 @@ class Plan:
             run_slots=slots,
         )
         tail = replace(
-            self,
-            instructions=rest,
-            starts=starts,
-            times=self.times[step:],
-            entry=between,
-            run_slots=slots,
+            self, instructions=rest, starts=starts, times=self.times[step:], entry=between, run_slots=slots
         )
         return head, tail
 

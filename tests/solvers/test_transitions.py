@@ -1,6 +1,7 @@
 """The flow SDE, and stochastic plans read as chains of Gaussian steps."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pullback.solvers import (
     FLOW,
     VP,
     Addressed,
+    Combine,
     ConstantFlowSDE,
     CosineVP,
     Denoiser,
@@ -186,6 +188,21 @@ def test_deterministic_steps_are_named():
 def test_steps_that_do_not_end_in_their_noise_are_refused(method):
     with pytest.raises(ValueError, match=r"step \d+ whose noise does not end it.*take DDPM"):
         Transitions(method.plan(PROCESS, UniformLambda(6, start=0.9, end=0.1)))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda last: (replace(last, noise=(*last.noise, (0.1, 7))),),  # two draws in one sum
+        lambda last: (last, Combine("spare", ((1.0, "x"),), ((0.1, 7),))),  # one more beside the state
+    ],
+    ids=["together", "apart"],
+)
+def test_a_step_of_two_draws_is_refused(noise):
+    plan = DDPM().plan(PROCESS, UniformLambda(3, start=0.9, end=0.1))
+    *before, last = plan.instructions
+    with pytest.raises(ValueError, match="step 2 whose noise does not end it, expected .* with one draw"):
+        Transitions(replace(plan, instructions=(*before, *noise(last))))
 
 
 def test_every_stochastic_method_is_read_or_refused():

@@ -3,6 +3,8 @@
 import functools
 import math
 from array import array
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from pullback.solvers import (
     NOISE,
     VP,
     Addressed,
+    Combine,
     Denoiser,
     DPMSolverPP,
     EDMHeun,
@@ -93,6 +96,29 @@ def test_shares_do_not_mind_a_last_bit(ulps):
     grid = AdjointGrid(3, [1.0, 0.8, 0.6, 0.3], [1.0, 0.6, 0.3], [0, 2, 3], *clocks)
     (a, b), last = grid.shares(0), grid.shares(1)
     assert (a[0], b[0]) == (3, 4) and (a[1], b[1]) == pytest.approx((0.5, 0.5)) and last == [(5, 1.0)]
+
+
+@pytest.mark.parametrize("part, legal", [(1 - 1e-9, True), (1 + 1e-9, False)])
+def test_a_step_may_add_the_noise_of_one_diffusion(part, legal):
+    """Up to (1 + h)(e^2h - 1) sigma^2; here all steps but one add less."""
+    plan = DDPM().plan(PROCESS, UniformLambda(4, start=0.9, end=0.1))
+    t = torch.tensor(plan.times, dtype=torch.float64)
+    h = float(PROCESS.lam(t).diff()[2])
+    most = math.sqrt((1 + h) * math.expm1(2 * h)) * float(PROCESS.sigma(t)[3])
+    ops = tuple(
+        replace(op, noise=((math.sqrt(part) * most, slot),)) if isinstance(op, Combine) and slot == 2 else op
+        for op in plan.instructions
+        for _, slot in getattr(op, "noise", None) or ((0.0, -1),)
+    )
+    x = torch.ones(1, 1, requires_grad=True)
+    run = partial(
+        sample, normal(), replace(plan, instructions=ops), x, noise=Addressed(0), gradient=AdjointDEIS()
+    )
+    if legal:
+        assert bool(torch.autograd.grad(run().sum(), x)[0].isfinite().all())
+    else:
+        with pytest.raises(ValueError, match=r"step 2 adds noise of .* expected at most"):
+            run()
 
 
 class Net(nn.Module):
