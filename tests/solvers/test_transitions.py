@@ -85,6 +85,7 @@ def test_without_noise_it_is_the_ode():
     for method in (FlowSDE(0.0), ConstantFlowSDE(0.0)):
         assert torch.allclose(run(model, method.plan(RECTIFIED, UNIT), start), ode, atol=1e-12)
     assert not FlowSDE(0.0).stochastic and not FlowSDE(0.0).plan(RECTIFIED, UNIT).slots
+    assert FlowSDE(0.1).stochastic and FlowSDE(0.1).plan(RECTIFIED, UNIT).stochastic
 
 
 @pytest.mark.parametrize("method", [FlowSDE(0.7), FlowSDE(math.sqrt(2)), ConstantFlowSDE()], ids=str)
@@ -111,9 +112,25 @@ def test_memoryless_flow_sde_is_euler_maruyama_of_the_reverse_sde():
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+class SteepData(RectifiedFlow):
+    def d_alpha(self, t):
+        return super().d_alpha(t) * math.inf
+
+
+class SteepNoise(RectifiedFlow):
+    def d_sigma(self, t):
+        return super().d_sigma(t) * math.inf
+
+
 @pytest.mark.parametrize(
     "make",
-    [lambda: FlowSDE(-1.0), lambda: ConstantFlowSDE(math.inf), lambda: FlowSDE().plan(CosineVP(), UNIT)],
+    [
+        lambda: FlowSDE(-1.0),
+        lambda: ConstantFlowSDE(math.inf),
+        lambda: FlowSDE().plan(CosineVP(), UNIT),
+        lambda: FlowSDE().plan(SteepData(), UNIT),
+        lambda: FlowSDE().plan(SteepNoise(), UNIT),
+    ],
 )
 def test_flow_sde_refuses(make):
     with pytest.raises(ValueError, match="flow SDE|FlowSDE"):

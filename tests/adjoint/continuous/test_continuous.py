@@ -11,8 +11,19 @@ import torch
 from problems import MIXTURE, PROCESS
 from torch import nn
 
-from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, PerStep, States, Truncated, sample
+from pullback.adjoint import (
+    AdjointDEIS,
+    Checkpoint,
+    Continuous,
+    Direct,
+    PerStep,
+    States,
+    Truncated,
+    sample,
+    trajectory,
+)
 from pullback.adjoint.continuous.adjoint_grid import AdjointGrid
+from pullback.adjoint.continuous.resolve import FlowResolver, NoiseResolver
 from pullback.adjoint.continuous.states import reintegrated
 from pullback.solvers import (
     DDIM,
@@ -267,6 +278,18 @@ def test_noise_gradient_of_adjoint_deis_is_its_adjoint_state():
             ]
         )
     assert float((grads[0] - grads[1]).norm() / grads[1].norm()) < 0.05
+
+
+@pytest.mark.parametrize("method", [DDPM(), DDIM()], ids=str)
+def test_solving_back_is_exact_where_the_prediction_is_held(method):
+    plan = method.plan(PROCESS, UniformLambda(4, start=0.9, end=0.05))
+    noise, eps = Addressed(3) if plan.stochastic else None, torch.randn(2, 2)
+    model = Denoiser(lambda x, t: eps, PROCESS, NOISE)
+    states = trajectory(model, plan, torch.ones(2, 2), range(5), noise=noise, gradient=None)
+    times = [float(t) for t in plan.times if not isinstance(t, tuple)]
+    solver = NoiseResolver(plan, noise, 0) if plan.stochastic else FlowResolver(PROCESS, times)
+    for i in range(4, 0, -1):
+        assert torch.allclose(solver.back(i, states[i], eps), states[i - 1], atol=1e-12)
 
 
 @pytest.mark.parametrize(

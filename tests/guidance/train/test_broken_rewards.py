@@ -192,7 +192,9 @@ def test_figures_of_float64_rewards_are_float64(tmp_path):
     assert found.figures["reward"] == pytest.approx(float(want.mean()), rel=1e-14)
     assert found.figures["reward_se"] == pytest.approx(float(want.std() / 8**0.5), rel=1e-4)
     outside = (found.x <= 0) | (found.x >= 0.3)
-    assert found.figures["saturated"] == float(outside.double().mean()) and 0 < outside.sum() < outside.numel()
+    assert (
+        found.figures["saturated"] == float(outside.double().mean()) and 0 < outside.sum() < outside.numel()
+    )
 
 
 # other kinds of numbers
