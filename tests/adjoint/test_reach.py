@@ -40,8 +40,8 @@ def run(net, strategy, x=None, plan=None, **others):
 
 
 def test_which_networks_are_seen_through():
-    """Parameters, buffers, modules and flags are declared; a hook, a tensor kept or a function that closes over something
-    is not. Calls of what is seen through keep no graph.
+    """Parameters, buffers, modules and flags are declared; a hook, a tensor kept or a function that closes over
+    something is not. Calls of what is seen through keep no graph.
     """
 
     def seen(change=None):

@@ -164,8 +164,8 @@ def test_what_compares_by_value_cannot_be_changed(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_is_never_written_to_is_frozen(path):
-    """A dataclass that compares by identity is open to writing only where it, or a file of its folder, writes to it; one
-    of a family that others extend never is by others.
+    """A dataclass that compares by identity is open to writing only where it writes to itself, or stands alone and a
+    file of its folder writes to it.
     """
     for node in ast.walk(ast.parse(path.read_text())):
         made = [ast.unparse(each) for each in getattr(node, "decorator_list", [])]
