@@ -1,5 +1,6 @@
 """Faults of a network that no sampler sees and every sample or gradient shows."""
 
+import math
 from typing import Any
 
 import torch
@@ -76,4 +77,6 @@ def _gradient_error(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Any) -> floa
             slope = float((value(x + step * u) - value(x - step * u)) / (2 * step))
             missed += (slope - float((grad * u).double().sum())) ** 2
             true += slope**2
-    return (missed / true) ** 0.5 if true else 0.0
+    if not true:  # a value that does not move, and perhaps a gradient all the same
+        return math.inf if missed else 0.0
+    return (missed / true) ** 0.5

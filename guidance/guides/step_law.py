@@ -11,7 +11,7 @@ from ...solvers.loop import execute
 from ...solvers.program import BoundApply, BoundCombine, Evaluator, Program
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class StepLaw:
     """The law of x_s given x_t for a step that has begun.
 

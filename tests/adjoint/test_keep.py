@@ -117,6 +117,16 @@ def test_the_choices_in_order():
         Checkpoint(recursive=True, mechanism=Mechanism.REGION)
 
 
+@pytest.mark.parametrize("calls", [1, 7, 40])
+def test_activations_fill_what_the_states_leave(calls):
+    """But for one call's, which any backward pass holds; no more than there are calls."""
+    state, activation = 30, 1000
+    for budget in range(calls * state + activation, calls * (state + activation) + 2500, 250):
+        kept = choose(calls, calls, state, 2 * state, activation, budget, False).activations
+        left = budget - calls * state - (kept + 1) * activation
+        assert 0 <= left and (left < activation or kept == calls), budget
+
+
 @pytest.mark.parametrize("strategy", BUDGETS, ids=str)
 def test_second_backward_truncation_and_double_backward(strategy):
     method = DDPM()

@@ -7,6 +7,8 @@ from strategies import ESTIMATES, EXACT, STRATEGIES, close, equal, network, plai
 from torch import nn
 
 from pullback.adjoint import Checkpoint, Continuous, Direct, Mechanism, Reversible, SkipStraight, sample
+from pullback.adjoint.plain_state import plain_state
+from pullback.adjoint.transparent import transparent
 from pullback.solvers import DATA, FLOW, Denoiser, Evaluate, FlowEuler, RectifiedFlow, UniformT
 
 ALL_EXACT = [*EXACT, Checkpoint(recursive=True), Checkpoint(memory_budget=10**6)]
@@ -35,6 +37,28 @@ class Memo(nn.Module):
 def run(net, strategy, x=None, plan=None, **others):
     x = torch.ones(2, 3).requires_grad_() if x is None else x
     return sample(Denoiser(net, PROCESS, DATA), plan or plan_for(strategy), x, gradient=strategy, **others)
+
+
+def test_which_networks_are_seen_through():
+    """Parameters, buffers, modules and flags are declared; a hook, a tensor kept or a function that closes over
+    something is not. Calls of what is seen through keep no graph.
+    """
+
+    def seen(change=None):
+        net = network()
+        net.register_buffer("frequencies", torch.ones(3))
+        net.flag, net.names = True, ["a", {"b": 1}]
+        if change:
+            change(net)
+        model = Denoiser(net, PROCESS, DATA)
+        return transparent(model, plain_state(model))
+
+    assert seen()
+    assert not seen(lambda net: net.register_forward_hook(lambda *_: None))
+    assert not seen(lambda net: setattr(net, "kept", {"a": [torch.ones(1)]}))
+    assert not seen(lambda net: setattr(net, "call", lambda: net))
+    assert not seen(lambda net: setattr(net, "forward", net.forward))
+    assert not transparent(Denoiser(network(), PROCESS, DATA), before={})
 
 
 @pytest.mark.parametrize("every_time", [False, True])

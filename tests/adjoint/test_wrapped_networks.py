@@ -307,12 +307,28 @@ class Casting(nn.Linear):
         self.register_forward_hook(lambda module, args, out: module.float() and None)
 
 
+def casting_in_forward():
+    """The same by a `forward` put in the place of the class's, and no hook."""
+    layer = nn.Linear(8, 8).requires_grad_(False).float()
+    plain = layer.forward
+
+    def forward(x):
+        layer.double()
+        out = plain(x)
+        layer.float()
+        return out
+
+    layer.forward = forward
+    return layer
+
+
 @pytest.mark.parametrize("plan", [ONE_CALL, None], ids=["one call", "four calls"])
 @pytest.mark.parametrize("strategy", [Checkpoint(), REGION], ids=str)
-@pytest.mark.parametrize("kind", ["offload", "offload, trained", "casting"])
+@pytest.mark.parametrize("kind", ["offload", "offload, trained", "casting", "casting in forward"])
 def test_hooks_that_move_weights_are_no_false_alarm(kind, strategy, plan):
     """accelerate's sequential offload, and layerwise casting; two backward passes."""
-    net = network(Casting() if kind == "casting" else nn.Linear(8, 8)).requires_grad_("trained" in kind)
+    middle = {"casting": Casting, "casting in forward": casting_in_forward}.get(kind, lambda: nn.Linear(8, 8))
+    net = network(middle()).requires_grad_("trained" in kind)
     grads, start = [], torch.full((2, 3), 0.3)
     model = Denoiser(net, PROCESS, DATA)
     for gradient in (Direct(), strategy):

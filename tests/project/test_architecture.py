@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from laws_of import HOUSE, LAWS
 
 import pullback
 from pullback import adjoint, guidance, solvers
@@ -171,6 +172,57 @@ def test_what_compares_by_value_cannot_be_changed(path):
         made = [ast.unparse(each) for each in node.decorator_list]
         for each in (text for text in made if text.startswith("dataclass")):
             assert "frozen=True" in each or "eq=False" in each or node.name == "Counter", node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_never_written_to_is_frozen(path):
+    """A dataclass that compares by identity is open to writing only where it writes to itself, or stands alone and a
+    file of its folder writes to it.
+    """
+    for node in ast.walk(ast.parse(path.read_text())):
+        made = [ast.unparse(each) for each in getattr(node, "decorator_list", [])]
+        if any(text.startswith("dataclass") and "frozen=True" not in text for text in made):
+            assert isinstance(node, ast.ClassDef)
+            fields = {ast.unparse(each.target) for each in node.body if isinstance(each, ast.AnnAssign)}
+            near = [_written(ast.parse(each.read_text()), "self") for each in path.parent.glob("*.py")]
+            assert _written(node) or not node.bases and fields & set().union(*near), node.name
+
+
+def _written(tree: ast.AST, but: str = "") -> set[str]:
+    """The attributes that are assigned to, but for those of the name `but`."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) != but
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_promise_is_abstract(path):
+    """A method of words alone that is to return something is for others to write: without the mark, a class that
+    forgets it would return None.
+    """
+    for node in ast.walk(ast.parse(path.read_text())):
+        for each in node.body if isinstance(node, ast.ClassDef) else ():
+            if (
+                not isinstance(each, ast.FunctionDef)
+                or ast.unparse(each.returns or ast.Constant(None)) == "None"
+            ):
+                continue
+            words = all(
+                isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in each.body
+            )
+            marks = {ast.unparse(mark) for mark in each.decorator_list}
+            assert not words or marks & {"abstractmethod", "overload"}, f"{node.name}.{each.name}"
+
+
+def test_the_laws_of_mutants_are_there():
+    """A law that does not exist would count as one that killed every mutant."""
+    assert all((ROOT / "tests" / law).is_file() for tests in LAWS.values() for law in tests)
+    assert all(any(file.relative_to(ROOT).as_posix().startswith(start) for file in FILES) for start in LAWS)
+    assert set(HOUSE) <= globals().keys()
 
 
 def test_files_are_small():

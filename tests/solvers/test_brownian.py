@@ -384,6 +384,9 @@ def test_what_has_no_path_is_refused():
         Brownian(0, -1.0, 1.0, lambda lam: lam**2)
     with pytest.raises(ValueError, match="increase"):
         Brownian(0, -1.0, 2.0, lambda lam: lam**2)(-1.0, 0.5, LIKE)
+    for end in (-1.0, 1.0):
+        with pytest.raises(ValueError, match="an increasing, finite clock"):
+            Brownian(0, -1.0, 1.0, lambda lam, end=end: lam if lam != end else end * math.inf)
     for wrong in ({"low": 1.0}, {"cells": 0}, {"depth": -1}, {"depth": 41}, {"keep": -1}, {"seed": -1}):
         with pytest.raises(ValueError, match="expected"):
             Brownian(**{"seed": 0, "low": 0.0, "high": 1.0, **wrong})

@@ -16,6 +16,7 @@ from pullback.solvers import (
     SCORE,
     VE,
     VP,
+    Checked,
     CosineVP,
     Denoiser,
     DiscreteVP,
@@ -25,11 +26,13 @@ from pullback.solvers import (
     OwnTime,
     RectifiedFlow,
     Scaled,
+    Trial,
     V,
     WholeLabels,
     check,
     convert,
 )
+from pullback.solvers.checking import FITS, _levels
 
 LAW = Mixture.isotropic(
     torch.ones(3, dtype=torch.float64) / 3,
@@ -137,6 +140,31 @@ def test_none_fits():
     exact = Mixture.isotropic(torch.ones(1), torch.zeros(1, 4), 1.0).denoiser(VP())
     nothing = Denoiser(lambda x, t: convert(exact(x, t), x, DATA, V, VP(), t), VP(), V)
     assert check(nothing, white).verdict.startswith("none fits")  # v is unpredictable: the network is 0
+
+
+@pytest.mark.parametrize("loss, fits", [(FITS - 1e-9, True), (FITS, True), (FITS + 1e-9, False)])
+def test_a_tenth_below_the_best_constant_fits(loss, fits):
+    found = Checked((Trial(V, OwnTime(), True, torch.full((8,), loss), 0.0),))
+    assert bool(found.fitting) == found.right == fits and FITS == 0.9
+
+
+def test_a_gradient_of_a_value_that_does_not_move_is_a_fault():
+    """Rounding whose gradient is passed straight through: no share of a slope of 0 tells how far off it is."""
+
+    def straight_through(x, t):
+        return (x / 100).round().detach() + x - x.detach()
+
+    (fault,) = check(Denoiser(straight_through, VP(), V), X0).faults
+    assert fault.startswith("gradient: d output / dx is off")
+    assert not check(Denoiser(lambda x, t: 0 * x, VP(), V), X0).faults
+
+
+def test_the_levels_lie_where_data_and_noise_are_seen():
+    """Midpoints of eight parts of lambda from -3 to 3, or of what the process has of that."""
+    t = VP().time(torch.tensor([1.0, -5.0], dtype=torch.float64)).tolist()
+    for process, low, high in ((VP(), -3.0, 3.0), (VP(t_min=t[0], t_max=t[1]), -3.0, 1.0)):
+        want = torch.linspace(low, high, 17, dtype=torch.float64)[1::2]
+        assert torch.allclose(process.lam(_levels(process)), want, atol=1e-9)
 
 
 def test_it_prints_and_does_not_draw():

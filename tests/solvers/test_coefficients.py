@@ -3,6 +3,7 @@
 from typing import Any
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from mpmath import mpf
@@ -20,9 +21,31 @@ from pullback.solvers import (
     RectifiedFlow,
     UniformLambda,
 )
+from pullback.solvers.methods.runge_kutta import BY_ORDER, MIDPOINT
 
 SIZES = [10, 100, 1000]
 TOLERANCE = 1e-12
+# sum_i b_i (...)_i = the number, for all trees of up to four nodes (Hairer, Norsett and Wanner, table II.2.1)
+BUTCHER = [
+    (1, lambda a, c: c**0, 1),
+    (2, lambda a, c: c, 1 / 2),
+    (3, lambda a, c: c**2, 1 / 3),
+    (3, lambda a, c: a @ c, 1 / 6),
+    (4, lambda a, c: c**3, 1 / 4),
+    (4, lambda a, c: c * (a @ c), 1 / 8),
+    (4, lambda a, c: a @ c**2, 1 / 12),
+    (4, lambda a, c: a @ (a @ c), 1 / 24),
+]
+
+
+@pytest.mark.parametrize("order, tableau", [*BY_ORDER.items(), (2, MIDPOINT)])
+def test_tableaus_meet_the_conditions_of_their_order(order, tableau):
+    a, b = np.zeros((len(tableau.b),) * 2), np.array(tableau.b)
+    for i, row in enumerate(tableau.a):
+        a[i, : len(row)] = row
+    assert all(
+        abs(b @ tree(a, np.array(tableau.c)) - value) < 1e-15 for o, tree, value in BUTCHER if o <= order
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from pullback.solvers import (
     EDM,
     NOISE,
     VP,
+    Call,
     CastCond,
     ClassifierFree,
     Denoiser,
@@ -35,6 +36,7 @@ from pullback.solvers import (
     V,
     WholeLabels,
 )
+from pullback.solvers.loop import converted
 
 PROCESS = VP()
 PLAN = DPMSolverPP(2).plan(PROCESS, UniformLambda(4, start=1.0, end=0.05))
@@ -317,6 +319,13 @@ def test_a_float32_mixture_moves_to_float64():
     assert torch.allclose(wide.covs, covs.double(), atol=1e-4 * float(covs.abs().max()))
     x = torch.randn(6, 8, dtype=torch.float64)
     assert torch.allclose(wide.denoise(x, 0.6, 0.8), narrow.denoise(x.float(), 0.6, 0.8).double(), atol=1e-3)
+
+
+def test_a_prediction_that_is_wanted_as_it_is_costs_nothing():
+    x, out, t = torch.randn(2, 3), torch.randn(2, 3), torch.full((2,), 0.5)
+    assert converted(Call(0, 0, t, 0.0, 1.0), x, out) is out
+    for a, b in ((0.5, 1.0), (-1.0, 1.0), (0.0, 2.0)):
+        assert torch.allclose(converted(Call(0, 0, t, a, b), x, out), a * x + b * out)
 
 
 @pytest.mark.parametrize(

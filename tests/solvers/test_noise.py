@@ -67,6 +67,17 @@ def test_ten_million_addresses_are_distinct():
     assert len(np.unique(words)) == 10**7
 
 
+def test_ids_have_64_bits():
+    top = [2**63, 2**64 - 1]
+    draws = Addressed(0, samples=top)(1, torch.empty(2, 3))
+    assert not torch.equal(draws[0], draws[1])
+    for k in range(2):
+        assert torch.equal(Addressed(0, samples=top[k : k + 1])(1, torch.empty(1, 3))[0], draws[k])
+    for wrong in ([2**64], [-1], [3, 3]):
+        with pytest.raises(ValueError, match=r"expected distinct ids in \[0, 2\^64\)"):
+            Addressed(0, samples=wrong)
+
+
 def test_standard_normal(device):
     draws = Addressed(3)(0, torch.empty(64, 4096, device=device)).flatten()
     assert abs(float(draws.mean())) < 0.01 and float(draws.var()) == pytest.approx(1.0, abs=0.01)

@@ -236,6 +236,31 @@ def test_an_adaptive_run_is_reversible():
         accepted_times(model, x, 1.0, 0.0)
 
 
+@pytest.mark.parametrize("atol, rtol", [(1.0, 0.0), (0.3, 0.7)])
+def test_one_adaptive_step_is_accepted_up_to_its_tolerance(atol, rtol):
+    """On D = g x its error is known: tolerances a hair above it take the step, a hair below it do not."""
+    gain, (start, end) = 0.6, (0.6, 0.5)
+    x = torch.tensor([[1.3, -0.4], [0.2, 0.9]], dtype=torch.float64)
+    model = Denoiser(lambda x, t: gain * x, PROCESS, DATA)
+    alpha, sigma = (
+        f(torch.tensor([start, end], dtype=torch.float64)) for f in (PROCESS.alpha, PROCESS.sigma)
+    )
+    h = (alpha / sigma).log().diff()
+    ahead = (sigma[1] / sigma[0] + alpha[1] * (1 - (-h).exp()) * gain) * x
+    correction = alpha[1] * (1 - (1 - (-h).exp()) / h) * gain * (ahead - x)
+    units = correction / (atol + rtol * torch.maximum(x.abs(), ahead.abs()))
+    error = float(units.square().mean(1).sqrt().max())
+
+    def tried(share):
+        return accepted_times(
+            model, x, start, end, atol=share * error * atol, rtol=share * error * rtol, first=9.0, most=1
+        )
+
+    assert tried(1 + 1e-9).tolist() == [start, end]
+    with pytest.raises(RuntimeError, match="1 attempts at t=0.6, expected the end"):
+        tried(1 - 1e-9)
+
+
 @pytest.mark.parametrize("zeta", [0.5, 0.9, 0.999])
 @pytest.mark.parametrize("z", [-0.4, -0.05, 0.3])
 def test_mccallum_foster_matrix(zeta, z):

@@ -158,6 +158,24 @@ def test_corrector_costs(evaluation, nfe, tau):
     assert UniPC(3).plan(PROCESS, GRID).nfe == 12
 
 
+@pytest.mark.parametrize(
+    "method, order",
+    [
+        (SASolver(1, 0), 1),
+        (SASolver(3, 0), 2),
+        (SASolver(3, 4), 2),
+        (SASolver(3, 0, tau=0.0), 3),
+        (SASolver(3, 4, tau=0.0), 4),
+        (SASolver(3, 2, tau=0.0), 2),
+        (SASolver(1, 4, tau=0.0), 2),
+    ],
+    ids=str,
+)
+def test_noise_holds_the_order_of_sa_solver_at_two(method, order):
+    """p nodes predict to order p, c nodes correct them to min(p + 1, c); with noise the weak order is 2 at most."""
+    assert method.order == order
+
+
 def test_tau_may_depend_on_lambda():
     """A constant function is the constant; inside its band, and in the part of a step inside it, tau holds."""
     assert same(SASolver(2, 3, tau=Tau(0.6)), SASolver(2, 3, tau=0.6))

@@ -284,6 +284,8 @@ def test_points_and_singular_covariances():
     assert torch.allclose(near, nearer, atol=1e-6) and torch.allclose(near, points.means[[1, 2]], atol=5e-3)
     with pytest.raises(ValueError, match="stop at a small sigma"):
         points.flow(x, EDM(), 1.0, 0.0)
+    point = Gaussian(torch.ones(2), torch.zeros(2, 2))  # least eigenvalue and slack are both 0
+    assert torch.allclose(point.denoise(x, 0.6, 0.8), torch.ones(2, 2))
     line = Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     assert torch.allclose(line.denoise(x, 1.0, 0.0), x * torch.tensor([1.0, 0.0]))
     assert torch.allclose(line.flow(x, EDM(), 1.0, 0.0), x * torch.tensor([0.5**0.5, 0.0]))

@@ -1,6 +1,7 @@
 """The flow SDE, and stochastic plans read as chains of Gaussian steps."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pullback.solvers import (
     FLOW,
     VP,
     Addressed,
+    Combine,
     ConstantFlowSDE,
     CosineVP,
     Denoiser,
@@ -83,6 +85,7 @@ def test_without_noise_it_is_the_ode():
     for method in (FlowSDE(0.0), ConstantFlowSDE(0.0)):
         assert torch.allclose(run(model, method.plan(RECTIFIED, UNIT), start), ode, atol=1e-12)
     assert not FlowSDE(0.0).stochastic and not FlowSDE(0.0).plan(RECTIFIED, UNIT).slots
+    assert FlowSDE(0.1).stochastic and FlowSDE(0.1).plan(RECTIFIED, UNIT).stochastic
 
 
 @pytest.mark.parametrize("method", [FlowSDE(0.7), FlowSDE(math.sqrt(2)), ConstantFlowSDE()], ids=str)
@@ -109,9 +112,25 @@ def test_memoryless_flow_sde_is_euler_maruyama_of_the_reverse_sde():
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+class SteepData(RectifiedFlow):
+    def d_alpha(self, t):
+        return super().d_alpha(t) * math.inf
+
+
+class SteepNoise(RectifiedFlow):
+    def d_sigma(self, t):
+        return super().d_sigma(t) * math.inf
+
+
 @pytest.mark.parametrize(
     "make",
-    [lambda: FlowSDE(-1.0), lambda: ConstantFlowSDE(math.inf), lambda: FlowSDE().plan(CosineVP(), UNIT)],
+    [
+        lambda: FlowSDE(-1.0),
+        lambda: ConstantFlowSDE(math.inf),
+        lambda: FlowSDE().plan(CosineVP(), UNIT),
+        lambda: FlowSDE().plan(SteepData(), UNIT),
+        lambda: FlowSDE().plan(SteepNoise(), UNIT),
+    ],
 )
 def test_flow_sde_refuses(make):
     with pytest.raises(ValueError, match="flow SDE|FlowSDE"):
@@ -186,6 +205,21 @@ def test_deterministic_steps_are_named():
 def test_steps_that_do_not_end_in_their_noise_are_refused(method):
     with pytest.raises(ValueError, match=r"step \d+ whose noise does not end it.*take DDPM"):
         Transitions(method.plan(PROCESS, UniformLambda(6, start=0.9, end=0.1)))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda last: (replace(last, noise=(*last.noise, (0.1, 7))),),  # two draws in one sum
+        lambda last: (last, Combine("spare", ((1.0, "x"),), ((0.1, 7),))),  # one more beside the state
+    ],
+    ids=["together", "apart"],
+)
+def test_a_step_of_two_draws_is_refused(noise):
+    plan = DDPM().plan(PROCESS, UniformLambda(3, start=0.9, end=0.1))
+    *before, last = plan.instructions
+    with pytest.raises(ValueError, match="step 2 whose noise does not end it, expected .* with one draw"):
+        Transitions(replace(plan, instructions=(*before, *noise(last))))
 
 
 def test_every_stochastic_method_is_read_or_refused():

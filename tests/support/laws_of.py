@@ -1,5 +1,11 @@
 """Which laws belong to a file of the library: what `mutation` puts a mutant before."""
 
+# of every file, as cases of project/test_architecture
+HOUSE = (
+    "test_what_compares_by_value_cannot_be_changed", "test_what_is_never_written_to_is_frozen",
+    "test_a_promise_is_abstract",
+)  # fmt: skip
+
 # of a file, or of a folder: the longest beginning of its path that stands here, the most telling laws first
 LAWS: dict[str, tuple[str, ...]] = {
     "solvers/grid": ("solvers/test_conversion.py", "solvers/test_plan.py"),
@@ -12,7 +18,8 @@ LAWS: dict[str, tuple[str, ...]] = {
     "solvers/inverse": ("solvers/test_reversible.py",),
     "solvers/coefficient_tensor": ("adjoint/test_coefficients_gradient.py",),
     "solvers/model": (
-        "solvers/test_networks.py", "solvers/test_laws.py", "adjoint/test_brought.py", "adjoint/test_never_silent.py",
+        "solvers/test_networks.py", "project/test_beginners.py", "solvers/test_laws.py", "adjoint/test_brought.py",
+        "adjoint/test_never_silent.py",
     ),
     "solvers/calling": ("solvers/test_networks.py", "solvers/test_checking.py"),
     "solvers/labels": ("solvers/test_networks.py", "solvers/test_checking.py"),
@@ -34,11 +41,18 @@ LAWS: dict[str, tuple[str, ...]] = {
     ),
     "solvers/modules_behind": ("adjoint/test_wrapped_networks.py", "adjoint/test_never_silent.py"),
     "solvers/toy": ("solvers/test_toy.py",),
+    "solvers/loop": (
+        "solvers/test_networks.py", "solvers/test_split.py", "adjoint/test_func.py", "adjoint/test_generated.py",
+    ),
     "solvers/readings/recover": ("solvers/test_recover.py",),
     "solvers/readings/transition": ("solvers/test_transitions.py",),
     "solvers/readings/expansion": ("solvers/test_coefficients.py", "solvers/test_sde.py", "solvers/test_plan.py"),
     "solvers/readings": ("solvers/test_reversible.py", "solvers/test_sde_order.py", "solvers/test_plan.py"),
     "solvers/methods/on_data": ("solvers/test_on_data.py",),
+    "solvers/methods/adaptive": ("solvers/test_reversible.py",),
+    "solvers/methods/flow_sde": ("solvers/test_transitions.py", "solvers/test_sde_order.py", "solvers/test_order.py"),
+    "solvers/methods/runge_kutta": ("solvers/test_coefficients.py", "solvers/test_order.py"),
+    "solvers/methods/edm_pec": ("solvers/test_order.py", "solvers/test_plan.py"),
     "solvers/methods/two_state": ("solvers/test_reversible.py", "solvers/test_order.py"),
     "solvers/methods/coupled": ("solvers/test_reversible.py", "solvers/test_order.py"),
     "solvers/methods": (
@@ -55,6 +69,10 @@ LAWS: dict[str, tuple[str, ...]] = {
     "adjoint/jacobian_free": ("adjoint/test_jacobian_free.py",),
     "adjoint/skip_straight": ("adjoint/continuous/test_closed_forms.py", "adjoint/test_enrolment.py"),
     "adjoint/replay/schedule": ("adjoint/test_keep.py",),
+    "adjoint/checkpoint": ("adjoint/test_keep.py", "adjoint/test_generated.py", "adjoint/test_gradient.py"),
+    "adjoint/replay/snapshot": (
+        "adjoint/test_wrapped_networks.py", "adjoint/test_never_silent.py", "adjoint/test_brought.py",
+    ),
     "adjoint/replay/segmented": ("adjoint/test_keep.py", "adjoint/test_generated.py", "adjoint/test_never_silent.py"),
     "adjoint/reversible": ("solvers/test_reversible.py", "adjoint/test_generated.py", "adjoint/test_brought.py"),
     "adjoint/arguments": ("project/test_beginners.py", "adjoint/test_gradient.py"),
@@ -140,4 +158,4 @@ LAWS: dict[str, tuple[str, ...]] = {
 def laws(file: str) -> tuple[str, ...]:
     """The tests of a file."""
     fitting = [start for start in LAWS if file.startswith(start)]
-    return LAWS[max(fitting, key=len)]
+    return (*LAWS[max(fitting, key=len)], *(f"project/test_architecture.py::{law}[{file}]" for law in HOUSE))

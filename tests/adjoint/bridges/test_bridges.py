@@ -33,6 +33,7 @@ from pullback.solvers import (
     DATA,
     DDIM,
     DDPM,
+    EDM,
     FLOW,
     NOISE,
     VP,
@@ -185,6 +186,11 @@ def test_the_fields_are_clamped_to_the_process():
     for t in (-0.3, 0.0, 0.5, 1.0, 1.7):
         assert bool(ode(torch.tensor(t), x).isfinite().all())
     assert seen == pytest.approx([1e-5, 1e-5, 0.5, 1.0, 1.0])
+    seen.clear()
+    wide = as_ode(Denoiser(network, EDM(), DATA))  # from 0 to 80, dx/dt = (x - D)/t
+    for t in (-0.3, 0.0, 40.0, 80.0, 90.0):
+        assert bool(wide(torch.tensor(t), x).isfinite().all())
+    assert seen == pytest.approx([8e-4, 8e-4, 40.0, 80.0, 80.0])
     seen.clear()
     flow = as_ode(Denoiser(network, RectifiedFlow(), FLOW))
     for t in (-0.3, 0.0, 1.0, 1.7):

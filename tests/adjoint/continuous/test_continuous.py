@@ -2,13 +2,28 @@
 
 import functools
 import math
+from array import array
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from problems import MIXTURE, PROCESS
 from torch import nn
 
-from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, PerStep, States, Truncated, sample
+from pullback.adjoint import (
+    AdjointDEIS,
+    Checkpoint,
+    Continuous,
+    Direct,
+    PerStep,
+    States,
+    Truncated,
+    sample,
+    trajectory,
+)
+from pullback.adjoint.continuous.adjoint_grid import AdjointGrid
+from pullback.adjoint.continuous.resolve import FlowResolver, NoiseResolver
 from pullback.adjoint.continuous.states import reintegrated
 from pullback.solvers import (
     DDIM,
@@ -18,6 +33,7 @@ from pullback.solvers import (
     NOISE,
     VP,
     Addressed,
+    Combine,
     Denoiser,
     DPMSolverPP,
     EDMHeun,
@@ -74,11 +90,46 @@ def test_single_steps_in_closed_form(s, t):
     deis = a_t / a_s + s_s * math.expm1(h) * (a_t / a_s) ** 2 * s_t / v_t
     assert factor(Checkpoint(), 1, s, t) == pytest.approx(ddim, rel=1e-12)
     assert factor(AdjointDEIS(), 1, s, t) == pytest.approx(deis, rel=1e-12)
+    assert factor(AdjointDEIS(steps=1), 4, s, t) == pytest.approx(deis, rel=1e-12)  # one of its own over four
     assert factor(Continuous(method=DDIM(), states=States.RECORDED), 1, s, t) == pytest.approx(
         ddim, rel=1e-12
     )
     sde = a_t / a_s + 2 * s_s * math.expm1(h) * (a_t / a_s) ** 2 * s_t / v_t
     assert factor(AdjointDEIS(), 1, s, t, DDPM()) == pytest.approx(sde, rel=1e-12)
+
+
+@pytest.mark.parametrize("ulps", [-1, 0, 1])
+def test_shares_do_not_mind_a_last_bit(ulps):
+    """The two clocks are computed apart: the adjoint's first node may lie a rounding before the run's."""
+    own = [0.9, 0.7, 0.5, 0.2]
+    first = own[0] if not ulps else math.nextafter(own[0], math.inf * ulps)
+    clocks = array("d", [first, 0.5, 0.2]), array("d", own)
+    grid = AdjointGrid(3, [1.0, 0.8, 0.6, 0.3], [1.0, 0.6, 0.3], [0, 2, 3], *clocks)
+    (a, b), last = grid.shares(0), grid.shares(1)
+    assert (a[0], b[0]) == (3, 4) and (a[1], b[1]) == pytest.approx((0.5, 0.5)) and last == [(5, 1.0)]
+
+
+@pytest.mark.parametrize("part, legal", [(1 - 1e-9, True), (1 + 1e-9, False)])
+def test_a_step_may_add_the_noise_of_one_diffusion(part, legal):
+    """Up to (1 + h)(e^2h - 1) sigma^2; here all steps but one add less."""
+    plan = DDPM().plan(PROCESS, UniformLambda(4, start=0.9, end=0.1))
+    t = torch.tensor(plan.times, dtype=torch.float64)
+    h = float(PROCESS.lam(t).diff()[2])
+    most = math.sqrt((1 + h) * math.expm1(2 * h)) * float(PROCESS.sigma(t)[3])
+    ops = tuple(
+        replace(op, noise=((math.sqrt(part) * most, slot),)) if isinstance(op, Combine) and slot == 2 else op
+        for op in plan.instructions
+        for _, slot in getattr(op, "noise", None) or ((0.0, -1),)
+    )
+    x = torch.ones(1, 1, requires_grad=True)
+    run = partial(
+        sample, normal(), replace(plan, instructions=ops), x, noise=Addressed(0), gradient=AdjointDEIS()
+    )
+    if legal:
+        assert bool(torch.autograd.grad(run().sum(), x)[0].isfinite().all())
+    else:
+        with pytest.raises(ValueError, match=r"step 2 adds noise of .* expected at most"):
+            run()
 
 
 class Net(nn.Module):
@@ -227,6 +278,18 @@ def test_noise_gradient_of_adjoint_deis_is_its_adjoint_state():
             ]
         )
     assert float((grads[0] - grads[1]).norm() / grads[1].norm()) < 0.05
+
+
+@pytest.mark.parametrize("method", [DDPM(), DDIM()], ids=str)
+def test_solving_back_is_exact_where_the_prediction_is_held(method):
+    plan = method.plan(PROCESS, UniformLambda(4, start=0.9, end=0.05))
+    noise, eps = Addressed(3) if plan.stochastic else None, torch.randn(2, 2)
+    model = Denoiser(lambda x, t: eps, PROCESS, NOISE)
+    states = trajectory(model, plan, torch.ones(2, 2), range(5), noise=noise, gradient=None)
+    times = [float(t) for t in plan.times if not isinstance(t, tuple)]
+    solver = NoiseResolver(plan, noise, 0) if plan.stochastic else FlowResolver(PROCESS, times)
+    for i in range(4, 0, -1):
+        assert torch.allclose(solver.back(i, states[i], eps), states[i - 1], atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -395,6 +395,9 @@ def test_code_clips_and_climbs():
     t = torch.tensor(0.5, dtype=torch.float64)
     climbed = edit.code(model, x, grid=grid, steps=1, temperature=0.0, rate=0.1, width=100.0)
     up = edit.ddim_inversion(model, x, source=None, target=None, grid=grid).latent
+    clipped = edit.code(model, torch.tensor([[9.0, -9.0]]), grid=grid, steps=0).latent
+    bound = VP().alpha(t) + 2 * VP().sigma(t)  # data in [-1, 1], and two deviations of the noise
+    assert torch.allclose(clipped, torch.stack([bound, -bound])[None])
     variance = VP().alpha(t) ** 2 * 0.1 + VP().sigma(t) ** 2
     assert torch.allclose(climbed.latent, up * (1 - 0.1 * VP().sigma(t) ** 2 / variance), atol=1e-12)
     assert bool((law.log_prob(climbed.sample) > law.log_prob(plain)).all())

@@ -310,6 +310,15 @@ def test_guides_add_up_and_windows_open():
     assert len((a + b + a).parts()) == 3
 
 
+@pytest.mark.parametrize("start, stop", [(0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.5, 1.1)])
+def test_a_window_is_a_part_of_the_run(start, stop):
+    for made in (TMPD(SEEN).during, lambda start, stop: guidance.Travel(2, start, stop)):
+        made(0.0, 1.0)
+        made(0.25, 0.5)
+        with pytest.raises(ValueError, match="expected .*0 <= start < stop <= 1"):
+            made(start, stop)
+
+
 # gradients of the run
 # ----------------------------------------------------------------------------------------------------
 

@@ -205,6 +205,9 @@ def test_mpgd_holds_the_noise_and_flowchef_the_velocity():
     slope = -2 * SEEN.residual(ctx.data) @ MATRIX
     eps = (X - ctx.alpha * ctx.data) / ctx.sigma
     assert torch.allclose(got, ctx.next_alpha * (ctx.data - 0.2 * slope) + ctx.next_sigma * eps, atol=1e-11)
+    ctx, got = first_step(MPGD(SEEN, Raw(0.2), project=lambda data: data.clamp(-0.1, 0.1)))
+    held = (ctx.data - 0.2 * slope).clamp(-0.1, 0.1)
+    assert torch.allclose(got, ctx.next_alpha * held + ctx.next_sigma * eps, atol=1e-11)
     flow = RectifiedFlow()
     plan = FlowEuler().plan(flow, UniformT(5, start=0.9, end=0.0))
     ctx, got = first_step(FlowChef(SEEN, Raw(0.2)), plan=plan, model=PRIOR.denoiser(flow))

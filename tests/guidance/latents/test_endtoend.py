@@ -141,6 +141,21 @@ def test_one_pair_is_kept_where_one_is_asked_for():
             bad()([x])
 
 
+def test_a_gradient_of_the_tolerance_itself_has_converged():
+    """Before any search: that sample is not moved any more."""
+    x = torch.tensor([[0.5], [0.75]], requires_grad=True)
+    maker = SampleLBFGS([x], tolerance_grad=0.5)
+
+    def closure():
+        maker.zero_grad()
+        value = x.square().sum(1) / 2
+        value.sum().backward()
+        return value.detach()
+
+    maker.step(closure)
+    assert maker.converged.tolist()[0] and x.detach()[0] == 0.5 and abs(x.detach()[1]) < 0.75
+
+
 def test_a_forgotten_history_begins_with_a_small_step_again():
     """No pair counts any more: a unit step along a gradient of 1e8 is no trial, 1/|g|_1 is."""
     x = torch.tensor([[3.0]], requires_grad=True)

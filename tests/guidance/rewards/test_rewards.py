@@ -255,6 +255,7 @@ class Halves(nn.Module):
         (lambda: ClassifierReward(Halves())(X), ValueError, "labels None"),
         (lambda: ClassifierReward(Halves())(X, torch.zeros(2)), ValueError, "expected integers"),
         (lambda: ClassifierReward(Halves(), label=3)(X), ValueError, "labels 3 .. 3"),
+        (lambda: ClassifierReward(Halves(), label=-1)(X), ValueError, "labels -1 .. -1"),
         (
             lambda: ClassifierReward(nn.Sequential(nn.Dropout(), Halves()), label=1)(X),
             ValueError,

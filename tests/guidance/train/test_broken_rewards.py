@@ -185,11 +185,16 @@ def test_figures_of_float64_rewards_are_float64(tmp_path):
     def near(x: Tensor, context: Any) -> Tensor:
         return 1e6 + 1e-4 * reward(x.double())
 
-    got = trainer(tmp_path, ScoreFunction(), scored=near, dtype=torch.float32, iterations=1)
-    found = got.evaluate()
+    given: dict[str, Any] = dict(scored=near, dtype=torch.float32, iterations=1)
+    assert trainer(tmp_path / "usual", ScoreFunction(), **given).config.value_range == (-1.0, 1.0)
+    found = trainer(tmp_path, ScoreFunction(), value_range=(0.0, 0.3), **given).evaluate()
     want = near(found.x, None)
     assert found.figures["reward"] == pytest.approx(float(want.mean()), rel=1e-14)
     assert found.figures["reward_se"] == pytest.approx(float(want.std() / 8**0.5), rel=1e-4)
+    outside = (found.x <= 0) | (found.x >= 0.3)
+    assert (
+        found.figures["saturated"] == float(outside.double().mean()) and 0 < outside.sum() < outside.numel()
+    )
 
 
 # other kinds of numbers

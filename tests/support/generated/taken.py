@@ -38,9 +38,8 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
     ),
     "NaN goes through to a NaN that shows: the plain loop and arithmetic, without the checks of `sample`": (
         "run.x=nan", "advance.x=nan", "encode.x=nan", "convert.value=nan", "convert.x=nan", "ess.log_weights=nan",
-
-        "one_step_denoise.noisy=nan", "gaussian_logprob.x=nan", "gaussian_logprob.m=nan", "recover_noise.x0=nan", "straight_through.image=nan",
-        "straight_through.purified=nan",
+        "one_step_denoise.noisy=nan", "gaussian_logprob.x=nan", "gaussian_logprob.m=nan", "recover_noise.x0=nan",
+        "straight_through.image=nan", "straight_through.purified=nan",
     ),
     "refused as not finite by the run that it enters": (
         "Measurement.y=nan", "Matrix.matrix=nan", "Blur.kernel=nan", "Pair.first=nan", "Pair.second=nan",
