@@ -80,7 +80,7 @@ def draw_morph(
 
 def draw_table(facts: Mapping[str, Any], settings: Mapping[str, Collection[str]]) -> Any:
     """By setting and recogniser the share of morphs taken for both faces, at 1 % of strangers, with its interval."""
-    figure, axes = plt.subplots(1, len(settings), figsize=(5.2 * len(settings), 5.6), sharey=True)
+    figure, axes = plt.subplots(1, len(settings), figsize=(5 * len(settings), 5.6), sharey=True)
     colours = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
     for axis, (setting, attacked) in zip(axes, settings.items(), strict=True):
         rows = facts["settings"][setting]
@@ -100,7 +100,7 @@ def draw_table(facts: Mapping[str, Any], settings: Mapping[str, Collection[str]]
         axis.set_xlim(-3, 103)
         axis.set_xlabel("morphs taken for both faces, % (1 % of strangers pass)")
         axis.set_title(f"attacked: {setting}", fontsize=11)
-        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.34), ncols=2)
+        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.27), ncols=2)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", alpha=0.2)
     return figure
