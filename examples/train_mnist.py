@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from train import augment, loss_of
 
 BATCH, NULL, DROPPED = 64, 10, 0.1  # the label is left out of a tenth of the examples
-SAVE_EVERY = 250
+SAVE_EVERY = 100
 PEAK, WARM, COOL = 2e-3, 200, 0.3  # the rate rises over 200 steps and falls to zero over the last 30 %
 
 
