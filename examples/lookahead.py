@@ -69,7 +69,7 @@ def cosines(
 
 
 def main() -> None:
-    run = options(__doc__, count=16, steps=40, steered=40)
+    run = options(__doc__, count=12, steps=40, steered=30)
     generator = torch.Generator().manual_seed(run.seed)
     mixture = Mixture.isotropic(torch.ones(8), 1.5 * torch.randn(8, 16, generator=generator), 0.3).to(
         run.device

@@ -21,7 +21,7 @@ COLOURS = ("#c0392b", "#1f4e79", "#7f8c8d", "#d9a441")
 
 
 def main() -> None:
-    run = options(__doc__, count=12, steps=15, purification=40, radius=0.6, noise=0.25, quick=0)
+    run = options(__doc__, count=10, steps=12, purification=40, radius=0.6, noise=0.25, quick=0)
     if run.quick:
         run.count, run.steps, run.purification = 4, 2, 8
     model = denoiser("mnist")
