@@ -62,7 +62,7 @@ def base_model(name):
     from bundled import denoiser
     from finetune import settings
 
-    how = settings(BETA)[name.split(",")[0]]
+    how = settings(BETA, "digits", 0.03)[name.split(",")[0]]
     model = denoiser(how.network)
     plan = how.method.plan(model.process, UniformT(STEPS, start=1.0, end=0.02))
     start = torch.zeros(BASE, 1, 8, 8)

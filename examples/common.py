@@ -27,3 +27,15 @@ def write(out: pathlib.Path, name: str, figure: Any, facts: dict[str, Any]) -> N
     figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight", facecolor="white")
     (out / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(f"wrote {out / name}.png and .json")
+
+
+def digits_grid(axis: Any, rows: list[torch.Tensor]) -> None:
+    """Rows of images (B, 1, S, S) as one sheet of dark digits on white, without ticks or frame."""
+    widest, side = max(len(row) for row in rows), rows[0].shape[-1]
+    sheet = torch.full((len(rows) * side, widest * side), -1.0)
+    for r, row in enumerate(rows):
+        for k, image in enumerate(row):
+            sheet[r * side : (r + 1) * side, k * side : (k + 1) * side] = image[0].detach().cpu()
+    axis.imshow(sheet, cmap="gray_r", vmin=-1, vmax=1, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)

@@ -1,7 +1,9 @@
-"""The real images the bundled models are trained on; both ship inside packages."""
+"""The real images the bundled models are trained on: two sets from packages, MNIST digits from beside this file."""
 
+import pathlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,3 +21,16 @@ def face_images() -> Tensor:
     from skimage.data import lfw_subset
 
     return torch.tensor(lfw_subset()[:100], dtype=torch.float32)[:, None] * 2 - 1
+
+
+MNIST_TRAIN, MNIST_HELD_OUT = slice(0, 8000), slice(8000, 10_000)
+
+
+def mnist_images() -> tuple[Tensor, Tensor]:
+    """10,000 MNIST digits: images (10000, 1, 28, 28) in [-1, 1] and labels (10000,), in an order already shuffled.
+
+    No bundled model has seen those in MNIST_HELD_OUT.
+    """
+    with np.load(pathlib.Path(__file__).parent / "images" / "mnist10k.npz") as file:
+        images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
+    return images[:, None].float() / 127.5 - 1, labels.long()

@@ -2,7 +2,8 @@
 
 At x_t a guide may differentiate D(x_t) with the Jacobian left out (k = 0), D(x_t) itself (k = 1, DPS), or a
 sample of k network calls. The truth is the gradient through every step that the plan has left. Their cosine,
-against t, for a mixture whose denoiser is exact and for the bundled digits with a classifier's loss.
+against t, for a mixture whose denoiser is exact and for digits with a classifier's loss; what each k sees of a digit;
+and how often it steers the sampler to the digit asked for, read by a classifier that no gradient came from.
 """
 
 # %%
@@ -12,21 +13,23 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from bundled import denoiser, load
-from common import options, write
+from common import digits_grid, options, write
 from torch import Tensor
 
 from pullback.adjoint import Checkpoint, sample
-from pullback.guidance import Context, Guide, steer
-from pullback.solvers import DDIM, VP, Addressed, Mixture, Model
+from pullback.guidance import Context, Guide, Lookahead, steer
+from pullback.solvers import DDIM, VP, Addressed, Mixture, Model, UniformT
 
 AHEAD = (0, 1, 2, 4, 8)
 COLOURS = ("#9a9a9a", "#d1495b", "#edae49", "#3a86a8", "#1f4e79")
 TIMES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2)
+SHOWN = 0.8
+STEERED = ((0, 20), (1, 20), (2, 20), (4, 20), (1, 90))  # (k, steps), the last as dear as k = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Probe(Guide):
-    """Changes nothing; keeps x_t and the gradients by every k at the steps asked for."""
+    """Changes nothing; keeps x_t, and by every k the prediction and its gradient, at the steps asked for."""
 
     loss: Callable[[Tensor], Tensor]
     at: tuple[int, ...]
@@ -34,72 +37,115 @@ class Probe(Guide):
 
     def state(self, ctx: Context, x: Tensor) -> Tensor:
         if ctx.step in self.at:
-            slopes = []
+            seen, slopes = [], []
             for k in AHEAD:
                 ahead, pull = ctx.lookahead(k)
+                seen.append(ahead.detach())
                 slopes.append(pull(ctx.gradient(self.loss, ahead)[1]))
-            ctx.memory(self)[str(ctx.step)] = (ctx.x.detach(), torch.stack(slopes))
+            ctx.memory(self)[str(ctx.step)] = (ctx.x.detach(), torch.stack(slopes), seen)
         return x
 
 
-def cosines(model: Model, loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
-    """(times, k, B): cosine of the gradient by each k to the gradient through the rest of the plan."""
+def cosines(
+    model: Model, loss: Callable[[Tensor], Tensor], start: Tensor, steps: int
+) -> tuple[Tensor, list[Tensor]]:
+    """(times, k, B): cosine of the gradient by each k to the gradient through the rest of the plan; and x_t at
+    t = SHOWN, its prediction by each k, the plan's end.
+    """
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     at = tuple(round(steps * (1 - t)) for t in TIMES)
     probe = Probe(loss, at)
     kept = steer(model, DDIM().plan(model.process, times), start, probe).memory(probe)
-    rows = []
-    for step in at:
-        x, slopes = kept[str(step)]
+    rows, pictures = [], []
+    for t, step in zip(TIMES, at, strict=True):
+        x, slopes, seen = kept[str(step)]
         x = x.requires_grad_()
         end = sample(model, DDIM().plan(model.process, times[step:]), x, gradient=Checkpoint())
         truth = torch.autograd.grad(loss(end).sum(), x)[0]
         rows.append(F.cosine_similarity(slopes.flatten(2), truth.flatten(1)[None], dim=2))
-    return torch.stack(rows)
+        if t == SHOWN:
+            pictures = [x.detach(), *seen[1:], end.detach()]
+    return torch.stack(rows), pictures
 
 
 def main() -> None:
-    run = options(__doc__, count=64, steps=40)
+    run = options(__doc__, count=12, steps=40, steered=30)
     generator = torch.Generator().manual_seed(run.seed)
     mixture = Mixture.isotropic(torch.ones(8), 1.5 * torch.randn(8, 16, generator=generator), 0.3).to(
         run.device
     )
     goal = mixture.means[:1]
-    digits, reader = denoiser("digits"), load("classifier0").to(run.device)
+    digits = denoiser("mnist")
     digits.network.to(run.device)  # type: ignore[attr-defined]
+    reader, judge = (load(f"mnist_classifier{k}").to(run.device) for k in (0, 1))
     wanted = torch.arange(run.count, device=run.device) % 10
     problems = {
         "mixture in 16 dimensions": (mixture.denoiser(VP()), lambda x: (x - goal).square().sum(1), (16,)),
         "digits, a classifier's loss": (
             digits,
             lambda x: F.cross_entropy(reader(x), wanted, reduction="none"),
-            (1, 8, 8),
+            (1, 28, 28),
         ),
     }
-    found = {}
+    found, pictures = {}, []
     for name, (model, loss, shape) in problems.items():
         start = Addressed(run.seed).initial(torch.zeros(run.count, *shape, device=run.device))
-        found[name] = cosines(model, loss, start, run.steps).mean(2).cpu()
+        values, pictures = cosines(model, loss, start, run.steps)
+        found[name] = values.mean(2).cpu()
         print(f"{name}: mean cosine over {run.count} samples\n   t  " + "".join(f"  k={k} " for k in AHEAD))
         for t, row in zip(TIMES, found[name].tolist(), strict=True):
             print(f"{t:6.2f}" + "".join(f"{value:6.2f}" for value in row))
+    steered = steering(digits, reader, judge, run)
+    for name, row in steered.items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()))
     facts = {
         "steps": run.steps,
         "count": run.count,
         "times": TIMES,
         "k": AHEAD,
         "cosine": {name: values.tolist() for name, values in found.items()},
+        "steered": steered,
     }
-    write(run.out, "lookahead", draw(found), facts)
+    write(run.out, "lookahead", draw(found, pictures, steered), facts)
 
 
-def draw(found):
+def steering(model, reader, judge, run) -> dict[str, dict[str, float]]:
+    """Unconditional samples steered to a digit each: how often either classifier reads it, and the calls it took."""
+    wanted = torch.arange(run.steered, device=run.device) % 10
+    start = Addressed(run.seed, stream=1).initial(torch.zeros(run.steered, 1, 28, 28, device=run.device))
+
+    def loss(x: Tensor) -> Tensor:
+        return F.cross_entropy(reader(x), wanted, reduction="none")
+
+    found = {}
+    for k, steps in ((None, 20), *STEERED):
+        plan = DDIM().plan(model.process, UniformT(steps))
+        result = steer(model, plan, start, Guide() if k is None else Lookahead(loss, k))
+        read = [float((net(result.sample).argmax(1) == wanted).double().mean()) for net in (reader, judge)]
+        name = "unguided" if k is None else f"k = {k}" + (f", {steps} steps" if steps != 20 else "")
+        found[name] = {"reader": read[0], "judge": read[1], "nfe": result.nfe, "vjps": result.vjps}
+    return found
+
+
+def draw(found, pictures, steered):
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(10, 4), sharey=True)
+    figure = plt.figure(figsize=(13.5, 4.2))
+    sheet, *axes = figure.subplots(1, 1 + len(found), width_ratios=(1.45, 1, 1))
+    axes[1].sharey(axes[0])
+    digits_grid(sheet, [torch.stack(column) for column in zip(*(x[:4] for x in pictures), strict=True)])
+    names = [f"$x_t$, t = {SHOWN}", *(f"k = {k}" for k in AHEAD[1:]), "rollout"]
+    sheet.set(xticks=[14 + 28 * k for k in range(len(names))], xticklabels=names)
+    sheet.tick_params(length=0, labelsize=11, labeltop=True, labelbottom=False)
+    reads = [f"{name} {row['judge']:.0%}" for name, row in steered.items()]
+    sheet.set_xlabel(
+        "how often the other classifier reads the digit asked for:\n"
+        f"{', '.join(reads[:3])},\n{', '.join(reads[3:])}",
+        fontsize=10.5,
+    )
     for axis, (name, values) in zip(axes, found.items(), strict=True):
         for j, (k, colour) in enumerate(zip(AHEAD, COLOURS, strict=True)):
             label = {0: "k = 0, no Jacobian", 1: "k = 1, DPS"}.get(k, f"k = {k}")

@@ -28,17 +28,21 @@ class UNet(nn.Module):
     Args:
         size: image side. width: channels at full resolution. mults: channels of each resolution, in widths.
         classes: number of labels, 0 for an unconditional network. The label `classes` is the null one.
+        patch: pixels each way that enter as channels of one place: full resolution is then size/patch, at 1/patch^2
+            of the cost.
     """
 
-    def __init__(self, size: int, width: int, mults: tuple[int, ...], classes: int = 0) -> None:
+    def __init__(
+        self, size: int, width: int, mults: tuple[int, ...], classes: int = 0, patch: int = 1
+    ) -> None:
         super().__init__()
-        self.classes, emb = classes, 4 * width
-        self.pad = -size % 2 ** (len(mults) - 1)
+        self.classes, self.patch, emb = classes, patch, 4 * width
+        self.pad = -size % (patch * 2 ** (len(mults) - 1))
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(200.0), width // 2)))
         self.time = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU())
         self.label = nn.Linear(classes + 1, emb, bias=False) if classes else None
-        self.enter = nn.Conv2d(1, width, 3, padding=1)
+        self.enter = nn.Conv2d(patch**2, width, 3, padding=1)
         channels = [width * m for m in mults]
         self.down = nn.ModuleList(
             Block(a, b, emb) for a, b in zip([width, *channels[:-1]], channels, strict=True)
@@ -47,7 +51,9 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             Block(2 * b, a, emb) for a, b in zip([width, *channels[:-1]][::-1], channels[::-1], strict=True)
         )
-        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1))
+        self.leave = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, patch**2, 3, padding=1)
+        )
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         size = x.shape[-1]
@@ -55,7 +61,8 @@ class UNet(nn.Module):
         emb = self.time(torch.cat([angle.sin(), angle.cos()], 1))
         if self.label is not None:
             emb = emb + self.label(self._one_hot(cond, x))
-        h = self.enter(F.pad(x, (0, self.pad, 0, self.pad), value=-1.0))
+        padded = F.pad(x, (0, self.pad, 0, self.pad), value=-1.0)
+        h = self.enter(F.pixel_unshuffle(padded, self.patch))
         skips = []
         for k, block in enumerate(self.down):
             h = block(F.avg_pool2d(h, 2) if k else h, emb)
@@ -63,7 +70,7 @@ class UNet(nn.Module):
         h = self.middle(h, emb)
         for k, block in enumerate(self.up):
             h = block(torch.cat([F.interpolate(h, scale_factor=2.0) if k else h, skips.pop()], 1), emb)
-        return self.leave(h)[..., :size, :size]
+        return F.pixel_shuffle(self.leave(h), self.patch)[..., :size, :size]
 
     def _one_hot(self, cond: Tensor | None, x: Tensor) -> Tensor:
         """Labels (B,), soft class vectors (B, classes + 1), or None for the null label, as vectors."""
@@ -97,3 +104,40 @@ class Embedder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.head(self.body(x).flatten(1))
         return F.normalize(out, dim=1) if self.unit else out
+
+
+class ResidualClassifier(nn.Module):
+    """Class scores from residual blocks and a mean over the plane: built unlike `Embedder`, to judge what fooled it.
+
+    `features` gives the mean (B, 4 width), of which the scores are linear functions.
+    """
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        channels = [width, 2 * width, 4 * width]
+        self.enter = nn.Conv2d(1, width, 5, stride=2, padding=2)
+        self.blocks = nn.ModuleList(
+            _Residual(a, b) for a, b in zip([width, *channels[:-1]], channels, strict=True)
+        )
+        self.head = nn.Linear(channels[-1], outputs)
+
+    def features(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        for k, block in enumerate(self.blocks):
+            h = block(F.avg_pool2d(h, 2) if k else h)
+        return F.silu(h).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class _Residual(nn.Module):
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, inner), nn.GroupNorm(8, outer)
+        self.conv1, self.conv2 = nn.Conv2d(inner, outer, 3, padding=1), nn.Conv2d(outer, outer, 3, padding=1)
+        self.skip = nn.Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
