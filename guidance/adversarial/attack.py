@@ -9,14 +9,12 @@ from tqdm.auto import tqdm
 
 from ...solvers import Addressed
 from ...solvers.checked import checked
-from ...solvers.kinds import check_kind, described
-from ...solvers.opening import check_state
 from ..grad_mode import check_grad_mode
+from .attacked import attacked
 from .balls import Ball
 from .best import Best
 from .descent import Descent
 from .expectation import Expectation, PointLoss
-from .rounding import inner_range
 from .stepping import FixedStep, Stepping
 from .threat_model import Points, ThreatModel
 
@@ -91,22 +89,9 @@ def pgd(
     one more, each of as many as an `Expectation` draws; with one, a value for every restart at the end.
     """
     check_grad_mode("pgd")
-    given = (starts,) if isinstance(starts, Tensor) else starts
-    if not isinstance(given, tuple | list) or not all(isinstance(c, Tensor) for c in given):
-        raise TypeError(
-            f"starts: got {described(starts)}, expected a tensor (B, ...) or a tuple of them; write "
-            "pgd(loss, x, ...) or pgd(loss, (x, cond), ...)"
-        )
-    for start in given:
-        check_state(start, name="starts")
-    centres = tuple(c.detach() for c in given)
-    bounds = tuple(balls) if isinstance(balls, tuple | list) else (balls,)
-    for ball in bounds:
-        check_kind("balls", ball, Ball, "a ball for each start, or one; write Linf(0.1) or L2(1.0)")
-    _check(centres, bounds, steps, box, jitter, restarts, noise)
-    if box is not None:
-        centres = tuple(c.clamp(*inner_range(box, c.dtype)) for c in centres)  # over by round-off, if at all
-    threat = ThreatModel(centres, bounds, box)
+    threat = attacked(starts, balls, box)
+    _check(threat, steps, jitter, restarts, noise)
+    centres = threat.centres
     best, rows = Best(threat.none()), []
     with tqdm(total=restarts * (steps + 1), disable=not progress) as bar:
         descent = Descent(loss, threat, stepping, steps, callback, bar)
@@ -117,7 +102,7 @@ def pgd(
                 slots = range(restart * len(centres), (restart + 1) * len(centres))
                 changes = tuple(
                     ball.spread(noise(slot, c.double()))
-                    for ball, slot, c in zip(bounds, slots, centres, strict=True)
+                    for ball, slot, c in zip(threat.balls, slots, centres, strict=True)
                 )
             found, losses = descent.run(restart, changes)
             rows += losses
@@ -130,35 +115,11 @@ def pgd(
     return Attack(points, best.loss.to(losses), losses, best.turn, descent.values, descent.gradients)
 
 
-def _check(
-    centres: Points,
-    balls: tuple[Ball, ...],
-    steps: int,
-    box: tuple[float, float] | None,
-    jitter: Points | None,
-    restarts: int,
-    noise: Addressed,
-) -> None:
-    batches = [len(c) for c in centres]
-    if len(balls) != len(centres) or len(set(batches)) != 1 or jitter and len(jitter) != len(centres):
+def _check(threat: ThreatModel, steps: int, jitter: Points | None, restarts: int, noise: Addressed) -> None:
+    if jitter and len(jitter) != len(threat.centres):
         raise ValueError(
-            f"pgd: got {len(centres)} starts of batches {batches} and {len(balls)} balls, "
-            "expected one ball (and jitter) for each start and one batch size"
+            f"jitter: got {len(jitter)} for {len(threat.centres)} starts, expected a perturbation for each start"
         )
-    if steps < 1 or restarts < 1 or any(not b.radius >= 0 for b in balls):
-        raise ValueError(
-            f"pgd: got steps={steps}, restarts={restarts}, {balls}, expected steps >= 1, restarts >= 1, radii >= 0"
-        )
-    noise.check(restarts * len(centres), centres[0])
-    if box is None:
-        return
-    if not box[0] < box[1]:
-        raise ValueError(f"box: got {box}, expected (low, high) with low < high")
-    past = [float(torch.maximum(box[0] - c, c - box[1]).max()) for c in centres]
-    # a resize or a change of dtype ends a few units in the last place of float32 outside: no leaving of the range
-    if max(past) > 8 * torch.finfo(torch.float32).eps * max(abs(box[0]), abs(box[1])):
-        k = past.index(max(past))
-        raise ValueError(
-            f"box: got start {k} outside {box} by up to {past[k]:.3g}, expected all starts within: what is "
-            "clamped to the box from there leaves the ball; clamp the start, or give its own range as box"
-        )
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"pgd: got steps={steps}, restarts={restarts}, expected steps >= 1, restarts >= 1")
+    noise.check(restarts * len(threat.centres), threat.centres[0])

@@ -7,8 +7,8 @@ from strategies import ESTIMATES, EXACT, STRATEGIES, close, equal, network, plai
 from torch import nn
 
 from pullback.adjoint import Checkpoint, Continuous, Direct, Mechanism, Reversible, SkipStraight, sample
-from pullback.adjoint.plain_state import plain_state
-from pullback.adjoint.transparent import transparent
+from pullback.adjoint.replay.plain_state import plain_state
+from pullback.adjoint.replay.transparent import transparent
 from pullback.solvers import DATA, FLOW, Denoiser, Evaluate, FlowEuler, RectifiedFlow, UniformT
 
 ALL_EXACT = [*EXACT, Checkpoint(recursive=True), Checkpoint(memory_budget=10**6)]
