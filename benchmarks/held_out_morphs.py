@@ -116,7 +116,7 @@ class Album:
         who = [people[int(k)] for k in order]
         one, other = who[:pairs], who[pairs:]
         pictures = [faces(each, [0] * pairs) for each in (one, other)]
-        codes = [model.network.encode(each) for each in pictures]
+        codes = [model.network.encode(each) for each in pictures]  # type: ignore[attr-defined]
         photos = list(range(1, PROBES + 1)) * pairs
         probes = [faces([w for w in each for _ in range(PROBES)], photos) for each in (one, other)]
         shots = [photographs(each, [0] * pairs)[0] for each in (one, other)]

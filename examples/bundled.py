@@ -35,7 +35,8 @@ def load(name: str) -> nn.Module:
     if name in MODELS:
         network = MODELS[name]()
     elif name in ("mnist", "mnist_flow"):
-        network = diffusion().to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+        # a quarter faster on a CPU
+        network = diffusion().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif name.startswith("mnist_classifier"):
         network = classifiers()[int(name[-1])]
     elif name.startswith("embedder"):

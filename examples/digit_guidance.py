@@ -6,6 +6,8 @@ and keeps the best by the same loss: a digit is as easily found so, but farther 
 """
 
 # %%
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from bundled import denoiser, load
@@ -41,7 +43,7 @@ def main() -> None:
         "optimised": result.sample,
         "best of as many draws": searched(model, plan, loss, source, draws, run.seed),
     }
-    facts = {"count": len(start), "nfe": result.nfe, "vjps": result.vjps, "draws": draws}
+    facts: dict[str, Any] = {"count": len(start), "nfe": result.nfe, "vjps": result.vjps, "draws": draws}
     for name, x in found.items():
         facts[name] = {
             "read_by_attacked": float((reader(x).argmax(1) == wanted).double().mean()),

@@ -107,13 +107,13 @@ def denoising_loss(model: Denoiser, x: Tensor, coded: bool) -> float:
     alpha, sigma = (fn(t).to(x)[:, None, None, None] for fn in (model.process.alpha, model.process.sigma))
     eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     with torch.no_grad():
-        out = network(alpha * x + sigma * eps, t, network.encode(x) if coded else None)
+        out = network(alpha * x + sigma * eps, t, network.encode(x) if coded else None)  # type: ignore[attr-defined]
     return float((out - alpha * eps + sigma * x).square().mean())
 
 
 def reconstructions(model: Denoiser, x: Tensor) -> dict[str, Tensor]:
     """From the code with the noise that inversion finds, and with fresh noise."""
-    code = model.network.encode(x)
+    code = model.network.encode(x)  # type: ignore[attr-defined]
     there = DPMSolverPP(2).plan(model.process, Rising(UniformLambda(40, **ENDS)))
     back = DPMSolverPP(2).plan(model.process, UniformLambda(20, **ENDS))
     found = sample(model, there, x, cond=code, gradient=None)

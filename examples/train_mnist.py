@@ -98,7 +98,7 @@ class Training:
     def _follow(self) -> None:
         decay = min(0.999, self.step / (self.step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
                 list(self.average.parameters()), list(self.network.parameters()), weight=1 - decay
             )
 

@@ -47,7 +47,7 @@ def diffusion_loss(network: nn.Module, x: Tensor, generator: torch.Generator, dr
     eps = torch.randn(x.shape, generator=generator)
     kept = (torch.rand(len(x), 1, generator=generator) >= dropped).float()
     with HALF:
-        out = network(alpha * x + sigma * eps, t, network.encode(x) * kept)
+        out = network(alpha * x + sigma * eps, t, network.encode(x) * kept)  # type: ignore[operator]
     return F.mse_loss(out.float(), alpha * eps - sigma * x)
 
 

@@ -47,7 +47,7 @@ def test_which_networks_are_seen_through():
     def seen(change=None):
         net = network()
         net.register_buffer("frequencies", torch.ones(3))
-        net.flag, net.names = True, ["a", {"b": 1}]
+        vars(net).update(flag=True, names=["a", {"b": 1}])
         if change:
             change(net)
         model = Denoiser(net, PROCESS, DATA)

@@ -204,8 +204,9 @@ def test_a_promise_is_abstract(path):
     """A method of words alone that is to return something is for others to write: without the mark, a class that
     forgets it would return None.
     """
-    for node in ast.walk(ast.parse(path.read_text())):
-        for each in node.body if isinstance(node, ast.ClassDef) else ():
+    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    for node in classes:
+        for each in node.body:
             if (
                 not isinstance(each, ast.FunctionDef)
                 or ast.unparse(each.returns or ast.Constant(None)) == "None"
