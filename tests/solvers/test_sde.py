@@ -33,6 +33,7 @@ from pullback.solvers import (
     SDEDPMSolverPP,
     Tau,
     UniformLambda,
+    UniformT,
     UniPC,
     expand,
     run,
@@ -420,3 +421,12 @@ def test_plans_with_noise_print_and_pickle_their_slots_once():
     assert drawn == list(range(12))
     banded = SASolver(tau=Tau(0.5, 0.1, 2.0))
     assert pickle.loads(pickle.dumps(banded)) == banded
+
+
+def test_euler_maruyama_ends_by_ddim():
+    """At sigma = 0 the score has no bound: the last step is DDIM's, and draws nothing."""
+    grid = UniformT(4, start=0.9, end=0.0)
+    last, ddim = (method.plan(PROCESS, grid).step(3) for method in (EulerMaruyama(), DDIM()))
+    assert not any(op.noise for op in last if isinstance(op, Combine))
+    terms = [[c for op in step if isinstance(op, Combine) for c, _ in op.terms] for step in (last, ddim)]
+    assert terms[0] == pytest.approx(terms[1])

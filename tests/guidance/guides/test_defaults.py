@@ -39,6 +39,7 @@ from pullback.guidance import (
     starting_particles,
     steer,
 )
+from pullback.guidance.guides.state_limits import StateLimits
 from pullback.solvers import (
     DDIM,
     DDPM,
@@ -302,3 +303,17 @@ def test_the_limit_is_each_samples_own():
 
     with pytest.raises(FloatingPointError, match="Kick: diverged at step 3 .*got sample 2 "):
         steer(MODEL, ODE, X, Kick())
+
+
+@pytest.mark.parametrize("part", [0.999, 1.001])
+def test_the_limit_is_a_distance_from_the_prediction(part):
+    limits, data = StateLimits(ODE, QUIET, keep_finite=False), torch.full((1, 4), 2.0)
+    limits.begin(data)
+    last = ODE.steps  # where the prediction weighs most
+    state = float(limits.alphas[last]) * data
+    state = state + part * limits.limits[last] * data / data.norm()
+    if part < 1:
+        assert torch.equal(limits.within(last - 1, state, data), state)
+    else:
+        with pytest.raises(FloatingPointError, match=f"diverged at step {last - 1}"):
+            limits.within(last - 1, state, data)
