@@ -45,9 +45,8 @@ class PhotoGuardDiffusion(Protection):
 
         PhotoGuardDiffusion(lambda x, noise: purify(denoiser, plan, x, noise.initial(x), cond=prompt), target)
 
-    is the attack on SDEdit, exact at the memory of the strategy; published runs unroll 4 steps of an editor that
-    takes 100. Source: Salman et al. 2023, arXiv 2302.06588, the
-    diffusion attack.
+    is the attack on SDEdit, exact at the memory of the strategy; published runs unroll 4 steps of an editor that takes
+    100. Source: Salman et al. 2023, arXiv 2302.06588, the diffusion attack. Cost: the editor's, and its gradient's.
     """
 
     edit: Callable[[Tensor, Addressed], Tensor]

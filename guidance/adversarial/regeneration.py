@@ -8,11 +8,11 @@ from torch import Tensor
 from ...adjoint import sample
 from ...solvers import DDIM, Model, Plan
 from ...solvers.checked import checked
-from .checking import check_images
+from ...solvers.wanted import Samples
 
 
 @checked
-def regeneration_distance(denoiser: Model, plan: Plan, images: Tensor, *, cond: Any = None) -> Tensor:
+def regeneration_distance(denoiser: Model, plan: Plan, images: Samples, *, cond: Any = None) -> Tensor:
     """|x - x'| / sqrt(d), (B,): x' is the sample of `plan` from the noise to which DDIM on the plan's times, taken
     backwards, leads the image.
 
@@ -23,9 +23,11 @@ def regeneration_distance(denoiser: Model, plan: Plan, images: Tensor, *, cond: 
     Args:
         plan: deterministic, from noise to data; 10 to 50 steps.  images: (B, ...), states at its last time.
 
+    Raises:
+        ValueError: a plan that draws noise.
+
     Source: Wang et al. 2023 (DIRE), arXiv 2303.09295. Cost: plan.steps + plan.nfe network calls.
     """
-    check_images("images", images)
     if plan.stochastic:
         raise ValueError(
             f"plan: got {plan.name}, which draws noise, expected a deterministic one, whose noise does not "

@@ -10,8 +10,8 @@ from ...solvers import Addressed
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.kinds import described
+from ...solvers.wanted import Samples
 from .balls import Ball
-from .checking import check_images
 from .defences import Defence
 from .evasion import Evasion
 from .intervals import Proportion
@@ -63,7 +63,7 @@ class RobustAccuracy:
 @checked
 def robust_accuracy(
     defence: Defence,
-    images: Tensor,
+    images: Samples,
     labels: Tensor,
     ball: Ball,
     attacks: Mapping[str, Evasion],
@@ -91,12 +91,12 @@ def robust_accuracy(
         better attacks would find they do not know.
 
     Raises:
-        FloatingPointError: logits that are not finite count for nobody.
+        ValueError: labels that are not whole numbers (B,), draws below 1, a quorum outside [0, 1).
+        FloatingPointError: logits that are not finite.
 
     A sample's verdict never depends on its batch mates. Source: Croce and Hein 2020, arXiv 2003.01690, section 6.
     Cost: what it returns as `calls` and `vjps`.
     """
-    check_images("images", images)
     if not isinstance(attacks, Mapping) or not all(isinstance(each, Evasion) for each in attacks.values()):
         raise TypeError(
             f"attacks: got {described(attacks)}, expected Evasions by name; write {{'ce': Evasion(CrossEntropy())}}"

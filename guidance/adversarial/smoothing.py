@@ -13,23 +13,25 @@ from ...solvers.checked import checked
 from ...solvers.kinds import described
 from ...solvers.model import data_prediction
 from ...solvers.process import as_time
-from .checking import check_images
+from ...solvers.wanted import Samples
 from .intervals import Proportion, binomial_lower
 
 ABSTAINED = -1
 
 
 @checked
-def one_step_denoise(denoiser: Model, noisy: Tensor, sigma: float, *, cond: Any = None) -> Tensor:
+def one_step_denoise(denoiser: Model, noisy: Samples, sigma: float, *, cond: Any = None) -> Tensor:
     """E[image | noisy] for noisy = image + sigma eps: D(alpha(t) noisy, t) at the t with sigma(t)/alpha(t) = sigma.
 
     Args:
         noisy: (B, ...) in the range that the denoiser was trained on; sigma is in its units (twice as large for
             images in [-1, 1] as for the same in [0, 1]).
 
+    Raises:
+        ValueError: a sigma that the process does not reach.
+
     Source: Carlini et al. 2022, arXiv 2206.10550, algorithm 1. Cost: one network call.
     """
-    check_images("noisy", noisy)
     process = denoiser.process
     low, high = (float((-process.lam(as_time(t))).exp()) for t in (process.t_min, process.t_max))
     if not low <= sigma <= high or sigma == 0:
@@ -68,7 +70,7 @@ class Certificate:
 @checked
 def certify(
     classifier: Callable[[Tensor], Tensor],
-    images: Tensor,
+    images: Samples,
     sigma: float,
     *,
     draws: int = 10_000,
@@ -93,10 +95,13 @@ def certify(
         draws: bound the radius by sigma Phi^-1(alpha^(1/draws)): 3.2 sigma for 10,000 and alpha = 0.001.
         noise: slots 0 .. selection + draws - 1 of each image.  at_once: draws in one call; changes nothing else.
 
+    Raises:
+        ValueError: what the arguments say, or a result that is not (n, classes). FloatingPointError: logits that are
+            not finite.
+
     Source: Cohen et al. 2019, arXiv 1902.02918, section 3.2; Carlini et al. 2022, 2206.10550. Cost: selection + draws
     calls of the classifier an image.
     """
-    check_images("images", images)
     if not callable(classifier):
         raise TypeError(
             f"classifier: got {described(classifier)}, expected a function of noisy images (n, ...); pass lambda x: ..."

@@ -11,7 +11,23 @@ import re
 import pytest
 
 from pullback import guidance, solvers
-from pullback.guidance import Objective, Operator, Recogniser, Reward
+from pullback.guidance import (
+    Aim,
+    Averaging,
+    Ball,
+    Defence,
+    Encoder,
+    IdentityLoss,
+    Interpolation,
+    MorphStrategy,
+    Objective,
+    Operator,
+    Protection,
+    Realism,
+    Recogniser,
+    Reward,
+    Stepping,
+)
 from pullback.solvers import Process
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -20,6 +36,13 @@ KINDS = {
     Reward: (guidance.rewards, "guidance/rewards"),
     Recogniser: (guidance.recognition, "guidance/recognition"),
     Operator: (guidance.measurements, "guidance/measurements/test_operators.py"),
+    **dict.fromkeys(
+        (MorphStrategy, Encoder, Realism, IdentityLoss, Averaging, Interpolation),
+        (guidance.morphs, "guidance/morphs"),
+    ),
+    **dict.fromkeys(
+        (Aim, Ball, Defence, Protection, Stepping), (guidance.adversarial, "guidance/adversarial")
+    ),
     Process: (solvers, "solvers/test_conversion.py"),
 }
 
