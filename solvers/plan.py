@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, reads, writes
 from .inverse import inverted, undoing
 from .liveness import lifetimes
-from .process import Process
+from .process import Process, as_time
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,20 @@ class Plan:
             entry=how.carried,
             exit=self.entry,
         )
+
+    @property
+    def rises(self) -> bool:
+        """Whether it leads from data to noise, as inversions do."""
+        start, end = (self.process.lam(as_time(self.times[i])) for i in (0, -1))
+        return bool((start > end).any())
+
+    def check_falls(self, asker: str) -> None:
+        """Raise ValueError in the name of `asker` where the plan does not lead from noise to data."""
+        if self.rises:
+            raise ValueError(
+                f"{asker}: got {self.name} on a grid that rises from data to noise, expected a falling one, from noise "
+                "to data; leave Rising out"
+            )
 
     def check_linear(self, asker: str) -> None:
         """Raise ValueError in the name of `asker` where the plan holds an Apply, about which nothing is known."""

@@ -33,9 +33,13 @@ def purify(
         image: (B, ...) in the range the denoiser was trained on.  start: like it, standard normal; fresh for
             every call in use, averaged over in an attack.
 
+    Raises:
+        ValueError: a plan that rises, a start of another shape, and what `sample` raises.
+
     Source: Nie et al. 2022 (DiffPure), arXiv 2205.07460, section 3. Cost: plan.nfe network calls, and the
     strategy's.
     """
+    plan.check_falls("purify")
     if image.shape != start.shape:
         raise ValueError(f"start: got shape {tuple(start.shape)}, expected the image's {tuple(image.shape)}")
     t, process = as_time(plan.times[0]), plan.process

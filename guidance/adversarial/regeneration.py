@@ -24,10 +24,11 @@ def regeneration_distance(denoiser: Model, plan: Plan, images: Samples, *, cond:
         plan: deterministic, from noise to data; 10 to 50 steps.  images: (B, ...), states at its last time.
 
     Raises:
-        ValueError: a plan that draws noise.
+        ValueError: a plan that draws noise, or rises.
 
     Source: Wang et al. 2023 (DIRE), arXiv 2303.09295. Cost: plan.steps + plan.nfe network calls.
     """
+    plan.check_falls("regeneration_distance")
     if plan.stochastic:
         raise ValueError(
             f"plan: got {plan.name}, which draws noise, expected a deterministic one, whose noise does not "

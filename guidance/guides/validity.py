@@ -55,8 +55,7 @@ def refusal(plan: Plan, hook: Hook) -> str:
     """
     if plan.entry != ("x",) or plan.exit != ("x",):
         return "more registers than x to start from or to leave: an inverse, or a part of a split plan"
-    start, end = (plan.process.lam(as_time(plan.times[i])) for i in (0, -1))
-    if bool((start > end).any()):
+    if plan.rises:
         return "a grid that rises from data to noise"
     if hook in (Hook.DATA, Hook.VELOCITY):
         return ""

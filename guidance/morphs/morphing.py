@@ -84,6 +84,7 @@ def morph(
             that takes one, weights, shapes.
     """
     check_model_and_plan(model, plan)
+    plan.check_falls("morph")
     check_kind("pair", pair, Pair, "a Pair; pass Pair(first, second)")
     check_kind("strategy", strategy, MorphStrategy, "a strategy such as EndToEnd() or LatentBlend()")
     check_kind("loss", loss, MorphLoss, "a MorphLoss; put recognisers beside it: morph(..., recognisers)")

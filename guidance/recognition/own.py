@@ -38,7 +38,17 @@ class Embedding(Recogniser):
     def embed(self, images: Tensor) -> Tensor:
         if isinstance(self.network, nn.Module):
             check_settled(self.network, "Embedding")
-        return self.network(images)
+        try:
+            return self.network(images)
+        except RuntimeError as error:
+            parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
+            own = {p.dtype for p in parameters if p.is_floating_point()} - {images.dtype}
+            if not own or "type" not in str(error):
+                raise
+            raise ValueError(
+                f"Embedding: got images of {images.dtype}, expected {own.pop()}, that of the network's parameters; "
+                "convert the images, or the network"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from problems import MIXTURE, PROCESS
 
-from pullback.guidance import regeneration_distance
-from pullback.solvers import DDIM, DDPM, DPMSolverPP, Gaussian, UniformLambda
+from pullback.guidance import purify, regeneration_distance
+from pullback.solvers import DDIM, DDPM, DPMSolverPP, Gaussian, Rising, UniformLambda
 
 GRID = UniformLambda(8, start=0.9, end=0.03)
 
@@ -56,3 +56,11 @@ def test_by_sample_and_for_other_plans():
     assert torch.allclose(whole[1:2], regeneration_distance(model, plan, images[1:2]), atol=1e-12)
     with pytest.raises(ValueError, match="draws noise"):
         regeneration_distance(model, DDPM().plan(PROCESS, GRID), images)
+
+
+def test_a_plan_that_rises_is_refused():
+    rising, x = DDIM().plan(PROCESS, Rising(UniformLambda(4, start=0.9, end=0.05))), torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="regeneration_distance: got DDIM.*rises from data to noise"):
+        regeneration_distance(MIXTURE.denoiser(PROCESS), rising, x)
+    with pytest.raises(ValueError, match="purify: got DDIM.*rises from data to noise"):
+        purify(MIXTURE.denoiser(PROCESS), rising, x, x)

@@ -34,7 +34,7 @@ from pullback.guidance import (
 )
 from pullback.guidance.morphs.encoders import FlowEncoder
 from pullback.guidance.morphs.scene import Scene
-from pullback.solvers import DATA, DDIM, VP, Addressed, Denoiser, ReversibleHeun, UniformLambda
+from pullback.solvers import DATA, DDIM, VP, Addressed, Denoiser, ReversibleHeun, Rising, UniformLambda
 
 QUICK = EndToEnd(optimiser=adam(0.1), steps=60)
 SEARCHES = (
@@ -319,5 +319,8 @@ def test_what_does_not_fit_is_said_before_any_call():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             make()
+    rising = DDIM().plan(VP(), Rising(UniformLambda(4, start=0.9, end=0.05)))
+    with pytest.raises(ValueError, match="morph: got DDIM.*rises from data to noise, expected .*falling"):
+        morph(model, rising, subjects, [eye], LatentBlend(), progress=False)
     with pytest.raises(ValueError, match="ParticleSearch: got .*expected a stochastic plan"):
         morph(crowd().denoiser(VP()), ode(), subjects, [eye], ParticleSearch(), progress=False)

@@ -151,3 +151,12 @@ def test_levels_are_those_of_a_file_or_real_ones():
     assert torch.autograd.grad(file.sum(), colours)[0].tolist() == [1] * 6
     single = (255 * torch.rand(10000, dtype=torch.float32)).requires_grad_()
     assert torch.equal(EightBits()(single), single.round())  # to the last bit: a file would cut off 99.99999
+
+
+def test_images_of_another_dtype_than_the_network_are_named():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).float().requires_grad_(False)
+    for dtype in (torch.float16, torch.float64):
+        with pytest.raises(ValueError, match=f"Embedding: got images of {dtype}, expected torch.float32"):
+            Embedding(network).describe(torch.ones(1, 2, 2, dtype=dtype))
+    with pytest.raises(RuntimeError, match="shapes"):  # the network's own words
+        Embedding(network).describe(torch.ones(1, 3, 3, dtype=torch.float32))
