@@ -41,7 +41,7 @@ def distinct(samples, slots, streams, seeds):
             source = Addressed(seed, stream=stream)
             for sample in samples:
                 for slot in slots:
-                    seen.add(source._generator(sample, slot).bit_generator.random_raw())
+                    seen.add(source._bits(sample, slot).random_raw())
                     count += 1
     return len(seen), count
 
@@ -63,7 +63,7 @@ def test_ten_million_addresses_are_distinct():
         bits.state = state
         words[k] = bits.random_raw()
         if k % 10**6 == 12345:
-            assert words[k] == probe._generator(k // 1000, k % 1000).bit_generator.random_raw()
+            assert words[k] == probe._bits(k // 1000, k % 1000).random_raw()
     assert len(np.unique(words)) == 10**7
 
 
@@ -82,6 +82,41 @@ def test_standard_normal(device):
     draws = Addressed(3)(0, torch.empty(64, 4096, device=device)).flatten()
     assert abs(float(draws.mean())) < 0.01 and float(draws.var()) == pytest.approx(1.0, abs=0.01)
     assert float((draws**4).mean()) == pytest.approx(3.0, abs=0.1)
+
+
+def test_the_law_of_the_draws():
+    """A million numbers: distances from the normal law in whole, in the tails, of pairs within a word and of one slot
+    to the next. 5e-3 is five deviations of what is measured; a radius of too few bits or an angle of half a turn fails.
+    """
+    like = torch.empty(16, 65536)
+    noise = Addressed(11)
+    draws = noise(0, like).double()
+    flat = draws.flatten().sort().values
+    law = torch.distributions.Normal(0.0, 1.0).cdf(flat)
+    assert float((law - torch.linspace(0, 1, len(flat), dtype=torch.float64)).abs().max()) < 2e-3
+    for level in (3.0, 4.0, 4.5):  # two-sided tails, within four deviations of the expected count
+        expected = 2 * len(flat) * float(torch.special.ndtr(torch.tensor(-level, dtype=torch.float64)))
+        assert abs(int((flat.abs() > level).sum()) - expected) < 4 * expected**0.5
+    left, right = draws.reshape(16, -1, 2).unbind(-1)
+    after = noise(1, like).double()
+    for a, b in (
+        (left, right),
+        (left**2, right**2),
+        (draws[:, 1:], draws[:, :-1]),
+        (draws, after),
+        (draws[1:], draws[:-1]),
+    ):
+        assert abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < 5e-3
+
+
+def test_a_number_depends_on_its_own_word():
+    """Rows of any length begin alike, odd ones too: what lies beside a number in memory does not reach it."""
+    whole = Addressed(2).at(5, 3, (1037,))
+    for size in (1, 2, 3, 15, 16, 17, 31, 33, 64, 1036):
+        assert torch.equal(Addressed(2).at(5, 3, (size,)), whole[:size])
+    assert Addressed(2)(0, torch.empty(0, 3)).shape == (0, 3) and Addressed(2)(
+        0, torch.empty(2, 0)
+    ).shape == (2, 0)
 
 
 def test_global_generators_are_untouched(device):
