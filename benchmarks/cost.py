@@ -11,7 +11,7 @@ so that what else the machine does is no part of them.
     over_its_calls       value and gradient over the network calls and VJPs it makes, at about 8 ms a call; median of
                          interleaved repeats (at most 1.05)
     x_only_over_frozen   the backward pass to x alone, parameters requiring grad over parameters frozen (at most 1.1)
-    peak_KiB_a_step      growth of the resident set's high-water mark from 10 to 1010 steps; a state has 4 KiB
+    peak_KiB_a_step      growth of the resident set's high-water mark from 10 to 1010 steps; a state has 16 KiB
 """
 
 import ctypes
