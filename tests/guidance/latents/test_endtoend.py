@@ -228,7 +228,7 @@ def test_lbfgs_over_noise_and_controls_and_what_it_refuses():
         noise=Addressed(0),
         over=Over(noise=True),
         optimiser=lbfgs(),
-        steps=8,
+        steps=12,
         progress=False,
     )
     assert (

@@ -93,7 +93,7 @@ def test_truncated_path_kl_is_that_of_the_last_steps():
 
 def test_draft_lv_is_the_last_step_from_fresh_noise():
     """Its gradient against stop-gradient by hand; its mean over noises goes to the expectation."""
-    policy, batch = policy_on(), batch_of(PLAN, 4, 2, d=2)
+    policy, batch = policy_on(), batch_of(PLAN, 4, 3, d=2)
     x0, t = visited(policy, batch)[-1], PLAN.times[-2]
     tail = PLAN.split(5)[1]
 

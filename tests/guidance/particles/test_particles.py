@@ -250,7 +250,7 @@ def test_weights_are_kept_when_nothing_is_resampled(threshold, strength):
     def reward(x, context):
         return strength * x[:, 0]
 
-    found = cloud(STANDARD, 128, 40, reward=reward, potential=Difference(), threshold=threshold)
+    found = cloud(STANDARD, 1024, 40, reward=reward, potential=Difference(), threshold=threshold)
     means = found.mean()[:, 0]
     expected = truth(STANDARD, lambda x: reward(x, None))[1]
     assert expected > 0.4 * strength  # six DDPM steps have variance 0.45
@@ -261,14 +261,14 @@ def test_weights_are_kept_when_nothing_is_resampled(threshold, strength):
     if not bool(found.resampled.any()):  # then it is importance sampling, exactly
         scores = strength * found.x[..., 0]
         assert torch.allclose(found.log_weights, scores.log_softmax(1), atol=1e-10)
-        assert torch.allclose(found.log_z, scores.logsumexp(1) - math.log(128), atol=1e-10)
+        assert torch.allclose(found.log_z, scores.logsumexp(1) - math.log(1024), atol=1e-10)
 
 
 def test_reward_x_on_the_standard_normal_has_mean_one():
     """Fine steps: the tilted law of N(0, 1) under exp(x) is N(1, 1), log Z = 1/2."""
     plan = DDPM().plan(PROCESS, UniformLambda(60, start=0.999, end=0.01))
     noise = Addressed(3, samples=range(20))
-    x = starting_particles(noise, torch.zeros(20, 1), 64)
+    x = starting_particles(noise, torch.zeros(20, 1), 256)
     found = smc(STANDARD.denoiser(PROCESS), plan, x, lambda x, context: x[:, 0], noise)
     assert abs(float(found.mean().mean()) - 1) < 0.12 and abs(float(found.log_z.mean()) - 0.5) < 0.12
 
@@ -505,7 +505,7 @@ def sharp(x, context=None):
 def sharp_cloud(**options):
     plan, noise = (
         DDIM(1.0).plan(PROCESS, UniformLambda(25, start=0.999, end=0.01)),
-        Addressed(3, samples=range(2)),
+        Addressed(4, samples=range(2)),
     )
     x = starting_particles(noise, torch.zeros(2, 3), options.pop("count", 64))
     law = Gaussian(torch.zeros(3), 1.0)
