@@ -199,7 +199,7 @@ def draw(before, after, rows, name, by_label, count=12):
         axis.spines[["top", "right"]].set_visible(False)
         if key == "judge":
             axis.axhline(by_label, color="#999999", ls=":")
-            axis.text(when[-1], by_label, "asked by its label", ha="right", va="top", fontsize=9)
+            axis.text(0, by_label - 0.02, "asked by its label", va="top", fontsize=9)
             axis.set_ylim(0, 1.03)
     return figure
 
