@@ -17,7 +17,7 @@ Pull = Callable[
 ]  # vectors (K, B, D) -> M^T v of each, a matrix M (D, D) for each of B samples
 
 
-class Divergence(CheckedFields, ABC):
+class FlowDivergence(CheckedFields, ABC):
     """How the trace of a D x D matrix M is had from its products M^T v.
 
     A `lane` is one estimate of the trace. Its probes are drawn once and stay the same along the whole way, so that
@@ -53,10 +53,10 @@ class Divergence(CheckedFields, ABC):
 
 
 @dataclass(frozen=True)
-class ExactDivergence(Divergence):
+class ExactDivergence(FlowDivergence):
     """tr M = sum_i e_i^T M e_i. Cost: D VJPs a network call."""
 
-    chunk: Count = 64
+    chunk: Count = 16
     exact = True
 
     def products(self, dims: int) -> int:
@@ -85,7 +85,7 @@ class Probe(Enum):
 
 
 @dataclass(frozen=True)
-class Hutchinson(Divergence):
+class Hutchinson(FlowDivergence):
     """tr M = E[v^T M v]. Source: Hutchinson 1989; for log densities Grathwohl et al. 2019, arXiv 1810.01367.
 
     Args:
@@ -99,7 +99,7 @@ class Hutchinson(Divergence):
     count: Count = 16
     probe: Probe = Probe.SIGNS
     noise: Noise = Addressed(0)  # noqa: RUF009
-    chunk: Count = 64
+    chunk: Count = 16
 
     @property
     def lanes(self) -> int:
@@ -117,7 +117,7 @@ class Hutchinson(Divergence):
 
 
 @dataclass(frozen=True)
-class HutchPP(Divergence):
+class HutchPP(FlowDivergence):
     """tr M = tr Q^T M Q + E[v^T P M P v],  Q an orthonormal basis of M^T S (D, sketch),  P = 1 - Q Q^T.
 
     Exact where the rank of M is at most `sketch`; else what Hutchinson's error is made of is only what Q leaves over.
@@ -136,7 +136,7 @@ class HutchPP(Divergence):
     count: Count = 8
     probe: Probe = Probe.SIGNS
     noise: Noise = Addressed(0)  # noqa: RUF009
-    chunk: Count = 64
+    chunk: Count = 16
 
     @property
     def lanes(self) -> int:

@@ -14,10 +14,10 @@ from ..auto import Auto
 from ..gradient import Gradient
 from ..sampling import sample
 from .checks import check_differentiates, check_map, wants_gradient
-from .divergence import Divergence, ExactDivergence
+from .divergence import ExactDivergence, FlowDivergence
 from .estimate import LogProb
 from .joint_flow import JointFlow
-from .prior import GaussianPrior, Prior, levels
+from .prior import GaussianPrior, LogPrior, levels, log_of_prior
 
 
 @checked
@@ -27,8 +27,8 @@ def log_prob(
     x: State,
     *,
     cond: Any = None,
-    divergence: Divergence = ExactDivergence(),
-    prior: Prior = GaussianPrior(),
+    divergence: FlowDivergence = ExactDivergence(),
+    prior: LogPrior = GaussianPrior(),
     gradient: Gradient | None = Auto(),
 ) -> LogProb:
     """log p(x) at the data end of the probability flow, solved by `plan` from data to noise.
@@ -58,25 +58,24 @@ def log_prob(
     _check(plan)
     check_differentiates("log_prob")
     packing = packing_of(x)
-    flat = packing.pack(x)
-    check_state(flat)
-    flat = carried(flat)
-    shape, batch = flat.shape[1:], len(flat)
-    flat = flat.flatten(1)
-    joint = JointFlow(packing.model(denoiser), shape, divergence, divergence.probes(flat.detach()))
-    # lanes that require grad, wherever the gradient goes: `JointFlow` records graphs of states that do
-    lanes = flat.new_zeros(batch, divergence.lanes)
+    packed = packing.pack(x)
+    check_state(packed)
+    packed = carried(packed)
+    model, flat = packing.model(denoiser), packed.flatten(1)
+    batch, dims = flat.shape
+    joint = JointFlow(model, packed.shape[1:], divergence, divergence.probes(flat.detach()))
+    start = flat.new_zeros(batch, divergence.lanes)
     if gradient is not None:
-        lanes.requires_grad_(wants_gradient(joint.model, plan, flat.reshape(batch, *shape), cond))
-    start = torch.cat([flat, lanes], 1)
-    end = sample(joint, plan, start, cond=cond, gradient=gradient)
+        # lanes that require grad, whoever wants one: `JointFlow` records graphs of states that do
+        start.requires_grad_(wants_gradient(model, plan, packed, cond))
+    end = sample(joint, plan, torch.cat([flat, start], 1), cond=cond, gradient=gradient)
     assert isinstance(end, Tensor)
-    x_end, w = packing.unpack(end[:, : flat.shape[1]].reshape(batch, *shape)), end[:, flat.shape[1] :]
+    x_end, w = packing.unpack(end[:, :dims].reshape(packed.shape)), end[:, dims:]
     (alpha_0, sigma_0), (alpha, sigma) = levels(plan, 0), levels(plan, -1)
-    gained = flat.shape[1] / 2 * ((alpha**2 + sigma**2) / (alpha_0**2 + sigma_0**2)).log()
-    known = prior(x_end, alpha, sigma) + gained.to(w)
+    gained = dims / 2 * ((alpha**2 + sigma**2) / (alpha_0**2 + sigma_0**2)).log()
+    known = log_of_prior(prior, x_end, plan, -1) + gained.to(w)
     lanes = known[:, None] - w / (alpha + sigma).to(w).reshape(-1, 1)
-    return LogProb(lanes, divergence.exact, x_end, plan.nfe, plan.nfe * divergence.products(flat.shape[1]))
+    return LogProb(lanes, divergence.exact, x_end, plan.nfe, plan.nfe * divergence.products(dims))
 
 
 def _check(plan: Plan) -> None:

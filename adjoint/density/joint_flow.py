@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...solvers.broadcast import per_sample
 from ...solvers.model import Model
 from ...solvers.process import as_time
-from .divergence import Divergence
+from .divergence import FlowDivergence
 
 
 class JointFlow(Model):
@@ -39,7 +39,7 @@ class JointFlow(Model):
     Derived here; the flow's log density is eq. 39 of Song et al. 2021, arXiv 2011.13456.
     """
 
-    def __init__(self, model: Model, shape: torch.Size, divergence: Divergence, probes: Tensor) -> None:
+    def __init__(self, model: Model, shape: torch.Size, divergence: FlowDivergence, probes: Tensor) -> None:
         self.model, self.process, self.prediction = model, model.process, model.prediction
         self.shape, self.divergence, self.held = shape, divergence, probes
 

@@ -3,17 +3,23 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
+from ...solvers.kinds import described
 from ...solvers.packing import State, packing_of
 from ...solvers.plan import Plan
 from ...solvers.process import as_time
-from ...solvers.wanted import Finite, NonNegative
+from ...solvers.wanted import Finite, NonNegative, Wanted
 
-Prior = Callable[[State, Tensor, Tensor], Tensor]  # (x_T (B, ...), alpha_T, sigma_T) -> log density (B,)
+# (x_T (B, ...), alpha_T, sigma_T) -> log density (B,)
+LogPrior = Annotated[
+    Callable[..., Any], Wanted("a function of (x, alpha, sigma) that returns (B,) nats; pass GaussianPrior()")
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,17 @@ class GaussianPrior(CheckedFields):
         variance = alpha**2 * self.variance + sigma**2
         square = (flat - alpha * self.mean).square() / variance
         return -0.5 * (square + variance.log() + math.log(2 * math.pi)).sum(1)
+
+
+def log_of_prior(prior: LogPrior, x: State, plan: Plan, node: int) -> Tensor:
+    """The prior's log density of x (B, ...) at a node, (B,). Raises ValueError where it returns something else."""
+    found, batch = prior(x, *levels(plan, node)), len(tree_leaves(x)[0])
+    if not isinstance(found, Tensor) or found.shape != (batch,):
+        raise ValueError(
+            f"prior: got {described(found)} from it, expected log densities ({batch},), one for each sample; sum over "
+            "the axes of a state"
+        )
+    return found
 
 
 def levels(plan: Plan, node: int) -> tuple[Tensor, Tensor]:

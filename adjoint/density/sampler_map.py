@@ -19,7 +19,7 @@ from ..gradient import Gradient
 from ..sampling import sample
 from .checks import check_differentiates, check_map, wants_gradient
 from .estimate import LogProb
-from .prior import GaussianPrior, Prior, levels
+from .prior import GaussianPrior, LogPrior, log_of_prior
 
 
 @checked
@@ -56,7 +56,7 @@ def sampler_log_prob(
     x: Samples,
     *,
     cond: Any = None,
-    prior: Prior = GaussianPrior(),
+    prior: LogPrior = GaussianPrior(),
     start: Tensor | None = None,
     tolerance: Positive = 1e-5,
     most: Count = 20,
@@ -115,7 +115,7 @@ def sampler_log_prob(
     calls, vjps = gradient.cost(plan)
     rows = (steps + 2) * at[0].numel()
     nfe = (steps + 2) * plan.nfe + rows * (calls - plan.nfe)
-    return LogProb((prior(at, *levels(plan, 0)) - log_det)[:, None], True, at, nfe, rows * vjps)
+    return LogProb((log_of_prior(prior, at, plan, 0) - log_det)[:, None], True, at, nfe, rows * vjps)
 
 
 def _solved(jacobian: Tensor, off: Tensor, like: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pullback.adjoint import (
     GaussianPrior,
     Hutchinson,
     HutchPP,
+    LogProb,
     PerStep,
     Probe,
     Reversible,
@@ -45,6 +46,7 @@ from pullback.solvers import (
     FlowEuler,
     FlowHeun,
     Gaussian,
+    Mixture,
     OnData,
     RectifiedFlow,
     ReversibleHeun,
@@ -82,8 +84,7 @@ def slope(method, process, law, counts, prior=None):
 ORDERS = [
     (DDIM(), 1, (48, 96)),
     (DPMSolverPP(2, starter=True), 2, (48, 96)),
-    (FlowHeun(), 2, (48, 96)),
-    (Coupled(DPMSolverPPSingle(2)), 2, (32, 64)),
+    (FlowHeun(), 2, (32, 64)),
     (DPMSolverPP(3, starter=True), 3, (48, 96)),
     (DEIS(3, starter=True), 3, (64, 128)),
     (DPMSolverPPSingle(3), 3, (24, 48)),
@@ -210,7 +211,7 @@ def test_probes_agree_with_the_exact_divergence_within_their_error(divergence):
     exact, found = (log_prob(network(), plan, x, divergence=d) for d in (ExactDivergence(), divergence))
     assert torch.equal(exact.error, torch.zeros(40)) and exact.lanes.shape == (40, 1)
     assert found.lanes.shape == (40, 64) and torch.allclose(found.end, exact.end, atol=1e-12)
-    ratio = (found.value - exact.value) / found.error
+    ratio = (found.value - exact.value).detach() / found.error
     assert 0.6 < float(ratio.square().mean()) < 1.6 and float(ratio.abs().max()) < 4.5
     low, high = found.interval()
     assert bool((low < found.value).all()) and bool((found.value < high).all())
@@ -380,6 +381,24 @@ def test_one_probe_has_no_error():
     assert torch.equal(exact.interval()[0], exact.value.detach())
 
 
+def test_the_interval_covers():
+    """2,000 cases in sixteen dimensions: 95 +- 1 % from eight signs on; the deviation of such a count is 0.5 %. Other
+    dimensions, and normal probes, which need 32: benchmarks/likelihood.py.
+    """
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randn(3, 16, 16, generator=generator) / 4
+    covariances = 0.05 * torch.eye(16) + 0.6 * factors @ factors.mT
+    law = Mixture(torch.tensor([0.3, 0.4, 0.3]), torch.randn(3, 16, generator=generator), covariances)
+    plan, denoiser = rising(DPMSolverPP(2), VP(), 5), law.denoiser(VP())
+    x = law.sample(2000, generator)
+    exact = log_prob(denoiser, plan, x, gradient=None).value
+    lanes = log_prob(denoiser, plan, x, divergence=Hutchinson(32), gradient=None).lanes
+    for count in (8, 16, 32):
+        low, high = LogProb(lanes[:, :count], False, None, 0, 0).interval(0.95)
+        covered = float(((low <= exact) & (exact <= high)).double().mean())
+        assert abs(covered - 0.95) < 0.01, (count, covered)
+
+
 # forms of state, refusals
 # ---------------------------------------------------------------------------------------------
 
@@ -431,7 +450,10 @@ def test_refusals():
         (falling, "expected a rising one"),
         (EulerMaruyama().plan(process, UniformLambda(4, start=0.9, end=0.05)), "draws noise"),
         (OnData(DDIM(), Clamp(-1.0, 1.0)).plan(process, grid), "Apply"),
-        (ReversibleHeun().plan(process, UniformLambda(4, start=0.9, end=0.05)).inverse(), "a whole plan"),
+        (
+            ReversibleHeun().plan(process, UniformLambda(4, start=0.9, end=0.05)).inverse(),
+            "from x alone to x alone",
+        ),
     ]:
         with pytest.raises(ValueError, match=words):
             log_prob(denoiser, plan, x)
@@ -443,6 +465,10 @@ def test_refusals():
         torch.func.grad(lambda x: log_prob(denoiser, good, x).value.sum())(x)
     with pytest.raises(ValueError, match="2 sample ids"):
         log_prob(denoiser, good, x[:1], divergence=Hutchinson(2, noise=Addressed(0, [1, 2])))
+    with pytest.raises(TypeError, match="pass GaussianPrior"):
+        log_prob(denoiser, good, x, prior=3.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"log densities \(2,\)"):
+        log_prob(denoiser, good, x, prior=lambda x, alpha, sigma: x)
     for bad in (0, 1.5, "many"):
         with pytest.raises((ValueError, TypeError)):
             Hutchinson(bad)  # type: ignore[arg-type]
