@@ -12,9 +12,8 @@ from ...solvers.checked import CheckedFields
 from ...solvers.noise import Addressed, Noise
 from ...solvers.wanted import Count
 
-Pull = Callable[
-    [Tensor], Tensor
-]  # vectors (K, B, D) -> M^T v of each, a matrix M (D, D) for each of B samples
+# vectors (K, B, D) -> M^T v of each, for a matrix M (D, D) of each of B samples
+Pull = Callable[[Tensor], Tensor]
 
 
 class FlowDivergence(CheckedFields, ABC):
@@ -121,8 +120,9 @@ class HutchPP(FlowDivergence):
     """tr M = tr Q^T M Q + E[v^T P M P v],  Q an orthonormal basis of M^T S (D, sketch),  P = 1 - Q Q^T.
 
     Exact where the rank of M is at most `sketch`; else what Hutchinson's error is made of is only what Q leaves over.
-    M is the Jacobian less that for data N(0, 1), so low rank means data that differ from it in few directions. Q is
-    held constant by a gradient: for any Q the estimate is unbiased, and so is its gradient.
+    M is the Jacobian less that for data of the variances that `log_prob` is given, so low rank means data that differ
+    from independent normal numbers in few directions. Q is held constant by a gradient: for any Q the estimate is
+    unbiased, and so is its gradient.
 
     Args:
         sketch: columns of S.

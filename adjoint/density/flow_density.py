@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import checked
+from ...solvers.kinds import described
 from ...solvers.model import Model
 from ...solvers.opening import carried, check_state
 from ...solvers.packing import State, packing_of
 from ...solvers.plan import Plan
+from ...solvers.wanted import Positive
 from ..auto import Auto
 from ..gradient import Gradient
 from ..sampling import sample
@@ -28,12 +30,13 @@ def log_prob(
     *,
     cond: Any = None,
     divergence: FlowDivergence = ExactDivergence(),
+    variance: Tensor | Positive = 1.0,
     prior: LogPrior = GaussianPrior(),
     gradient: Gradient | None = Auto(),
 ) -> LogProb:
     """log p(x) at the data end of the probability flow, solved by `plan` from data to noise.
 
-        log p_0(x_0) = log prior(x_T) + (d/2) log (s_T^2/s_0^2) - (l_T - l_0),   s^2 = alpha^2 + sigma^2
+        log p_0(x_0) = log prior(x_T) + (1/2) sum_i log (s_T^2/s_0^2)_i - (l_T - l_0),   s_i^2 = alpha^2 v_i + sigma^2
 
     The change of l is carried beside x as one more quantity of the same plan (`JointFlow`), so that it has the plan's
     order: 2 for `DPMSolverPP(2)`, 4 for `FlowAdams(4, starter=True)`.
@@ -44,6 +47,8 @@ def log_prob(
         x: (B, ...), or a joint state, taken for x_t at the plan's first time. The density is that of x_t: where sigma
             is not 0 there, of data with that much noise.
         divergence: `ExactDivergence()`, `Hutchinson(count)` or `HutchPP(sketch, count)`.
+        variance: v, of the data, one number or one for each entry, in the shape of a sample. Any v > 0 has the same
+            limit; N(., diag v) has no error but that of x_T, and what is near to it a smaller one.
         prior: the law at the plan's last time, (x_T, alpha_T, sigma_T) -> (B,); by default N(0, sigma_T^2).
         gradient: a strategy for gradients at x, cond and parameters, as of `sample`: with `Checkpoint()` memory does
             not grow with the steps but for their states. Probes make it unbiased too.
@@ -63,7 +68,8 @@ def log_prob(
     packed = carried(packed)
     model, flat = packing.model(denoiser), packed.flatten(1)
     batch, dims = flat.shape
-    joint = JointFlow(model, packed.shape[1:], divergence, divergence.probes(flat.detach()))
+    probes = divergence.probes(flat.detach())
+    joint = JointFlow(model, packed.shape[1:], divergence, probes, _variances(variance, flat))
     start = flat.new_zeros(batch, divergence.lanes)
     if gradient is not None:
         # lanes that require grad, whoever wants one: `JointFlow` records graphs of states that do
@@ -72,10 +78,21 @@ def log_prob(
     assert isinstance(end, Tensor)
     x_end, w = packing.unpack(end[:, :dims].reshape(packed.shape)), end[:, dims:]
     (alpha_0, sigma_0), (alpha, sigma) = levels(plan, 0), levels(plan, -1)
-    gained = dims / 2 * ((alpha**2 + sigma**2) / (alpha_0**2 + sigma_0**2)).log()
+    gained = joint.log_scale(alpha, sigma) - joint.log_scale(alpha_0, sigma_0)
     known = log_of_prior(prior, x_end, plan, -1) + gained.to(w)
     lanes = known[:, None] - w / (alpha + sigma).to(w).reshape(-1, 1)
     return LogProb(lanes, divergence.exact, x_end, plan.nfe, plan.nfe * divergence.products(dims))
+
+
+def _variances(value: Tensor | float, like: Tensor) -> Tensor:
+    """(1,) or (d,) for states like (B, d)."""
+    found = torch.as_tensor(value).detach().to(like).flatten()
+    if found.numel() not in (1, like.shape[1]) or not bool(((found > 0) & found.isfinite()).all()):
+        raise ValueError(
+            f"variance: got {described(value)}, expected positive finite numbers, one or one for each of "
+            f"{like.shape[1]} entries; pass images.var(0)"
+        )
+    return found
 
 
 def _check(plan: Plan) -> None:

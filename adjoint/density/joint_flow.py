@@ -13,35 +13,38 @@ from .divergence import FlowDivergence
 
 
 class JointFlow(Model):
-    """`model` over z = (x, w), flat (B, D + R): w = (alpha + sigma) l, one l for each lane of `divergence`,
+    """`model` over z = (x, w), flat (B, d + R): w = (alpha + sigma) l, one l for each lane of `divergence`,
 
-        l = log p_t(x_t) + (D/2) log s^2,  s^2 = alpha^2 + sigma^2
+        l = log p_t(x_t) + (1/2) sum_i log s_i^2,   s_i^2 = alpha^2 v_i + sigma^2
 
     along the flow, up to a constant. From d log p/dt = -tr du/dx, u = alpha' D + sigma' E (D, E the predictions of
-    data and noise; D a number where it counts dimensions),
+    data and noise),
 
-        dl/dt = -alpha' tr(dD/dx - alpha/s^2) - sigma' tr(dE/dx - sigma/s^2)
+        dl/dt = -alpha' tr(dD/dx - alpha v/s^2) - sigma' tr(dE/dx - sigma/s^2)      v/s^2, 1/s^2 diagonal matrices
 
     and so w is moved as x is, dw/dt = alpha' D_w + sigma' E_w and w = alpha D_w + sigma E_w, by the predictions
 
-        D_w = l - (alpha + sigma) tr(dD/dx - alpha/s^2),   E_w = l - (alpha + sigma) tr(dE/dx - sigma/s^2)
+        D_w = l - (alpha + sigma) tr(dD/dx - alpha v/s^2),   E_w = l - (alpha + sigma) tr(dE/dx - sigma/s^2)
 
     Every plan is then a plan for z, and what it does to D it does to the traces: l has the order that x has. For data
-    N(0, 1) both traces vanish and l is exact; they are finite at alpha = 0 and at sigma = 0, where tr dE/dx or tr dD/dx
-    alone grow like D/sigma and D/alpha. A network of another prediction P = a D + b E is linear in the two:
+    N(., diag v) both traces vanish and l is exact; they are finite at alpha = 0 and at sigma = 0, where tr dE/dx or
+    tr dD/dx alone grow like d/sigma and d/alpha. A network of another prediction P = a D + b E is linear in the two:
 
-        P_w = (a + b) l - (alpha + sigma) tr M,   M = dP/dx - (a alpha + b sigma)/s^2
+        P_w = (a + b) l - (alpha + sigma) tr M,   M = dP/dx - (a alpha v + b sigma)/s^2
 
     Args:
         shape: of one sample as `model` takes it.
         probes: of the run, from `divergence`.
+        variance: v, (1,) or (d,), positive.
 
     Derived here; the flow's log density is eq. 39 of Song et al. 2021, arXiv 2011.13456.
     """
 
-    def __init__(self, model: Model, shape: torch.Size, divergence: FlowDivergence, probes: Tensor) -> None:
+    def __init__(
+        self, model: Model, shape: torch.Size, divergence: FlowDivergence, probes: Tensor, variance: Tensor
+    ) -> None:
         self.model, self.process, self.prediction = model, model.process, model.prediction
-        self.shape, self.divergence, self.held = shape, divergence, probes
+        self.shape, self.divergence, self.held, self.variance = shape, divergence, probes, variance
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         size = self.shape.numel()
@@ -49,13 +52,19 @@ class JointFlow(Model):
         time = as_time(t)
         alpha, sigma = self.process.alpha(time), self.process.sigma(time)
         a, b = self.prediction.row(self.process, time)
-        diagonal = per_sample(((a * alpha + b * sigma) / (alpha**2 + sigma**2)).to(x), x)
+        alpha, sigma, a, b = (per_sample(level.to(x), x) for level in (alpha, sigma, a, b))
+        diagonal = (a * alpha * self.variance + b * sigma) / (alpha**2 * self.variance + sigma**2)
         out, traces = self._with_traces(flat, t, cond, diagonal)
-        scale = per_sample((alpha + sigma).to(x), x)
-        return torch.cat([out, per_sample((a + b).to(x), x) / scale * w - scale * traces], 1)
+        scale = alpha + sigma
+        return torch.cat([out, (a + b) / scale * w - scale * traces], 1)
+
+    def log_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(1/2) sum_i log s_i^2, () or (B,), at levels () or (B,) in float64."""
+        v = self.variance.to(alpha).expand(self.shape.numel())
+        return 0.5 * (alpha[..., None] ** 2 * v + sigma[..., None] ** 2).log().sum(-1)
 
     def _with_traces(self, flat: Tensor, t: Tensor, cond: Any, diagonal: Tensor) -> tuple[Tensor, Tensor]:
-        """The prediction (B, D) and tr M (B, R); with a graph where one leads to the state. A gradient that is wanted
+        """The prediction (B, d) and tr M (B, R); with a graph where one leads to the state. A gradient that is wanted
         elsewhere alone needs one too: else our own leaf would be left in the caller's graph.
         """
         recording = torch.is_grad_enabled() and flat.requires_grad
@@ -70,10 +79,17 @@ class JointFlow(Model):
 
             def pull(vectors: Tensor) -> Tensor:
                 batched = len(vectors) > 1
-                (rows,) = torch.autograd.grad(
-                    out, x, vectors if batched else vectors[0], retain_graph=True, create_graph=recording,
-                    is_grads_batched=batched, allow_unused=True,
-                )  # fmt: skip
+                try:
+                    (rows,) = torch.autograd.grad(
+                        out, x, vectors if batched else vectors[0], retain_graph=True, create_graph=recording,
+                        is_grads_batched=batched, allow_unused=True,
+                    )  # fmt: skip
+                except RuntimeError as error:
+                    if batched:
+                        error.add_note(
+                            "the network's backward pass under vmap: a divergence with chunk=1 does without"
+                        )
+                    raise
                 rows = torch.zeros_like(vectors) if rows is None else rows.reshape(vectors.shape)
                 return rows - diagonal * vectors
 

@@ -12,7 +12,6 @@ from ...solvers.model import Model
 from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
 from ...solvers.plan import Plan
-from ...solvers.process import as_time
 from ...solvers.wanted import Count, Positive, Samples
 from ..auto import Auto
 from ..gradient import Gradient
@@ -108,14 +107,14 @@ def sampler_log_prob(
         at, steps = at - _solved(jacobian, off, at), steps + 1
     if wants_gradient(denoiser, plan, x, cond):
         end = sample(denoiser, plan, at, cond=cond, gradient=gradient)
-    at = at - _solved(
-        jacobian, (end - x).flatten(1), at
-    )  # d at = -J^-1 (dF - dx): the implicit function's gradient
-    end, log_det = map_log_det(denoiser, plan, at, cond=cond, gradient=gradient)
+    # d at = -J^-1 (dF - dx), the implicit function's derivative
+    at = at - _solved(jacobian, (end - x).flatten(1), at)
+    _, log_det = map_log_det(denoiser, plan, at, cond=cond, gradient=gradient)
     calls, vjps = gradient.cost(plan)
     rows = (steps + 2) * at[0].numel()
     nfe = (steps + 2) * plan.nfe + rows * (calls - plan.nfe)
-    return LogProb((log_of_prior(prior, at, plan, 0) - log_det)[:, None], True, at, nfe, rows * vjps)
+    value = log_of_prior(prior, at, plan, 0) - log_det
+    return LogProb(value[:, None], True, at, nfe, rows * vjps)
 
 
 def _solved(jacobian: Tensor, off: Tensor, like: Tensor) -> Tensor:
@@ -124,7 +123,7 @@ def _solved(jacobian: Tensor, off: Tensor, like: Tensor) -> Tensor:
 
 def _encoded(denoiser: Model, plan: Plan, x: Tensor, cond: Any) -> Tensor:
     """Roughly the noise of x: encoded on the plan's times but for sigma = 0, where not every network says the noise."""
-    times = as_time(plan.times).flip(0)
+    times = torch.tensor(plan.times, dtype=torch.float64).flip(0)
     if bool((plan.process.sigma(times[0]) == 0).any()):
         times = times[1:]
     if len(times) < 2:
