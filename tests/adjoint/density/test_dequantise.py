@@ -17,7 +17,7 @@ from pullback.solvers import VP, Addressed, DPMSolverPPSingle, Gaussian, Rising,
 END = 0.08  # sigma about 0.1
 
 
-def plan(n=24, end=END):
+def plan(n=12, end=END):
     return DPMSolverPPSingle(3).plan(VP(), Rising(UniformLambda(n, start=1.0, end=end)))
 
 

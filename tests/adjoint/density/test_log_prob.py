@@ -86,7 +86,7 @@ ORDERS = [
     (DPMSolverPP(2, starter=True), 2, (48, 96)),
     (FlowHeun(), 2, (32, 64)),
     (DPMSolverPP(3, starter=True), 3, (48, 96)),
-    (DEIS(3, starter=True), 3, (64, 128)),
+    pytest.param(DEIS(3, starter=True), 3, (64, 128), marks=pytest.mark.slow),
     (DPMSolverPPSingle(3), 3, (24, 48)),
     (FlowAdams(4, starter=True), 4, (64, 128)),
 ]
@@ -108,8 +108,8 @@ def test_a_full_covariance():
     law = Gaussian(
         torch.tensor([0.5, -0.2, 0.1]), torch.tensor([[1.0, 0.4, 0.0], [0.4, 0.6, -0.2], [0.0, -0.2, 0.3]])
     )
-    found, error = slope(DPMSolverPPSingle(3), VP(), law, (24, 48))
-    assert abs(found - 3) < 0.2 and error < 1e-4
+    found, error = slope(DPMSolverPPSingle(3), VP(), law, (16, 32))
+    assert abs(found - 3) < 0.3 and error < 1e-3
 
 
 @pytest.mark.parametrize("method", [DDIM(), DPMSolverPP(3), DEIS(2), FlowHeun(), UniPC(), Coupled()], ids=str)
@@ -147,7 +147,7 @@ def test_known_variances_lose_nothing_either(prediction):
     assert float((without.value - by_hand).abs().min()) > 0.1
 
 
-@pytest.mark.parametrize("method", [FlowEuler(), FlowHeun(), DPMSolverPP(2)], ids=str)
+@pytest.mark.parametrize("method", [FlowEuler(), DPMSolverPP(2)], ids=str)
 def test_both_infinite_ends(method):
     """From the data itself, sigma = 0, to pure noise, alpha = 0: nothing is added or cut off."""
     denoiser = exact_flow(MIXTURE)
@@ -190,14 +190,14 @@ def test_ddim_by_hand():
 
 
 def test_the_prior_is_that_of_the_end():
-    law, plan = Gaussian(torch.tensor([0.3, 0.3]), 0.25), rising(DPMSolverPPSingle(3), VP(), 32)
+    law, plan = Gaussian(torch.tensor([0.3, 0.3]), 0.25), rising(DPMSolverPPSingle(3), VP(), 20)
     x, alpha, sigma = data(law, plan)
     exact = law.log_prob(x, alpha, sigma)
     errors = [
         float((log_prob(law.denoiser(VP()), plan, x, prior=prior).value - exact).abs().mean())
         for prior in (GaussianPrior(0.3, 0.25), GaussianPrior(), law.log_prob)
     ]
-    assert errors[0] < 1e-4 and abs(errors[0] - errors[2]) < 1e-10 and errors[1] > 1e-3
+    assert errors[0] < 5e-4 and abs(errors[0] - errors[2]) < 1e-10 and errors[1] > 1e-3
 
 
 class Network(nn.Module):
@@ -349,12 +349,12 @@ def test_gradients_against_finite_differences(divergence):
 
 
 def test_the_gradient_in_x_is_the_score():
-    plan = rising(DPMSolverPPSingle(3), VP(), 32)
+    plan = rising(DPMSolverPPSingle(3), VP(), 24)
     x, alpha, sigma = data(MIXTURE, plan, 8)
     value = log_prob(MIXTURE.denoiser(VP()), plan, x.requires_grad_(), prior=MIXTURE.log_prob).value
     (found,) = torch.autograd.grad(value.sum(), x)
     exact = MIXTURE.score(x, alpha, sigma).detach()
-    assert float((found - exact).norm() / exact.norm()) < 1e-3
+    assert float((found - exact).norm() / exact.norm()) < 3e-3
 
 
 def test_the_sketch_has_an_unbiased_gradient():
@@ -427,6 +427,7 @@ def test_one_probe_has_no_error():
     assert torch.equal(exact.interval()[0], exact.value.detach())
 
 
+@pytest.mark.slow
 def test_the_interval_covers():
     """2,000 cases in sixteen dimensions: 95 +- 1 % from eight signs on; the deviation of such a count is 0.5 %. Other
     dimensions, and normal probes, which need 32: benchmarks/likelihood.py.
