@@ -1,12 +1,13 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
 from ..solvers.per_step import PerStep
-from . import bridges, continuous
+from . import bridges, continuous, density
 from .auditing import Audit, audit
 from .auto import Auto
 from .bridges import *
 from .checkpoint import Checkpoint, Mechanism
 from .continuous import *
+from .density import *
 from .direct import Direct
 from .gradient import Gradient
 from .jacobian_free import JacobianFree
@@ -19,7 +20,9 @@ from .truncated import Truncated
 
 __all__ = [
     "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "JacobianFree", "Keep", "Mechanism", "PerStep", "Registers",
-    "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "sample", "trajectory",
+    "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "density", "sample",
+    "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__
+__all__ += density.__all__

@@ -10,7 +10,8 @@ import re
 
 import pytest
 
-from pullback import guidance, solvers
+from pullback import adjoint, guidance, solvers
+from pullback.adjoint import Dequantisation, FlowDivergence
 from pullback.guidance import (
     Aim,
     Averaging,
@@ -43,6 +44,7 @@ KINDS = {
     **dict.fromkeys(
         (Aim, Ball, Defence, Protection, Stepping), (guidance.adversarial, "guidance/adversarial")
     ),
+    **dict.fromkeys((Dequantisation, FlowDivergence), (adjoint.density, "adjoint/density")),
     Process: (solvers, "solvers/test_conversion.py"),
 }
 

@@ -26,6 +26,7 @@ from pullback.solvers import (
     Method,
     RectifiedFlow,
     ReversibleHeun,
+    Rising,
     UniformLambda,
     UniformT,
 )
@@ -272,6 +273,30 @@ def _calls() -> Iterator[Use]:
     yield called(guidance.read_log, path=lambda: __import__("pathlib").Path("/nowhere/log.jsonl"))
 
 
+def _densities() -> Iterator[Use]:
+    rising: Make = lambda: DDIM().plan(VP(), Rising(GRID))  # noqa: E731
+    yield called(adjoint.log_prob, **RUN | {"plan": rising})
+    yield called(adjoint.map_log_det, **RUN | {"x": state})
+    yield called(adjoint.sampler_log_prob, **RUN | {"x": state})
+    for divergence in (adjoint.ExactDivergence, adjoint.Hutchinson, adjoint.HutchPP):
+        yield Use(
+            divergence.__name__,
+            lambda divergence=divergence, **given: adjoint.log_prob(
+                denoiser(), rising(), state(), divergence=divergence(**given)
+            ),
+            {},
+            divergence,
+        )
+    for law in (adjoint.UniformDequantisation, adjoint.NormalDequantisation):
+        yield Use(
+            law.__name__,
+            lambda law=law, **given: law(**given)(state(), rising(), Addressed(0)),
+            {"width": lambda: 0.1},
+            law,
+        )
+    yield made(adjoint.GaussianPrior)
+
+
 def _edits() -> Iterator[Use]:
     edit = guidance.edit
     prompts: dict[str, Make] = {"source": lambda: None, "target": lambda: None}
@@ -333,6 +358,7 @@ def uses() -> list[Use]:
     """All of them."""
     return [
         *_calls(),
+        *_densities(),
         *_edits(),
         *recognition(),
         *morphs(denoiser()),

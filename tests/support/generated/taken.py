@@ -6,7 +6,7 @@ from collections.abc import Iterator
 _BY_REASON: dict[str, tuple[str, ...]] = {
     "any finite number may stand there": (
         "moments.mean=-1", "moments.start_mean=-1", "response.mean=-1", "LinearReward.offset=-1", "ReFL.ceiling=-1",
-        "ClassifierGuidance.scale=-1", "Chip.low=-1",
+        "ClassifierGuidance.scale=-1", "Chip.low=-1", "GaussianPrior.mean=-1",
     ),
     "guidance away from the condition": (
         *(f"{call}.scale=-1" for call in (

@@ -1,0 +1,13 @@
+"""How likely is x under what a sampler draws: log densities, their errors and gradients. Knows no objectives."""
+
+from .dequantise import Dequantisation, NormalDequantisation, UniformDequantisation
+from .divergence import ExactDivergence, FlowDivergence, Hutchinson, HutchPP, Probe
+from .estimate import LogProb
+from .flow_density import log_prob
+from .prior import GaussianPrior
+from .sampler_map import map_log_det, sampler_log_prob
+
+__all__ = [
+    "Dequantisation", "FlowDivergence", "ExactDivergence", "GaussianPrior", "HutchPP", "Hutchinson", "LogProb",
+    "NormalDequantisation", "Probe", "UniformDequantisation", "log_prob", "map_log_det", "sampler_log_prob",
+]  # fmt: skip
