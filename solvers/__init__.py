@@ -1,12 +1,13 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
-from . import methods, readings, toy
+from . import endpoint, methods, readings, toy
 from .brownian import Brownian
 from .calling import CastCond, FirstChannels, Keywords, Positional
 from .checking import Checked, Trial, check
 from .classifier_free import ClassifierFree, Guided, Passes
 from .coefficient_tensor import coefficients, compiled
 from .compiler import Builder, Method
+from .endpoint import *
 from .grid import (
     GivenTimes,
     Grid,
@@ -42,8 +43,9 @@ __all__ = [
     "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
     "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda",
     "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance", "check", "coefficients", "combine",
-    "compiled", "convert", "methods", "readings", "run", "toy",
+    "compiled", "convert", "endpoint", "methods", "readings", "run", "toy",
 ]  # fmt: skip
+__all__ += endpoint.__all__
 __all__ += methods.__all__
 __all__ += readings.__all__
 __all__ += toy.__all__

@@ -17,11 +17,13 @@ from pullback.solvers import (
     ClassifierFree,
     CosineVP,
     Denoiser,
+    DiffusionBridge,
     DiscreteVP,
     GivenTimes,
     Karras,
     Leading,
     Linspace,
+    MeanReverting,
     Quadratic,
     RectifiedFlow,
     Shifted,
@@ -47,6 +49,11 @@ PROCESSES = [
     RectifiedFlow(),
     TABLE,
     UserPair(lambda t: torch.cos(t), lambda t: torch.sin(t), 0.0, 1.5),
+    MeanReverting(0.3),
+    MeanReverting.ir_sde(0.2),
+    DiffusionBridge(),
+    DiffusionBridge(EDM(t_max=5.0)),
+    DiffusionBridge(RectifiedFlow(), 0.9),
 ]
 processes, parts = st.sampled_from(PROCESSES), st.floats(0.02, 0.98)
 

@@ -9,9 +9,12 @@ import torch
 from pullback import solvers
 from pullback.solvers import (
     BDIA,
+    DATA,
     DDIM,
     DEIS,
     ERSDE,
+    MRS,
+    NOISE,
     VP,
     CorrectorMode,
     Coupled,
@@ -25,6 +28,7 @@ from pullback.solvers import (
     Mixture,
     OnData,
     Restart,
+    Reverse,
     ReversibleHeun,
     Rex,
     SASolver,
@@ -60,6 +64,7 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
         Rex(Stages.SHARK),
         *(Rex(s, sde=True, zeta=0.5 if s is Stages.EULER else 0.999) for s in Stages),
     ],
+    MRS: [MRS(), MRS(2, NOISE), *(MRS(2, want, Reverse.SDE) for want in (DATA, NOISE))],
     BDIA: [BDIA(), BDIA(0.5)],
     ReversibleHeun: [ReversibleHeun(), ReversibleHeun(noise_side=True)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
