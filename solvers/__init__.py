@@ -1,6 +1,6 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
-from . import endpoint, methods, readings, toy
+from . import endpoint, methods, phase_space, readings, toy
 from .brownian import Brownian
 from .calling import CastCond, FirstChannels, Keywords, Positional
 from .checking import Checked, Trial, check
@@ -29,6 +29,7 @@ from .methods import *
 from .model import Denoiser, Model
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .path import Exponential, FromTorchSDE, Path
+from .phase_space import *
 from .plan import Plan
 from .prediction import DATA, FLOW, NOISE, SCORE, Prediction, V, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
@@ -44,9 +45,11 @@ __all__ = [
     "NoiseLevel", "OwnTime", "Passes", "Path", "PerElement", "Plan", "Positional", "Prediction", "Process",
     "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP",
     "Trailing", "Trial", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance",
-    "check", "coefficients", "combine", "compiled", "convert", "endpoint", "methods", "readings", "run", "toy",
+    "check", "coefficients", "combine", "compiled", "convert", "endpoint", "methods", "phase_space", "readings",
+    "run", "toy",
 ]  # fmt: skip
 __all__ += endpoint.__all__
 __all__ += methods.__all__
+__all__ += phase_space.__all__
 __all__ += readings.__all__
 __all__ += toy.__all__

@@ -70,6 +70,9 @@ class Process(CheckedFields, ABC):
             low, high = torch.where(noisier, middle, low), torch.where(noisier, high, middle)
         return (low + high) / 2
 
+    def check_conversion(self, have: str, want: str) -> None:  # noqa: B027  (alpha and sigma say it all, as a rule)
+        """Raise ValueError where alpha and sigma do not turn a prediction of one name into the other."""
+
     def d_alpha(self, t: Tensor | float) -> Tensor:
         """d alpha / dt."""
         return _slope(self.alpha, t)

@@ -27,6 +27,7 @@ from pullback.solvers import (
     Method,
     Mixture,
     OnData,
+    PhaseMethod,
     Restart,
     Reverse,
     ReversibleHeun,
@@ -91,11 +92,17 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
 def every_method() -> list[Method]:
     """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`.
 
-    OnData, a wrapper whose plans are not linear, has laws of its own over all of these.
+    OnData, a wrapper whose plans are not linear, has laws of its own over all of these; so have the methods of position
+    and momentum (tests/solvers/test_phase_space.py).
     """
     classes = list(vars(solvers).values())
     concrete = [
-        c for c in classes if isinstance(c, type) and issubclass(c, Method) and c not in (Method, OnData)
+        c
+        for c in classes
+        if isinstance(c, type)
+        and issubclass(c, Method)
+        and c not in (Method, OnData)
+        and not issubclass(c, PhaseMethod)
     ]
     return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
 
