@@ -1,6 +1,6 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
-from . import endpoint, methods, phase_space, readings, toy
+from . import endpoint, methods, neural, phase_space, readings, toy
 from .brownian import Brownian
 from .calling import CastCond, FirstChannels, Keywords, Positional
 from .checking import Checked, Trial, check
@@ -27,6 +27,7 @@ from .linear_map import LinearMap, Mixing, PerElement
 from .loop import advance, combine, run
 from .methods import *
 from .model import Denoiser, Model
+from .neural import *
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .path import Exponential, FromTorchSDE, Path
 from .phase_space import *
@@ -45,11 +46,12 @@ __all__ = [
     "NoiseLevel", "OwnTime", "Passes", "Path", "PerElement", "Plan", "Positional", "Prediction", "Process",
     "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP",
     "Trailing", "Trial", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance",
-    "check", "coefficients", "combine", "compiled", "convert", "endpoint", "methods", "phase_space", "readings",
-    "run", "toy",
+    "check", "coefficients", "combine", "compiled", "convert", "endpoint", "methods", "neural", "phase_space",
+    "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += endpoint.__all__
 __all__ += methods.__all__
+__all__ += neural.__all__
 __all__ += phase_space.__all__
 __all__ += readings.__all__
 __all__ += toy.__all__

@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "solvers": set(),
     "solvers.endpoint": {"solvers"},
     "solvers.methods": {"solvers"},
+    "solvers.neural": {"solvers"},
     "solvers.phase_space": {"solvers", "solvers.methods"},
     "solvers.readings": {"solvers"},
     "solvers.toy": {"solvers"},

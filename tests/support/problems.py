@@ -20,6 +20,7 @@ from pullback.solvers import (
     Coupled,
     DPMSolverPP,
     DPMSolverPPSingle,
+    DriftMethod,
     EDMHeun,
     FlowAdams,
     FlowMidpoint,
@@ -93,7 +94,7 @@ def every_method() -> list[Method]:
     """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`.
 
     OnData, a wrapper whose plans are not linear, has laws of its own over all of these; so have the methods of position
-    and momentum (tests/solvers/test_phase_space.py).
+    and momentum (tests/solvers/test_phase_space.py) and of equations of one's own (tests/solvers/test_neural.py).
     """
     classes = list(vars(solvers).values())
     concrete = [
@@ -102,7 +103,7 @@ def every_method() -> list[Method]:
         if isinstance(c, type)
         and issubclass(c, Method)
         and c not in (Method, OnData)
-        and not issubclass(c, PhaseMethod)
+        and not issubclass(c, (DriftMethod, PhaseMethod))
     ]
     return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
 
