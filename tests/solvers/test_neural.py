@@ -240,13 +240,16 @@ def test_a_log_ode_sees_the_area():
         plan = FlowHeun().plan(clock, Rising(UniformT(windows * steps)))
         return run(Denoiser(field, clock, FLOW), plan, z, cond=PerStep(log))
 
-    truth = torch.eye(2, dtype=F64)
-    m = 20000
-    for s in (torch.arange(m, dtype=F64) + 0.5) * (turn / m):
-        truth = truth + (turn / m) * (-s.sin() * A + s.cos() * B) @ truth
-    errors = {d: [float((end(w, 12, d) - truth.T).norm()) for w in (16, 32)] for d in (1, 2)}
-    slope = {d: math.log2(e[0] / e[1]) for d, e in errors.items()}
-    assert slope[1] == pytest.approx(2, abs=0.3) and errors[2][1] < errors[1][1] / 5, (slope, errors)
+    truth, h = torch.eye(2, dtype=F64), turn / 400
+    rate = [math.cos(k * h / 2) * B - math.sin(k * h / 2) * A for k in range(801)]
+    for early, middle, late in zip(rate[::2], rate[1::2], rate[2::2], strict=False):
+        k1 = early @ truth
+        k2 = middle @ (truth + h / 2 * k1)
+        k3 = middle @ (truth + h / 2 * k2)
+        truth = truth + h / 6 * (k1 + 2 * k2 + 2 * k3 + late @ (truth + h * k3))
+    for depth, order in ((1, 2), (2, 4)):
+        low, high = (float((end(windows, 32, depth) - truth.T).norm()) for windows in (8, 16))
+        assert math.log2(low / high) == pytest.approx(order, abs=0.5), (depth, low, high)
 
 
 def test_what_does_not_fit_is_named():
