@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pullback.adjoint import Checkpoint, Direct, Mechanism, Reversible, sample
+from pullback.guidance import DPS, steer
 from pullback.solvers import (
     DATA,
     DDIM,
@@ -323,6 +324,21 @@ def test_reversible_plans_run_on_a_bridge():
         )
         found.append(torch.autograd.grad(out.square().sum(), [e, boot, *net.parameters()]))
     assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(*found, strict=True))
+
+
+def test_a_guide_steers_it_as_any_model():
+    """DPS on a bridge is DPS on the pair (alpha, sigma) with the same data prediction."""
+    process, e, boot = DiffusionBridge(VP()), draw(3, 1), draw(3, 1, seed=1)
+    plan = DDIM().plan(process, torch.linspace(1.0, 0.1, 7, dtype=F64))
+
+    def centred(y, t):
+        alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        prior = MEAN + SLOPE * e
+        return prior + alpha * VAR / (alpha**2 * VAR + sigma**2) * (y - alpha * prior)
+
+    guide = DPS(lambda x: (x - 1.0).square().sum(1))
+    found = steer(model(process), plan, boot, guide, cond=Endpoint(e, e)).sample
+    assert torch.allclose(found, steer(Denoiser(centred, process, DATA), plan, boot, guide).sample, rtol=1e-9)
 
 
 # refusals
