@@ -48,6 +48,8 @@ class WithEndpoint(Model):
     Cost: the network call, and three operations on the state.
     """
 
+    process: EndpointProcess  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, denoiser: Model) -> None:
         check_kind("denoiser", denoiser, Model, Model.WANTED)
         check_kind("denoiser.process", denoiser.process, EndpointProcess, "an EndpointProcess, such as "

@@ -15,6 +15,7 @@ from pullback.solvers import (
     VE,
     VP,
     ClassifierFree,
+    Clock,
     CosineVP,
     Denoiser,
     DiffusionBridge,
@@ -57,7 +58,7 @@ PROCESSES = [
     DiffusionBridge(EDM(t_max=5.0)),
     DiffusionBridge(RectifiedFlow(), 0.9),
 ]
-PAIRED = [*PROCESSES, PhaseSpaceLangevin(t_min=0.02)]  # has no conversions between predictions
+CLOCKS = [*PROCESSES, PhaseSpaceLangevin(t_min=0.02), Clock(0.0, 2.0)]  # and those without conversions
 processes, parts = st.sampled_from(PROCESSES), st.floats(0.02, 0.98)
 
 
@@ -65,7 +66,7 @@ def inside(process, part):
     return process.t_min + part * (process.t_max - process.t_min)
 
 
-@given(st.sampled_from(PAIRED), parts)
+@given(st.sampled_from(CLOCKS), parts)
 def test_lambda_and_its_inverse(process, part):
     t = inside(process, part)
     assert float(process.time(process.lam(t))) == pytest.approx(t, rel=1e-9, abs=1e-9)
@@ -74,7 +75,7 @@ def test_lambda_and_its_inverse(process, part):
     )
 
 
-@given(st.sampled_from(PAIRED), parts)
+@given(st.sampled_from(CLOCKS), parts)
 def test_drift_and_diffusion(process, part):
     """g^2 = -2 sigma^2 dlambda/dt, by finite differences."""
     t, h = inside(process, part), 1e-6 * (process.t_max - process.t_min)
