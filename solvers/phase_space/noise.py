@@ -28,8 +28,11 @@ class CholeskyNoise:
 
     def __call__(self, network: Any, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         eps = prediction_in(self.inner(network, x, t, cond))
-        lower = torch.linalg.cholesky(self.process.covariance(self.process.clock(t)))
-        l11, l21, l22 = (per_sample(lower[:, i, j].to(x), x) for i, j in ((0, 0), (1, 0), (1, 1)))
+        cov = self.process.covariance(self.process.clock(t))
+        l11 = cov[:, 0, 0].sqrt()  # by hand: on a GPU the library's checks, for which the host waits
+        l21 = cov[:, 1, 0] / l11
+        l22 = (cov[:, 1, 1] - l21**2).sqrt()
+        l11, l21, l22 = (per_sample(c.to(x), x) for c in (l11, l21, l22))
         if 2 * eps.shape[1] == x.shape[1]:
             if self.process.gamma:
                 raise ValueError(

@@ -4,6 +4,7 @@ torchsde's reversible Heun, and controlled equations along a path.
 
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_reversible_heun_is_torchsdes():
     f, h = DriftDiffusion(net), LENGTH / n
     plan = StratonovichReversibleHeun().plan(CLOCK, Rising(UniformT(n)))
     given = torch.stack([noise(k, f.start(x.detach())) for k in range(n)])
-    cells = Cells([h * k for k in range(n + 1)], 0, n, GivenNoise(given[..., 2:]), x)
+    cells: Any = Cells([h * k for k in range(n + 1)], 0, n, GivenNoise(given[..., 2:]), x)
     theirs = torchsde.sdeint(
         Theirs(), x, torch.tensor([0.0, LENGTH], dtype=F64), bm=cells, dt=h, method="reversible_heun"
     )[-1]
