@@ -83,8 +83,7 @@ class DiffusionBridge(EndpointProcess):
 
     def _log_ratio(self, t: Tensor | float) -> Tensor:
         """log r, at most 0: a time that was rounded to float32 may lie beyond T."""
-        lam = self.base.lam(t)
-        return (2 * (self._lam_end().to(lam) - lam)).clamp(max=0.0)
+        return (2 * (self._lam_end() - self.base.lam(t))).clamp(max=0.0)
 
     def _log_left(self, t: Tensor | float) -> Tensor:
         """log(1 - r)."""

@@ -55,7 +55,8 @@ class WithEndpoint(Model):
         check_kind("denoiser.process", denoiser.process, EndpointProcess, "an EndpointProcess, such as "
                    "MeanReverting(level=0.2) or DiffusionBridge(VP()); build the Denoiser on one")  # fmt: skip
         assert isinstance(denoiser.process, EndpointProcess)
-        self.denoiser, self.process, self.prediction = denoiser, denoiser.process, denoiser.prediction
+        self.denoiser, self.prediction = denoiser, denoiser.prediction
+        self.process = denoiser.process  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         if not isinstance(cond, Endpoint):

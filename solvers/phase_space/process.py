@@ -97,18 +97,20 @@ class PhaseSpaceLangevin(Process):
 
     def flow(self, u: Tensor | float) -> Tensor:
         """e^{Au}, (..., 2, 2), for a difference u of the clock of either sign."""
-        u = as_time(u)[..., None, None]
-        r, eye = (self.gamma + self.nu) / 4, torch.eye(2, dtype=torch.float64, device=u.device)
-        return torch.exp(-r * u) * (eye + u * (self.drift.to(u.device) + r * eye))
+        u, c = as_time(u), (self.nu - self.gamma) / 4
+        rows = (1 + c * u, u / (2 * self.mass)), (-u / 2, 1 - c * u)
+        scale = torch.exp(-(self.gamma + self.nu) / 4 * u)
+        return scale[..., None, None] * torch.stack([torch.stack(row, -1) for row in rows], -2)
 
     def covariance(self, u: Tensor | float) -> Tensor:
         """Cov[z_t given x_0] at clock u, (..., 2, 2)."""
-        flow = self.flow(u)
-        rest = self.rest.to(flow.device)
-        first = torch.diag(
-            torch.tensor([0.0, self.kappa * self.mass], dtype=torch.float64, device=flow.device)
-        )
-        return rest + flow @ (first - rest) @ flow.mT
+        x, m = self.flow(u).unbind(-1)  # what is left of the start's position and momentum
+
+        def left(i: int, j: int) -> Tensor:
+            return (self.kappa - 1) * self.mass * m[..., i] * m[..., j] - x[..., i] * x[..., j]
+
+        rows = (1 + left(0, 0), left(0, 1)), (left(1, 0), self.mass + left(1, 1))
+        return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
     def start(self, noise: Tensor) -> Tensor:
         """z at t_max, at rest, from noise ~ N(0, I) in the form of z."""
