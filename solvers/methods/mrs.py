@@ -7,7 +7,7 @@ from typing import Annotated
 
 from ..compiler import CAP, Builder, Method
 from ..prediction import DATA, NOISE, Prediction
-from ..wanted import OWN_WORDS, Limit
+from ..wanted import Limit, Wanted
 from .dpm import DPMSolverPP
 from .sde import SDEDPMSolverPP
 from .weights import phi
@@ -40,20 +40,16 @@ class MRS(Method):
     here from its integral with P linear in lambda. Cost: 1 network call a step, order + 1 states.
     """
 
-    order: Annotated[int, OWN_WORDS] = 2
+    order: Annotated[int, Wanted("1 or 2", lambda value: value in (1, 2))] = 2
     want: Prediction = DATA
     reverse: Reverse = Reverse.ODE
     cap: Limit = CAP
 
     def __post_init__(self) -> None:
-        if (
-            self.order not in (1, 2)
-            or self.want not in (DATA, NOISE)
-            or not isinstance(self.reverse, Reverse)
-        ):
+        if self.want not in (DATA, NOISE) or not isinstance(self.reverse, Reverse):
             raise ValueError(
-                f"MRS: got order={self.order!r}, want={self.want!r}, reverse={self.reverse!r}, expected order 1 or 2, "
-                "DATA or NOISE, Reverse.ODE or Reverse.SDE"
+                f"MRS: got want={self.want!r}, reverse={self.reverse!r}, expected DATA or NOISE, Reverse.ODE or "
+                "Reverse.SDE"
             )
 
     @property

@@ -359,6 +359,6 @@ def test_what_does_not_fit_is_named():
         DiffusionBridge(RectifiedFlow())
     with pytest.raises(ValueError, match="MeanReverting: got SubVP"):
         MeanReverting(0.2, SubVP())
-    with pytest.raises(ValueError, match="MRS: got order=3"):
-        MRS(3)
+    with pytest.raises(ValueError, match="MRS: got want="):
+        MRS(2, V)
     assert issubclass(MeanReverting, EndpointProcess) and "MeanReverting" in str(MeanReverting(0.2))
