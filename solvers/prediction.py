@@ -58,6 +58,7 @@ def conversion(
     t = as_time(t)
     if have == want:
         return torch.zeros_like(t), torch.ones_like(t)
+    process.check_conversion(have.name, want.name)
     alpha, sigma = process.alpha(t), process.sigma(t)
     (a_have, b_have), (a_want, b_want) = have.row(process, t), want.row(process, t)
     det = alpha * b_have - sigma * a_have

@@ -10,6 +10,8 @@ from .edm_pec import EDMPEC
 from .er_sde import ERSDE
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .flow_sde import ConstantFlowSDE, FlowSDE
+from .hybrid_heun import HybridHeun
+from .mrs import MRS, Reverse
 from .on_data import Clamp, DynamicThreshold, OnData
 from .predictor_corrector import CorrectorMode
 from .restart import Restart
@@ -21,7 +23,7 @@ from .unipc import UniPC
 __all__ = [
     "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM", "DDPM", "DEIS", "DPMSolverPP",
     "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "EulerMaruyama",
-    "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "OBELM", "OnData", "Restart",
-    "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau", "UniPC",
-    "accepted_times",
+    "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "HybridHeun", "MRS", "OBELM", "OnData",
+    "Restart", "Reverse", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau",
+    "UniPC", "accepted_times",
 ]  # fmt: skip

@@ -24,7 +24,10 @@ MODULES = {
 # folder: what it may import besides itself. A layer's root stands for the files that lie in it.
 ARROWS: dict[str, set[str]] = {
     "solvers": set(),
+    "solvers.endpoint": {"solvers"},
     "solvers.methods": {"solvers"},
+    "solvers.neural": {"solvers"},
+    "solvers.phase_space": {"solvers", "solvers.methods"},
     "solvers.readings": {"solvers"},
     "solvers.toy": {"solvers"},
     "adjoint": {"solvers*", "adjoint.replay"},

@@ -15,13 +15,17 @@ from pullback.solvers import (
     VE,
     VP,
     ClassifierFree,
+    Clock,
     CosineVP,
     Denoiser,
+    DiffusionBridge,
     DiscreteVP,
     GivenTimes,
     Karras,
     Leading,
     Linspace,
+    MeanReverting,
+    PhaseSpaceLangevin,
     Quadratic,
     RectifiedFlow,
     Shifted,
@@ -37,6 +41,7 @@ from pullback.solvers.prediction import PREDICTIONS, conversion
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 TABLE = DiscreteVP(torch.cumprod(1 - BETAS, 0))
+RESTORATION = MeanReverting.ir_sde(0.2)
 PROCESSES = [
     VP(),
     VP(0.2, 12.0),
@@ -47,7 +52,13 @@ PROCESSES = [
     RectifiedFlow(),
     TABLE,
     UserPair(lambda t: torch.cos(t), lambda t: torch.sin(t), 0.0, 1.5),
+    MeanReverting(0.3),
+    RESTORATION,
+    DiffusionBridge(),
+    DiffusionBridge(EDM(t_max=5.0)),
+    DiffusionBridge(RectifiedFlow(), 0.9),
 ]
+CLOCKS = [*PROCESSES, PhaseSpaceLangevin(t_min=0.02), Clock(0.0, 2.0)]  # and those without conversions
 processes, parts = st.sampled_from(PROCESSES), st.floats(0.02, 0.98)
 
 
@@ -55,7 +66,7 @@ def inside(process, part):
     return process.t_min + part * (process.t_max - process.t_min)
 
 
-@given(processes, parts)
+@given(st.sampled_from(CLOCKS), parts)
 def test_lambda_and_its_inverse(process, part):
     t = inside(process, part)
     assert float(process.time(process.lam(t))) == pytest.approx(t, rel=1e-9, abs=1e-9)
@@ -64,11 +75,11 @@ def test_lambda_and_its_inverse(process, part):
     )
 
 
-@given(processes, parts)
+@given(st.sampled_from(CLOCKS), parts)
 def test_drift_and_diffusion(process, part):
     """g^2 = -2 sigma^2 dlambda/dt, by finite differences."""
     t, h = inside(process, part), 1e-6 * (process.t_max - process.t_min)
-    if process is TABLE:
+    if process in (TABLE, RESTORATION):  # not at a node
         t = float(int(t)) + 0.4
     slope = float(process.lam(t + h) - process.lam(t - h)) / (2 * h)
     assert float(process.g2(t)) == pytest.approx(-2 * float(process.sigma(t)) ** 2 * slope, rel=1e-5)

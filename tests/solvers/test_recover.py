@@ -20,6 +20,7 @@ from pullback.solvers import (
     EDMHeun,
     Encoding,
     GivenNoise,
+    HybridHeun,
     Method,
     Plan,
     Restart,
@@ -41,7 +42,7 @@ MEAN, VARIANCE = 0.7, 0.25
 
 def refused(method: Method) -> bool:
     """Noise where it cannot be solved for: before a step, in a jump up, in two states, or under a last corrector."""
-    return isinstance(method, EDMHeun | Restart | Rex) or (
+    return isinstance(method, EDMHeun | HybridHeun | Restart | Rex) or (
         isinstance(method, SASolver) and method.evaluation is CorrectorMode.PECE
     )
 

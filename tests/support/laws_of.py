@@ -41,6 +41,9 @@ LAWS: dict[str, tuple[str, ...]] = {
     ),
     "solvers/modules_behind": ("adjoint/test_wrapped_networks.py", "adjoint/test_never_silent.py"),
     "solvers/toy": ("solvers/test_toy.py",),
+    "solvers/endpoint": ("solvers/test_endpoint.py", "solvers/test_conversion.py"),
+    "solvers/neural": ("solvers/test_neural.py",),
+    "solvers/phase_space": ("solvers/test_phase_space.py",),
     "solvers/loop": (
         "solvers/test_networks.py", "solvers/test_split.py", "adjoint/test_func.py", "adjoint/test_generated.py",
     ),
@@ -52,6 +55,8 @@ LAWS: dict[str, tuple[str, ...]] = {
     "solvers/methods/adaptive": ("solvers/test_reversible.py",),
     "solvers/methods/flow_sde": ("solvers/test_transitions.py", "solvers/test_sde_order.py", "solvers/test_order.py"),
     "solvers/methods/runge_kutta": ("solvers/test_coefficients.py", "solvers/test_order.py"),
+    "solvers/methods/hybrid_heun": ("solvers/test_endpoint.py", "solvers/test_sde_order.py"),
+    "solvers/methods/mrs": ("solvers/test_endpoint.py", "solvers/test_order.py"),
     "solvers/methods/edm_pec": ("solvers/test_order.py", "solvers/test_plan.py"),
     "solvers/methods/two_state": ("solvers/test_reversible.py", "solvers/test_order.py"),
     "solvers/methods/coupled": ("solvers/test_reversible.py", "solvers/test_order.py"),

@@ -9,14 +9,18 @@ import torch
 from pullback import solvers
 from pullback.solvers import (
     BDIA,
+    DATA,
     DDIM,
     DEIS,
     ERSDE,
+    MRS,
+    NOISE,
     VP,
     CorrectorMode,
     Coupled,
     DPMSolverPP,
     DPMSolverPPSingle,
+    DriftMethod,
     EDMHeun,
     FlowAdams,
     FlowMidpoint,
@@ -24,7 +28,9 @@ from pullback.solvers import (
     Method,
     Mixture,
     OnData,
+    PhaseMethod,
     Restart,
+    Reverse,
     ReversibleHeun,
     Rex,
     SASolver,
@@ -60,6 +66,7 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
         Rex(Stages.SHARK),
         *(Rex(s, sde=True, zeta=0.5 if s is Stages.EULER else 0.999) for s in Stages),
     ],
+    MRS: [MRS(), MRS(2, NOISE), *(MRS(2, want, Reverse.SDE) for want in (DATA, NOISE))],
     BDIA: [BDIA(), BDIA(0.5)],
     ReversibleHeun: [ReversibleHeun(), ReversibleHeun(noise_side=True)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
@@ -86,11 +93,17 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
 def every_method() -> list[Method]:
     """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`.
 
-    OnData, a wrapper whose plans are not linear, has laws of its own over all of these.
+    OnData, a wrapper whose plans are not linear, has laws of its own over all of these; so have the methods of position
+    and momentum (tests/solvers/test_phase_space.py) and of equations of one's own (tests/solvers/test_neural.py).
     """
     classes = list(vars(solvers).values())
     concrete = [
-        c for c in classes if isinstance(c, type) and issubclass(c, Method) and c not in (Method, OnData)
+        c
+        for c in classes
+        if isinstance(c, type)
+        and issubclass(c, Method)
+        and c not in (Method, OnData)
+        and not issubclass(c, (DriftMethod, PhaseMethod))
     ]
     return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
 

@@ -17,13 +17,20 @@ from pullback.guidance import GaussianNoise, Guide, Linf, Mask, Matrix, Measurem
 from pullback.solvers import (
     DATA,
     DDIM,
+    FLOW,
+    SCORE,
     VP,
     Addressed,
+    Clock,
     Denoiser,
     DPMSolverPP,
+    DriftDiffusion,
+    DriftMethod,
     FlowEuler,
     Grid,
     Method,
+    PhaseMethod,
+    PhaseSpaceLangevin,
     RectifiedFlow,
     ReversibleHeun,
     Rising,
@@ -97,13 +104,23 @@ def seen() -> Measurement:
     )
 
 
+def model_for(method: Method) -> Denoiser:
+    """What it is a method of."""
+    if isinstance(method, PhaseMethod):
+        return Denoiser(lambda z, t: -z, PhaseSpaceLangevin(), SCORE)
+    if isinstance(method, DriftMethod):
+        return Denoiser(DriftDiffusion(lambda x, t: (-x, 0.1)), Clock(), FLOW)
+    return denoiser()
+
+
 def whole(made: Any) -> Any:
     """What an object is for."""
     if isinstance(made, Grid):
         return DDIM().plan(VP(), made)
     if isinstance(made, Method):
-        steps = made.plan(VP(), GRID)
-        return sample(denoiser(), steps, state(), noise=Addressed(0) if steps.slots else None, gradient=None)
+        model = model_for(made)
+        steps = made.plan(model.process, GRID)
+        return sample(model, steps, state(), noise=Addressed(0) if steps.slots else None, gradient=None)
     if isinstance(made, Gradient):
         chosen = reversible_plan() if "Reversible" in str(made) else DPMSolverPP(2).plan(VP(), GRID)
         chosen = FlowEuler().plan(VP(), GRID) if isinstance(made, adjoint.SkipStraight) else chosen

@@ -1,0 +1,295 @@
+"""Position and momentum: the process against its SDE, samplers against Gaussian data in closed form, whose score is
+linear, so that mean and covariance push through a plan exactly.
+"""
+
+import math
+import pickle
+
+import pytest
+import torch
+
+from pullback.adjoint import Checkpoint, Direct, Mechanism, sample
+from pullback.solvers import (
+    DDIM,
+    SCORE,
+    SSCS,
+    VP,
+    Addressed,
+    CholeskyNoise,
+    ConjugateDDIM,
+    Denoiser,
+    GivenNoise,
+    PhaseEulerMaruyama,
+    PhaseMethod,
+    PhaseSpaceLangevin,
+    ReducedVerlet,
+    Reverse,
+    UniformT,
+    run,
+)
+
+F64 = torch.float64
+MEAN, VAR = 0.7, 0.3
+PSLD, CLD = PhaseSpaceLangevin(t_min=0.02), PhaseSpaceLangevin.cld()
+# milder than these, so that few steps show the order: with and without noise on the position, beta constant and not
+BOTH = PhaseSpaceLangevin(0.5, 3.0, beta_min=2.0, beta_max=10.0, t_min=0.05)
+MOMENTUM = PhaseSpaceLangevin(0.0, 3.0, beta_min=4.0, beta_max=4.0, kappa=0.3, t_min=0.1)
+ODE = [
+    ConjugateDDIM(),
+    ConjugateDDIM(lam=0.5),
+    ConjugateDDIM(2),
+    SSCS(1, Reverse.ODE),
+    SSCS(2, Reverse.ODE),
+    PhaseEulerMaruyama(Reverse.ODE),
+    ReducedVerlet(),
+]
+SDE = [PhaseEulerMaruyama(), SSCS(1), SSCS(2)]
+
+
+def law(process, u):
+    """Mean (..., 2) and covariance (..., 2, 2) of z at clock u for data N(MEAN, VAR)."""
+    flow = process.flow(u)
+    data = torch.diag(torch.tensor([VAR, 0.0], dtype=F64))
+    return MEAN * flow[..., 0], process.covariance(u) + flow @ data @ flow.mT
+
+
+def denoiser(process):
+    """The exact score of one-dimensional Gaussian data."""
+
+    def network(z, t):
+        mean, cov = law(process, process.clock(t))
+        return -torch.linalg.solve(cov.to(z), (z - mean.to(z))[..., None])[..., 0]
+
+    return Denoiser(network, process, SCORE)
+
+
+def pushed(plan):
+    """(c, J): the sample of an affine network is c + J (z, xi_0, xi_1, ...), J (2, 2 + 2 slots)."""
+    slots, size = plan.slots, 2 + 2 * plan.slots
+    z, noise = torch.zeros(1 + size, 2, dtype=F64), torch.zeros(max(slots, 1), 1 + size, 2, dtype=F64)
+    z[1:3] = torch.eye(2)
+    for k in range(slots):
+        noise[k, 3 + 2 * k : 5 + 2 * k] = torch.eye(2)
+    out = run(denoiser(plan.process), plan, z, noise=GivenNoise(noise) if slots else None)
+    return out[0], (out[1:] - out[0]).T
+
+
+def arrival(method, process, n):
+    """Mean and covariance of the sample of a plan that starts from the exact law, and its covariance with the start."""
+    plan = method.plan(process, UniformT(n))
+    c, jacobian = pushed(plan)
+    mean, cov = law(process, process.clock(process.t_max))
+    flow = jacobian[:, :2]
+    return c + flow @ mean, flow @ cov @ flow.T + jacobian[:, 2:] @ jacobian[:, 2:].T
+
+
+def errors(method, process, counts):
+    mean, cov = law(process, process.clock(process.t_min))
+    found = [arrival(method, process, n) for n in counts]
+    return [float((m - mean).norm() + (s - cov).norm()) for m, s in found]
+
+
+def rk4(field, z, start, end, n=150):
+    """z at clock `end` of dz/du = field(u, z), by Runge and Kutta's method."""
+    u, h = start, (end - start) / n
+    for _ in range(n):
+        k1 = field(u, z)
+        k2 = field(u + h / 2, z + h / 2 * k1)
+        k3 = field(u + h / 2, z + h / 2 * k2)
+        k4 = field(u + h, z + h * k3)
+        u, z = u + h, z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return z
+
+
+# the process
+
+
+@pytest.mark.parametrize("process", [PSLD, CLD, BOTH], ids=["psld", "cld", "both"])
+def test_the_process_is_its_sde(process):
+    """d/dt of mean and covariance by finite differences against beta (A m) and beta (A P + P A^T + D)."""
+    t, h = 0.37, 1e-6
+    beta, A, D = float(process.beta(t)), process.drift, process.diffusion
+    (up, up2), (down, down2), (mean, cov) = (law(process, process.clock(v)) for v in (t + h, t - h, t))
+    assert torch.allclose((up - down) / (2 * h), beta * A @ mean, atol=1e-8)
+    assert torch.allclose((up2 - down2) / (2 * h), beta * (A @ cov + cov @ A.T + D), atol=1e-7)
+    assert torch.allclose(
+        process.drift @ process.rest + process.rest @ process.drift.T, -D
+    )  # at rest in N(0, S)
+    assert float(process.alpha(t)) * MEAN == pytest.approx(float(mean[0]))
+    assert float(process.time_at(process.clock(t))) == pytest.approx(t)
+
+
+def test_cld_is_its_own_equation():
+    """dx = (beta/M) m dt, dm = -beta (x + Gamma m/M) dt + sqrt(2 Gamma beta) dw Gamma^2 = 4 M = 1, beta = 4."""
+    mass = CLD.mass
+    assert mass == 0.25
+    assert torch.allclose(8 * CLD.drift, 4 * torch.tensor([[0, 1 / mass], [-1, -1 / mass]], dtype=F64))
+    assert torch.allclose(8 * CLD.diffusion, torch.diag(torch.tensor([0.0, 2 * 4], dtype=F64)))
+
+
+def test_noise_predictions_become_the_score():
+    """-L^-T eps, and the momentum's half alone."""
+    z, t = torch.randn(5, 2, dtype=F64), torch.full((5,), 0.3, dtype=F64)
+    for process in (PSLD, CLD):
+        lower = torch.linalg.cholesky(process.covariance(process.clock(0.3)))
+        eps = torch.randn(5, 2, dtype=F64)
+        exact = -torch.linalg.solve(lower.T, eps.T).T
+        call = CholeskyNoise(process)
+        assert torch.allclose(Denoiser(lambda z, t, e=eps: e, process, SCORE, call=call)(z, t), exact)
+        half = Denoiser(lambda z, t, e=eps: e[:, 1:], process, SCORE, call=call)
+        if process is CLD:
+            assert torch.allclose(half(z, t)[:, 1], exact[:, 1]) and not half(z, t)[:, 0].any()
+        else:
+            with pytest.raises(ValueError, match="got the momentum's half alone"):
+                half(z, t)
+
+
+# the samplers
+
+
+@pytest.mark.parametrize("process", [BOTH, MOMENTUM], ids=["both", "momentum"])
+@pytest.mark.parametrize("method", [*ODE, *SDE], ids=str)
+def test_mean_and_covariance_converge_at_the_order(method, process):
+    low, high = errors(method, process, (32, 64))
+    assert math.log2(low / high) == pytest.approx(method.order, abs=0.3)
+
+
+def test_one_step_against_the_published_updates():
+    """Each update written out in x and m."""
+    process, h = CLD, 8 * 0.1
+    z, s = torch.tensor([[0.4, -0.3]], dtype=F64), torch.tensor([[0.6, -1.1]], dtype=F64)
+    fixed = Denoiser(lambda z, t: s + 0 * z, process, SCORE)
+    x, m, mass, nu = 0.4, -0.3, process.mass, process.nu
+
+    def one(method, noise=None):
+        return run(fixed, method.plan(process, torch.tensor([0.6, 0.5], dtype=F64)), z, noise=noise)[
+            0
+        ].tolist()
+
+    # the splitting without its noise: v + 2 Gamma beta (score + v/M) dt between two halves of dx = -v/(2 M), dv = x/2 -
+    # nu v/2 in u
+    linear = torch.tensor([[0, -1 / (2 * mass)], [0.5, -nu / 2]], dtype=F64)
+    half = torch.linalg.matrix_exp(h / 2 * linear)
+    between = half @ z[0]
+    between[1] += 2 * 4 * 0.1 * (-1.1 + between[1] / mass)
+    assert one(SSCS(), torch.zeros(2, 1, 2, dtype=F64)) == pytest.approx((half @ between).tolist())
+    # Euler-Maruyama
+    xi = torch.tensor([[[0.0, 0.8]]], dtype=F64)
+    up = m + h * (x / 2 + nu * m / 2 + mass * nu * -1.1) + math.sqrt(h * mass * nu) * 0.8
+    assert one(PhaseEulerMaruyama(), xi) == pytest.approx([x - h * m / mass / 2, up])
+    # velocity Verlet
+    half = m + h / 4 * (x + nu * m + mass * nu * -1.1)
+    moved = x - h / 2 * half / mass
+    assert one(ReducedVerlet()) == pytest.approx(
+        [moved, half + h / 4 * (moved + nu * half + mass * nu * -1.1)]
+    )
+
+
+def test_sscs_is_exact_at_rest():
+    """Data that are at rest already stay there whatever the step: the rest of the splitting is zero."""
+    process = CLD
+    cov = process.rest
+
+    def network(z, t):
+        return -torch.linalg.solve(cov, z.T).T
+
+    for reverse in Reverse:
+        plan = SSCS(1, reverse).plan(process, UniformT(3))
+        size = 2 + 2 * plan.slots
+        noise = torch.zeros(max(plan.slots, 1), size, 2, dtype=F64)
+        for k in range(plan.slots):
+            noise[k, 2 + 2 * k : 4 + 2 * k] = torch.eye(2)
+        start = torch.cat([torch.eye(2), torch.zeros(size - 2, 2)]).to(F64)
+        out = run(
+            Denoiser(network, process, SCORE), plan, start, noise=GivenNoise(noise) if plan.slots else None
+        ).T
+        found = out[:, :2] @ cov @ out[:, :2].T + out[:, 2:] @ out[:, 2:].T
+        assert torch.allclose(found, cov, rtol=1e-12, atol=1e-12)
+
+
+def test_conjugate_of_constant_noise_is_exact():
+    """One step of order 1 where eps is constant solves dz = (A z + (D/2) L^-T eps) du: by 150 steps of RK4 in u."""
+    process, eps = PSLD, torch.tensor([0.5, -0.9], dtype=F64)
+
+    def network(z, t):
+        lower = torch.linalg.cholesky(process.covariance(process.clock(t)))
+        return -torch.linalg.solve(lower.mT, eps.expand(len(z), 2)[..., None])[..., 0]
+
+    def field(u, z):
+        lower = torch.linalg.cholesky(process.covariance(u))
+        return z @ process.drift.T + process.diffusion @ torch.linalg.solve(lower.T, eps) / 2
+
+    x = torch.randn(3, 2, dtype=F64)
+    once = run(
+        Denoiser(network, process, SCORE), ConjugateDDIM().plan(process, UniformT(1, start=0.9, end=0.6)), x
+    )
+    assert torch.allclose(once, rk4(field, x, process.clock(0.9), process.clock(0.6)), rtol=1e-8, atol=1e-8)
+
+
+# gradients and what a plan can do
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4)
+        ).double()
+
+    def forward(self, z, t):
+        return self.body(torch.cat([z, t[:, None]], 1))
+
+
+@pytest.mark.parametrize(
+    "method", [ConjugateDDIM(2), SSCS(2), ReducedVerlet(), PhaseEulerMaruyama()], ids=str
+)
+def test_exact_strategies_agree(method):
+    torch.manual_seed(0)
+    net, plan = Network(), method.plan(PSLD, UniformT(4))
+    z = PSLD.start(torch.randn(3, 4, dtype=F64)).requires_grad_()
+    noise = torch.randn(max(plan.slots, 1), 3, 4, dtype=F64).requires_grad_() if plan.slots else None
+    inputs = [z, *net.parameters(), *([noise] if plan.slots else [])]
+    found = []
+    for strategy in (Direct(), Checkpoint(), Checkpoint(mechanism=Mechanism.REGION)):
+        out = sample(Denoiser(net, PSLD, SCORE), plan, z, noise=noise, gradient=strategy)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), inputs)])
+    for other in found[1:]:
+        assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-12) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("method", [ConjugateDDIM(2), SSCS(2, Reverse.ODE), ReducedVerlet()], ids=str)
+def test_the_gradient_converges_at_the_order(method):
+    """dz_0/dz_T of the flow dz = (A + D P^-1/2) z du, P = Cov z."""
+
+    def field(u, z):
+        return (BOTH.drift + BOTH.diffusion @ torch.linalg.inv(law(BOTH, u)[1]) / 2) @ z
+
+    truth = rk4(field, torch.eye(2, dtype=F64), BOTH.clock(BOTH.t_max), BOTH.clock(BOTH.t_min))
+    low, high = (float((pushed(method.plan(BOTH, UniformT(n)))[1] - truth).norm()) for n in (48, 96))
+    assert math.log2(low / high) == pytest.approx(method.order, abs=0.25)
+
+
+@pytest.mark.parametrize("method", [*ODE, *SDE], ids=str)
+def test_plans_pickle_compare_stack_and_run_short(method):
+    plan = method.plan(CLD, UniformT(3))
+    assert pickle.loads(pickle.dumps(plan)) == plan and "Mixing" in str(plan)
+    grids = torch.stack([torch.linspace(1.0, e, 3, dtype=F64) for e in (0.1, 0.3)], 1)
+    z, noise = torch.randn(2, 2, dtype=F64), Addressed(3) if plan.stochastic else None
+    both = run(denoiser(CLD), method.plan(CLD, grids), z, noise=noise)
+    alone = run(denoiser(CLD), method.plan(CLD, grids[:, 1]), z, noise=noise)
+    assert torch.allclose(both[1], alone[1], rtol=1e-10)
+    assert run(denoiser(CLD), method.plan(CLD, UniformT(1)), z, noise=noise).isfinite().all()
+
+
+def test_what_does_not_fit_is_named():
+    assert issubclass(SSCS, PhaseMethod)
+    with pytest.raises(TypeError, match="expected a PhaseSpaceLangevin"):
+        SSCS().plan(VP(), UniformT(3))
+    with pytest.raises(ValueError, match="gamma = nu"):
+        PhaseSpaceLangevin(2.0, 2.0)
+    with pytest.raises(ValueError, match=r"lam=0\.5 with order=2"):
+        ConjugateDDIM(2, 0.5)
+    with pytest.raises(
+        ValueError, match="got a SCORE network and a plan that asks for DATA, expected SCORE: alpha"
+    ):
+        run(denoiser(CLD), DDIM().plan(CLD, UniformT(2)), torch.randn(1, 2))
