@@ -25,7 +25,7 @@ SLACK = 1e-3  # a step that leaves less than this share of itself to the end goe
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Walked:
     """x at the end, the times of each sample, its attempts and its network calls, and those of the batch."""
 
     x: Tensor
@@ -57,7 +57,7 @@ class Search:
     asker: str
     together: bool = False
 
-    def run(self, x: Tensor) -> Found:
+    def run(self, x: Tensor) -> Walked:
         """From x (B, ...) at `start`."""
         self._check(x)
         with torch.no_grad():
@@ -97,7 +97,7 @@ class Search:
             self.path.check(x)
         self.model.check_times(as_time((self.start, self.end)))
 
-    def _walked(self, x: Tensor) -> Found:
+    def _walked(self, x: Tensor) -> Walked:
         pair, process, B = self.pair, self.model.process, len(x)
         ends = pair.position(process, as_time((self.start, self.end)))
         way = float(ends[1] - ends[0])
@@ -151,7 +151,7 @@ class Search:
                 self.told(attempt, self._times(ends, at), x.clone())
             if bool(done.all()):
                 tables = tuple([torch.tensor(grid, dtype=torch.float64) for grid in grids])
-                return Found(x, tables, attempts, calls, asked)
+                return Walked(x, tables, attempts, calls, asked)
             h = torch.where(done, h, step * factor)
             self._check_step(h, done, unit, self._times(ends, at))
         late = int((~done).int().argmax())
