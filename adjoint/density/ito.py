@@ -14,7 +14,7 @@ from ...solvers.instructions import Combine
 from ...solvers.model import data_prediction
 from ...solvers.packing import State, packing_of
 from ...solvers.per_step import at_step, check_steps
-from ...solvers.process import as_time
+from ...solvers.process import Process, as_time
 from ...solvers.wanted import Limit
 
 
@@ -55,7 +55,7 @@ def ito_log_prob(
         ValueError: another number of states, a plan of another noise strength or none, alpha = 0 at its start.
 
     Order: root mean square error h^(1/2), mean error h. Cost: N network calls; with gradients N more and N VJPs, at the
-    memory of one call. Source: Skreta et al. 2024, arXiv 2412.17762, theorem 1 (the estimator with V = inf).
+    memory of one call. Source: Skreta et al. 2024, arXiv 2412.17762, whose estimator has V = inf.
     """
     if len(states) != plan.steps + 1:
         raise ValueError(
@@ -87,21 +87,24 @@ def _gained(
     model: Model, x: Tensor, x_next: Tensor, ends: tuple[Tensor, Tensor], cond: Any, variance: float
 ) -> Tensor:
     """(B,): log q at the end of a step less that at its start."""
-    process = model.process
-    (alpha, v), (alpha_next, v_next) = (_levels(process.alpha(t), process.sigma(t), x) for t in ends)
+    (alpha, v), (alpha_next, v_next) = (levels_at(model.process, t, x) for t in ends)
     y = x / alpha
     score = (data_prediction(model, x, ends[0], cond) - y) / v
-    moved, width = x_next / alpha_next - y, v - v_next
-    size = x[0].numel()
-    kernel = score * moved - 0.5 * width * score.square()
-    spread = variance + v_next
+    gained = kernel_ratio(score, x_next / alpha_next - y, v - v_next, variance + v_next)
+    return gained + x[0].numel() * (alpha / alpha_next).log().flatten()
+
+
+def kernel_ratio(score: Tensor, moved: Tensor, width: Tensor, spread: Tensor) -> Tensor:
+    """(B,): the gain of log q in y over a step by `moved` with v falling by `width`; `spread` is V + v at its end."""
+    ratio = score * moved - 0.5 * width * score.square()
     bent = (moved - width * score).square() / spread - torch.log1p(width / spread)
-    return (kernel - 0.5 * bent).flatten(1).sum(1) + size * (alpha / alpha_next).log().flatten()
+    return (ratio - 0.5 * bent).flatten(1).sum(1)
 
 
-def _levels(alpha: Tensor, sigma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, (sigma/alpha)^2), shaped to meet a state."""
-    return per_sample(alpha.to(like), like), per_sample((sigma / alpha).square().to(like), like)
+def levels_at(process: Process, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, v = sigma^2/alpha^2) at t, shaped to meet a state."""
+    alpha, sigma = process.alpha(t).to(like), process.sigma(t).to(like)
+    return per_sample(alpha, like), per_sample((sigma / alpha).square(), like)
 
 
 def _check_noise(plan: Plan) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checked import CheckedFields
-from ..wanted import Finite, NonNegative, Positive
+from ..wanted import Finite, Limit, NonNegative, Positive
 
 FLOOR = 1e-8  # added to errors that are divided by
 
@@ -38,7 +38,13 @@ class Integral(StepControl):
     safety: Positive = 0.9
     exponent: Positive | None = None
     low: NonNegative = 0.2
-    high: float = 3.0
+    high: Limit = 3.0
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise ValueError(
+                f"Integral: got low={self.low}, high={self.high}, expected low < high; swap them"
+            )
 
     def __call__(self, error: Tensor, past: Tensor, order: int) -> tuple[Tensor, Tensor]:
         power = error.clamp(min=1e-30) ** -(self.exponent or 1 / order)

@@ -85,7 +85,7 @@ def test_a_mixture_converges(variance, coarse):
 
 
 def test_it_is_the_published_sum():
-    """Theorem 1 as it stands, in x and t by Euler's rule along the same states: the difference falls as h."""
+    """The theorem as it stands, in x and t by Euler's rule along the same states: the difference falls as h."""
     x, gaps = drawn(MIXTURE, 20), []
     for steps in (256, 512):
         plan, states = walked(MIXTURE, DDPM(), steps, x)
