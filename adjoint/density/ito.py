@@ -109,7 +109,7 @@ def levels_at(process: Process, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor
 
 def _check_noise(plan: Plan) -> None:
     """Raise ValueError unless every step adds the noise that the forward process would, but for terms of order h."""
-    times = as_time(plan.times) if plan.batch is None else torch.tensor(plan.times, dtype=torch.float64)
+    times = torch.tensor(plan.times, dtype=torch.float64)
     alpha, lam = plan.process.alpha(times), plan.process.lam(times)
     if bool((alpha[:-1] == 0).any()) or bool(lam[:-1].isinf().any()):
         raise ValueError(
