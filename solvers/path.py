@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .broadcast import per_sample
-from .instructions import Coefficient, Combine
+from .instructions import Combine
 from .noise import Noise
 from .plan import Plan
+
+_Point = float | tuple[float, ...]  # of the path's coordinate, one for all samples or one for each
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Path(ABC):
             .reshape(plan.steps + 1, -1)
             .tolist()
         )
-        ends: dict[int, tuple[Coefficient, Coefficient]] = {}
+        ends: dict[int, tuple[_Point, _Point]] = {}
         for i in range(plan.steps):
             slots = {slot for op in plan.step(i) if isinstance(op, Combine) for _, slot in op.noise}
             if len(slots) > 1:
@@ -130,7 +132,7 @@ class PathNoise(Noise):
     """Unit increments of `path`: those over `ends[slot]`, (start, stop), numbers for all samples or one for each."""
 
     path: Path
-    ends: tuple[tuple[Coefficient, Coefficient], ...]
+    ends: tuple[tuple[_Point, _Point], ...]
 
     def check(self, slots: int, like: Tensor) -> None:
         if slots > len(self.ends):
