@@ -18,7 +18,7 @@ from .predictor_corrector import CorrectorMode
 from .restart import Restart
 from .sa import SASolver, Tau
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
-from .step_control import PID, Integral, StepControl
+from .step_control import PID, IntegralControl, StepControl
 from .two_state import BDIA, EDICT, OBELM, ReversibleHeun
 from .unipc import UniPC
 
@@ -26,7 +26,7 @@ __all__ = [
     "Accepted", "AdaptiveDPM", "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM",
     "DDPM", "DEIS", "DPMSolverPP", "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC",
     "ERSDE", "EmbeddedPair", "EulerMaruyama", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint",
-    "FlowSDE", "GottaGoFast", "Integral", "OBELM", "OnData", "PID", "Restart", "ReversibleHeun", "Rex",
-    "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "StepControl", "StochasticImprovedEuler",
-    "Tau", "UniPC", "accepted_times", "adapt",
+    "FlowSDE", "GottaGoFast", "IntegralControl", "OBELM", "OnData", "PID", "Restart", "ReversibleHeun",
+    "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "StepControl",
+    "StochasticImprovedEuler", "Tau", "UniPC", "accepted_times", "adapt",
 ]  # fmt: skip

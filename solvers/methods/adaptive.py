@@ -18,7 +18,7 @@ from .embedded import EmbeddedPair
 from .exponential_heun import ExponentialHeun
 from .search import Search
 from .side_by_side import side_by_side
-from .step_control import Integral, StepControl
+from .step_control import IntegralControl, StepControl
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ def accepted_times(
     Cost: 2 network calls an attempt.
     """
     search = Search(
-        model, ExponentialHeun(), float(start), float(end), float(rtol), float(atol), Integral(),
+        model, ExponentialHeun(), float(start), float(end), float(rtol), float(atol), IntegralControl(),
         first, 0.0, most, cond, None, None, "accepted_times", together=True,
     )  # fmt: skip
     return search.run(x).grids[0]

@@ -1,7 +1,7 @@
 """AdaptiveDPM: DPM-Solver-12 and -23, on either prediction."""
 
 from dataclasses import dataclass
-from numbers import Integral as WholeNumber
+from numbers import Integral
 from typing import Annotated
 
 import torch
@@ -26,7 +26,7 @@ class AdaptiveDPM(EmbeddedPair):
     prediction=DATA those of DPM-Solver++. Steps are measured in lambda, in either direction.
 
     The published loop takes the error over the whole batch, so that a sample's steps depend on its batch mates; here
-    every sample has its own. Its controller is `Integral(0.9, low=0.0, high=math.inf)`; that of k-diffusion, the
+    every sample has its own. Its controller is `IntegralControl(0.9, low=0.0, high=math.inf)`; that of k-diffusion, the
     default here, accepts errors up to 1.5 (12) and 1.9 (23) tolerances.
 
     Source: Lu et al. 2022, arXiv 2206.00927, algorithm 3; arXiv 2211.01095. Cost: `order` network calls an attempt,
@@ -39,7 +39,7 @@ class AdaptiveDPM(EmbeddedPair):
     first = 0.005  # k-diffusion's 0.05 of a way of about 10
 
     def __post_init__(self) -> None:
-        if not isinstance(self.order, WholeNumber) or self.order not in (2, 3):
+        if not isinstance(self.order, Integral) or self.order not in (2, 3):
             raise ValueError(f"AdaptiveDPM: got order={self.order!r}, expected 2 (for 12) or 3 (for 23)")
         if self.prediction not in (NOISE, DATA):
             raise ValueError(f"AdaptiveDPM: got {self.prediction}, expected NOISE (DPM-Solver) or DATA (++)")

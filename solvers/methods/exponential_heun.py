@@ -6,7 +6,7 @@ from torch import Tensor
 from ..broadcast import per_sample
 from ..prediction import DATA
 from .embedded import Ask, EmbeddedPair, Node
-from .step_control import Integral
+from .step_control import IntegralControl
 from .weights import phi
 
 
@@ -19,7 +19,7 @@ class ExponentialHeun(EmbeddedPair):
     want = DATA
     calls = 2
     order = 2
-    control = Integral()
+    control = IntegralControl()
 
     def attempt(
         self, ask: Ask, x: Tensor, here: Tensor, start: Node, end: Node, noise: Tensor | None

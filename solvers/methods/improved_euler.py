@@ -10,7 +10,7 @@ from ..compiler import Builder, Method
 from ..prediction import NOISE
 from ..process import Process
 from .embedded import Ask, EmbeddedPair, Node
-from .step_control import Integral
+from .step_control import IntegralControl
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class GottaGoFast(EmbeddedPair):
     want = NOISE
     calls = 2
     order = 2
-    control = Integral(0.9, exponent=0.9, low=0.0, high=math.inf)
+    control = IntegralControl(0.9, exponent=0.9, low=0.0, high=math.inf)
     first = 0.01
     stochastic = True
 

@@ -28,7 +28,7 @@ class StepControl(CheckedFields, ABC):
 
 
 @dataclass(frozen=True)
-class Integral(StepControl):
+class IntegralControl(StepControl):
     """Accepts error <= 1; factor = safety error^(-exponent) within [low, high].
 
     Args:
@@ -43,7 +43,7 @@ class Integral(StepControl):
     def __post_init__(self) -> None:
         if self.low >= self.high:
             raise ValueError(
-                f"Integral: got low={self.low}, high={self.high}, expected low < high; swap them"
+                f"IntegralControl: got low={self.low}, high={self.high}, expected low < high; swap them"
             )
 
     def __call__(self, error: Tensor, past: Tensor, order: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from pullback.solvers import (
     Denoiser,
     DPMSolverPP,
     GottaGoFast,
-    Integral,
+    IntegralControl,
     UniformLambda,
     V,
     accepted_times,
@@ -29,7 +29,7 @@ from pullback.solvers import (
 
 START, END = 1.0, 0.02
 MODEL = MIXTURE.denoiser(PROCESS)
-PUBLISHED = Integral(0.9, low=0.0, high=math.inf)
+PUBLISHED = IntegralControl(0.9, low=0.0, high=math.inf)
 PAIRS = [AdaptiveDPM(order, side) for order in (2, 3) for side in (NOISE, DATA)]
 
 

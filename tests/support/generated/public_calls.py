@@ -191,7 +191,7 @@ def _calls() -> Iterator[Use]:
         solvers.adapt, model=denoiser, x=state, pair=solvers.AdaptiveDPM, start=lambda: 0.9, end=lambda: 0.1
     )
     yield made(solvers.AdaptiveDPM)
-    yield made(solvers.Integral)
+    yield made(solvers.IntegralControl)
     yield made(solvers.PID)
     yield called(solvers.accepted_times, model=denoiser, x=state, start=lambda: 0.9, end=lambda: 0.1)
     yield made(solvers.Denoiser, network=lambda: NET, process=VP, prediction=lambda: DATA)
