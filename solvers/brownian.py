@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class Brownian(Path):
     on_cpu: bool = False
     _source: Addressed = field(init=False, repr=False, compare=False)
     _kept: dict[tuple[object, ...], Tensor] = field(init=False, repr=False, compare=False)
+    _alone: dict[int, "Brownian"] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
@@ -74,12 +75,12 @@ class Brownian(Path):
                 f"1 .. 2^20, depth in 0 .. {DEEPEST} and keep >= 0"
             )
         source = Addressed(self.seed, self.samples, self.stream, self.on_cpu)
-        for name, value in (("samples", source.samples), ("_source", source), ("_kept", {})):
+        for name, value in (("samples", source.samples), ("_source", source), ("_kept", {}), ("_alone", {})):
             object.__setattr__(self, name, value)
         self._length(0, self.cells << self.depth)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_kept": {}}
+        return {**self.__dict__, "_kept": {}, "_alone": {}}
 
     def __call__(self, start: float, stop: float, like: Tensor) -> Tensor:
         a, b = self._ends(start, stop)
@@ -95,6 +96,31 @@ class Brownian(Path):
         for piece in pieces[1:]:
             total += piece
         return total.to(like.dtype)
+
+    def within(self, low: float, high: float) -> float:
+        """The point of the tree's highest level: fewer draws lead to it."""
+        scale = (self.cells << self.depth) / (self.high - self.low)
+        first, last = math.ceil((low - self.low) * scale), math.floor((high - self.low) * scale)
+        if first > last:
+            return high
+        points = ((last >> k) << k for k in range(self.depth + self.cells.bit_length(), -1, -1))
+        return self.low + next(point for point in points if point >= first) / scale
+
+    def each(self, starts: Sequence[float], stops: Sequence[float], like: Tensor) -> Tensor:
+        if len(set(zip(starts, stops, strict=True))) <= 1:
+            return super().each(starts, stops, like)
+        rows = [
+            self._of(k)(start, stop, like[k : k + 1]) if start != stop else torch.zeros_like(like[k : k + 1])
+            for k, (start, stop) in enumerate(zip(starts, stops, strict=True))
+        ]
+        return torch.cat(rows)
+
+    def _of(self, k: int) -> "Brownian":
+        """The path of sample k of the batch by itself: the same numbers."""
+        if k not in self._alone:
+            sample = k if self.samples is None else self.samples[k]
+            self._alone[k] = replace(self, samples=(sample,))
+        return self._alone[k]
 
     def width(self, start: float, stop: float) -> float:
         return self._length(*self._ends(start, stop))

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from array import array
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -92,6 +93,15 @@ class Builder:
     def rho(self, i: int) -> float:
         """sigma/alpha, 0 where sigma = 0, inf where alpha = 0."""
         return self.sigma[i] / self.alpha[i] if self.alpha[i] else math.inf
+
+    def rates(self, i: int) -> tuple[float, float]:
+        """(f, g^2) of dx = f x dt + g dw at node i."""
+        return self._rates[0][i], self._rates[1][i]
+
+    @cached_property
+    def _rates(self) -> list[list[float]]:
+        t = torch.tensor(self.t, dtype=torch.float64)
+        return [values.tolist() for values in (self.process.f(t), self.process.g2(t))]
 
     def times_of(self, lam: np.ndarray) -> np.ndarray:
         """Vectorised inverse of lambda."""

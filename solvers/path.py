@@ -2,15 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .broadcast import per_sample
 from .instructions import Combine
 from .noise import Noise
 from .plan import Plan
+
+_Point = float | tuple[float, ...]  # of the path's coordinate, one for all samples or one for each
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,25 @@ class Path(ABC):
     def check(self, like: Tensor) -> None:
         """Raise ValueError if the path cannot serve states like `like`."""
 
+    def within(self, low: float, high: float) -> float:
+        """A point in [low, high], the one that is asked for at least cost, for whoever is free to choose its nodes."""
+        return high
+
+    def each(self, starts: Sequence[float], stops: Sequence[float], like: Tensor) -> Tensor:
+        """W(stops[b]) - W(starts[b]) of every sample b, zero where its ends are one point."""
+        whole = {
+            ends: self(*ends, like) for ends in set(zip(starts, stops, strict=True)) if ends[0] != ends[1]
+        }
+        rows = [
+            whole[ends][k] if ends in whole else torch.zeros_like(like[k])
+            for k, ends in enumerate(zip(starts, stops, strict=True))
+        ]
+        return torch.stack(rows) if rows else torch.zeros_like(like)
+
     def on(self, plan: Plan, coordinate: Callable[[float], float] | None = None) -> "PathNoise":
         """The noise of `plan` along this path: slot of step i <- (W(u_{i+1}) - W(u_i)) / sqrt(width), u_i =
-        coordinate(lambda_i).
+        coordinate(lambda_i). With a grid for each sample every sample has its own increments; those of steps
+        without length are 0.
 
         Plans of one method on other grids then see one path: they converge to each other under refinement, at
         strong order 1, which with `Addressed` they do not.
@@ -64,15 +84,14 @@ class Path(ABC):
                 a clock of -t.
 
         Raises:
-            ValueError: two draws in a step (they are not increments of the step), a stacked plan, nodes off
-                the path.
+            ValueError: two draws in a step (they are not increments of the step), nodes off the path.
         """
-        if plan.batch is not None:
-            raise ValueError(
-                f"{plan.name}: got a stacked plan, expected one grid; sample each sample's grid apart"
-            )
-        lam = [float(plan.process.lam(t)) for t in plan.times if isinstance(t, float)]
-        ends: dict[int, tuple[float, float]] = {}
+        lam = (
+            plan.process.lam(torch.tensor(plan.times, dtype=torch.float64))
+            .reshape(plan.steps + 1, -1)
+            .tolist()
+        )
+        ends: dict[int, tuple[_Point, _Point]] = {}
         for i in range(plan.steps):
             slots = {slot for op in plan.step(i) if isinstance(op, Combine) for _, slot in op.noise}
             if len(slots) > 1:
@@ -81,14 +100,11 @@ class Path(ABC):
                     "Addressed"
                 )
             for slot in slots:
-                pair = [v if coordinate is None else coordinate(v) for v in lam[i : i + 2]]
-                if not all(math.isfinite(u) for u in pair):
-                    raise ValueError(
-                        f"{plan.name}: got lambda {lam[i]} to {lam[i + 1]} in step {i}, expected finite "
-                        "ends; pass a coordinate that is finite there, such as -t"
-                    )
-                self.width(pair[0], pair[1])
-                ends[slot] = (pair[0], pair[1])
+                pairs = [
+                    self._interval(plan, i, both, coordinate) for both in zip(*lam[i : i + 2], strict=True)
+                ]
+                starts, stops = zip(*pairs, strict=True)
+                ends[slot] = (starts[0], stops[0]) if plan.batch is None else (starts, stops)
         if sorted(ends) != list(range(plan.slots)):
             raise ValueError(
                 f"{plan.name}: got a plan that draws slots {min(ends)} to {max(ends)}, expected slots from 0; "
@@ -96,13 +112,27 @@ class Path(ABC):
             )
         return PathNoise(self, tuple(ends[slot] for slot in range(plan.slots)))
 
+    def _interval(
+        self, plan: Plan, i: int, lam: tuple[float, float], coordinate: Callable[[float], float] | None
+    ) -> tuple[float, float]:
+        """The path's coordinates at both ends of step i. Raises ValueError where it does not reach."""
+        start, stop = lam if coordinate is None else (coordinate(lam[0]), coordinate(lam[1]))
+        if not (math.isfinite(start) and math.isfinite(stop)):
+            raise ValueError(
+                f"{plan.name}: got lambda {lam[0]} to {lam[1]} in step {i}, expected finite "
+                "ends; pass a coordinate that is finite there, such as -t"
+            )
+        if start != stop:
+            self.width(start, stop)
+        return start, stop
+
 
 @dataclass(frozen=True)
 class PathNoise(Noise):
-    """Unit increments of `path`: those over `ends[slot]`."""
+    """Unit increments of `path`: those over `ends[slot]`, (start, stop), numbers for all samples or one for each."""
 
     path: Path
-    ends: tuple[tuple[float, float], ...]
+    ends: tuple[tuple[_Point, _Point], ...]
 
     def check(self, slots: int, like: Tensor) -> None:
         if slots > len(self.ends):
@@ -114,7 +144,17 @@ class PathNoise(Noise):
 
     def __call__(self, slot: int, like: Tensor) -> Tensor:
         start, stop = self.ends[slot]
+        if isinstance(start, tuple) and isinstance(stop, tuple):
+            widths = [self._width(*both) for both in zip(start, stop, strict=True)]
+            scale = torch.tensor(widths, dtype=torch.float64, device=like.device).rsqrt()
+            return self.path.each(start, stop, like) * per_sample(scale.to(like), like)
+        assert isinstance(start, float) and isinstance(stop, float)
+        if start == stop:
+            return torch.zeros_like(like)
         return self.path(start, stop, like) / math.sqrt(self.path.width(start, stop))
+
+    def _width(self, start: float, stop: float) -> float:
+        return self.path.width(start, stop) if start != stop else 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
-"""Times chosen by an error estimate, to be frozen into a plan."""
+"""Steps chosen by an error estimate, to be frozen into a plan."""
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,8 +9,130 @@ from torch import Tensor
 
 from ..checked import checked
 from ..model import Model
-from ..prediction import DATA, conversion
+from ..opening import carried, check_state
+from ..packing import State, packing_of
+from ..path import Path, PathNoise
+from ..plan import Plan
 from ..wanted import Count, Finite, NonNegative, Positive, Samples
+from .embedded import EmbeddedPair
+from .exponential_heun import ExponentialHeun
+from .search import Search
+from .side_by_side import side_by_side
+from .step_control import IntegralControl, StepControl
+
+
+@dataclass(frozen=True, eq=False)
+class Accepted:
+    """The steps that an error estimate accepted, sample by sample.
+
+    Attributes:
+        plan: of the pair's method on these steps: from x to `state`. An ordinary plan: one grid for each sample, in
+            which those that need fewer steps wait in steps that do nothing; of a batch of one, a plain plan.
+        noise: for a pair with noise, the path on that plan.
+        grids: (N_b + 1,) float64 times of each sample b.
+        state: where the search itself arrived, without a graph: the sample, if no gradient is wanted.
+        attempts, calls: (B,) of each sample, as it would have been alone; rejected = attempts - N_b.
+        batch_calls: network calls that were made, of the whole batch.
+    """
+
+    plan: Plan
+    noise: PathNoise | None
+    grids: tuple[Tensor, ...]
+    state: State
+    attempts: Tensor
+    calls: Tensor
+    batch_calls: int
+
+    @property
+    def rejected(self) -> Tensor:
+        """(B,) attempts that were not accepted."""
+        return self.attempts - torch.tensor([len(grid) - 1 for grid in self.grids])
+
+    @property
+    def times(self) -> Tensor:
+        """(N+1, B) float64 for `method.plan(process, times)` with any method: samples with fewer steps than N have
+        their last ones halved in t, as often as it takes.
+        """
+        most = max(len(grid) for grid in self.grids)
+        return torch.stack([_halved(grid, most) for grid in self.grids], 1)
+
+
+def _halved(grid: Tensor, length: int) -> Tensor:
+    """`grid` with its last steps halved, one after the other from the end, until it has `length` nodes."""
+    while len(grid) < length:
+        low = max(0, len(grid) - 1 - (length - len(grid)))
+        middle = (grid[low:-1] + grid[low + 1 :]) / 2
+        grid = torch.cat([grid[: low + 1], torch.stack([middle, grid[low + 1 :]], 1).flatten()])
+    return grid
+
+
+@checked
+def adapt(
+    model: Model,
+    x: State,
+    pair: EmbeddedPair,
+    start: Finite,
+    end: Finite,
+    *,
+    rtol: NonNegative = 0.05,
+    atol: Positive = 0.0078,
+    noise: Path | None = None,
+    cond: Any = None,
+    control: StepControl | None = None,
+    first: Positive | None = None,
+    least: NonNegative = 1e-7,
+    most: Count = 1000,
+    callback: Callable[[int, Tensor, State], None] | None = None,
+) -> Accepted:
+    """The steps from `start` to `end` that `pair` accepts for x, each sample by itself, as a plan.
+
+        found = adapt(denoiser, x, AdaptiveDPM(3), 1.0, 0.02, rtol=1e-2, atol=1e-3)
+        sample(denoiser, found.plan, x).square().sum().backward()
+
+    Step sizes are constants under differentiation: the gradient is that of the plan on the accepted steps, exact
+    under every exact strategy, and how the steps would move with x is left out, as it should be: that part of the
+    derivative is of the size of the error that was tolerated.
+
+    Args:
+        x: (B, ...) at `start`, or any nesting of such tensors: the error of a sample is then over all its leaves.
+        start, end: finite lambda at both.
+        rtol, atol: of one step; the defaults are k-diffusion's, atol that of images in [-1, 1].
+        noise: for a pair with noise, a path in lambda, such as `Brownian(seed, low, high, depth=30)`, whose lattice
+            must be finer than the smallest step.
+        control: default, the pair's.
+        first: first step, a share of the way; default, the pair's.
+        least: smallest step, as a share of the way. most: bound on attempts.
+        callback: told (attempt, times (B,), a copy of x) after each attempt.
+
+    Raises:
+        ValueError: an infinite end, no path, a rising grid with noise, PerStep conditioning (steps are not known).
+        FloatingPointError: a step that is not finite; sample and time are named.
+        RuntimeError: more than `most` attempts, a step below `least`.
+
+    Cost: `pair.calls` network calls of the whole batch an attempt, until its slowest sample has arrived.
+    """
+    packing = packing_of(x)
+    packed = carried(packing.pack(x))
+    check_state(packed)
+    told = None
+    if callback is not None:
+        told = lambda attempt, times, state: callback(attempt, times, packing.unpack(state))  # noqa: E731
+    search = Search(
+        packing.model(model), pair, float(start), float(end), float(rtol), float(atol), control or pair.control,
+        first or pair.first, least, most, cond, noise, told, "adapt",
+    )  # fmt: skip
+    found = search.run(packed)
+    plans = [pair.method.along(model.process, grid) for grid in found.grids]
+    plan = side_by_side(plans)
+    return Accepted(
+        plan,
+        noise.on(plan) if noise is not None and plan.slots else None,
+        found.grids,
+        packing.unpack(found.x),
+        found.attempts,
+        found.calls,
+        found.batch_calls,
+    )
 
 
 @checked
@@ -25,12 +148,12 @@ def accepted_times(
     first: Positive = 0.1,
     most: Count = 1000,
 ) -> Tensor:
-    """(N+1,) float64 times that an adaptive exponential Heun 2(1) accepts from `start` to `end`.
+    """(N+1,) float64 times that an adaptive exponential Heun 2(1) accepts from `start` to `end`: one grid for all.
 
     Steps in lambda; the error of a step is the second-order correction, as root mean square over each sample
-    in units of atol + rtol |x|, the worst sample deciding. Freeze the times into any method's plan: the way
-    back, and every replay, then takes the very same steps, which a solver that chooses its steps anew does
-    not.
+    in units of atol + rtol |x|, the worst sample deciding: `adapt` gives every sample its own. Freeze the times
+    into any method's plan: the way back, and every replay, then takes the very same steps, which a solver that
+    chooses its steps anew does not.
 
     Args:
         start, end: finite lambda at both; falling or rising.
@@ -40,68 +163,8 @@ def accepted_times(
         ValueError: an infinite end. RuntimeError: more than `most` attempts.
     Cost: 2 network calls an attempt.
     """
-    with torch.no_grad():
-        return _search(model, x, start, end, rtol, atol, cond, first, most)
-
-
-def _search(
-    model: Model,
-    x: Tensor,
-    start: float,
-    end: float,
-    rtol: float,
-    atol: float,
-    cond: Any,
-    first: float,
-    most: int,
-) -> Tensor:
-    process = model.process
-    for t in (start, end):
-        if not process.t_min <= t <= process.t_max:
-            raise ValueError(
-                f"accepted_times: got t={t:g}, expected start and end in [{process.t_min:g}, {process.t_max:g}] of "
-                f"{process}; move it there"
-            )
-    ends = [float(process.lam(torch.tensor(t, dtype=torch.float64))) for t in (start, end)]
-    if not all(map(math.isfinite, ends)) or ends[0] == ends[1]:
-        raise ValueError(
-            f"accepted_times: got lambda {ends[0]:g} at t={start:g} and {ends[1]:g} at t={end:g}, "
-            "expected two different finite ones; start and end where alpha and sigma are positive"
-        )
-
-    def data(state: Tensor, t: float) -> Tensor:
-        a, b = (float(c) for c in conversion(model.prediction, DATA, process, t))
-        return a * state + b * model(
-            state, torch.full((len(state),), t, dtype=state.dtype, device=state.device), cond
-        )
-
-    def at(lam: float) -> tuple[float, float, float]:
-        t = torch.as_tensor(process.time(lam), dtype=torch.float64)
-        return float(t), float(process.alpha(t)), float(process.sigma(t))
-
-    lam, sign, times = ends[0], math.copysign(1.0, ends[1] - ends[0]), [start]
-    h, (t, _, sigma), here = sign * first, at(ends[0]), None
-    for _ in range(most):
-        h = sign * min(abs(h), abs(ends[1] - lam))
-        here = data(x, t) if here is None else here
-        t_new, alpha_new, sigma_new = at(lam + h)
-        euler = sigma_new / sigma * x - alpha_new * math.expm1(-h) * here
-        ahead = data(euler, t_new)
-        correction = alpha_new * (1 + math.expm1(-h) / h) * (ahead - here)  # alpha_t h phi_2(-h) (D_t - D_s)
-        scale = atol + rtol * torch.maximum(x.abs(), euler.abs())
-        error = float((correction / scale).square().flatten(1).mean(1).sqrt().max())
-        if not math.isfinite(error):
-            raise FloatingPointError(
-                f"accepted_times: got NaN or infinity at t={t_new:.4g}, expected finite values; check x, "
-                "and the network there"
-            )
-        if error <= 1:
-            x, lam, t, sigma, here = euler + correction, lam + h, t_new, sigma_new, None
-            times.append(end if lam == ends[1] or abs(lam - ends[1]) < 1e-12 else t)
-            if times[-1] == end:
-                return torch.tensor(times, dtype=torch.float64)
-        h *= min(3.0, max(0.2, 0.9 / math.sqrt(max(error, 1e-12))))
-    raise RuntimeError(
-        f"accepted_times: got {most} attempts at t={t:.4g}, expected the end t={end:g} before; loosen rtol "
-        "and atol"
-    )
+    search = Search(
+        model, ExponentialHeun(), float(start), float(end), float(rtol), float(atol), IntegralControl(),
+        first, 0.0, most, cond, None, None, "accepted_times", together=True,
+    )  # fmt: skip
+    return search.run(x).grids[0]

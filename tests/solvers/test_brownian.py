@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from pullback.solvers import (
     Exponential,
     FromTorchSDE,
     GivenNoise,
+    Path,
     Restart,
     Rex,
     SASolver,
@@ -37,6 +39,7 @@ from pullback.solvers import (
     UniformLambda,
     run,
 )
+from pullback.solvers.path import PathNoise
 
 LIKE = torch.empty(3, 5, dtype=torch.float64)
 
@@ -363,6 +366,39 @@ def test_torchsde_paths_are_accepted():
             source.on(few)(0, torch.empty(2, 3))
 
 
+def test_grids_per_sample_see_each_sample_s_own_path():
+    """Equal to B runs of one sample, to round-off; a step without length has no increment."""
+    process, grids = VP(), torch.tensor([[0.5, 0.6, 0.5], [0.4, 0.33, 0.4], [0.3, 0.2, 0.3]])
+    source, model, x = (
+        Brownian(3, -4.0, 4.0, samples=[5, 9, 2], depth=30),
+        MIXTURE.denoiser(process),
+        torch.randn(3, 2),
+    )
+    plan = DDPM().plan(process, grids)
+    out = run(model, plan, x, noise=source.on(plan))
+    for k in range(3):
+        alone = replace(source, samples=[source.samples[k]])
+        plan = DDPM().plan(process, grids[:, k])
+        one = run(model, plan, x[k : k + 1], noise=alone.on(plan))
+        assert torch.allclose(out[k : k + 1], one, rtol=0, atol=1e-14)
+    like = torch.empty(3, 2, dtype=torch.float64)
+    starts, stops = [-1.0, 0.5, 1.0], [0.5, 0.5, 2.0]
+    rows = source.each(starts, stops, like)
+    assert torch.equal(rows, Path.each(source, starts, stops, like)) and not rows[1].any()
+    drawn = PathNoise(source, ((tuple(starts), tuple(stops)),))(0, like)
+    assert torch.allclose(drawn[0], rows[0] / math.sqrt(source.width(-1.0, 0.5))) and not drawn[1].any()
+    assert not PathNoise(source, ((0.5, 0.5),))(0, like).any()
+
+
+def test_the_cheapest_point_is_one_of_the_tree_s_upper_levels():
+    """Within the bounds, on the lattice, with the fewest halvings; without a lattice point between them, the end."""
+    source = Brownian(0, -1.0, 3.0, depth=20)
+    for low, high, wanted in ((0.9, 1.1, 1.0), (1.1, 1.6, 1.5), (1.01, 1.24, 1.125), (-1.0, -0.9, -1.0)):
+        assert source.within(low, high) == wanted
+    assert source.within(0.1, 0.1 + 1e-9) == 0.1 + 1e-9 and wide(0).within(0.1, 0.2) <= 0.2
+    assert FromTorchSDE(lambda ta, tb: torch.zeros(1)).within(0.1, 0.2) == 0.2
+
+
 def test_what_has_no_path_is_refused():
     source, process = wide(0), VP()
     grid = UniformLambda(4, start=0.6, end=0.05)
@@ -370,8 +406,6 @@ def test_what_has_no_path_is_refused():
         source.on(Rex(Stages.SHARK, sde=True, zeta=0.999).plan(process, grid))
     with pytest.raises(ValueError, match="2 draws"):
         source.on(Restart(DDIM(), times=2).plan(process, grid))
-    with pytest.raises(ValueError, match="stacked"):
-        source.on(DDPM().plan(process, torch.tensor([[0.5, 0.6], [0.3, 0.4]])))
     with pytest.raises(ValueError, match="inside"):
         source.on(DDPM().plan(process, [1.0, 0.5]))
     with pytest.raises(ValueError, match="depth"):

@@ -28,6 +28,7 @@ from pullback.solvers import (
     SASolver,
     SDEDPMSolver,
     SDEDPMSolverPP,
+    StochasticImprovedEuler,
     Tau,
     UniformLambda,
     UniformT,
@@ -41,8 +42,10 @@ MEAN, VARIANCE = 0.7, 0.25
 
 
 def refused(method: Method) -> bool:
-    """Noise where it cannot be solved for: before a step, in a jump up, in two states, or under a last corrector."""
-    return isinstance(method, EDMHeun | HybridHeun | Restart | Rex) or (
+    """Noise where it cannot be solved for: before a step, in a jump up, in two states, at a stage, or under a last
+    corrector.
+    """
+    return isinstance(method, EDMHeun | HybridHeun | Restart | Rex | StochasticImprovedEuler) or (
         isinstance(method, SASolver) and method.evaluation is CorrectorMode.PECE
     )
 

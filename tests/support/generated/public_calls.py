@@ -205,6 +205,12 @@ def _calls() -> Iterator[Use]:
         plan=plan,
         **{k: lambda: 0.5 for k in ("mean", "variance", "start_mean", "start_variance")},
     )
+    yield called(
+        solvers.adapt, model=denoiser, x=state, pair=solvers.AdaptiveDPM, start=lambda: 0.9, end=lambda: 0.1
+    )
+    yield made(solvers.AdaptiveDPM)
+    yield made(solvers.IntegralControl)
+    yield made(solvers.PID)
     yield called(solvers.accepted_times, model=denoiser, x=state, start=lambda: 0.9, end=lambda: 0.1)
     yield made(solvers.Denoiser, network=lambda: NET, process=VP, prediction=lambda: DATA)
     yield made(solvers.ClassifierFree, denoiser=denoiser, scale=lambda: 2.0)

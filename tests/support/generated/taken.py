@@ -33,6 +33,7 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
         *(f"{call}.clip=infinity" for call in ("DDPO", "DPOK", "DanceGRPO", "FlowGRPO", "dno", "doodl", "reno")),
         *(f"{call}.advantage_clip=infinity" for call in ("DDPO", "DanceGRPO", "FlowGRPO")),
         "EDMHeun.s_min=infinity", "EDMHeun.s_max=infinity", "Reversible.tolerance=infinity",
+        "IntegralControl.high=infinity",
     ),
     "the limit in which the reward or the measurement does not count": (
         "smc.beta=infinity", "svdd.beta=infinity", "DiffPIR.lam=infinity",
