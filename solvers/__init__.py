@@ -28,6 +28,14 @@ from .model import Denoiser, Model
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .path import Exponential, FromTorchSDE, Path
 from .plan import Plan
+from .preconditioning import (
+    EDMPreconditioning,
+    Preconditioned,
+    Preconditioning,
+    TrigFlowPreconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+)
 from .prediction import DATA, FLOW, NOISE, SCORE, Prediction, V, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
 from .program import Call
@@ -36,13 +44,14 @@ from .toy import *
 
 __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
-    "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FirstChannels",
-    "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
-    "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise", "NoiseLevel", "OwnTime",
-    "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
-    "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda",
-    "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance", "check", "coefficients", "combine",
-    "compiled", "convert", "methods", "readings", "run", "toy",
+    "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "EDMPreconditioning", "Evaluate", "Exponential",
+    "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras",
+    "Keywords", "LabelTable", "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise",
+    "NoiseLevel", "OwnTime", "Passes", "Path", "Plan", "Positional", "Preconditioned", "Preconditioning",
+    "Prediction", "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled",
+    "Shifted", "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning", "UniformLambda", "UniformT",
+    "UserPair", "V", "VE", "VEPreconditioning", "VP", "VPPreconditioning", "WholeLabels", "advance",
+    "check", "coefficients", "combine", "compiled", "convert", "methods", "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += methods.__all__
 __all__ += readings.__all__
