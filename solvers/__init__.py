@@ -7,6 +7,7 @@ from .checking import Checked, Trial, check
 from .classifier_free import ClassifierFree, Guided, Passes
 from .coefficient_tensor import coefficients, compiled
 from .compiler import Builder, Method
+from .drift import OwnNoise
 from .grid import (
     GivenTimes,
     Grid,
@@ -21,11 +22,13 @@ from .grid import (
     UniformT,
 )
 from .instructions import Apply, Combine, Evaluate
+from .interpolant import Interpolant
 from .labels import LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
 from .loop import advance, combine, run
 from .methods import *
 from .model import Denoiser, Model
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
+from .on_process import OnProcess
 from .path import Exponential, FromTorchSDE, Path
 from .plan import Plan
 from .preconditioning import (
@@ -41,17 +44,19 @@ from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, 
 from .program import Call
 from .readings import *
 from .toy import *
+from .two_heads import TwoHeads
 
 __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "EDMPreconditioning", "Evaluate", "Exponential",
-    "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras",
-    "Keywords", "LabelTable", "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise",
-    "NoiseLevel", "OwnTime", "Passes", "Path", "Plan", "Positional", "Preconditioned", "Preconditioning",
-    "Prediction", "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled",
-    "Shifted", "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning", "UniformLambda", "UniformT",
-    "UserPair", "V", "VE", "VEPreconditioning", "VP", "VPPreconditioning", "WholeLabels", "advance",
-    "check", "coefficients", "combine", "compiled", "convert", "methods", "readings", "run", "toy",
+    "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Interpolant",
+    "Karras", "Keywords", "LabelTable", "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE",
+    "Noise", "NoiseLevel", "OnProcess", "OwnNoise", "OwnTime", "Passes", "Path", "Plan", "Positional",
+    "Preconditioned", "Preconditioning", "Prediction", "Process", "Quadratic", "RecordedNoise",
+    "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial",
+    "TrigFlowPreconditioning", "TwoHeads", "UniformLambda", "UniformT", "UserPair", "V", "VE",
+    "VEPreconditioning", "VP", "VPPreconditioning", "WholeLabels", "advance", "check", "coefficients",
+    "combine", "compiled", "convert", "methods", "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += methods.__all__
 __all__ += readings.__all__

@@ -57,7 +57,7 @@ class TrigFlowPreconditioning(Preconditioning):
     """With theta = atan(rho/sigma_data): D = cos(theta)^2 y - sigma_data sin(theta) F(cos(theta) y/sigma_data, theta).
 
     EDM's scales, F of the other sign, told the angle: sCM's x_t = cos(t) x_0 + sin(t) z with z of deviation
-    sigma_data is the process cos(t), sigma_data sin(t). Source: Lu and Song 2024, arXiv 2410.11081, section 3.
+    sigma_data is the process cos(t), sigma_data sin(t). Source: Lu and Song 2024, arXiv 2410.11081.
     """
 
     sigma_data: Positive = 0.5

@@ -15,6 +15,7 @@ from .predictor_corrector import CorrectorMode
 from .restart import Restart
 from .sa import SASolver, Tau
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
+from .stochastic_flow import StochasticFlow
 from .two_state import BDIA, EDICT, OBELM, ReversibleHeun
 from .unipc import UniPC
 
@@ -22,6 +23,6 @@ __all__ = [
     "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM", "DDPM", "DEIS", "DPMSolverPP",
     "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "EulerMaruyama",
     "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "OBELM", "OnData", "Restart",
-    "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau", "UniPC",
-    "accepted_times",
+    "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "StochasticFlow",
+    "Tau", "UniPC", "accepted_times",
 ]  # fmt: skip

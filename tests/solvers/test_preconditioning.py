@@ -131,7 +131,7 @@ def test_churn_is_algorithm_2(raw, process, bounds):
 
 TRIG = UserPair(torch.cos, lambda t: 0.7 * torch.sin(t), 0.0, math.pi / 2)
 PUBLISHED = {
-    # sCM, arXiv 2410.11081 eq. 7, in its own angle: x_t = cos(t) x_0 + sin(t) z, z ~ N(0, s^2)
+    # sCM, arXiv 2410.11081, in its own angle: x_t = cos(t) x_0 + sin(t) z, z ~ N(0, s^2)
     "sCM": (
         TrigFlowPreconditioning(0.7),
         TRIG,
