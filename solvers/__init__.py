@@ -31,6 +31,7 @@ from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .on_process import OnProcess
 from .path import Exponential, FromTorchSDE, Path
 from .plan import Plan
+from .poisson_flow import PoissonFlow
 from .preconditioning import (
     EDMPreconditioning,
     Preconditioned,
@@ -51,9 +52,9 @@ __all__ = [
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "EDMPreconditioning", "Evaluate", "Exponential",
     "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Interpolant",
     "Karras", "Keywords", "LabelTable", "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE",
-    "Noise", "NoiseLevel", "OnProcess", "OwnNoise", "OwnTime", "Passes", "Path", "Plan", "Positional",
-    "Preconditioned", "Preconditioning", "Prediction", "Process", "Quadratic", "RecordedNoise",
-    "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial",
+    "Noise", "NoiseLevel", "OnProcess", "OwnNoise", "OwnTime", "Passes", "Path", "Plan", "PoissonFlow",
+    "Positional", "Preconditioned", "Preconditioning", "Prediction", "Process", "Quadratic",
+    "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial",
     "TrigFlowPreconditioning", "TwoHeads", "UniformLambda", "UniformT", "UserPair", "V", "VE",
     "VEPreconditioning", "VP", "VPPreconditioning", "WholeLabels", "advance", "check", "coefficients",
     "combine", "compiled", "convert", "methods", "readings", "run", "toy",

@@ -32,8 +32,8 @@ class OnProcess(Model):
         ValueError: before a run, where a call has a lambda that the model's own process does not reach: VP() ends at
             sigma/alpha = 152, EDM() at 80.
 
-    Source: the change of variables of Karras et al. 2022, arXiv 2206.00364, section 4, and Lipman et al. 2024, arXiv
-    2412.06264, section 4.6.2, at equal signal-to-noise. Cost: none beside the model's.
+    Source: the scale and time of Karras et al. 2022, arXiv 2206.00364, are free; a change of scheduler after training
+    in Lipman et al. 2024, arXiv 2412.06264. Cost: none beside the model's.
     """
 
     def __init__(self, model: Model, process: Process) -> None:
@@ -48,43 +48,49 @@ class OnProcess(Model):
         return self.model.prediction if self.model.prediction in (DATA, NOISE) else V
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        own = self._own(t)
-        (alpha, sigma), (a, s) = self._levels(self.process, t), self._levels(self.model.process, own)
-        # alpha_A/alpha_B where alpha_B > 0, sigma_A/sigma_B where sigma_B > 0: here both at once
-        c = torch.hypot(a, s) / torch.hypot(alpha, sigma)
-        state = per_sample(c.to(x), x) * x
-        out = self.model(state, own.to(t), cond)
-        have, want = self.model.prediction, self.prediction
-        if have == want:
-            return out
-        # v_B = -sigma_B D + alpha_B E from state = a D + s E and out = A D + B E
-        (first, second), (p, q) = have.row(self.model.process, own), want.row(self.process, as_time(t))
-        det = a * second - s * first
-        on_state, on_out = (p * second - q * first) / det, (a * q - s * p) / det
-        return per_sample(on_state.to(x), x) * state + per_sample(on_out.to(x), x) * out
+        own, *maps = self._maps(t)
+        c, on_state, on_out = (per_sample(value.to(x), x) for value in maps)
+        state = c * x
+        return on_state * state + on_out * self.model(state, own.to(t), cond)
 
-    def _own(self, t: Tensor) -> Tensor:
-        """The times of the model's process with the lambdas of t, float64, inside it."""
-        own = self.model.process
-        return own.time(self.process.lam(t)).clamp(own.t_min, own.t_max)
-
-    @staticmethod
-    def _levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
-        return process.alpha(t), process.sigma(t)
+    def _maps(self, t: Tensor) -> tuple[Tensor, ...]:
+        """(s, c, weight of the state c x, weight of the model's output) at times t, float64."""
+        have, want, theirs = self.model.prediction, self.prediction, self.model.process
+        own = theirs.time(self.process.lam(t)).clamp(theirs.t_min, theirs.t_max)
+        alpha, sigma = theirs.alpha(own), theirs.sigma(own)
+        # alpha_A/alpha_B and sigma_A/sigma_B at once: either may be 0/0
+        c = torch.hypot(alpha, sigma) / torch.hypot(self.process.alpha(t), self.process.sigma(t))
+        if have in (DATA, NOISE):  # as they are, at alpha = 0 and sigma = 0 too
+            return own, c, torch.zeros_like(c), torch.ones_like(c)
+        # state = alpha D + sigma E, out = a D + b E, wanted p D + q E of the other process
+        (a, b), (p, q) = have.row(theirs, own), want.row(self.process, as_time(t))
+        det = alpha * b - sigma * a
+        return own, c, (p * b - q * a) / det, (alpha * q - sigma * p) / det
 
     def check_times(self, times: Tensor) -> None:
-        own = self.model.process
-        lam, reach = self.process.lam(times), (own.lam(own.t_max), own.lam(own.t_min))
+        theirs, lam = self.model.process, self.process.lam(times)
+        reach = theirs.lam(theirs.t_max), theirs.lam(theirs.t_min)
         slack = 1e-6  # of lambda: what rounding an end's time makes of it
-        bad = (lam < reach[0] - slack) | (lam > reach[1] + slack)
+        self._refuse(
+            (lam < reach[0] - slack) | (lam > reach[1] + slack),
+            times,
+            f"{float(reach[0]):.4g} to {float(reach[1]):.4g}, the reach of {theirs}, which the model is of",
+        )
+        maps = torch.stack(torch.broadcast_tensors(*self._maps(times)))
+        self._refuse(
+            ~maps.isfinite().all(0),
+            times,
+            f"one at which {self.model.prediction.name} determines {self.prediction.name}",
+        )
+        self.model.check_times(maps[0])
+
+    def _refuse(self, bad: Tensor, times: Tensor, expected: str) -> None:
         if bool(bad.any()):
             t = float(times[bad].flatten()[0])
             raise ValueError(
                 f"OnProcess: got a network call at t={t:.6g} of {self.process}, where lambda is "
-                f"{float(self.process.lam(t)):.4g}, expected {float(reach[0]):.4g} to {float(reach[1]):.4g}, the reach "
-                f"of {own}, which the model is of; begin and end the grid there"
+                f"{float(self.process.lam(t)):.4g}, expected {expected}; begin and end the grid there"
             )
-        self.model.check_times(self._own(times))
 
     def around(self, model: Model) -> "OnProcess":
         """The same of another model."""
