@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..compiler import Builder, Method
-from ..drift import Drift, Strength, drift
+from ..drift import Drift, NoiseStrength, drift_of
 from ..process import as_time
 
 
@@ -29,7 +29,7 @@ class StochasticFlow(Method):
     Vanden-Eijnden 2023, arXiv 2303.08797, section 2. Cost: 1 network call a step, 2 states, 1 noise.
     """
 
-    strength: Strength
+    strength: NoiseStrength
     order = 1
     both_ways = True
 
@@ -39,7 +39,7 @@ class StochasticFlow(Method):
 
     def step(self, b: Builder, i: int) -> None:
         width = b.t[i + 1] - b.t[i]
-        want = drift(self.strength, math.copysign(1.0, width))
+        want = drift_of(self.strength, math.copysign(1.0, width))
         assert isinstance(want.row, Drift)
         eps = float(want.row.eps(b.process, as_time(b.t[i])))
         if not 0 <= eps < math.inf:
