@@ -44,7 +44,8 @@ class PoissonFlow(CheckedFields):
         direction = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
         # R/(1 - R) is a ratio of gammas: that over the sum of squares of a normal vector, which is the direction's own
         half = torch.full((len(like),), self.extra / 2, dtype=like.dtype, device=like.device)
-        gamma = torch._standard_gamma(half, generator=generator)
+        # what torch.distributions.Gamma draws with, which takes no generator
+        gamma = torch._standard_gamma(half, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
         return direction * per_sample((self.extra / (2 * gamma)).sqrt(), like)
 
     @checked

@@ -79,6 +79,7 @@ class TwoHeads(Model):
                 f"{self.process}; compile the plan with model.process"
             )
         model = self.velocity
+        assert isinstance(self.process, Interpolant)
         share = _Share(want.row, self.process, self.second, model.call, model.label)
         share.check(torch.tensor([op.t for op in calls], dtype=torch.float64))
         return Denoiser(model.network, self.process, want, model.dtype, call=share, modules=model.modules)
