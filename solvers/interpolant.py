@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from .broadcast import per_sample
 from .process import Process, as_time, slope
+from .wanted import Wanted
+
+Weight = Annotated[Callable[[Tensor], Tensor], Wanted("a function of t, a float64 tensor")]
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class Interpolant(Process):
     Source: Albergo, Boffi and Vanden-Eijnden 2023, arXiv 2303.08797, section 2.
     """
 
-    alpha_fn: Callable[[Tensor], Tensor]
-    beta_fn: Callable[[Tensor], Tensor]
-    gamma_fn: Callable[[Tensor], Tensor]
+    alpha_fn: Weight
+    beta_fn: Weight
+    gamma_fn: Weight
     t_min: float = 0.0
     t_max: float = 1.0
 

@@ -12,7 +12,7 @@ from .calling import Calling, Positional
 from .drift import Drift
 from .instructions import Evaluate
 from .interpolant import Interpolant
-from .kinds import check_kind
+from .kinds import check_kind, described
 from .model import Denoiser, Model
 from .plan import Plan
 from .prediction import FLOW, NOISE, SCORE, Prediction
@@ -105,7 +105,13 @@ class _Share:
     label: Callable[[Tensor, Process], Tensor] | None
 
     def __call__(self, network: Callable[..., Any], x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        u, second = self.inner(network, x, t if self.label is None else self.label(t, self.process), cond)
+        out = self.inner(network, x, t if self.label is None else self.label(t, self.process), cond)
+        if not isinstance(out, tuple | list) or len(out) != 2:
+            raise ValueError(
+                f"TwoHeads: got {described(out)} of the network, expected a pair (u, {self.second.name}); pass "
+                "lambda x, t: (velocity(x, t), denoiser(x, t))"
+            )
+        u, second = out
         return u.to(t.dtype) + per_sample(self.weight(t).to(t), x) * second.to(t.dtype)
 
     def weight(self, t: Tensor) -> Tensor:

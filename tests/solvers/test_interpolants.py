@@ -324,6 +324,12 @@ HEADS = TwoHeads(Heads(LINEAR), LINEAR)
         (lambda: StochasticFlow(OwnNoise()).plan(LINEAR, [0.9, 0.1]), "asked for sigma"),
         (lambda: moments(FlowEuler().plan(LINEAR, UniformT(4)), 0.0, 1.0, 0.0, 1.0), "asked for sigma"),
         (lambda: TwoHeads(Heads(LINEAR), LINEAR, FLOW), "second: got"),
+        (
+            lambda: TwoHeads(lambda x, t: x, TRIG).on(StochasticFlow(0.1).plan(TRIG, [0.9, 0.1]))(
+                torch.zeros(1, 2), torch.full((1,), 0.9)
+            ),
+            r"got a tensor \(1, 2\).*expected a pair \(u, NOISE\)",
+        ),
     ],
 )
 def test_refusals(make, words):
