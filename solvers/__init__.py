@@ -7,6 +7,7 @@ from .checking import Checked, Trial, check
 from .classifier_free import ClassifierFree, Guided, Passes
 from .coefficient_tensor import coefficients, compiled
 from .compiler import Builder, Method
+from .drift import OwnNoise
 from .endpoint import *
 from .grid import (
     GivenTimes,
@@ -22,6 +23,7 @@ from .grid import (
     UniformT,
 )
 from .instructions import Apply, Combine, Evaluate
+from .interpolant import Interpolant
 from .labels import LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
 from .linear_map import LinearMap, Mixing, PerElement
 from .loop import advance, combine, run
@@ -29,25 +31,38 @@ from .methods import *
 from .model import Denoiser, Model
 from .neural import *
 from .noise import Addressed, GivenNoise, Noise, RecordedNoise
+from .on_process import OnProcess
 from .path import Exponential, FromTorchSDE, Path
 from .phase_space import *
 from .plan import Plan
+from .poisson_flow import PoissonFlow
+from .preconditioning import (
+    EDMPreconditioning,
+    Preconditioned,
+    Preconditioning,
+    TrigFlowPreconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+)
 from .prediction import DATA, FLOW, NOISE, SCORE, Prediction, V, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
 from .program import Call
 from .readings import *
 from .toy import *
+from .two_heads import TwoHeads
 
 __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
-    "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FirstChannels",
-    "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
-    "Leading", "LinearMap", "Linspace", "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE", "Noise",
-    "NoiseLevel", "OwnTime", "Passes", "Path", "PerElement", "Plan", "Positional", "Prediction", "Process",
-    "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP",
-    "Trailing", "Trial", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance",
-    "check", "coefficients", "combine", "compiled", "convert", "endpoint", "methods", "neural", "phase_space",
-    "readings", "run", "toy",
+    "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "EDMPreconditioning", "Evaluate", "Exponential",
+    "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Interpolant",
+    "Karras", "Keywords", "LabelTable", "Leading", "LinearMap", "Linspace", "LogNoiseLevel", "Method",
+    "Mixing", "Model", "NOISE", "Noise", "NoiseLevel", "OnProcess", "OwnNoise", "OwnTime", "Passes", "Path",
+    "PerElement", "Plan", "PoissonFlow", "Positional", "Preconditioned", "Preconditioning", "Prediction",
+    "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted",
+    "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning", "TwoHeads", "UniformLambda", "UniformT",
+    "UserPair", "V", "VE", "VEPreconditioning", "VP", "VPPreconditioning", "WholeLabels", "advance",
+    "check", "coefficients", "combine", "compiled", "convert", "endpoint", "methods", "neural",
+    "phase_space", "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += endpoint.__all__
 __all__ += methods.__all__

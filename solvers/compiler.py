@@ -42,16 +42,26 @@ class Builder:
     """
 
     def __init__(self, process: Process, times: Tensor) -> None:
-        self.process = process
-        self.t, self.alpha, self.sigma, self.lam = (
-            array("d", values.tolist())
-            for values in (times, process.alpha(times), process.sigma(times), process.lam(times))
-        )
+        self.process, self._times = process, times
+        self.t = array("d", times.tolist())
         self.steps = len(self.t) - 1
         self.ops: list[Instruction] = []
         self.starts: list[int] = []  # of each step so far, the index of its first instruction
         self.evaluated: set[str] = set()  # predictions that later steps may find made
         self.slots = 0  # noise slots given out so far
+
+    # on first use: a process need not have them all, nor a method want them
+    @cached_property
+    def alpha(self) -> array:
+        return array("d", self.process.alpha(self._times).tolist())
+
+    @cached_property
+    def sigma(self) -> array:
+        return array("d", self.process.sigma(self._times).tolist())
+
+    @cached_property
+    def lam(self) -> array:
+        return array("d", self.process.lam(self._times).tolist())
 
     def begin(self) -> None:
         """The next instruction opens a step."""
@@ -163,6 +173,7 @@ class Method(CheckedFields, ABC):
 
     order: int
     stochastic: bool = False
+    both_ways: bool = False  # whether it may add noise on a rising grid
 
     @abstractmethod
     def step(self, b: Builder, i: int) -> None:
@@ -189,7 +200,7 @@ class Method(CheckedFields, ABC):
     def along(self, process: Process, grid: Times) -> Plan:
         """As `plan`, without its warnings: for a stretch of a longer way, which may start anywhere."""
         times = checked_times(grid, process)
-        if self.stochastic and bool((times[1] > times[0]).any()):
+        if self.stochastic and not self.both_ways and bool((times[1] > times[0]).any()):
             raise ValueError(
                 f"{self}: got a rising grid, expected one that falls from noise to data; noise is only added "
                 "while denoising: use a deterministic method to encode"

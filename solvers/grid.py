@@ -1,5 +1,6 @@
 """Grids: where the steps are. A grid is a pure function from a process to a float64 vector of times."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .checked import CheckedFields
 from .kinds import check_kind
-from .process import Process, as_table
+from .process import EDM, DiscreteVP, Process, as_table, as_time
 from .wanted import Positive, Wanted
 
 
@@ -79,14 +80,36 @@ class UniformLambda(_Spaced):
 
 @dataclass(frozen=True)
 class Karras(_Spaced):
-    """(sigma/alpha)^(1/rho) equally spaced. Source: arXiv 2206.00364, eq. 5."""
+    """(sigma/alpha)^(1/rho) equally spaced. Source: arXiv 2206.00364, eq. 5.
+
+    Where the end has sigma = 0, n - 1 steps lead to sigma/alpha = `low` and one from there to the end: `Karras(18)` on
+    EDM() is the published grid, 80 to 0.002, then 0.
+
+    Args:
+        low: default EDM's 0.002 on EDM(), the first level of the table on a DiscreteVP; elsewhere there is none.
+    """
 
     rho: Positive = 7.0
+    low: Positive | None = None
 
     def times(self, process: Process) -> Tensor:
-        first, last = (torch.exp(-lam / self.rho) for lam in self.finite(process))
-        level = torch.linspace(float(first), float(last), self.n + 1, dtype=torch.float64)
+        start, end = self.ends(process)
+        low = self._low(process)
+        if low is not None and float(process.sigma(end)) == 0:
+            if self.n == 1:
+                return as_time([start, end])
+            last = float(process.time(-math.log(low)))
+            return torch.cat([Karras(self.n - 1, start, last, self.rho).times(process), as_time([end])])
+        first, final = (torch.exp(-lam / self.rho) for lam in self.finite(process))
+        level = torch.linspace(float(first), float(final), self.n + 1, dtype=torch.float64)
         return self.pinned(process, process.time(-self.rho * level.log()))
+
+    def _low(self, process: Process) -> float | None:
+        if self.low is None and isinstance(process, EDM):
+            return 0.002
+        if self.low is None and isinstance(process, DiscreteVP):
+            return math.exp(-float(process.lam(0.0)))
+        return self.low
 
 
 class Quadratic(_Spaced):

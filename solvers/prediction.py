@@ -16,10 +16,10 @@ class Prediction:
     """A linear combination A x_0 + B eps of data and noise; `row(process, t)` gives (A, B)."""
 
     name: str
-    row: Callable[[Process, Tensor], tuple[Tensor, Tensor]] = field(repr=False, compare=False)
+    row: Callable[[Process, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
 
     def __reduce__(self):
-        return (_named, (self.name,))
+        return (_named, (self.name,)) if self in PREDICTIONS else (Prediction, (self.name, self.row))
 
 
 def _one(t: Tensor) -> Tensor:

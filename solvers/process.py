@@ -75,11 +75,11 @@ class Process(CheckedFields, ABC):
 
     def d_alpha(self, t: Tensor | float) -> Tensor:
         """d alpha / dt."""
-        return _slope(self.alpha, t)
+        return slope(self.alpha, t)
 
     def d_sigma(self, t: Tensor | float) -> Tensor:
         """d sigma / dt."""
-        return _slope(self.sigma, t)
+        return slope(self.sigma, t)
 
     def f(self, t: Tensor | float) -> Tensor:
         """Drift of dx = f x dt + g dw: f = d log alpha / dt."""
@@ -90,7 +90,8 @@ class Process(CheckedFields, ABC):
         return 2 * self.sigma(t) * (self.d_sigma(t) - self.f(t) * self.sigma(t))
 
 
-def _slope(fn: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
+def slope(fn: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
+    """d fn/dt, of a function of each time by itself."""
     # by torch.func, which may stand inside a transform of the caller's: `requires_grad_` may not
     return torch.func.grad(lambda at: fn(at).sum())(as_time(t).detach())
 

@@ -21,6 +21,7 @@ from .restart import Restart
 from .sa import SASolver, Tau
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .step_control import PID, IntegralControl, StepControl
+from .stochastic_flow import StochasticFlow
 from .two_state import BDIA, EDICT, OBELM, ReversibleHeun
 from .unipc import UniPC
 
@@ -30,5 +31,5 @@ __all__ = [
     "ERSDE", "EmbeddedPair", "EulerMaruyama", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint",
     "FlowSDE", "GottaGoFast", "HybridHeun", "IntegralControl", "MRS", "OBELM", "OnData", "PID", "Restart",
     "Reverse", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages",
-    "StepControl", "StochasticImprovedEuler", "Tau", "UniPC", "accepted_times", "adapt",
+    "StepControl", "StochasticFlow", "StochasticImprovedEuler", "Tau", "UniPC", "accepted_times", "adapt",
 ]  # fmt: skip

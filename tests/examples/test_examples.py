@@ -18,6 +18,7 @@ SMALL = {
     "edit_digits": ["--steps", "1", "--count", "4", "--taught", "4"],
     "robustness": ["--quick", "1"],
     "finetune": ["--iterations", "2", "--samples", "8", "--steps", "4", "--evaluation", "16"],
+    "reflow": ["--pairs", "20", "--updates", "2", "--count", "20"],
     "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
     "lookahead": ["--count", "2", "--steps", "20", "--steered", "2"],
     "restore_digits": ["--count", "2", "--steps", "3"],

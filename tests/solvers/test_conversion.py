@@ -21,6 +21,7 @@ from pullback.solvers import (
     DiffusionBridge,
     DiscreteVP,
     GivenTimes,
+    Interpolant,
     Karras,
     Leading,
     Linspace,
@@ -207,6 +208,18 @@ def test_a_guidance_scale_for_each_sample_goes_along_the_batch():
     assert torch.equal(out, torch.cat(each))
     (got,) = torch.autograd.grad(out.sum(), scale)
     assert torch.allclose(got, 1.5 * x.sum(1))
+
+
+def test_a_two_sided_interpolant_has_no_noise_level():
+    """No prediction of x_t = alpha x_0 + beta x_1 + gamma z follows from another, and nothing sees a sigma."""
+    process = Interpolant(lambda t: 1 - t, lambda t: t, lambda t: t * (1 - t))
+    assert conversion(FLOW, FLOW, process, 0.3) == (0, 1)
+    for have, want in ((FLOW, DATA), (DATA, NOISE), (NOISE, SCORE), (SCORE, FLOW)):
+        with pytest.raises(ValueError, match="asked for sigma"):
+            conversion(have, want, process, 0.3)
+    with pytest.raises(ValueError, match="asked for sigma"):
+        process.g2(0.3)
+    assert process.lam(0.3).isnan() and float(process.alpha(0.3)) == 0.7 and float(process.d_alpha(0.3)) == -1
 
 
 def test_slopes_of_a_table_at_its_own_nodes():

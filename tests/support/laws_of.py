@@ -8,10 +8,16 @@ HOUSE = (
 
 # of a file, or of a folder: the longest beginning of its path that stands here, the most telling laws first
 LAWS: dict[str, tuple[str, ...]] = {
-    "solvers/grid": ("solvers/test_conversion.py", "solvers/test_plan.py"),
+    "solvers/grid": ("solvers/test_conversion.py", "solvers/test_plan.py", "solvers/test_preconditioning.py"),
     "solvers/grid_warnings": ("solvers/test_grid_warnings.py",),
     "solvers/process": ("solvers/test_conversion.py", "solvers/test_coefficients.py"),
     "solvers/prediction": ("solvers/test_conversion.py", "solvers/test_laws.py"),
+    "solvers/preconditioning": ("solvers/test_preconditioning.py",),
+    "solvers/drift": ("solvers/test_stochastic_flow.py", "solvers/test_interpolants.py"),
+    "solvers/interpolant": ("solvers/test_interpolants.py", "solvers/test_conversion.py"),
+    "solvers/two_heads": ("solvers/test_interpolants.py",),
+    "solvers/on_process": ("solvers/test_on_process.py",),
+    "solvers/poisson_flow": ("solvers/test_poisson_flow.py",),
     "solvers/noise": ("solvers/test_noise.py", "solvers/test_recover.py", "solvers/test_sde.py"),
     "solvers/brownian": ("solvers/test_brownian.py",),
     "solvers/path": ("solvers/test_brownian.py", "solvers/test_sde.py"),
@@ -60,8 +66,9 @@ LAWS: dict[str, tuple[str, ...]] = {
     "solvers/methods/side_by_side": ("solvers/test_adaptive.py",),
     "solvers/methods/step_control": ("solvers/test_adaptive.py",),
     "adjoint/density/ito": ("adjoint/density/test_ito.py", "adjoint/density/test_superpose.py"),
-    "adjoint/density/superpose": ("adjoint/density/test_superpose.py",),
+    "adjoint/density/superposition": ("adjoint/density/test_superpose.py",),
     "solvers/methods/flow_sde": ("solvers/test_transitions.py", "solvers/test_sde_order.py", "solvers/test_order.py"),
+    "solvers/methods/stochastic_flow": ("solvers/test_stochastic_flow.py", "solvers/test_interpolants.py"),
     "solvers/methods/runge_kutta": ("solvers/test_coefficients.py", "solvers/test_order.py"),
     "solvers/methods/hybrid_heun": ("solvers/test_endpoint.py", "solvers/test_sde_order.py"),
     "solvers/methods/mrs": ("solvers/test_endpoint.py", "solvers/test_order.py"),

@@ -36,6 +36,7 @@ from pullback.solvers import (
     SASolver,
     SDEDPMSolverPP,
     Stages,
+    StochasticFlow,
     UniPC,
 )
 from pullback.solvers.methods.unipc import BVariant
@@ -85,6 +86,7 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
         SASolver(2, 3, evaluation=CorrectorMode.PECE),
         SASolver(2, 2, tau=0.0, evaluation=CorrectorMode.PECE, starter=True),
     ],
+    StochasticFlow: [StochasticFlow(0.1)],
     UniPC: [UniPC(p, v, c, starter=True) for p in (1, 2, 3) for v in BVariant for c in (False, True)]
     + [UniPC()],
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import PROCESS
 
-from pullback.adjoint.density.superpose import And, Or, superpose
+from pullback.adjoint.density.superposition import And, Or, superpose
 from pullback.solvers import DDPM, EDM, Addressed, Mixture, UniformLambda, run
 
 MEANS, STD = torch.tensor([[0.9, 0.2], [-0.7, 0.5], [0.1, -0.8]], dtype=torch.float64), 0.4
