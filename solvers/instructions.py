@@ -13,15 +13,25 @@ Coefficient = Time | LinearMap | tuple[LinearMap, ...]
 
 @dataclass(frozen=True)
 class Evaluate:
-    """outs <- the model's `want` prediction at register `src` and time `t`."""
+    """outs <- the model's `want` prediction at register `src` and time `t`, or a function of it.
+
+    With `then` the first of `outs` gets then(prediction), and a second one, if there is one, the prediction itself.
+    It is part of the network call: replayed with it, and differentiated with it by autograd.
+    """
 
     outs: tuple[str, ...]
     src: str
     t: Time
     want: Prediction
+    then: Callable[[Any], Any] | None = None
 
     def __str__(self) -> str:
-        return f"{', '.join(self.outs)} <- {self.want.name}({self.src}, t={_number(self.t).lstrip('+')})"
+        called = f"{self.want.name}({self.src}, t={_number(self.t).lstrip('+')})"
+        if self.then is None:
+            return f"{', '.join(self.outs)} <- {called}"
+        first, *raw = self.outs
+        name = getattr(self.then, "__name__", self.then)
+        return f"{first} <- {name}({', '.join(raw) + ' <- ' if raw else ''}{called})"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
@@ -47,8 +48,8 @@ def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None)
 
 
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
-    """The prediction a plan asked for: a x + b model(x, t)."""
-    return converted(call, x, called(model, call, x, cond))
+    """The prediction a plan asked for: a x + b model(x, t), or a function of it."""
+    return treated(call, converted(call, x, called(model, call, x, cond)))
 
 
 def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
@@ -96,6 +97,27 @@ def converted(call: Call, x: Tensor, out: Tensor) -> Tensor:
     return combine(((call.a, x), (call.b, out)))
 
 
+def treated(call: Call, out: Tensor) -> Tensor:
+    """What `call` makes of its prediction `out`: then(out), (B, ...); where `out` is asked for too, both stacked,
+    (2, B, ...).
+
+    Raises:
+        RuntimeError: a function that writes into its argument. ValueError: one that changes its shape.
+    """
+    if call.then is None:
+        return out
+    before = version(out)
+    made = call.then(out)
+    if version(out) != before:
+        raise _writes_in_place(call.then)
+    if made.shape != out.shape:  # it would be broadcast over batch mates
+        raise ValueError(
+            f"{call.then}: got shape {tuple(made.shape)} from it, expected the prediction's {tuple(out.shape)}; "
+            "expand what it shares"
+        )
+    return torch.stack((made, out)) if call.raw else made
+
+
 def execute(
     program: Program,
     registers: dict[str, Tensor],
@@ -126,11 +148,11 @@ def execute(
                     "the call before, which the plan still reads, expected a tensor of its own each time; return a "
                     "clone"
                 )
-            _write(registers, item.op.outs, out)
+            write(registers, item.op.outs, out)
             if isinstance(out, Tensor):
                 name, latest, count = item.op.outs[0], out, version(out)
         else:
-            _write(registers, item.op.outs, _applied(item.op, [registers[name] for name in item.op.srcs]))
+            write(registers, item.op.outs, _applied(item.op, [registers[name] for name in item.op.srcs]))
         for name in item.dead:
             registers.pop(name, None)
     return registers
@@ -141,14 +163,18 @@ def _applied(op: Apply, values: list[Tensor]) -> Any:
     before = [version(value) for value in values]
     out = op.fn(*values)
     if [version(value) for value in values] != before:
-        raise RuntimeError(
-            f"{op}: got a function that writes into its argument in place, expected it read only; let it work on a "
-            "clone, or use clamp for clamp_ and the like"
-        )
+        raise _writes_in_place(op)
     return out
 
 
-def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:
+def _writes_in_place(asker: object) -> RuntimeError:
+    return RuntimeError(
+        f"{asker}: got a function that writes into its argument in place, expected it read only; let it work on a "
+        "clone, or use clamp for clamp_ and the like"
+    )
+
+
+def write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:
     """One result into its register, or several into theirs."""
     if len(names) == 1:
         registers[names[0]] = results

@@ -23,13 +23,18 @@ Evaluator = Callable[["Call", Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x)."""
+    """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x).
+
+    `then` and `raw` are of the Evaluate: a function of out, and whether out itself is asked for too.
+    """
 
     index: int
     step: int
     t: Tensor
     a: Value
     b: Value
+    then: Callable[[Tensor], Tensor] | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,8 @@ class _Numbers:
             a, b = self.maps[index].tolist()
             if self.plan.batch is not None:
                 a, b = self.value(tuple(a)), self.value(tuple(b))
-            return BoundEvaluate(op, Call(index, step, self.times[index], a, b), dead, step)
+            call = Call(index, step, self.times[index], a, b, op.then, len(op.outs) > 1)
+            return BoundEvaluate(op, call, dead, step)
         if isinstance(op, Combine):
             if self.plain:
                 return BoundCombine(op.out, op.terms, op.noise, dead, step)  # type: ignore[arg-type]

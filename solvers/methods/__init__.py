@@ -10,7 +10,7 @@ from .edm_pec import EDMPEC
 from .er_sde import ERSDE
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .flow_sde import ConstantFlowSDE, FlowSDE
-from .on_data import Clamp, DynamicThreshold, OnData
+from .on_data import Clamp, DynamicThreshold, OnData, OnDataOnly
 from .predictor_corrector import CorrectorMode
 from .restart import Restart
 from .sa import SASolver, Tau
@@ -21,7 +21,7 @@ from .unipc import UniPC
 __all__ = [
     "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM", "DDPM", "DEIS", "DPMSolverPP",
     "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "EulerMaruyama",
-    "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "OBELM", "OnData", "Restart",
-    "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau", "UniPC",
+    "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "OBELM", "OnData", "OnDataOnly",
+    "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau", "UniPC",
     "accepted_times",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from pullback.solvers import (
     Method,
     Mixture,
     OnData,
+    OnDataOnly,
     Restart,
     ReversibleHeun,
     Rex,
@@ -40,6 +41,8 @@ MIXTURE = Mixture.isotropic(
     torch.tensor([[1.0, 0.3], [-0.8, 0.9], [0.2, -1.1]], dtype=torch.float64),
     torch.tensor([0.35, 0.45, 0.3], dtype=torch.float64),
 )
+
+WRAPPERS: list[type[Method]] = [OnData, OnDataOnly]
 
 VARIANTS: dict[type[Method], Sequence[Method]] = {
     DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
@@ -86,11 +89,11 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
 def every_method() -> list[Method]:
     """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`.
 
-    OnData, a wrapper whose plans are not linear, has laws of its own over all of these.
+    WRAPPERS of other methods have laws of their own over all of these.
     """
     classes = list(vars(solvers).values())
     concrete = [
-        c for c in classes if isinstance(c, type) and issubclass(c, Method) and c not in (Method, OnData)
+        c for c in classes if isinstance(c, type) and issubclass(c, Method) and c not in (Method, *WRAPPERS)
     ]
     return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
 
