@@ -14,6 +14,7 @@ from .grid import (
     Leading,
     Linspace,
     Quadratic,
+    Repeating,
     Rising,
     Shifted,
     Trailing,
@@ -21,7 +22,7 @@ from .grid import (
     UniformT,
 )
 from .instructions import Apply, Combine, Evaluate
-from .labels import LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
+from .labels import LabelsAt, LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
 from .linear_map import LinearMap, Mixing, PerElement
 from .loop import advance, combine, run
 from .methods import *
@@ -39,11 +40,12 @@ __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FirstChannels",
     "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
-    "Leading", "LinearMap", "Linspace", "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE", "Noise",
-    "NoiseLevel", "OwnTime", "Passes", "Path", "PerElement", "Plan", "Positional", "Prediction", "Process",
-    "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP",
-    "Trailing", "Trial", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance",
-    "check", "coefficients", "combine", "compiled", "convert", "methods", "readings", "run", "toy",
+    "LabelsAt", "Leading", "LinearMap", "Linspace", "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE",
+    "Noise", "NoiseLevel", "OwnTime", "Passes", "Path", "PerElement", "Plan", "Positional", "Prediction",
+    "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Repeating", "Rising", "SCORE", "Scaled",
+    "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP",
+    "WholeLabels", "advance", "check", "coefficients", "combine", "compiled", "convert", "methods",
+    "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += methods.__all__
 __all__ += readings.__all__

@@ -7,6 +7,7 @@ from .deis import DEIS
 from .dpm import DPMSolverPP, DPMSolverPPSingle
 from .edm import EDMHeun
 from .edm_pec import EDMPEC
+from .ends import Ends
 from .er_sde import ERSDE
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .flow_sde import ConstantFlowSDE, FlowSDE
@@ -20,8 +21,8 @@ from .unipc import UniPC
 
 __all__ = [
     "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM", "DDPM", "DEIS", "DPMSolverPP",
-    "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "EulerMaruyama",
+    "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "Ends", "EulerMaruyama",
     "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "OBELM", "OnData", "OnDataOnly",
-    "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau", "UniPC",
-    "accepted_times",
+    "Restart", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau",
+    "UniPC", "accepted_times",
 ]  # fmt: skip

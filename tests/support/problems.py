@@ -18,6 +18,7 @@ from pullback.solvers import (
     DPMSolverPP,
     DPMSolverPPSingle,
     EDMHeun,
+    Ends,
     FlowAdams,
     FlowMidpoint,
     FlowSDE,
@@ -72,6 +73,11 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     ERSDE: [ERSDE(k, phi=1.0, starter=True) for k in (1, 2, 3)]
     + [ERSDE(k, phi=2.0) for k in (1, 2, 3)]
     + [ERSDE(2)],
+    Ends: [
+        Ends(DPMSolverPP(3), 2 * (DPMSolverPPSingle(3),), (DPMSolverPP(2), DDIM())),
+        Ends(DEIS(3), 2 * (DPMSolverPPSingle(3),), (DPMSolverPP(2),)),
+        Ends(SDEDPMSolverPP(2), tail=(DDIM(1.0),)),
+    ],
     Restart: [Restart(EDMHeun()), Restart(DPMSolverPPSingle(3), times=2), Restart(DDIM())],
     SASolver: [
         SASolver(p, c, tau=0.0, starter=True) for p, c in ((1, 0), (1, 2), (2, 0), (2, 3), (3, 4), (4, 0))
