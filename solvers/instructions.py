@@ -30,8 +30,7 @@ class Evaluate:
         if self.then is None:
             return f"{', '.join(self.outs)} <- {called}"
         first, *raw = self.outs
-        name = getattr(self.then, "__name__", self.then)
-        return f"{first} <- {name}({', '.join(raw) + ' <- ' if raw else ''}{called})"
+        return f"{first} <- {called_as(self.then)}({', '.join(raw) + ' <- ' if raw else ''}{called})"
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ class Apply:
     fn: Callable[..., Any]
 
     def __str__(self) -> str:
-        fn = getattr(self.fn, "__name__", self.fn)
-        return f"{', '.join(self.outs)} <- {fn}({', '.join(self.srcs)})"
+        return f"{', '.join(self.outs)} <- {called_as(self.fn)}({', '.join(self.srcs)})"
 
 
 Instruction = Evaluate | Combine | Apply
@@ -75,6 +73,11 @@ def reads(op: Instruction) -> tuple[str, ...]:
 def writes(op: Instruction) -> tuple[str, ...]:
     """The registers an instruction writes."""
     return (op.out,) if isinstance(op, Combine) else op.outs
+
+
+def called_as(fn: Callable[..., Any]) -> str:
+    """A function's name, or how an object prints itself."""
+    return str(getattr(fn, "__name__", fn))
 
 
 def _number(c: Coefficient) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .checked import checked
-from .instructions import Apply
+from .instructions import Apply, called_as
 from .linear_map import Mixer, Value
 from .model import Model
 from .noise import Noise
@@ -17,6 +17,11 @@ from .packing import State
 from .per_step import at_step, check_steps
 from .plan import Plan
 from .program import BoundCombine, BoundEvaluate, Call, Evaluator, Program, prepare
+
+IN_PLACE = (
+    "writes into its argument in place, expected it read only; let it work on a clone, or use clamp for clamp_ and the "
+    "like"
+)
 
 
 def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
@@ -108,12 +113,13 @@ def treated(call: Call, out: Tensor) -> Tensor:
         return out
     before = version(out)
     made = call.then(out)
+    named = f"network call {call.index} of step {call.step}: got the function {called_as(call.then)}, which"
     if version(out) != before:
-        raise _writes_in_place(call.then)
+        raise RuntimeError(f"{named} {IN_PLACE}")
     if made.shape != out.shape:  # it would be broadcast over batch mates
         raise ValueError(
-            f"{call.then}: got shape {tuple(made.shape)} from it, expected the prediction's {tuple(out.shape)}; "
-            "expand what it shares"
+            f"{named} got shape {tuple(out.shape)} and returned {tuple(made.shape)}, expected the prediction's "
+            f"{tuple(out.shape)}; expand what it shares"
         )
     return torch.stack((made, out)) if call.raw else made
 
@@ -163,15 +169,8 @@ def _applied(op: Apply, values: list[Tensor]) -> Any:
     before = [version(value) for value in values]
     out = op.fn(*values)
     if [version(value) for value in values] != before:
-        raise _writes_in_place(op)
+        raise RuntimeError(f"{op}: got a function that {IN_PLACE}")
     return out
-
-
-def _writes_in_place(asker: object) -> RuntimeError:
-    return RuntimeError(
-        f"{asker}: got a function that writes into its argument in place, expected it read only; let it work on a "
-        "clone, or use clamp for clamp_ and the like"
-    )
 
 
 def write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:

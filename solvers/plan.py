@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, Time, reads, writes
+from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, Time, called_as, reads, writes
 from .inverse import inverted, undoing
 from .linear_map import LinearMap
 from .liveness import lifetimes
@@ -179,8 +179,8 @@ class Plan:
         self.check_numbers(asker)
         if self.functions:
             raise ValueError(
-                f"{asker}: got {self.name} with the function {self.functions[0]} on its predictions, about which "
-                "nothing is known, expected none; take a plan without it"
+                f"{asker}: got {self.name} with the function {called_as(self.functions[0])} on its predictions, about "
+                "which nothing is known, expected none; take a plan without it"
             )
 
     def check_numbers(self, asker: str) -> None:

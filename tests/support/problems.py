@@ -74,7 +74,7 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     + [ERSDE(k, phi=2.0) for k in (1, 2, 3)]
     + [ERSDE(2)],
     Ends: [
-        Ends(DPMSolverPP(3), 2 * (DPMSolverPPSingle(3),), (DPMSolverPP(2), DDIM())),
+        Ends(DPMSolverPP(2, starter=True), tail=(DDIM(),)),
         Ends(DEIS(3), 2 * (DPMSolverPPSingle(3),), (DPMSolverPP(2),)),
         Ends(SDEDPMSolverPP(2), tail=(DDIM(1.0),)),
     ],
