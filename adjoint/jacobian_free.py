@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..solvers import NOISE, Call, Plan, Prediction
-from ..solvers.loop import treated
 from .gradient import Gradient
 from .held_slopes import held_slopes
 from .left_out import warn_left_out_of
@@ -30,9 +29,9 @@ class JacobianFree(Gradient):
 
         def evaluate(call: Call, x: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                value = rollout.evaluate(replace(call, then=None), x)
+                value = rollout.evaluate(replace(call, op=None), x)
             slope = slopes[call.index].to(x)
-            return treated(call, value + slope.reshape(-1, *(1,) * (x.ndim - 1)) * (x - x.detach()))
+            return rollout.treated(call, value + slope.reshape(-1, *(1,) * (x.ndim - 1)) * (x - x.detach()))
 
         out = rollout.execute(registers, evaluate)
         if not out["x"].requires_grad or rollout.program.learned:

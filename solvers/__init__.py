@@ -23,7 +23,7 @@ from .grid import (
 )
 from .instructions import Apply, Combine, Evaluate
 from .labels import LabelsAt, LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
-from .linear_map import LinearMap, Mixing, PerElement
+from .linear_map import Mixing, PerElement
 from .loop import advance, combine, run
 from .methods import *
 from .model import Denoiser, Model
@@ -40,7 +40,7 @@ __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FirstChannels",
     "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
-    "LabelsAt", "Leading", "LinearMap", "Linspace", "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE",
+    "LabelsAt", "Leading", "Linspace", "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE",
     "Noise", "NoiseLevel", "OwnTime", "Passes", "Path", "PerElement", "Plan", "Positional", "Prediction",
     "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Repeating", "Rising", "SCORE", "Scaled",
     "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP",

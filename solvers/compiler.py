@@ -97,7 +97,13 @@ class Builder:
         if noise:
             drawn = ((noise, self.slots),)
             self.slots += 1
-        self.ops.append(Combine(out, tuple([(_exact(c), r) for c, r in terms if c != 0.0]), drawn))
+        self.ops.append(
+            Combine(
+                out,
+                tuple([(c if isinstance(c, LinearMap) else float(c), r) for c, r in terms if c != 0.0]),
+                drawn,
+            )
+        )
 
     def at(self, lam: float) -> tuple[float, float, float]:
         """(t, alpha, sigma) at a stage's lambda."""
@@ -161,10 +167,6 @@ class Builder:
             self.combine(
                 out, (ratio, out), (self.sigma[i + 1], self.evaluate(f"E{i}", self.t[i], NOISE, src))
             )
-
-
-def _exact(c: float | LinearMap) -> float | LinearMap:
-    return c if isinstance(c, LinearMap) else float(c)
 
 
 class Method(CheckedFields, ABC):

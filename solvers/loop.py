@@ -38,7 +38,11 @@ def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
 
 def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
     """total + c value, in place unless torch.func wraps `value`: it may have a batch that `total` has no room for."""
-    if is_functorch_wrapped_tensor(value) or isinstance(c, Mixer):
+    if is_functorch_wrapped_tensor(value):
+        return total + c * value
+    if isinstance(c, float):
+        return total.add_(value, alpha=c)
+    if isinstance(c, Mixer):
         return total + c * value
     return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
 
@@ -109,11 +113,13 @@ def treated(call: Call, out: Tensor) -> Tensor:
     Raises:
         RuntimeError: a function that writes into its argument. ValueError: one that changes its shape.
     """
-    if call.then is None:
+    then = None if call.op is None else call.op.then
+    if then is None:
         return out
+    assert call.op is not None
     before = version(out)
-    made = call.then(out)
-    named = f"network call {call.index} of step {call.step}: got the function {called_as(call.then)}, which"
+    made = then(out)
+    named = f"network call {call.index} of step {call.step}: got the function {called_as(then)}, which"
     if version(out) != before:
         raise RuntimeError(f"{named} {IN_PLACE}")
     if made.shape != out.shape:  # it would be broadcast over batch mates
@@ -121,7 +127,7 @@ def treated(call: Call, out: Tensor) -> Tensor:
             f"{named} got shape {tuple(out.shape)} and returned {tuple(made.shape)}, expected the prediction's "
             f"{tuple(out.shape)}; expand what it shares"
         )
-    return torch.stack((made, out)) if call.raw else made
+    return torch.stack((made, out)) if len(call.op.outs) > 1 else made
 
 
 def execute(

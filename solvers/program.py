@@ -25,7 +25,7 @@ Evaluator = Callable[["Call", Tensor], Tensor]
 class Call:
     """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x).
 
-    `then` and `raw` are of the Evaluate: a function of out, and whether out itself is asked for too.
+    `op` is what it was bound from, which may have a function of out.
     """
 
     index: int
@@ -33,8 +33,7 @@ class Call:
     t: Tensor
     a: Value
     b: Value
-    then: Callable[[Tensor], Tensor] | None = None
-    raw: bool = False
+    op: Evaluate | None = None
 
 
 @dataclass(frozen=True)
@@ -174,10 +173,9 @@ class _Numbers:
         if isinstance(op, Evaluate):
             index = self.calls[k]
             a, b = self.maps[index].tolist()
-            if self.plan.batch is not None:
+            if self.stacked:
                 a, b = self.value(tuple(a)), self.value(tuple(b))
-            call = Call(index, step, self.times[index], a, b, op.then, len(op.outs) > 1)
-            return BoundEvaluate(op, call, dead, step)
+            return BoundEvaluate(op, Call(index, step, self.times[index], a, b, op), dead, step)
         if isinstance(op, Combine):
             if self.plain:
                 return BoundCombine(op.out, op.terms, op.noise, dead, step)  # type: ignore[arg-type]
@@ -187,12 +185,17 @@ class _Numbers:
 
     def value(self, c: Coefficient) -> Value:
         """A coefficient ready for use."""
-        return c if isinstance(c, float) else self.rows[c]
+        return self.rows[c] if isinstance(c, tuple | LinearMap) else c
 
     @cached_property
     def plain(self) -> bool:
         """Whether all coefficients are numbers, ready as they stand."""
-        return self.plan.batch is None and not self.plan.maps
+        return not self.stacked and not self.plan.maps
+
+    @cached_property
+    def stacked(self) -> bool:
+        """Whether every sample has numbers of its own."""
+        return self.plan.batch is not None
 
     @cached_property
     def rows(self) -> dict[Coefficient, Value]:
@@ -202,7 +205,7 @@ class _Numbers:
         found = {
             c for op in self.plan.instructions if isinstance(op, Combine) for c, _ in op.terms + op.noise
         }
-        if self.plan.batch is not None:
+        if self.stacked:
             found |= {tuple(c) for maps in self.maps.tolist() for c in maps}
         mapped = [c for c in found if isinstance(c[0] if isinstance(c, tuple) else c, LinearMap)]
         wide = [c for c in found if isinstance(c, tuple) and isinstance(c[0], float)]

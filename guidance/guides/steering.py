@@ -257,7 +257,7 @@ class _Attempt:
         if live is not None:
             out = run.carried(self.corrected(call.index, x, live, out))
             self.law.guided[call.index] = out
-        if call.then is not None:  # the guide corrects what the function is given
+        if call.op is not None and call.op.then is not None:  # the guide corrects what the function is given
             self.law.plain[call.index] = treated(call, self.law.plain[call.index])
             self.law.guided[call.index] = out = treated(call, out)
         return out

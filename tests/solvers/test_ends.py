@@ -20,6 +20,7 @@ from pullback.solvers import (
     Clamp,
     Combine,
     CosineVP,
+    Coupled,
     Denoiser,
     DPMSolverPP,
     DPMSolverPPSingle,
@@ -189,6 +190,8 @@ def test_around_other_compositions():
         torch.allclose(run(model, outside, x), run(model, inside, x), atol=1e-12)
         and outside.nfe == inside.nfe == 7
     )
+    with pytest.raises(ValueError, match="which goes by how many steps there are"):
+        Coupled(Ends(DDIM(), (DDIM(),)))
     with pytest.raises(ValueError, match="leaves D0 at t="):
         Ends(Restart(DDIM())).plan(PROCESS, GRID)
     for wrong in (lambda: Ends(DDIM(), DDIM()), lambda: Ends(DDIM(), tail=[DDIM()])):
