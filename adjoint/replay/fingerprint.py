@@ -49,7 +49,8 @@ class Projection:
         """(B, 2). Of two outputs (2, B, ...) at once, of both together."""
         rows, kind = out.detach().reshape(-1, self.weights.shape[1]), out.device.type
         if out.ndim > self.ndim:
-            rows = torch.lerp(*rows.chunk(2), 0.4)
+            one, other = rows.chunk(2)
+            rows = torch.lerp(one, other, 0.4)
         if not torch.is_autocast_enabled(kind):
             return torch.nn.functional.linear(rows, self.weights)
         with torch.autocast(kind, enabled=False):

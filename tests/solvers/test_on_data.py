@@ -323,7 +323,7 @@ def test_a_leaf_that_a_function_holds_gets_its_gradient():
             if each is plan or mechanism is Mechanism.REGION:
                 assert_same(found(Checkpoint(mechanism=mechanism)), want)
     with pytest.raises(RuntimeError, match="reaches a leaf of shape .* the first call did not"):
-        found(Checkpoint())
+        sample(model, late, x, gradient=Checkpoint())  # in the run, not only behind it
 
 
 def test_held_predictions_pass_through_the_function():
