@@ -1,6 +1,6 @@
 """JacobianFree: a gradient that takes every prediction of the network for a constant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,9 +29,9 @@ class JacobianFree(Gradient):
 
         def evaluate(call: Call, x: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                value = rollout.evaluate(call, x)
+                value = rollout.evaluate(replace(call, op=None), x)
             slope = slopes[call.index].to(x)
-            return value + slope.reshape(-1, *(1,) * (x.ndim - 1)) * (x - x.detach())
+            return rollout.treated(call, value + slope.reshape(-1, *(1,) * (x.ndim - 1)) * (x - x.detach()))
 
         out = rollout.execute(registers, evaluate)
         if not out["x"].requires_grad or rollout.program.learned:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..solvers import Call, Noise, Plan, combine, inversion
 from ..solvers.linear_map import Mixer, Value
-from ..solvers.loop import total
+from ..solvers.loop import total, write
 from ..solvers.program import BoundCombine, BoundEvaluate, Program
 from ..solvers.wanted import Limit
 from .replay.live_call import LiveCall
@@ -134,12 +134,13 @@ class _Retrace:
             if isinstance(item, BoundCombine):
                 self.live[item.out] = total(item, self.live, self.tape.rollout.noise)
             elif isinstance(item, BoundEvaluate):
-                self.live[item.op.outs[0]] = self.replay(item.call, item.op.src).out.detach().double()
+                write(self.live, item.op.outs, self.replay(item.call, item.op.src).out.detach().double())
         item, value = self.ops.ops[k], None
         if isinstance(item, BoundCombine) and undo.target is not None:
             value = _overwritten(item, undo.target, self.live, self.tape.rollout.noise)
         # it is not there before k; kept, a thousand predictions would pile up
-        self.live.pop(item.out if isinstance(item, BoundCombine) else item.op.outs[0], None)
+        for name in (item.out,) if isinstance(item, BoundCombine) else item.op.outs:
+            self.live.pop(name, None)
         if value is not None and undo.target is not None:
             self.live[undo.target] = value
 

@@ -16,6 +16,7 @@ from .grid import (
     Leading,
     Linspace,
     Quadratic,
+    Repeating,
     Rising,
     Shifted,
     Trailing,
@@ -24,7 +25,7 @@ from .grid import (
 )
 from .instructions import Apply, Combine, Evaluate
 from .interpolant import Interpolant
-from .labels import LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
+from .labels import LabelsAt, LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
 from .linear_map import LinearMap, Mixing, PerElement
 from .loop import advance, combine, run
 from .methods import *
@@ -55,14 +56,14 @@ __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "EDMPreconditioning", "Evaluate", "Exponential",
     "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Interpolant",
-    "Karras", "Keywords", "LabelTable", "Leading", "LinearMap", "Linspace", "LogNoiseLevel", "Method",
-    "Mixing", "Model", "NOISE", "Noise", "NoiseLevel", "OnProcess", "OwnNoise", "OwnTime", "Passes", "Path",
-    "PerElement", "Plan", "PoissonFlow", "Positional", "Preconditioned", "Preconditioning", "Prediction",
-    "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted",
-    "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning", "TwoHeads", "UniformLambda", "UniformT",
-    "UserPair", "V", "VE", "VEPreconditioning", "VP", "VPPreconditioning", "WholeLabels", "advance",
-    "check", "coefficients", "combine", "compiled", "convert", "endpoint", "methods", "neural",
-    "phase_space", "readings", "run", "toy",
+    "Karras", "Keywords", "LabelTable", "LabelsAt", "Leading", "LinearMap", "Linspace", "LogNoiseLevel",
+    "Method", "Mixing", "Model", "NOISE", "Noise", "NoiseLevel", "OnProcess", "OwnNoise", "OwnTime",
+    "Passes", "Path", "PerElement", "Plan", "PoissonFlow", "Positional", "Preconditioned",
+    "Preconditioning", "Prediction", "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Repeating",
+    "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning",
+    "TwoHeads", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VEPreconditioning", "VP",
+    "VPPreconditioning", "WholeLabels", "advance", "check", "coefficients", "combine", "compiled",
+    "convert", "endpoint", "methods", "neural", "phase_space", "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += endpoint.__all__
 __all__ += methods.__all__

@@ -4,15 +4,16 @@ import math
 from abc import ABC, abstractmethod
 from array import array
 from functools import cached_property
+from itertools import accumulate, compress
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .checked import CheckedFields
-from .grid import Times, checked_times
+from .grid import Times, checked_times, first_of_each
 from .grid_warnings import warn_of
-from .instructions import Combine, Evaluate, Instruction, writes
+from .instructions import Combine, Evaluate, Instruction, reads, writes
 from .linear_map import LinearMap
 from .liveness import lifetimes
 from .plan import Plan, stack
@@ -36,6 +37,7 @@ class Builder:
         "x"      the state: at node i when step i begins, at node i + 1 when it ends
         "D{i}"   the data prediction of node i: what `data(i)` and `first_order(i)` take, or else make
         "E{i}"   the noise prediction of node i
+        "u{i}"   the velocity (FLOW) at node i
         others   between a method and itself: stages ("s3_1"), a second state ("y"), a predicted point ("p4")
 
     Whatever a step leaves may be read by later ones; what nobody reads again is dropped in the run.
@@ -48,6 +50,8 @@ class Builder:
         self.ops: list[Instruction] = []
         self.starts: list[int] = []  # of each step so far, the index of its first instruction
         self.evaluated: set[str] = set()  # predictions that later steps may find made
+        self.spare: set[str] = set()  # registers that are left out unless a later step reads them
+        self.ends_twice = False  # whether the grid asks for a call at its last node
         self.slots = 0  # noise slots given out so far
 
     # on first use: a process need not have them all, nor a method want them
@@ -75,6 +79,21 @@ class Builder:
         self.ops.clear()
         self.starts = [0] * len(self.starts)
 
+    def prune(self) -> None:
+        """Drop the spare registers that nobody reads."""
+        if not self.spare:
+            return
+        needed, kept = {"x"}, list[bool]()
+        for op in reversed(self.ops):
+            kept.append(not (isinstance(op, Combine) and op.out in self.spare and op.out not in needed))
+            if kept[-1]:
+                needed.difference_update(writes(op))
+                needed.update(reads(op))
+        kept.reverse()
+        before = list(accumulate(kept, initial=0))
+        self.ops = list(compress(self.ops, kept))
+        self.starts = [before[start] for start in self.starts]
+
     def evaluate(self, out: str, t: float, want: Prediction, src: str = "x") -> str:
         """out <- want(src, t)."""
         self.ops.append(Evaluate((out,), src, t, want))
@@ -89,7 +108,13 @@ class Builder:
         if noise:
             drawn = ((noise, self.slots),)
             self.slots += 1
-        self.ops.append(Combine(out, tuple([(_exact(c), r) for c, r in terms if c != 0.0]), drawn))
+        self.ops.append(
+            Combine(
+                out,
+                tuple([(c if isinstance(c, LinearMap) else float(c), r) for c, r in terms if c != 0.0]),
+                drawn,
+            )
+        )
 
     def at(self, lam: float) -> tuple[float, float, float]:
         """(t, alpha, sigma) at a stage's lambda."""
@@ -164,10 +189,6 @@ class Builder:
             )
 
 
-def _exact(c: float | LinearMap) -> float | LinearMap:
-    return c if isinstance(c, LinearMap) else float(c)
-
-
 class Method(CheckedFields, ABC):
     """A sampler's formula. A subclass is a frozen dataclass that emits one step at a time."""
 
@@ -200,7 +221,7 @@ class Method(CheckedFields, ABC):
     def along(self, process: Process, grid: Times) -> Plan:
         """As `plan`, without its warnings: for a stretch of a longer way, which may start anywhere."""
         times = checked_times(grid, process)
-        if self.stochastic and not self.both_ways and bool((times[1] > times[0]).any()):
+        if self.stochastic and not self.both_ways and bool((times[-1] > times[0]).any()):
             raise ValueError(
                 f"{self}: got a rising grid, expected one that falls from noise to data; noise is only added "
                 "while denoising: use a deterministic method to encode"
@@ -213,26 +234,36 @@ class Method(CheckedFields, ABC):
         """Steps low .. high - 1 as they stand in the whole plan on `times`; those before are empty, those
         after left out.
 
-        Its memory grows with high - low only: what walks a long plan piece by piece asks for it.
+        Its memory grows with high - low only: what walks a long plan piece by piece asks for it. A step between
+        two equal nodes is x <- x, and is no step to the method.
         """
-        builder = Builder(process, times)
-        for i in range(high):
+        return self._planned(self._emitted(process, times, low, high), times[: high + 1])
+
+    def _emitted(self, process: Process, times: Tensor, low: int, high: int) -> Builder:
+        new = first_of_each(times)
+        builder, node = Builder(process, times[new]), -1
+        builder.ends_twice = not bool(new[-1])
+        for i, moves in enumerate(new[1 : high + 1].tolist()):
             if i <= low:  # steps before `low` are emitted for what the later ones find of them
                 builder.forget()
             builder.begin()
-            self.step(builder, i)
+            node += moves
+            if moves:
+                self.step(builder, node)
+            else:
+                builder.combine("x", (1.0, "x"))
+        return builder
+
+    def _planned(self, builder: Builder, times: Tensor) -> Plan:
+        ops, starts = tuple(builder.ops), tuple(builder.starts)
         return Plan(
-            str(self),
-            process,
-            tuple(builder.t[: high + 1]),
-            tuple(builder.ops),
-            tuple(builder.starts),
-            self.order,
-            self.stochastic,
+            str(self), builder.process, tuple(times.tolist()), ops, starts, self.order, self.stochastic
         )
 
     def _compile(self, process: Process, times: Tensor) -> Plan:
-        plan = self.part(process, times, 0, len(times) - 1)
+        builder = self._emitted(process, times, 0, len(times) - 1)
+        builder.prune()
+        plan = self._planned(builder, times)
         lost = lifetimes(plan.instructions, plan.starts, plan.exit)[0] - set(plan.entry)
         if lost:
             raise ValueError(

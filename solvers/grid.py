@@ -16,7 +16,14 @@ from .wanted import Positive, Wanted
 
 
 class Grid(CheckedFields, ABC):
-    """`times(process)` gives n + 1 float64 times, monotone in either direction (noise to data is the usual one)."""
+    """`times(process)` gives n + 1 float64 times, monotone in either direction (noise to data is the usual one).
+
+    Attributes:
+        rises: whether it says that it may lead from data to noise.
+        repeats: whether it says that nodes may come twice in a row.
+    """
+
+    rises = repeats = False
 
     @abstractmethod
     def times(self, process: Process) -> Tensor:
@@ -196,8 +203,11 @@ class Rising(Grid):
         grid: a Grid or times, in either direction.
     """
 
+    rises = True
+
     def __init__(self, grid: "Grid | Tensor | Sequence[float]") -> None:
         self.grid = _as_grid(grid)
+        self.repeats = self.grid.repeats
 
     def __repr__(self) -> str:
         return f"Rising({self.grid!r})"
@@ -205,6 +215,30 @@ class Rising(Grid):
     def times(self, process: Process) -> Tensor:
         times = self.grid.times(process)
         return times.flip(0) if bool((times[0] > times[-1]).any()) else times
+
+
+class Repeating(Grid):
+    """The nodes of `grid`, some of which come twice in a row: says that steps of length zero are meant.
+
+    Such a step leaves the state as it is and makes no network call, and no history knows of it. Schedulers have them
+    at the end (a last noise level repeated). A last node that comes twice asks correctors (UniPC, SA-Solver) to
+    correct the last state too, for one call there: elsewhere they leave it as predicted.
+
+    Args:
+        grid: a Grid or times, in either direction.
+    """
+
+    repeats = True
+
+    def __init__(self, grid: "Grid | Tensor | Sequence[float]") -> None:
+        self.grid = _as_grid(grid)
+        self.rises = self.grid.rises
+
+    def __repr__(self) -> str:
+        return f"Repeating({self.grid!r})"
+
+    def times(self, process: Process) -> Tensor:
+        return self.grid.times(process)
 
 
 Times = Grid | Tensor | Sequence[float]  # a Grid, or times (N+1,) or (N+1, B) in either direction
@@ -220,19 +254,30 @@ def _as_grid(grid: Grid | Tensor | Sequence[float]) -> Grid:
     return GivenTimes(grid)
 
 
+def first_of_each(times: Tensor) -> Tensor:
+    """(N+1,) whether a node is another than the one before it, for any sample."""
+    moved = (times.diff(dim=0) != 0).reshape(len(times) - 1, -1).any(1)
+    return torch.cat([moved.new_ones(1), moved])
+
+
 def checked_times(grid: Grid | Tensor | Sequence[float], process: Process) -> Tensor:
-    """The nodes of `grid`, refused unless finite, strictly monotone and inside the process."""
+    """The nodes of `grid`, refused unless finite, strictly monotone (but for `Repeating`) and inside the process."""
     check_kind("process", process, Process, "a Process such as VP(); pass denoiser.process")
-    t = _as_grid(grid).times(process)
+    grid = _as_grid(grid)
+    t = grid.times(process)
     if t.ndim not in (1, 2) or len(t) < 2:
         raise ValueError(f"grid: got shape {tuple(t.shape)}, expected (N+1,) or (N+1, B) with N >= 1")
-    steps = t.diff(dim=0)
+    nodes = t[first_of_each(t)] if grid.repeats else t
+    steps = nodes.diff(dim=0)
+    if not len(steps):
+        raise ValueError(f"grid: got {len(t)} times that are one, expected two that differ; move one of them")
     if not bool(t.isfinite().all()) or not (bool((steps < 0).all()) or bool((steps > 0).all())):
         wrong = ~(steps * steps[:1] > 0) | ~steps.isfinite()  # NaN compares as False
         at = int(wrong.reshape(len(steps), -1).any(1).int().argmax())
         raise ValueError(
-            f"grid: got times {t[at].tolist()} then {t[at + 1].tolist()} at step {at}, expected strictly "
-            "falling (or strictly rising) finite times; sort them and drop duplicates"
+            f"grid: got times {nodes[at].tolist()} then {nodes[at + 1].tolist()} at step {at}, expected strictly "
+            "falling (or strictly rising) finite times; sort them and drop duplicates, or write Repeating(grid) where "
+            "steps of length zero are meant"
         )
     slack = 1e-9 * (process.t_max - process.t_min)
     if float(t.min()) < process.t_min - slack or float(t.max()) > process.t_max + slack:

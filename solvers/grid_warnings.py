@@ -4,7 +4,7 @@ import warnings
 
 from torch import Tensor
 
-from .grid import GivenTimes, Grid, Rising, Times
+from .grid import GivenTimes, Grid, Times
 from .process import DiscreteVP, Process
 
 FAR = 2.0  # lambda of a start with less than an eighth of noise to data: even SDEdit starts with more
@@ -39,7 +39,7 @@ def _on_a_table(grid: Times, times: Tensor, process: Process) -> str:
 
 
 def _rises(grid: Times, times: Tensor) -> str:
-    if isinstance(grid, Rising) or not bool((times[1] > times[0]).any()):
+    if isinstance(grid, Grid) and grid.rises or not bool((times[-1] > times[0]).any()):
         return ""
     return (
         f"{_between(times)}, which rise from data to noise, expected falling ones to sample; swap start and end, or "
@@ -52,7 +52,7 @@ def _starts_far(grid: Times, times: Tensor, process: Process) -> str:
     if not isinstance(grid, Grid) or isinstance(grid, GivenTimes):  # whoever writes every time means them
         return ""
     far = (start > FAR) & (times[0] < TOUCH * process.t_max)
-    if bool((times[1] > times[0]).any()) or not bool(far.any()):
+    if bool((times[-1] > times[0]).any()) or not bool(far.any()):
         return ""
     level = float((-start.max()).exp())
     return (

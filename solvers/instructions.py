@@ -13,15 +13,24 @@ Coefficient = Time | LinearMap | tuple[LinearMap, ...]
 
 @dataclass(frozen=True)
 class Evaluate:
-    """outs <- the model's `want` prediction at register `src` and time `t`."""
+    """outs <- the model's `want` prediction at register `src` and time `t`, or a function of it.
+
+    With `then` the first of `outs` gets then(prediction), and a second one, if there is one, the prediction itself.
+    It is part of the network call: replayed with it, and differentiated with it by autograd.
+    """
 
     outs: tuple[str, ...]
     src: str
     t: Time
     want: Prediction
+    then: Callable[[Any], Any] | None = None
 
     def __str__(self) -> str:
-        return f"{', '.join(self.outs)} <- {self.want.name}({self.src}, t={_number(self.t).lstrip('+')})"
+        called = f"{self.want.name}({self.src}, t={_number(self.t).lstrip('+')})"
+        if self.then is None:
+            return f"{', '.join(self.outs)} <- {called}"
+        first, *raw = self.outs
+        return f"{first} <- {called_as(self.then)}({', '.join(raw) + ' <- ' if raw else ''}{called})"
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,7 @@ class Apply:
     fn: Callable[..., Any]
 
     def __str__(self) -> str:
-        fn = getattr(self.fn, "__name__", self.fn)
-        return f"{', '.join(self.outs)} <- {fn}({', '.join(self.srcs)})"
+        return f"{', '.join(self.outs)} <- {called_as(self.fn)}({', '.join(self.srcs)})"
 
 
 Instruction = Evaluate | Combine | Apply
@@ -65,6 +73,11 @@ def reads(op: Instruction) -> tuple[str, ...]:
 def writes(op: Instruction) -> tuple[str, ...]:
     """The registers an instruction writes."""
     return (op.out,) if isinstance(op, Combine) else op.outs
+
+
+def called_as(fn: Callable[..., Any]) -> str:
+    """A function's name, or how an object prints itself."""
+    return str(getattr(fn, "__name__", fn))
 
 
 def _number(c: Coefficient) -> str:

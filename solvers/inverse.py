@@ -103,7 +103,8 @@ class _Walk:
         assert not isinstance(op, Apply)
         if isinstance(op, Evaluate):
             self._at_most(0, self._missing(k), k)
-            self.have.pop(op.outs[0], None)
+            for out in op.outs:
+                self.have.pop(out, None)
         elif _Written(k) in (self.have.get(op.out), self.pool.get(op.out)):
             target = self._solve(k, op)
         if self.have.get("x") == _Controlled(k):
@@ -138,7 +139,8 @@ class _Walk:
         if isinstance(content, _Written) and register not in reads(self.code[content.by]):
             before = dict(self.have), dict(self.pool), set(self.carried), list(self.again)
             if all(self._obtain(*source) for source in self._sources(content.by)):
-                self.have[register] = content
+                # all that one call writes comes back by running it once
+                self.have |= {out: content for out in writes(self.code[content.by]) if out not in self.have}
                 self.again.append(content.by)
                 return True
             self.have, self.pool, self.carried, self.again = before

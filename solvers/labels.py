@@ -4,14 +4,14 @@ A label is any function `(t, process) -> labels` of times (B,) in the state's dt
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .checked import CheckedFields
-from .process import DiscreteVP, Process, as_time
+from .process import DiscreteVP, Process, as_table, as_time
 
 
 class Label(CheckedFields, ABC):
@@ -20,6 +20,11 @@ class Label(CheckedFields, ABC):
     @abstractmethod
     def __call__(self, t: Tensor, process: Process) -> Tensor:
         """Labels (B,) of times (B,)."""
+
+    def check(self, times: Tensor, process: Process) -> None:  # noqa: B027  (most hold at any time)
+        """Raise ValueError where a network would not be told what it expects at one of `times` (float64, any shape).
+        Before a run.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,81 @@ class LabelTable(Label):
         return torch.lerp(labels[cell], labels[cell + 1], place - cell)
 
 
+class LabelsAt(Label):
+    """The label of each of the plan's own nodes, given with it: for labels that follow no formula, as the rounded
+    ones of a Karras grid, or those of a scheduler.
+
+        LabelsAt(plan.times[:-1], scheduler.timesteps)
+
+    Meant for a run of a plan: a call at any other time is refused before the first one (`check`), and is NaN where
+    nobody asked before. Labels are constants: times that require grad are refused.
+
+    Args:
+        times: (K,), in any order; a time may come twice with one label.
+        labels: (K,), one each.
+    """
+
+    def __init__(self, times: Tensor | Sequence[float], labels: Tensor | Sequence[float]) -> None:
+        wanted = "numbers (K,), a tensor or a list"
+        given, labels = as_table("times", times, wanted), as_table("labels", labels, wanted)
+        if given.ndim != 1 or given.shape != labels.shape or not len(given):
+            raise ValueError(
+                f"LabelsAt: got times {tuple(given.shape)} and labels {tuple(labels.shape)}, expected (K,) both, a "
+                "label for each time; leave out the last node of a plan that makes no call there"
+            )
+        order = given.argsort(stable=True)
+        new = torch.cat([torch.ones(1, dtype=torch.bool), given[order].diff() != 0])
+        self.times, self.labels = given[order][new], labels[order][new]
+        place = torch.searchsorted(self.times, given)
+        clash = self.labels[place] != labels
+        if bool(clash.any()):
+            raise ValueError(
+                f"LabelsAt: got two labels at t={float(given[clash][0]):.9g}, expected one for each time; pass one"
+            )
+        if bool((self.times.float().diff() == 0).any()):
+            raise ValueError(
+                "LabelsAt: got times that are one in float32, in which a network is told them; merge them"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, LabelsAt)
+            and torch.equal(self.times, other.times)
+            and torch.equal(self.labels, other.labels)
+        )
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.times.tolist()), tuple(self.labels.tolist())))
+
+    def __repr__(self) -> str:
+        return f"LabelsAt({len(self.times)} times, {float(self.times[0]):.6g} .. {float(self.times[-1]):.6g})"
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        if t.requires_grad:
+            raise ValueError(
+                "LabelsAt: got times that require grad, expected constants: labels given one by one have no "
+                "derivative; take a label that is a function of t, such as LabelTable"
+            )
+        times, labels = self.times.to(t), self.labels.to(t)
+        nearest = torch.bucketize(t, (times[1:] + times[:-1]) / 2)
+        near = (times[nearest] - t).abs() <= self._slack(t.dtype)
+        return torch.where(near, labels[nearest], torch.nan)
+
+    def check(self, times: Tensor, process: Process) -> None:
+        flat = times.flatten()
+        off = self(flat, process).isnan()
+        if bool(off.any()):
+            raise ValueError(
+                f"LabelsAt: got a network call at t={float(flat[off][0]):.9g}, expected one of the {len(self.times)} "
+                f"times with a label, {float(self.times[0]):.9g} .. {float(self.times[-1]):.9g}; give its label too, "
+                "or take a method without stages between nodes"
+            )
+
+    def _slack(self, dtype: torch.dtype) -> float:
+        """What rounding may have made of a time."""
+        return 4 * torch.finfo(dtype).eps * float(self.times.abs().max())
+
+
 @dataclass(frozen=True)
 class WholeLabels(Label):
     """`inner`'s labels as int64, for networks that look them up in a table.
@@ -114,6 +194,8 @@ class WholeLabels(Label):
 
     def check(self, times: Tensor, process: Process) -> None:
         """Raise ValueError where a time (float64, any shape) has no whole label; 1e-3 is allowed for rounding."""
+        if isinstance(self.inner, Label):
+            self.inner.check(times, process)
         flat = times.flatten()
         labels = self.inner(flat, process)
         off = (labels - labels.round()).abs() > 1e-3

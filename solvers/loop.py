@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .checked import checked
-from .instructions import Apply
+from .instructions import Apply, called_as
 from .linear_map import Mixer, Value
 from .model import Model
 from .noise import Noise
@@ -16,6 +17,11 @@ from .packing import State
 from .per_step import at_step, check_steps
 from .plan import Plan
 from .program import BoundCombine, BoundEvaluate, Call, Evaluator, Program, prepare
+
+IN_PLACE = (
+    "writes into its argument in place, expected it read only; let it work on a clone, or use clamp for clamp_ and the "
+    "like"
+)
 
 
 def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
@@ -32,7 +38,11 @@ def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
 
 def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
     """total + c value, in place unless torch.func wraps `value`: it may have a batch that `total` has no room for."""
-    if is_functorch_wrapped_tensor(value) or isinstance(c, Mixer):
+    if is_functorch_wrapped_tensor(value):
+        return total + c * value
+    if isinstance(c, float):
+        return total.add_(value, alpha=c)
+    if isinstance(c, Mixer):
         return total + c * value
     return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
 
@@ -47,8 +57,8 @@ def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None)
 
 
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
-    """The prediction a plan asked for: a x + b model(x, t)."""
-    return converted(call, x, called(model, call, x, cond))
+    """The prediction a plan asked for: a x + b model(x, t), or a function of it."""
+    return treated(call, converted(call, x, called(model, call, x, cond)))
 
 
 def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
@@ -96,6 +106,30 @@ def converted(call: Call, x: Tensor, out: Tensor) -> Tensor:
     return combine(((call.a, x), (call.b, out)))
 
 
+def treated(call: Call, out: Tensor) -> Tensor:
+    """What `call` makes of its prediction `out`: then(out), (B, ...); where `out` is asked for too, both stacked,
+    (2, B, ...).
+
+    Raises:
+        RuntimeError: a function that writes into its argument. ValueError: one that changes its shape.
+    """
+    then = None if call.op is None else call.op.then
+    if then is None:
+        return out
+    assert call.op is not None
+    before = version(out)
+    made = then(out)
+    named = f"network call {call.index} of step {call.step}: got the function {called_as(then)}, which"
+    if version(out) != before:
+        raise RuntimeError(f"{named} {IN_PLACE}")
+    if made.shape != out.shape:  # it would be broadcast over batch mates
+        raise ValueError(
+            f"{named} got shape {tuple(out.shape)} and returned {tuple(made.shape)}, expected the prediction's "
+            f"{tuple(out.shape)}; expand what it shares"
+        )
+    return torch.stack((made, out)) if len(call.op.outs) > 1 else made
+
+
 def execute(
     program: Program,
     registers: dict[str, Tensor],
@@ -126,11 +160,11 @@ def execute(
                     "the call before, which the plan still reads, expected a tensor of its own each time; return a "
                     "clone"
                 )
-            _write(registers, item.op.outs, out)
+            write(registers, item.op.outs, out)
             if isinstance(out, Tensor):
                 name, latest, count = item.op.outs[0], out, version(out)
         else:
-            _write(registers, item.op.outs, _applied(item.op, [registers[name] for name in item.op.srcs]))
+            write(registers, item.op.outs, _applied(item.op, [registers[name] for name in item.op.srcs]))
         for name in item.dead:
             registers.pop(name, None)
     return registers
@@ -141,14 +175,11 @@ def _applied(op: Apply, values: list[Tensor]) -> Any:
     before = [version(value) for value in values]
     out = op.fn(*values)
     if [version(value) for value in values] != before:
-        raise RuntimeError(
-            f"{op}: got a function that writes into its argument in place, expected it read only; let it work on a "
-            "clone, or use clamp for clamp_ and the like"
-        )
+        raise RuntimeError(f"{op}: got a function that {IN_PLACE}")
     return out
 
 
-def _write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:
+def write(registers: dict[str, Tensor], names: tuple[str, ...], results: Any) -> None:
     """One result into its register, or several into theirs."""
     if len(names) == 1:
         registers[names[0]] = results

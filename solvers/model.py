@@ -11,7 +11,7 @@ from .broadcast import per_sample
 from .calling import Calling, Positional, prediction_in
 from .diagnosis import USUAL, described_call, diagnosis
 from .kinds import check_kind, described, instance
-from .labels import WholeLabels
+from .labels import Label
 from .modules_behind import Behind, behind
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
@@ -115,7 +115,7 @@ class Denoiser(Model):
         )
 
     def check_times(self, times: Tensor) -> None:
-        if isinstance(self.label, WholeLabels):
+        if isinstance(self.label, Label):
             self.label.check(times, self.process)
 
     def _explain(self, error: Exception, x: Tensor, t: Tensor, cond: Any) -> None:

@@ -7,6 +7,7 @@ noise, strategies and coefficients per sample then need to know nothing of trees
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
 
-from .instructions import Apply
+from .instructions import Apply, Evaluate, Instruction
 from .model import Model
 from .network_calls import NetworkCall, around
 from .plan import Plan
@@ -139,8 +140,9 @@ class Joint(Packing):
 
     def plan(self, plan: Plan) -> Plan:
         plan.check_numbers("a joint state")  # maps are written for a state of one tensor
-        instructions = tuple([self._apply(op) if isinstance(op, Apply) else op for op in plan.instructions])
-        return replace(plan, instructions=instructions)
+        if not plan.functions and not any(isinstance(op, Apply) for op in plan.instructions):
+            return plan
+        return replace(plan, instructions=tuple([self._on_trees(op) for op in plan.instructions]))
 
     def _leaves(self, tree: State, what: str) -> list[Any]:
         """The leaves of `tree` in our order; a dict may have been filled in another."""
@@ -155,6 +157,12 @@ class Joint(Packing):
                 + (f"; give {_listed(missing)}" if missing else f"; leave out {_listed(extra)}")
             )
         return [found[name] for name in self.names]
+
+    def _on_trees(self, op: Instruction) -> Instruction:
+        """`op`, whose function sees the caller's states."""
+        if isinstance(op, Evaluate) and op.then is not None:
+            return replace(op, then=_ThenOnTrees(self, op.then))
+        return self._apply(op) if isinstance(op, Apply) else op
 
     def _apply(self, op: Apply) -> Apply:
         def fn(*packed: Tensor) -> Any:
@@ -185,6 +193,17 @@ class _OnTrees(NetworkCall):
         return replace(self.packing, batch=len(x)).pack(
             out, "network output"
         )  # guidance may call on 2B at once
+
+
+@dataclass(frozen=True)
+class _ThenOnTrees:
+    """A function of trees called on what they are packed into."""
+
+    packing: Joint
+    then: Callable[[State], State]
+
+    def __call__(self, packed: Tensor) -> Tensor:
+        return self.packing.pack(self.then(self.packing.unpack(packed)), f"what {self.then} returned")
 
 
 def packing_of(x: State) -> Packing:

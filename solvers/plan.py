@@ -4,11 +4,12 @@ Registers hold tensors; "x" is the state on entry and on exit. Coefficients are 
 the first call; in a stacked plan (one grid per sample) they are tuples with one number per sample.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, Time, reads, writes
+from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, Time, called_as, reads, writes
 from .inverse import inverted, undoing
 from .linear_map import LinearMap
 from .liveness import lifetimes
@@ -74,6 +75,13 @@ class Plan:
             for c, _ in (*op.terms, *op.noise) if isinstance(op, Combine) else ():
                 found += [each for each in _each(c) if isinstance(each, LinearMap)]
         return tuple(found)
+
+    @cached_property
+    def functions(self) -> tuple[Callable[[Any], Any], ...]:
+        """What is applied to predictions, once for each network call that has such a function."""
+        return tuple(
+            [op.then for op in self.instructions if isinstance(op, Evaluate) and op.then is not None]
+        )
 
     @property
     def held(self) -> int:
@@ -165,6 +173,16 @@ class Plan:
                 "to data; leave Rising out"
             )
 
+    def check_affine(self, asker: str) -> None:
+        """Raise ValueError in the name of `asker` where more than numbers come between network and state."""
+        self.check_linear(asker)
+        self.check_numbers(asker)
+        if self.functions:
+            raise ValueError(
+                f"{asker}: got {self.name} with the function {called_as(self.functions[0])} on its predictions, about "
+                "which nothing is known, expected none; take a plan without it"
+            )
+
     def check_numbers(self, asker: str) -> None:
         """Raise ValueError in the name of `asker` where a coefficient is a map of the state, not a number."""
         if self.maps:
@@ -204,10 +222,7 @@ def stack(plans: list[Plan]) -> Plan:
     first = plans[0]
 
     def shape(plan: Plan) -> list[Any]:
-        return [
-            (type(op), reads(op), writes(op), _kinds(op) if isinstance(op, Combine) else ())
-            for op in plan.instructions
-        ]
+        return [(type(op), reads(op), writes(op), _kinds(op)) for op in plan.instructions]
 
     for i, plan in enumerate(plans):
         if shape(plan) != shape(first):
@@ -225,9 +240,11 @@ def _each(c: Coefficient) -> tuple[float | LinearMap, ...]:
     return c if isinstance(c, tuple) else (c,)
 
 
-def _kinds(op: Combine) -> tuple[list[type], list[type]]:
-    """Of the coefficients of a Combine: numbers, or which kind of maps."""
-    return [type(c) for c, _ in op.terms], [type(c) for c, _ in op.noise]
+def _kinds(op: Instruction) -> Any:
+    """What must be one in all samples: of a Combine which kinds of coefficients, of an Evaluate its function."""
+    if isinstance(op, Combine):
+        return [type(c) for c, _ in op.terms], [type(c) for c, _ in op.noise]
+    return op.then if isinstance(op, Evaluate) else None
 
 
 def _beside(same: tuple[Any, ...]) -> Instruction:

@@ -23,13 +23,17 @@ Evaluator = Callable[["Call", Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x)."""
+    """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x).
+
+    `op` is what it was bound from, which may have a function of out.
+    """
 
     index: int
     step: int
     t: Tensor
     a: Value
     b: Value
+    op: Evaluate | None = None
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,9 @@ class _Numbers:
         if isinstance(op, Evaluate):
             index = self.calls[k]
             a, b = self.maps[index].tolist()
-            if self.plan.batch is not None:
+            if self.stacked:
                 a, b = self.value(tuple(a)), self.value(tuple(b))
-            return BoundEvaluate(op, Call(index, step, self.times[index], a, b), dead, step)
+            return BoundEvaluate(op, Call(index, step, self.times[index], a, b, op), dead, step)
         if isinstance(op, Combine):
             if self.plain:
                 return BoundCombine(op.out, op.terms, op.noise, dead, step)  # type: ignore[arg-type]
@@ -181,12 +185,17 @@ class _Numbers:
 
     def value(self, c: Coefficient) -> Value:
         """A coefficient ready for use."""
-        return c if isinstance(c, float) else self.rows[c]
+        return self.rows[c] if isinstance(c, tuple | LinearMap) else c
 
     @cached_property
     def plain(self) -> bool:
         """Whether all coefficients are numbers, ready as they stand."""
-        return self.plan.batch is None and not self.plan.maps
+        return not self.stacked and not self.plan.maps
+
+    @cached_property
+    def stacked(self) -> bool:
+        """Whether every sample has numbers of its own."""
+        return self.plan.batch is not None
 
     @cached_property
     def rows(self) -> dict[Coefficient, Value]:
@@ -196,7 +205,7 @@ class _Numbers:
         found = {
             c for op in self.plan.instructions if isinstance(op, Combine) for c, _ in op.terms + op.noise
         }
-        if self.plan.batch is not None:
+        if self.stacked:
             found |= {tuple(c) for maps in self.maps.tolist() for c in maps}
         mapped = [c for c in found if isinstance(c[0] if isinstance(c, tuple) else c, LinearMap)]
         wide = [c for c in found if isinstance(c, tuple) and isinstance(c[0], float)]

@@ -63,6 +63,7 @@ class AdjointDEIS(Taped):
             )
 
     def tape(self, rollout: Rollout, registers: Registers) -> Tape:
+        rollout.program.plan.check_affine(str(self))
         return _AdjointTape(rollout, registers, self)
 
     def cost(self, plan: Plan) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...solvers import EDMPEC, Call, Evaluate, GivenNoise, Method, Plan
+from ...solvers import DATA, EDMPEC, Call, Evaluate, GivenNoise, Method, OnData, Plan
 from ...solvers.program import prepare
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
@@ -67,11 +67,23 @@ class Continuous(Taped):
 
     def tape(self, rollout: Rollout, registers: Registers) -> Tape:
         _refuse_marginals(self, rollout.program.plan)
-        return _SecondPlan(rollout, registers, self)
+        return _SecondPlan(rollout, registers, _on_the_same_data(self, rollout.program.plan))
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         m = self.steps or plan.steps
         return plan.nfe + m + 1 + (self.states is States.RESOLVED), m
+
+
+def _on_the_same_data(strategy: Continuous, plan: Plan) -> Continuous:
+    """`strategy` with a second plan that treats its data predictions as `plan` does. Raises ValueError where `plan`
+    treats some of its predictions otherwise, or where states are re-solved, which takes the network's own.
+    """
+    calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
+    found = {(op.then, op.want, len(op.outs)) for op in calls} if plan.functions else set()
+    if len(found) != 1 or strategy.states is States.RESOLVED or calls[0].want != DATA or calls[0].outs[1:]:
+        plan.check_affine(str(strategy))
+        return strategy
+    return replace(strategy, method=OnData(strategy.method, plan.functions[0]))
 
 
 def _refuse_marginals(strategy: Continuous, plan: Plan) -> None:

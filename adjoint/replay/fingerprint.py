@@ -40,13 +40,17 @@ class Projection:
 
     def __init__(self, like: Tensor) -> None:
         # pseudo-random without a generator: made where the outputs are, and nobody waits for a seed
+        self.ndim = like.ndim
         k = torch.arange(1, COUNT * like.shape[1:].numel() + 1, dtype=like.dtype, device=like.device)
         digits = (k * 12.9898).sin() * 43758.5453
         self.weights = (12**0.5 * (digits - digits.floor() - 0.5)).reshape(COUNT, -1)
 
     def __call__(self, out: Tensor) -> Tensor:
-        """(B, 2)"""
-        rows, kind = out.detach().flatten(1), out.device.type
+        """(B, 2). Of two outputs (2, B, ...) at once, of both together."""
+        rows, kind = out.detach().reshape(-1, self.weights.shape[1]), out.device.type
+        if out.ndim > self.ndim:
+            one, other = rows.chunk(2)
+            rows = torch.lerp(one, other, 0.4)
         if not torch.is_autocast_enabled(kind):
             return torch.nn.functional.linear(rows, self.weights)
         with torch.autocast(kind, enabled=False):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...solvers import Call, GivenNoise, Model, Noise
-from ...solvers.loop import execute, predict
+from ...solvers.loop import execute, predict, treated
 from ...solvers.per_step import at_step
 from ...solvers.program import Evaluator, Program
 from .cond import leaves, substituted
@@ -49,6 +49,10 @@ class Rollout:
         return predict(
             self.model, call, state, at_step(self.cond, call.step) if self.scheduled else self.cond
         )
+
+    def treated(self, call: Call, prediction: Tensor) -> Tensor:
+        """What `evaluate` makes of the network's prediction where the plan has a function on it."""
+        return treated(call, prediction)
 
     def before(self, step: int, registers: Registers) -> None:
         """What happens when a step opens: its state is caught, its control added, the watcher looks on."""

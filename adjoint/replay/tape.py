@@ -129,7 +129,8 @@ class Tape(ABC):
         self.reached.append(Extent(known, edges))
         # it reaches all that later calls can be known to reach
         whole = len(found.extent.known) == len(self.inputs.shared)
-        self.seen_through = whole and transparent(self.rollout.model, self.plain)
+        functions = self.rollout.program.plan.functions
+        self.seen_through = whole and transparent(self.rollout.model, self.plain, functions)
         return live
 
     def look(self, call: Call, state: Tensor, kept: bool) -> LiveCall:

@@ -6,7 +6,7 @@ a memo, or let features out; its calls are made with a graph and walked.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from types import FunctionType, MethodType, NoneType
 from typing import Any
@@ -21,14 +21,17 @@ OWN = {"_parameters", "_buffers", "_modules"}  # of a module: declared
 PLAIN, EMPTIED = {bool, int, float, str, NoneType}, {dict, OrderedDict, list, set}
 
 
-def transparent(model: Model, before: Any) -> bool:
+def transparent(model: Model, before: Any, functions: Collection[Any] = ()) -> bool:
     """Whether `model` is a module behind our own classes, without forward hooks, that holds no tensor or function of
     unknown origin among its attributes, and whose first call changed none of its flags: one that counts its calls may
     take another path, or detach, at a later one. To be asked after the first call.
 
     Args:
         before: its `plain_state` before that call.
+        functions: of its predictions, which may hold tensors too.
     """
+    if any(isinstance(fn, nn.Module) or _opaque(fn) for fn in functions):
+        return False
     return before == plain_state(model) and not draws(model) and _declared(model)
 
 

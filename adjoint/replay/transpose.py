@@ -6,6 +6,7 @@ a_out`; for an Evaluate as `a_src += VJP(a_out)`. What the VJP needs is the call
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ...solvers import Call
@@ -26,6 +27,16 @@ class Cotangents:
     def take(self, name: str) -> Tensor | None:
         """The cotangent of a register at the point where it was written, removed: before, it held something else."""
         return self.values.pop(name, None)
+
+    def take_all(self, names: tuple[str, ...]) -> Tensor | None:
+        """As `take`, for all that one call wrote: stacked as it returned them, where it returned two."""
+        if len(names) == 1:
+            return self.take(names[0])
+        found = [self.take(name) for name in names]
+        like = next((value for value in found if value is not None), None)
+        if like is None:
+            return None
+        return torch.stack([torch.zeros_like(like) if value is None else value for value in found])
 
     def add(self, name: str, value: Tensor, c: Value = 1.0) -> None:
         """a_name += c value, in place where c is a number.
@@ -79,7 +90,7 @@ def transpose(
         else:
             assert isinstance(item, BoundEvaluate)  # a plan with an Apply is differentiated by autograd
             op = item.op
-            a = cotangents.take(op.outs[0])
+            a = cotangents.take_all(op.outs)
             a = None if a is None else vjp(item.call, op.src, a)
             if a is not None:
                 cotangents.add(op.src, a)

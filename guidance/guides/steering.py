@@ -26,7 +26,7 @@ from ...solvers import (
     convert,
 )
 from ...solvers.kinds import check_kind
-from ...solvers.loop import called, converted, execute
+from ...solvers.loop import called, converted, execute, treated
 from ...solvers.opening import carried, check_state
 from ...solvers.per_step import at_step, check_steps
 from ...solvers.program import Program, prepare
@@ -257,6 +257,9 @@ class _Attempt:
         if live is not None:
             out = run.carried(self.corrected(call.index, x, live, out))
             self.law.guided[call.index] = out
+        if call.op is not None and call.op.then is not None:  # the guide corrects what the function is given
+            self.law.plain[call.index] = treated(call, self.law.plain[call.index])
+            self.law.guided[call.index] = out = treated(call, out)
         return out
 
     def corrected(self, index: int, x: Tensor, live: Tensor, out: Tensor) -> Tensor:

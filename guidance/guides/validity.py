@@ -57,6 +57,8 @@ def refusal(plan: Plan, hook: Hook) -> str:
         return "more registers than x to start from or to leave: an inverse, or a part of a split plan"
     if plan.maps:
         return "coefficients that are maps of the state, not numbers"
+    if any(isinstance(op, Evaluate) and len(op.outs) > 1 for op in plan.instructions):
+        return "a network call of which it takes two results"
     if plan.rises:
         return "a grid that rises from data to noise"
     if hook in (Hook.DATA, Hook.VELOCITY):

@@ -9,13 +9,14 @@ from .dpm import DPMSolverPP, DPMSolverPPSingle
 from .edm import EDMHeun
 from .edm_pec import EDMPEC
 from .embedded import EmbeddedPair
+from .ends import Ends
 from .er_sde import ERSDE
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .flow_sde import ConstantFlowSDE, FlowSDE
 from .hybrid_heun import HybridHeun
 from .improved_euler import GottaGoFast, StochasticImprovedEuler
 from .mrs import MRS, Reverse
-from .on_data import Clamp, DynamicThreshold, OnData
+from .on_data import Clamp, DynamicThreshold, OnData, OnDataOnly
 from .predictor_corrector import CorrectorMode
 from .restart import Restart
 from .sa import SASolver, Tau
@@ -28,8 +29,9 @@ from .unipc import UniPC
 __all__ = [
     "Accepted", "AdaptiveDPM", "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM",
     "DDPM", "DEIS", "DPMSolverPP", "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC",
-    "ERSDE", "EmbeddedPair", "EulerMaruyama", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint",
-    "FlowSDE", "GottaGoFast", "HybridHeun", "IntegralControl", "MRS", "OBELM", "OnData", "PID", "Restart",
-    "Reverse", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages",
-    "StepControl", "StochasticFlow", "StochasticImprovedEuler", "Tau", "UniPC", "accepted_times", "adapt",
+    "ERSDE", "EmbeddedPair", "Ends", "EulerMaruyama", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint",
+    "FlowSDE", "GottaGoFast", "HybridHeun", "IntegralControl", "MRS", "OBELM", "OnData", "OnDataOnly",
+    "PID", "Restart", "Reverse", "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP",
+    "Stages", "StepControl", "StochasticFlow", "StochasticImprovedEuler", "Tau", "UniPC", "accepted_times",
+    "adapt",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from ..compiler import Builder, Method
 from ..instructions import Apply, Combine, Evaluate, Instruction, writes
 from ..prediction import DATA, NOISE
 from .ddim import DDIM
+from .ends import Ends
 from .two_state import ReversibleMethod
 
 
@@ -32,6 +33,11 @@ class Coupled(ReversibleMethod):
     def __post_init__(self) -> None:
         if not 0 < self.zeta <= 1:
             raise ValueError(f"Coupled: got zeta={self.zeta}, expected 0 < zeta <= 1")
+        if isinstance(self.base, Ends):
+            raise ValueError(
+                f"Coupled: got {self.base}, which goes by how many steps there are, expected a method whose steps are "
+                "alike; couple one of its methods"
+            )
         if self.base.stochastic:
             raise ValueError(
                 f"Coupled: got the stochastic base {self.base}, expected a deterministic one; use "

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..broadcast import per_sample
 from ..compiler import Builder, Method
-from ..instructions import Apply, Combine, Evaluate, Instruction
+from ..instructions import Combine, Evaluate, Instruction
 from ..packing import State
 from ..prediction import DATA, conversion
-from ..process import as_time
+from ..process import Process, as_time
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class OnData(Method):
         fn: from D (B, ...) to its like in form and shape, differentiable by autograd: `Clamp`, `DynamicThreshold`, or
             any callable; a frozen dataclass with `__call__` also prints, compares and pickles.
 
-    The plan samples, splits, and is differentiated by `Direct` and `Checkpoint`. Nothing is known of fn, so the
-    inverse, transitions, moments and coefficients of the plan are refused, and with them the strategies that
-    need them. Order: `base`'s, where fn is smooth. Cost: `base`'s, and one fn a network call.
+    fn is part of the network call, so that plans sample, split, turn round, have transitions and recover noise as
+    base's do, and every strategy differentiates them. Nothing is known of it, so `moments`, `expand` and strategies
+    that solve the flow itself refuse. Order: `base`'s, where fn is smooth. Cost: `base`'s, and one fn a network call.
     """
 
     base: Method
@@ -47,42 +47,57 @@ class OnData(Method):
     def step(self, b: Builder, i: int) -> None:
         first = len(b.ops)
         self.base.step(b, i)
-        b.ops[first:] = [new for op in b.ops[first:] for new in self._treated(b, op)]
+        b.ops[first:] = [new for op in b.ops[first:] for new in self._treated(b.process, op)]
 
-    def _treated(self, b: Builder, op: Instruction) -> list[Instruction]:
-        """An Evaluate with fn after it, in data; any other instruction as it is."""
-        if not isinstance(op, Evaluate):
+    def _treated(self, process: Process, op: Instruction) -> list[Instruction]:
+        """An Evaluate with fn in it, of data; any other instruction as it is."""
+        if not isinstance(op, Evaluate) or float(process.sigma(as_time(op.t))) == 0:
             return [op]
-        (out,), t = op.outs, as_time(op.t)
-        if float(b.process.sigma(t)) == 0:
-            return [op]
+        out, fn = op.outs[0], self.fn if op.then is None else _InTurn(self.fn, op.then)
         if op.want == DATA:
-            return [op, Apply((out,), (out,), _Shaped(self.fn))]
+            return [replace(op, then=fn)]
         data = f"{out}_data"
-        own, gain = (float(c) for c in conversion(DATA, op.want, b.process, t))
-        back = Combine(out, tuple([(c, name) for c, name in ((own, op.src), (gain, data)) if c != 0.0]))
-        return [replace(op, outs=(data,), want=DATA), Apply((data,), (data,), _Shaped(self.fn)), back]
+        return [replace(op, outs=(data, *op.outs[1:]), want=DATA, then=fn), _from_data(process, op, data)]
 
 
-@dataclass(frozen=True, repr=False)
-class _Shaped:
-    """fn, of which a result of another shape is refused: it would be broadcast over batch mates."""
+@dataclass(frozen=True)
+class OnDataOnly(OnData):
+    """As `OnData`, with the noise prediction left as the network gave it: the step starts from
 
-    fn: Callable[[State], State]
+        x' = alpha fn(D) + sigma eps = x + alpha (fn(D) - D)      in place of x = alpha D + sigma eps.
+
+    This is what DDIM's `clip_sample` does in diffusers (without `use_clipped_model_output`, which is `OnData`), and
+    TCD's. The two predictions come from one call. Not reversible: x is overwritten. Guides refuse such a plan.
+    """
+
+    def _treated(self, process: Process, op: Instruction) -> list[Instruction]:
+        found = super()._treated(process, op)
+        if found == [op]:
+            return found
+        call, *back = found
+        assert isinstance(call, Evaluate) and isinstance(op, Evaluate)
+        data, raw, alpha = call.outs[0], f"{op.outs[0]}_raw", float(process.alpha(as_time(op.t)))
+        if alpha == 0:
+            return found
+        moved = Combine(op.src, ((1.0, op.src), (alpha, data), (-alpha, raw)))
+        return [replace(call, outs=(data, raw)), moved, *back]
+
+
+def _from_data(process: Process, op: Evaluate, data: str) -> Combine:
+    """What `op` asked for, of its state and of the register `data`."""
+    own, gain = (float(c) for c in conversion(DATA, op.want, process, as_time(op.t)))
+    return Combine(op.outs[0], tuple([(c, name) for c, name in ((own, op.src), (gain, data)) if c != 0.0]))
+
+
+@dataclass(frozen=True)
+class _InTurn:
+    """second(first(D))."""
+
+    first: Callable[[State], State]
+    second: Callable[[State], State]
 
     def __call__(self, data: State) -> State:
-        out = self.fn(data)
-        if (
-            isinstance(data, Tensor) and out.shape != data.shape
-        ):  # a joint state's leaves are compared when packed
-            raise ValueError(
-                f"OnData: got shape {tuple(out.shape)} from {self}, expected the data's {tuple(data.shape)}; "
-                "expand what it shares"
-            )
-        return out
-
-    def __repr__(self) -> str:
-        return str(getattr(self.fn, "__name__", self.fn))
+        return self.second(self.first(data))
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ def corrected_step(
         x_t = p + correct_0 D(p) + sum_j (correct_{j+1} - predict_j) D_{-j}
 
     which is the corrector's own formula with the predictor's xi. The last step is left at p unless evaluated
-    `again`: its corrector would cost a call and raise no order.
+    `again`, or the grid asks for it: its corrector would cost a call and raise no order.
     """
     b.data(i)
-    last = i + 1 == b.steps
+    last = i + 1 == b.steps and not b.ends_twice
     past = [f"D{i - j}" for j in range(max(len(predict), len(correct) - 1))]
     terms = [(ratio, "x"), *zip(predict, past, strict=False)]
     if not correct or (last and not again):

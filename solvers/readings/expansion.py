@@ -21,8 +21,7 @@ def expand(plan: Plan) -> Tensor:
         ValueError: for a stacked plan, one with an Apply, or one that starts from more than "x", which have no
             such table.
     """
-    plan.check_linear("expand")
-    plan.check_numbers("expand")
+    plan.check_affine("expand")
     if plan.batch is not None:
         raise ValueError("expand: got a stacked plan, expected one grid; expand the samples' plans apart")
     if plan.entry != ("x",):

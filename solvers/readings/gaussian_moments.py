@@ -24,8 +24,7 @@ def response(plan: Plan, mean: Finite, variance: NonNegative) -> Tensor:
     Raises:
         ValueError: for a plan with an Apply, whose result need not be affine.
     """
-    plan.check_linear("moments")
-    plan.check_numbers("moments")
+    plan.check_affine("moments")
     size = 2 + plan.slots
 
     def affine(x: Tensor, t: Tensor) -> Tensor:

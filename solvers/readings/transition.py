@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..broadcast import per_sample
-from ..instructions import Coefficient, Combine, reads, writes
+from ..instructions import Combine, Time, reads, writes
 from ..linear_map import LinearMap, Value
 from ..loop import execute
 from ..noise import Noise
@@ -35,7 +35,7 @@ class Transitions:
     """
 
     plan: Plan
-    stds: tuple[Coefficient, ...] = field(init=False)
+    stds: tuple[Time, ...] = field(init=False)
     slots: tuple[int | None, ...] = field(init=False)
     _slices: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
 
@@ -113,7 +113,7 @@ def _step_of(plan: Plan, index: int) -> int:
     return bisect_right(plan.starts, index) - 1
 
 
-def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
+def _draw(plan: Plan, step: int) -> tuple[Time, int | None]:
     """(scale, slot) of the noise that ends a step; (0.0, None) where it draws nothing."""
     ops = plan.step(step)
     drawn = [(k, op) for k, op in enumerate(ops) if isinstance(op, Combine) and op.noise]
@@ -131,17 +131,19 @@ def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
             "with one draw; take DDPM, DDIM(eta > 0), FlowSDE, EulerMaruyama, SDEDPMSolverPP or ERSDE"
         )
     s, slot = next(iter(op.noise))
-    if any(isinstance(c, LinearMap) for c in (s if isinstance(s, tuple) else (s,))):
+    scales = s if isinstance(s, tuple) else (s,)
+    numbers = tuple([c for c in scales if not isinstance(c, LinearMap)])
+    if len(numbers) < len(scales):
         raise ValueError(
             f"{plan.name}: got noise of scale {s} in step {step}, expected a number; steps whose noise differs from "
             "element to element are not read as transitions"
         )
-    if not all(v > 0 and math.isfinite(v) for v in (s if isinstance(s, tuple) else (s,))):
+    if not all(v > 0 and math.isfinite(v) for v in numbers):
         raise ValueError(
             f"{plan.name}: got noise of scale {s} in step {step}, expected finite positive numbers; move the "
             "grid"
         )
-    return s, slot
+    return (numbers if isinstance(s, tuple) else numbers[0]), slot
 
 
 def _slice(plan: Plan, step: int) -> tuple[int, ...]:

@@ -180,5 +180,8 @@ def test_a_network_that_uses_one_tensor_for_all_its_outputs(strategy):
 
 def test_a_function_on_the_prediction_that_writes_in_place_is_named():
     plan = OnData(DDIM(), lambda data: data.clamp_(-0.5, 0.5)).plan(PROCESS, GRID)
-    with pytest.raises(RuntimeError, match="D0 <- .* writes into its argument in place"):
+    with pytest.raises(
+        RuntimeError,
+        match="network call 0 of step 0: got the function .* which writes into its argument in place",
+    ):
         run(TANH, plan, torch.randn(2, 3))

@@ -1,5 +1,6 @@
 """A network as users have it: calls, labels, outputs, half precision, guidance; against the plain call by hand."""
 
+import pickle
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ from pullback.solvers import (
     Denoiser,
     DiscreteVP,
     DPMSolverPP,
+    DPMSolverPPSingle,
     FirstChannels,
     Guided,
     Keywords,
+    LabelsAt,
     LabelTable,
     LogNoiseLevel,
     Mixture,
@@ -35,6 +38,7 @@ from pullback.solvers import (
     UniformT,
     V,
     WholeLabels,
+    coefficients,
 )
 from pullback.solvers.loop import converted
 
@@ -210,6 +214,53 @@ def test_a_table_of_labels_is_linear_between_its_own():
         match="got 100 labels on .*, expected a DiscreteVP of as many steps; pass the labels of this table",
     ):
         told(table, VP(), torch.rand(3))
+
+
+def test_labels_given_for_the_plan_s_own_nodes():
+    """Rounded, in no order, one twice: the loop by hand, its gradients, and every other time is named."""
+    denoiser = network()
+    x, times = torch.randn(4, 3, requires_grad=True), torch.tensor(PLAN.times[:-1])
+    told = torch.tensor([812.0, 500.0, 31.0, 7.0])
+    order = [2, 0, 3, 1, 0]
+    label = LabelsAt(times[order], told[order])
+    labelled = Denoiser(denoiser, PROCESS, V, label=label)
+
+    def by_hand(at, t):
+        return denoiser(at, told.to(t)[(times.to(t) - t[0]).abs().argmin()].expand(len(at)))
+
+    plain = Denoiser(by_hand, PROCESS, V)
+    for gradient in (Direct(), Checkpoint()):
+        inputs = [x, *denoiser.parameters()]
+        assert_close(
+            value_and_gradients(labelled, x, None, inputs, gradient),
+            value_and_gradients(plain, x, None, inputs, Direct()),
+        )
+    for dtype in (torch.float32, torch.float64):  # what a run tells is rounded to the state's dtype
+        assert torch.equal(label(times.to(dtype), PROCESS), told.to(dtype))
+    assert pickle.loads(pickle.dumps(label)) == label == LabelsAt(times, told) != LabelsAt(times, told + 1)
+    assert hash(label) == hash(LabelsAt(times, told)) and "4 times" in str(label)
+    denoiser.calls = 0
+    for other in (
+        DDIM().plan(PROCESS, UniformLambda(5, start=1.0, end=0.05)),
+        DPMSolverPPSingle(2).plan(PROCESS, UniformLambda(4, start=1.0, end=0.05)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"LabelsAt: got a network call at t=0\.\d+, expected one of the 4 times"
+        ):
+            sample(labelled, other, x)
+        with pytest.raises(ValueError, match="LabelsAt"):
+            sample(Denoiser(denoiser, PROCESS, V, label=WholeLabels(label)), other, x)
+    assert denoiser.calls == 0 and label(torch.tensor([0.123]), PROCESS).isnan().all()
+    with pytest.raises(ValueError, match="times that require grad"):
+        sample(labelled, PLAN, x, coefficients=coefficients(PLAN, labelled).requires_grad_())
+    for wrong, match in (
+        (lambda: LabelsAt([0.1, 0.2], [1.0]), r"expected \(K,\) both"),
+        (lambda: LabelsAt([0.1, 0.1], [1.0, 2.0]), "got two labels at t=0.1"),
+        (lambda: LabelsAt([0.1, 0.1 + 1e-12], [1.0, 2.0]), "one in float32"),
+        (lambda: LabelsAt([], []), r"expected \(K,\) both"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            wrong()
 
 
 def test_whole_labels_are_looked_up():

@@ -22,12 +22,14 @@ from pullback.solvers import (
     DPMSolverPPSingle,
     DriftMethod,
     EDMHeun,
+    Ends,
     FlowAdams,
     FlowMidpoint,
     FlowSDE,
     Method,
     Mixture,
     OnData,
+    OnDataOnly,
     PhaseMethod,
     Restart,
     Reverse,
@@ -47,6 +49,8 @@ MIXTURE = Mixture.isotropic(
     torch.tensor([[1.0, 0.3], [-0.8, 0.9], [0.2, -1.1]], dtype=torch.float64),
     torch.tensor([0.35, 0.45, 0.3], dtype=torch.float64),
 )
+
+WRAPPERS: list[type[Method]] = [OnData, OnDataOnly]
 
 VARIANTS: dict[type[Method], Sequence[Method]] = {
     DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
@@ -77,6 +81,11 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     ERSDE: [ERSDE(k, phi=1.0, starter=True) for k in (1, 2, 3)]
     + [ERSDE(k, phi=2.0) for k in (1, 2, 3)]
     + [ERSDE(2)],
+    Ends: [
+        Ends(DPMSolverPP(2, starter=True), tail=(DDIM(),)),
+        Ends(DEIS(3), 2 * (DPMSolverPPSingle(3),), (DPMSolverPP(2),)),
+        Ends(SDEDPMSolverPP(2), tail=(DDIM(1.0),)),
+    ],
     Restart: [Restart(EDMHeun()), Restart(DPMSolverPPSingle(3), times=2), Restart(DDIM())],
     SASolver: [
         SASolver(p, c, tau=0.0, starter=True) for p, c in ((1, 0), (1, 2), (2, 0), (2, 3), (3, 4), (4, 0))
@@ -95,8 +104,8 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
 def every_method() -> list[Method]:
     """Every public method in every variant: a new one is enrolled by its import in `solvers/__init__`.
 
-    OnData, a wrapper whose plans are not linear, has laws of its own over all of these; so have the methods of position
-    and momentum (tests/solvers/test_phase_space.py) and of equations of one's own (tests/solvers/test_neural.py).
+    WRAPPERS of other methods have laws of their own over all of these; so have the methods of position and momentum
+    (tests/solvers/test_phase_space.py) and of equations of one's own (tests/solvers/test_neural.py).
     """
     classes = list(vars(solvers).values())
     concrete = [
@@ -104,7 +113,7 @@ def every_method() -> list[Method]:
         for c in classes
         if isinstance(c, type)
         and issubclass(c, Method)
-        and c not in (Method, OnData)
+        and c not in (Method, *WRAPPERS)
         and not issubclass(c, (DriftMethod, PhaseMethod))
     ]
     return [m for c in concrete for m in (VARIANTS.get(c) or [c()])]
