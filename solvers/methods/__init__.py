@@ -1,27 +1,36 @@
 """Published samplers, a file a family: formulas that a Builder turns into plans. Knows no network and no gradient."""
 
+from .adams import LMS
 from .adaptive import accepted_times
 from .coupled import Coupled, Rex, Stages
 from .ddim import DDIM, DDPM
 from .deis import DEIS
-from .dpm import DPMSolverPP, DPMSolverPPSingle
+from .dpm import DPMSolver, DPMSolverPP
+from .dpm_fast import DPMSolverFast, DPMSolverPPFast
+from .dpm_single import KDPM2, DPMSolverPPSingle, DPMSolverSingle
 from .edm import EDMHeun
 from .edm_pec import EDMPEC
 from .er_sde import ERSDE
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .flow_sde import ConstantFlowSDE, FlowSDE
+from .ghvb import GHVB
 from .on_data import Clamp, DynamicThreshold, OnData
+from .pndm import IPNDM, PLMS, PNDM
 from .predictor_corrector import CorrectorMode
 from .restart import Restart
+from .rho_rk import RhoRK
+from .runge_kutta import DOPRI5, HEUN, KUTTA3, MIDPOINT, RK4, Tableau
 from .sa import SASolver, Tau
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .two_state import BDIA, EDICT, OBELM, ReversibleHeun
 from .unipc import UniPC
 
 __all__ = [
-    "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM", "DDPM", "DEIS", "DPMSolverPP",
-    "DPMSolverPPSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "EulerMaruyama",
-    "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "OBELM", "OnData", "Restart",
-    "ReversibleHeun", "Rex", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tau", "UniPC",
+    "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM", "DDPM", "DEIS", "DOPRI5",
+    "DPMSolver", "DPMSolverFast", "DPMSolverPP", "DPMSolverPPFast", "DPMSolverPPSingle",
+    "DPMSolverSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "EulerMaruyama",
+    "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "GHVB", "HEUN", "IPNDM", "KDPM2",
+    "KUTTA3", "LMS", "MIDPOINT", "OBELM", "OnData", "PLMS", "PNDM", "RK4", "Restart", "ReversibleHeun",
+    "Rex", "RhoRK", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tableau", "Tau", "UniPC",
     "accepted_times",
 ]  # fmt: skip

@@ -12,11 +12,18 @@ from pullback.solvers import (
     DDIM,
     DEIS,
     ERSDE,
+    GHVB,
+    LMS,
+    RK4,
     VP,
     CorrectorMode,
     Coupled,
+    DPMSolver,
+    DPMSolverFast,
     DPMSolverPP,
+    DPMSolverPPFast,
     DPMSolverPPSingle,
+    DPMSolverSingle,
     EDMHeun,
     FlowAdams,
     FlowMidpoint,
@@ -27,6 +34,7 @@ from pullback.solvers import (
     Restart,
     ReversibleHeun,
     Rex,
+    RhoRK,
     SASolver,
     SDEDPMSolverPP,
     Stages,
@@ -46,6 +54,13 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     DEIS: [DEIS(k, starter=True) for k in (1, 2, 3, 4)] + [DEIS(3)],
     DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)]
     + [DPMSolverPP(3)],
+    DPMSolver: [DPMSolver(2, starter=True), DPMSolver(3, exact=True, starter=True)],
+    DPMSolverSingle: [DPMSolverSingle(2, exact=True, r1=0.3), DPMSolverSingle(3)],
+    DPMSolverFast: [DPMSolverFast(0)],
+    DPMSolverPPFast: [DPMSolverPPFast(2)],
+    LMS: [LMS(4, starter=True)],
+    GHVB: [GHVB(1.8), GHVB(3.8, starter=True)],
+    RhoRK: [RhoRK(RK4)],
     DPMSolverPPSingle: [DPMSolverPPSingle(2), DPMSolverPPSingle(2, exact=True), DPMSolverPPSingle(3)],
     Coupled: [
         Coupled(zeta=0.5),
@@ -78,8 +93,13 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
         SASolver(2, 3, evaluation=CorrectorMode.PECE),
         SASolver(2, 2, tau=0.0, evaluation=CorrectorMode.PECE, starter=True),
     ],
-    UniPC: [UniPC(p, v, c, starter=True) for p in (1, 2, 3) for v in BVariant for c in (False, True)]
-    + [UniPC()],
+    UniPC: [
+        UniPC(p, v, c, starter=True)
+        for p in (1, 2, 3)
+        for v in (BVariant.BH1, BVariant.BH2)
+        for c in (False, True)
+    ]
+    + [UniPC(), UniPC(2, BVariant.EXACT, starter=True), UniPC(4, starter=True)],
 }
 
 
