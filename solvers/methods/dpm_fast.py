@@ -7,14 +7,14 @@ from ..compiler import Builder, Method
 from ..wanted import Wanted
 from .dpm_single import DPMSolverPPSingle, DPMSolverSingle
 
-Remainder = Annotated[int, Wanted("0, 1 or 2, the network calls modulo 3", lambda n: n in (0, 1, 2))]
+_Remainder = Annotated[int, Wanted("0, 1 or 2, the network calls modulo 3", lambda n: n in (0, 1, 2))]
 
 
 @dataclass(frozen=True)
 class _Fast(Method):
     """Single steps of order 3 and a tail."""
 
-    remainder: Remainder = 2
+    remainder: _Remainder = 2
     single: ClassVar[type[DPMSolverPPSingle] | type[DPMSolverSingle]]
 
     @property

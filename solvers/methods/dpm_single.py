@@ -9,7 +9,7 @@ from ..wanted import OWN_WORDS, Wanted
 from .sides import ON_DATA, ON_NOISE, Side
 from .weights import phi
 
-Position = Annotated[float, Wanted("a number in (0, 1], a part of the step", lambda r: 0 < r <= 1)]
+_Part = Annotated[float, Wanted("a number in (0, 1], a part of the step", lambda r: 0 < r <= 1)]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class _SingleStep(Method):
 
     order: Annotated[int, OWN_WORDS] = 2
     exact: bool = False
-    r1: Position | None = None
+    r1: _Part | None = None
     side: ClassVar[Side]
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from .adams import NoiseAdams, adams_step, rho_nodes
 from .runge_kutta import BY_ORDER, rho_step
 from .weights import plain_weights
 
-Strength = Annotated[float, Wanted("a number in (0, 4], as 1.8 between order 1 and 2", lambda r: 0 < r <= 4)]
+_UpToFour = Annotated[float, Wanted("a number in (0, 4], as 1.8 between order 1 and 2", lambda r: 0 < r <= 4)]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GHVB(NoiseAdams):
     k + 2 states.
     """
 
-    r: Strength = 1.8
+    r: _UpToFour = 1.8
     starter: bool = False
 
     @property
