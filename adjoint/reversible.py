@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..solvers import Call, Noise, Plan, combine, inversion
+from ..solvers.linear_map import Mixer, Value
 from ..solvers.loop import total
-from ..solvers.program import BoundCombine, BoundEvaluate, Program, Value
+from ..solvers.program import BoundCombine, BoundEvaluate, Program
 from ..solvers.wanted import Limit
 from .replay.live_call import LiveCall
 from .replay.rollout import Registers, Rollout
@@ -184,4 +185,5 @@ def _overwritten(item: BoundCombine, target: str, registers: Registers, noise: N
     for c, slot in item.noise:
         assert noise is not None
         terms.append((-c, noise(slot, registers[item.out])))
-    return combine(terms).div_(whole)
+    rest = combine(terms)
+    return whole.solve(rest) if isinstance(whole, Mixer) else rest.div_(whole)

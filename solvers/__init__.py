@@ -22,6 +22,7 @@ from .grid import (
 )
 from .instructions import Apply, Combine, Evaluate
 from .labels import LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
+from .linear_map import LinearMap, Mixing, PerElement
 from .loop import advance, combine, run
 from .methods import *
 from .model import Denoiser, Model
@@ -38,11 +39,11 @@ __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FirstChannels",
     "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
-    "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise", "NoiseLevel", "OwnTime",
-    "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
-    "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda",
-    "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance", "check", "coefficients", "combine",
-    "compiled", "convert", "methods", "readings", "run", "toy",
+    "Leading", "LinearMap", "Linspace", "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE", "Noise",
+    "NoiseLevel", "OwnTime", "Passes", "Path", "PerElement", "Plan", "Positional", "Prediction", "Process",
+    "Quadratic", "RecordedNoise", "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP",
+    "Trailing", "Trial", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance",
+    "check", "coefficients", "combine", "compiled", "convert", "methods", "readings", "run", "toy",
 ]  # fmt: skip
 __all__ += methods.__all__
 __all__ += readings.__all__

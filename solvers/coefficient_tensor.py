@@ -34,6 +34,7 @@ def coefficients(plan: Plan, model: Model) -> Tensor:
         ValueError: for a stacked plan, or one with an Apply.
     """
     plan.check_linear("coefficients")
+    plan.check_numbers("coefficients")
     found: list[Any] = []
     for op in plan.instructions:
         if isinstance(op, Evaluate):

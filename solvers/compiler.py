@@ -12,6 +12,7 @@ from .checked import CheckedFields
 from .grid import Times, checked_times
 from .grid_warnings import warn_of
 from .instructions import Combine, Evaluate, Instruction, writes
+from .linear_map import LinearMap
 from .liveness import lifetimes
 from .plan import Plan, stack
 from .prediction import DATA, NOISE, Prediction
@@ -69,13 +70,15 @@ class Builder:
         self.evaluated.add(out)
         return out
 
-    def combine(self, out: str, *terms: tuple[float, str], noise: float = 0.0) -> None:
+    def combine(
+        self, out: str, *terms: tuple[float | LinearMap, str], noise: float | LinearMap = 0.0
+    ) -> None:
         """out <- sum of terms (+ noise times a fresh slot)."""
         drawn = ()
         if noise:
             drawn = ((noise, self.slots),)
             self.slots += 1
-        self.ops.append(Combine(out, tuple([(float(c), r) for c, r in terms if c != 0.0]), drawn))
+        self.ops.append(Combine(out, tuple([(_exact(c), r) for c, r in terms if c != 0.0]), drawn))
 
     def at(self, lam: float) -> tuple[float, float, float]:
         """(t, alpha, sigma) at a stage's lambda."""
@@ -139,6 +142,10 @@ class Builder:
             self.combine(
                 out, (ratio, out), (self.sigma[i + 1], self.evaluate(f"E{i}", self.t[i], NOISE, src))
             )
+
+
+def _exact(c: float | LinearMap) -> float | LinearMap:
+    return c if isinstance(c, LinearMap) else float(c)
 
 
 class Method(CheckedFields, ABC):

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .linear_map import LinearMap
 from .prediction import Prediction
 
-Coefficient = float | tuple[float, ...]  # a number, or one for each sample of a stacked plan
+Time = float | tuple[float, ...]  # a number, or one for each sample of a stacked plan
+Coefficient = Time | LinearMap | tuple[LinearMap, ...]
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Evaluate:
 
     outs: tuple[str, ...]
     src: str
-    t: Coefficient
+    t: Time
     want: Prediction
 
     def __str__(self) -> str:
@@ -66,4 +68,6 @@ def writes(op: Instruction) -> tuple[str, ...]:
 
 
 def _number(c: Coefficient) -> str:
-    return f"({c[0]:+.4g}, ... {len(c)})" if isinstance(c, tuple) else f"{c:+.6g}"
+    if isinstance(c, tuple):
+        return f"({c[0]}, ... {len(c)})" if isinstance(c[0], LinearMap) else f"({c[0]:+.4g}, ... {len(c)})"
+    return str(c) if isinstance(c, LinearMap) else f"{c:+.6g}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, reads, writes
+from .linear_map import LinearMap
 
 MOST = 4  # two coupled states, and the start of a step at either infinite end
 
@@ -220,9 +221,12 @@ def _solved(op: Combine, target: str) -> Combine:
 
 
 def _ratio(a: Coefficient, b: Coefficient, sign: float = 1.0) -> Coefficient:
+    """sign b^-1 a."""
     if isinstance(b, tuple):
-        return tuple(
-            sign * x / y for x, y in zip(a if isinstance(a, tuple) else [a] * len(b), b, strict=True)
-        )
-    assert isinstance(a, float)
-    return sign * a / b
+        beside = a if isinstance(a, tuple) else (a,) * len(b)
+        return tuple([_ratio(x, y, sign) for x, y in zip(beside, b, strict=True)])  # type: ignore[return-value]
+    assert not isinstance(a, tuple)
+    if isinstance(b, LinearMap):
+        back = b.inverse().scaled(sign)
+        return back.after(a) if isinstance(a, LinearMap) else back.scaled(a)
+    return a.scaled(sign / b) if isinstance(a, LinearMap) else sign * a / b

@@ -8,13 +8,14 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from .checked import checked
 from .instructions import Apply
+from .linear_map import Mixer, Value
 from .model import Model
 from .noise import Noise
 from .opening import Opening
 from .packing import State
 from .per_step import at_step, check_steps
 from .plan import Plan
-from .program import BoundCombine, BoundEvaluate, Call, Evaluator, Program, Value, prepare
+from .program import BoundCombine, BoundEvaluate, Call, Evaluator, Program, prepare
 
 
 def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
@@ -31,7 +32,7 @@ def combine(terms: Iterable[tuple[Value, Tensor]]) -> Tensor:
 
 def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
     """total + c value, in place unless torch.func wraps `value`: it may have a batch that `total` has no room for."""
-    if is_functorch_wrapped_tensor(value):
+    if is_functorch_wrapped_tensor(value) or isinstance(c, Mixer):
         return total + c * value
     return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
 

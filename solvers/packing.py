@@ -138,6 +138,7 @@ class Joint(Packing):
         return around(model, _OnTrees(self))
 
     def plan(self, plan: Plan) -> Plan:
+        plan.check_numbers("a joint state")  # maps are written for a state of one tensor
         instructions = tuple([self._apply(op) if isinstance(op, Apply) else op for op in plan.instructions])
         return replace(plan, instructions=instructions)
 

@@ -5,10 +5,12 @@ the first call; in a stacked plan (one grid per sample) they are tuples with one
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
-from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, reads, writes
+from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, Time, reads, writes
 from .inverse import inverted, undoing
+from .linear_map import LinearMap
 from .liveness import lifetimes
 from .process import Process, as_time
 
@@ -33,7 +35,7 @@ class Plan:
     WANTED: ClassVar[str] = "a Plan; compile one: DPMSolverPP(2).plan(denoiser.process, grid)"
     name: str
     process: Process
-    times: tuple[Coefficient, ...]
+    times: tuple[Time, ...]
     instructions: tuple[Instruction, ...]
     starts: tuple[int, ...]
     order: int
@@ -63,6 +65,15 @@ class Plan:
     def batch(self) -> int | None:
         """Number of samples of a stacked plan, None where one table serves any batch."""
         return len(self.times[0]) if isinstance(self.times[0], tuple) else None
+
+    @cached_property
+    def maps(self) -> tuple[LinearMap, ...]:
+        """The coefficients that are more than a number."""
+        found: list[LinearMap] = []
+        for op in self.instructions:
+            for c, _ in (*op.terms, *op.noise) if isinstance(op, Combine) else ():
+                found += [each for each in _each(c) if isinstance(each, LinearMap)]
+        return tuple(found)
 
     @property
     def held(self) -> int:
@@ -154,6 +165,14 @@ class Plan:
                 "to data; leave Rising out"
             )
 
+    def check_numbers(self, asker: str) -> None:
+        """Raise ValueError in the name of `asker` where a coefficient is a map of the state, not a number."""
+        if self.maps:
+            raise ValueError(
+                f"{asker}: got {self.name} with the coefficient {self.maps[0]}, expected numbers; take a plan without "
+                "such coefficients"
+            )
+
     def check_linear(self, asker: str) -> None:
         """Raise ValueError in the name of `asker` where the plan holds an Apply, about which nothing is known."""
         for k, op in enumerate(self.instructions):
@@ -186,7 +205,7 @@ def stack(plans: list[Plan]) -> Plan:
 
     def shape(plan: Plan) -> list[Any]:
         return [
-            (type(op), reads(op), writes(op), len(op.noise) if isinstance(op, Combine) else 0)
+            (type(op), reads(op), writes(op), _kinds(op) if isinstance(op, Combine) else ())
             for op in plan.instructions
         ]
 
@@ -199,6 +218,16 @@ def stack(plans: list[Plan]) -> Plan:
     instructions = tuple(_beside(same) for same in zip(*(p.instructions for p in plans), strict=True))
     times = tuple(tuple(p.times[i] for p in plans) for i in range(len(first.times)))
     return replace(first, times=times, instructions=instructions)
+
+
+def _each(c: Coefficient) -> tuple[float | LinearMap, ...]:
+    """c of every sample."""
+    return c if isinstance(c, tuple) else (c,)
+
+
+def _kinds(op: Combine) -> tuple[list[type], list[type]]:
+    """Of the coefficients of a Combine: numbers, or which kind of maps."""
+    return [type(c) for c, _ in op.terms], [type(c) for c, _ in op.noise]
 
 
 def _beside(same: tuple[Any, ...]) -> Instruction:

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,12 @@ from .checked import CheckedFields
 from .kinds import described
 
 
-def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
+def as_time(t: Tensor | float | Sequence[Any]) -> Tensor:
     """`t` as a float64 tensor: time arithmetic is never done in less."""
     return torch.as_tensor(t, dtype=torch.float64)
 
 
-def as_table(name: str, values: Tensor | Sequence[float], wanted: str) -> Tensor:
+def as_table(name: str, values: Tensor | Sequence[Any], wanted: str) -> Tensor:
     """Numbers that a user gave as `name`: float64, detached, on the CPU. Raises TypeError where they are none."""
     unreal = isinstance(values, Tensor) and (values.is_complex() or values.is_meta)
     try:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .instructions import Apply, Coefficient, Combine, Evaluate
+from .linear_map import LinearMap, Value
 from .model import Model
 from .plan import Plan
 from .prediction import conversion
 from .process import as_time
 
-Value = float | Tensor  # a coefficient ready for use: a number, or one per sample shaped to broadcast
 Evaluator = Callable[["Call", Tensor], Tensor]
 
 
@@ -120,7 +120,9 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
         index.append(count)
         count += isinstance(op, Evaluate)
     maps = _maps(plan, model, calls, times)
-    numbers = _Numbers(plan, labels, maps, plan.last_uses(), index, like.ndim, like.dtype)
+    numbers = _Numbers(plan, labels, maps, plan.last_uses(), index, like.shape, like.dtype)
+    if plan.maps:
+        _ = numbers.rows  # which refuses maps for states of another shape
     return Program(plan, _OnDemand(numbers, 0, len(plan.instructions)))
 
 
@@ -145,7 +147,7 @@ class _Numbers:
         times, maps: of every call, t (K, B) and a, b (K, 2) or (K, 2, B).
         dead: of every instruction.
         calls: for every instruction the number of calls before it.
-        ndim, dtype: of the state.
+        shape, dtype: of the state.
         kept: registers that never die.
     """
 
@@ -154,7 +156,7 @@ class _Numbers:
     maps: np.ndarray
     dead: list[tuple[str, ...]]
     calls: MutableSequence[int]
-    ndim: int
+    shape: torch.Size
     dtype: torch.dtype
     kept: frozenset[str] = frozenset()
 
@@ -171,7 +173,7 @@ class _Numbers:
                 a, b = self.value(tuple(a)), self.value(tuple(b))
             return BoundEvaluate(op, Call(index, step, self.times[index], a, b), dead, step)
         if isinstance(op, Combine):
-            if self.plan.batch is None:
+            if self.plain:
                 return BoundCombine(op.out, op.terms, op.noise, dead, step)  # type: ignore[arg-type]
             terms = tuple([(self.value(c), name) for c, name in op.terms])
             return BoundCombine(op.out, terms, tuple([(self.value(c), s) for c, s in op.noise]), dead, step)
@@ -179,20 +181,33 @@ class _Numbers:
 
     def value(self, c: Coefficient) -> Value:
         """A coefficient ready for use."""
-        return self.rows[c] if isinstance(c, tuple) else c
+        return c if isinstance(c, float) else self.rows[c]
 
     @cached_property
-    def rows(self) -> dict[tuple[float, ...], Tensor]:
-        """A stacked plan's coefficients (B, 1, ...) by their numbers. They go to the device in one piece: while a
-        piece goes, the host waits.
+    def plain(self) -> bool:
+        """Whether all coefficients are numbers, ready as they stand."""
+        return self.plan.batch is None and not self.plan.maps
+
+    @cached_property
+    def rows(self) -> dict[Coefficient, Value]:
+        """All coefficients but plain numbers: a stacked plan's (B, 1, ...), and maps. The former go to the device in
+        one piece: while a piece goes, the host waits.
         """
         found = {
             c for op in self.plan.instructions if isinstance(op, Combine) for c, _ in op.terms + op.noise
         }
-        found |= {tuple(c) for maps in self.maps.tolist() for c in maps}
-        wide = [c for c in found if isinstance(c, tuple)]
-        table = torch.tensor(wide, dtype=self.dtype, device=self.times.device)
-        return dict(zip(wide, table.reshape(*table.shape, *(1,) * (self.ndim - 1)).unbind(), strict=True))
+        if self.plan.batch is not None:
+            found |= {tuple(c) for maps in self.maps.tolist() for c in maps}
+        mapped = [c for c in found if isinstance(c[0] if isinstance(c, tuple) else c, LinearMap)]
+        wide = [c for c in found if isinstance(c, tuple) and isinstance(c[0], float)]
+        to = {"dtype": self.dtype, "device": self.times.device}
+        table = torch.tensor(wide, **to)
+        table = table.reshape(*table.shape, *(1,) * (len(self.shape) - 1))
+        ready: dict[Coefficient, Value] = dict(zip(wide, table.unbind(), strict=True))
+        for c in mapped:
+            maps = c if isinstance(c, tuple) else (c,)
+            ready[c] = type(maps[0]).bound(maps, self.shape, **to)  # type: ignore[union-attr]
+        return ready
 
 
 class _OnDemand(Sequence[Bound]):

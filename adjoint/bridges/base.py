@@ -86,6 +86,7 @@ class Bridge(Gradient, ABC):
             raise ValueError(
                 f"{self}: got coefficients that require grad, expected none: the plan's steps are not taken"
             )
+        plan.check_numbers(str(self))
         plan.check_linear(str(self))  # the plan's steps, and an Apply among them, are not taken
         self.check_plan(plan)
         velocity = Velocity(rollout.model, plan.stochastic)

@@ -67,6 +67,7 @@ class NodeTape(Tape):
         self.grid = AdjointGrid.over(plan, ops[0].step if ops else 0, steps)
         self.first_calls = _first_calls(rollout.program) if states is States.INTEGRATED else {}
         self.witness: _Witness | None = None
+        plan.check_numbers(str(strategy))
         refuse_registers(strategy, registers)
         refuse_unpredicted(plan, states, len(self.first_calls), self.grid)
         refuse_decoupled(strategy, states, rollout, self.grid)

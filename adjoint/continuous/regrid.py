@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ...solvers import Call
-from ...solvers.program import Value
+from ...solvers.linear_map import Value
 from ..replay.graph_walk import Extent
 from ..replay.inputs import Inputs
 from ..replay.live_call import CallGradients, replay

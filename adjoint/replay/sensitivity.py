@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Call, GivenNoise
-from ...solvers.program import Value
+from ...solvers.linear_map import Value
 from .cond import leaves
 from .live_call import CallGradients, LiveCall
 from .rollout import Rollout

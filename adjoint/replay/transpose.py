@@ -9,7 +9,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ...solvers import Call
-from ...solvers.program import BoundCombine, BoundEvaluate, Program, Value
+from ...solvers.linear_map import Mixer, Value, transposed
+from ...solvers.program import BoundCombine, BoundEvaluate, Program
 from .rollout import Registers
 from .sensitivity import Sensitivity
 
@@ -27,7 +28,7 @@ class Cotangents:
         return self.values.pop(name, None)
 
     def add(self, name: str, value: Tensor, c: Value = 1.0) -> None:
-        """a_name += c value, in place.
+        """a_name += c value, in place where c is a number.
 
         The tensor is our own: what `start` brought belongs to autograd, and is taken by the instruction that
         wrote the register before anything can be added to it.
@@ -35,6 +36,8 @@ class Cotangents:
         held = self.values.get(name)
         if held is None:
             self.values[name] = value * c
+        elif isinstance(c, Mixer):
+            self.values[name] = held + c * value
         elif isinstance(c, Tensor):
             held.addcmul_(value, c)
         else:
@@ -70,9 +73,9 @@ def transpose(
             a = cotangents.take(item.out)
             if a is not None:
                 for c, name in item.terms:
-                    cotangents.add(name, a, c)
+                    cotangents.add(name, a, transposed(c))
                 for c, slot in item.noise:
-                    into.noise(slot, a, c)
+                    into.noise(slot, a, transposed(c))
         else:
             assert isinstance(item, BoundEvaluate)  # a plan with an Apply is differentiated by autograd
             op = item.op

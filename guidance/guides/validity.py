@@ -55,6 +55,8 @@ def refusal(plan: Plan, hook: Hook) -> str:
     """
     if plan.entry != ("x",) or plan.exit != ("x",):
         return "more registers than x to start from or to leave: an inverse, or a part of a split plan"
+    if plan.maps:
+        return "coefficients that are maps of the state, not numbers"
     if plan.rises:
         return "a grid that rises from data to noise"
     if hook in (Hook.DATA, Hook.VELOCITY):

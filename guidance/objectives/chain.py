@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_map
 from ...adjoint import PerStep, trajectory
 from ...adjoint.arguments import noise_for
 from ...solvers import Model, Plan, Transitions
+from ...solvers.linear_map import Value
 from ...solvers.loop import predict
 from ...solvers.per_step import at_step
-from ...solvers.program import Program, Value, prepare
+from ...solvers.program import Program, prepare
 from .objective import Batch, Experience, Policy
 from .requirements import require_reference
 

@@ -22,6 +22,7 @@ def expand(plan: Plan) -> Tensor:
             such table.
     """
     plan.check_linear("expand")
+    plan.check_numbers("expand")
     if plan.batch is not None:
         raise ValueError("expand: got a stacked plan, expected one grid; expand the samples' plans apart")
     if plan.entry != ("x",):

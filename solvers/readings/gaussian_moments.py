@@ -25,6 +25,7 @@ def response(plan: Plan, mean: Finite, variance: NonNegative) -> Tensor:
         ValueError: for a plan with an Apply, whose result need not be affine.
     """
     plan.check_linear("moments")
+    plan.check_numbers("moments")
     size = 2 + plan.slots
 
     def affine(x: Tensor, t: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..broadcast import per_sample
 from ..checked import checked
-from ..instructions import Coefficient, Combine, Evaluate, writes
+from ..instructions import Coefficient, Combine, Evaluate, Time, writes
+from ..linear_map import LinearMap, PerElement
 from ..loop import run
 from ..model import Model
 from ..noise import GivenNoise, Noise
@@ -84,7 +85,7 @@ def recover_noise(
     noise.check(plan.steps, x0)
     states = _encoded(plan, x0, noise, encoding)
     steering = _Steering(
-        {slot: (_broadcast(c, x0), state) for (c, slot), state in zip(draws, states[1:], strict=True)}
+        {slot: (_scale(plan, c, x0), state) for (c, slot), state in zip(draws, states[1:], strict=True)}
     )
     start = states[0].to(x0.dtype)
     run(packing.model(model), plan, start, cond, steering)
@@ -147,5 +148,16 @@ def _encoded(plan: Plan, x0: Tensor, noise: Noise, encoding: Encoding) -> list[T
     return states[::-1]
 
 
-def _broadcast(value: Coefficient | Tensor, like: Tensor) -> Tensor:
+def _scale(plan: Plan, c: Coefficient, like: Tensor) -> Tensor:
+    """The factor c of a draw, float64, shaped to broadcast."""
+    first = c[0] if isinstance(c, tuple) else c
+    if isinstance(first, PerElement):
+        maps = c if isinstance(c, tuple) else (c,)
+        return PerElement.bound(maps, like.shape, dtype=torch.float64, device=like.device)  # type: ignore[arg-type]
+    if isinstance(first, LinearMap):
+        plan.check_numbers("recover_noise")  # states are drawn by the process, which knows no parts
+    return _broadcast(c, like)  # type: ignore[arg-type]
+
+
+def _broadcast(value: Time | Tensor, like: Tensor) -> Tensor:
     return per_sample(as_time(value).to(like.device), like)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..broadcast import per_sample
 from ..instructions import Coefficient, Combine, reads, writes
+from ..linear_map import LinearMap, Value
 from ..loop import execute
 from ..noise import Noise
 from ..plan import Plan
 from ..process import as_time
-from ..program import Evaluator, Program, Value
+from ..program import Evaluator, Program
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ def _draw(plan: Plan, step: int) -> tuple[Coefficient, int | None]:
             "with one draw; take DDPM, DDIM(eta > 0), FlowSDE, EulerMaruyama, SDEDPMSolverPP or ERSDE"
         )
     s, slot = next(iter(op.noise))
+    if any(isinstance(c, LinearMap) for c in (s if isinstance(s, tuple) else (s,))):
+        raise ValueError(
+            f"{plan.name}: got noise of scale {s} in step {step}, expected a number; steps whose noise differs from "
+            "element to element are not read as transitions"
+        )
     if not all(v > 0 and math.isfinite(v) for v in (s if isinstance(s, tuple) else (s,))):
         raise ValueError(
             f"{plan.name}: got noise of scale {s} in step {step}, expected finite positive numbers; move the "
