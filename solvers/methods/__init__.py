@@ -2,12 +2,14 @@
 
 from .adams import LMS
 from .adaptive import accepted_times
+from .calibration import model_statistics
 from .coupled import Coupled, Rex, Stages
 from .ddim import DDIM, DDPM
 from .deis import DEIS
 from .dpm import DPMSolver, DPMSolverPP
 from .dpm_fast import DPMSolverFast, DPMSolverPPFast
 from .dpm_single import KDPM2, DPMSolverPPSingle, DPMSolverSingle
+from .dpm_v3 import DPMSolverV3
 from .edm import EDMHeun
 from .edm_pec import EDMPEC
 from .er_sde import ERSDE
@@ -24,13 +26,14 @@ from .sa import SASolver, Tau
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .two_state import BDIA, EDICT, OBELM, ReversibleHeun
 from .unipc import UniPC
+from .v3_statistics import ModelStatistics
 
 __all__ = [
     "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled", "DDIM", "DDPM", "DEIS", "DOPRI5",
     "DPMSolver", "DPMSolverFast", "DPMSolverPP", "DPMSolverPPFast", "DPMSolverPPSingle",
-    "DPMSolverSingle", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE", "EulerMaruyama",
-    "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "GHVB", "HEUN", "IPNDM", "KDPM2",
-    "KUTTA3", "LMS", "MIDPOINT", "OBELM", "OnData", "PLMS", "PNDM", "RK4", "Restart", "ReversibleHeun",
-    "Rex", "RhoRK", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "Stages", "Tableau", "Tau", "UniPC",
-    "accepted_times",
+    "DPMSolverSingle", "DPMSolverV3", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC", "ERSDE",
+    "EulerMaruyama", "FlowAdams", "FlowEuler", "FlowHeun", "FlowMidpoint", "FlowSDE", "GHVB", "HEUN",
+    "IPNDM", "KDPM2", "KUTTA3", "LMS", "MIDPOINT", "ModelStatistics", "OBELM", "OnData", "PLMS", "PNDM",
+    "RK4", "Restart", "ReversibleHeun", "Rex", "RhoRK", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP",
+    "Stages", "Tableau", "Tau", "UniPC", "accepted_times", "model_statistics",
 ]  # fmt: skip

@@ -88,6 +88,12 @@ def rho_step(
     _step(b, i, tableau, high - low, node, NOISE, first)
 
 
+def rho_step_from_data(b: Builder, i: int, tableau: Tableau) -> None:
+    """The same, of which E at node i comes from the data prediction there, D{i}: that stays for later steps."""
+    b.combine(f"E{i}", (1 / b.sigma[i], "x"), (-b.alpha[i] / b.sigma[i], b.data(i)))
+    rho_step(b, i, tableau, f"E{i}")
+
+
 def time_step(b: Builder, i: int, tableau: Tableau, want: Prediction, first: str | None = None) -> None:
     """One step of dx/dt = u: the clock of flow models."""
     width = b.t[i + 1] - b.t[i]

@@ -7,7 +7,7 @@ from ..compiler import CAP, Builder, Method
 from ..wanted import Limit
 from .dpm_single import DPMSolverPPSingle
 from .predictor_corrector import corrected_step
-from .runge_kutta import BY_ORDER, rho_step
+from .runge_kutta import BY_ORDER, rho_step_from_data
 from .weights import data_weights, phi
 
 
@@ -84,8 +84,7 @@ class UniPC(Method):
         """A single step of order p that leaves D of its node."""
         if self.predictor <= 3:
             return DPMSolverPPSingle(self.predictor).step(b, i)
-        b.combine(f"E{i}", (1 / b.sigma[i], "x"), (-b.alpha[i] / b.sigma[i], b.data(i)))
-        rho_step(b, i, BY_ORDER[self.predictor], f"E{i}")
+        rho_step_from_data(b, i, BY_ORDER[self.predictor])
 
     def _weights(self, h: float, r: list[float]) -> list[float]:
         """Weights of D_0, D_1, ... for the nodes r."""
