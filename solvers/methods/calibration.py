@@ -59,7 +59,7 @@ def model_statistics(
             f"model_statistics: got lambda {ends[0]:g} and {ends[1]:g} at its ends, expected two finite ones; "
             "start and end where alpha and sigma are positive"
         )
-    lam = torch.linspace(*ends, max(knots, 2), dtype=torch.float64)
+    lam = torch.linspace(ends[0], ends[1], max(knots, 2), dtype=torch.float64)
     levels = [_Knot(model, data, cond, float(u), seed, k) for k, u in enumerate(lam)]
     l = torch.stack([knot.level() for knot in levels])  # noqa: E741  (the paper's name)
     bend = torch.from_numpy(NaturalSpline(lam.numpy(), l.numpy()).slope())
@@ -107,7 +107,7 @@ class _Knot:
             x, t = self._state(), self._times(self.t)
             data = self.a * x + self.b * self.model(x, t, self.cond)
             flow = (to_log_alpha - 1) * x + self.alpha * data  # dx/dlambda
-            own, change = torch.func.jvp(
+            own, change, *_ = torch.func.jvp(
                 lambda x, t: self.model(x, t, self.cond), (x, t), (flow, self._times(to_time))
             )
         turned = to_a * x + self.a * flow + to_b * own + self.b * change  # D'

@@ -5,6 +5,7 @@ equations, fifty digits, and each other.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import pytest
@@ -56,11 +57,11 @@ from pullback.solvers import (
 from pullback.solvers.methods.unipc import BVariant
 
 
-def sampled(method: Method, process: Process = PROCESS, grid=GRID) -> Tensor:
+def sampled(method: Method, process: Process = PROCESS, grid: Any = GRID) -> Tensor:
     return run(MIXTURE.denoiser(process), method.plan(process, grid), START)
 
 
-def same(left: Method, right: Method, process: Process = PROCESS, grid=GRID) -> bool:
+def same(left: Method, right: Method, process: Process = PROCESS, grid: Any = GRID) -> bool:
     a, b = (expand(m.plan(process, grid)) for m in (left, right))
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -149,7 +150,7 @@ def test_unipc_is_the_papers_algorithm(p, variant):
 # ---------------------------------------------------------------------------------------------
 
 
-def lagrange(kernel, points: list[mpf], j: int, low: mpf, high: mpf) -> mpf:
+def lagrange(kernel, points: list[Any], j: int, low: Any, high: Any) -> Any:
     """INT_low^high kernel(u) L_j(u) du, by quadrature."""
 
     def integrand(u):

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from typing import Any
 
 import mpmath
 import pytest
@@ -44,7 +45,9 @@ OF_TWO = ModelStatistics(  # one of each of two elements, with a drift
 ON_NOISE = ModelStatistics([0.0], [0.0], [-1.0], [0.0])
 
 
-def sampled(method: Method, grid=GRID, x=START, process=PROCESS, law=MIXTURE) -> torch.Tensor:
+def sampled(
+    method: Method, grid: Any = GRID, x: Any = START, process: Any = PROCESS, law: Any = MIXTURE
+) -> torch.Tensor:
     return run(law.denoiser(process), method.plan(process, grid), x)
 
 
@@ -68,7 +71,8 @@ def test_without_statistics_it_is_the_data_or_the_noise_form(ours, other):
 )
 def test_integrals_against_quadrature_of_the_papers_formula(low, high):
     """l, s and b of two knots are straight lines; beyond the knots they are constant."""
-    ends, values = [-2.0, 2.0], [(0.2, 0.9), (-0.7, 0.3), (0.5, -0.4)]
+    ends = [-2.0, 2.0]
+    values: Any = [(0.2, 0.9), (-0.7, 0.3), (0.5, -0.4)]
     statistics = ModelStatistics(ends, *values)
     nodes = [low, low - (high - low), low - 1.7 * (high - low)]
     with mpmath.workdps(16):
@@ -93,20 +97,20 @@ def test_integrals_against_quadrature_of_the_papers_formula(low, high):
 
         (l, s, b), start, end = values, mpf(low), mpf(high)  # noqa: E741
 
-        def drift(u):
+        def drift(u) -> Any:
             return integral(lambda r: mpmath.exp(-since(s, r)) * line(b, r), start, u)
 
-        def growth(u):
+        def growth(u) -> Any:
             return mpmath.exp(since(l, u) + since(s, u))
 
-        def share(j):
+        def share(j) -> Any:
             points = [mpf(v) for v in nodes]
             basis = lambda u: mpmath.fprod((u - q) / (points[j] - q) for k, q in enumerate(points) if k != j)  # noqa: E731
             return integral(lambda u: growth(u) * basis(u), start, end)
 
-        keep = mpmath.exp(-since(l, end))
+        keep: Any = mpmath.exp(-since(l, end))
         weights = [keep * share(j) * mpmath.exp(-since(s, mpf(v))) for j, v in enumerate(nodes)]
-        held = mpmath.fsum(share(j) * drift(mpf(v)) for j, v in enumerate(nodes))
+        held: Any = mpmath.fsum(share(j) * drift(mpf(v)) for j, v in enumerate(nodes))
         rest = keep * (held - integral(lambda u: growth(u) * drift(u), start, end))
     got = statistics.step(low, high, nodes)
     assert float(got[0]) == pytest.approx(float(keep), abs=1e-13)
@@ -118,16 +122,25 @@ def test_integrals_against_quadrature_of_the_papers_formula(low, high):
     "method", [DPMSolverV3(OF_TWO, 3, 0, starter=True), DPMSolverV3(OF_TWO, 3, 4, starter=True)], ids=str
 )
 def test_the_order_holds_whatever_the_statistics(method):
-    """Of every element its own l, s and b, measured from nothing."""
-    truth = sampled(RhoRK(DOPRI5), PROCESS.time(warped(192)))
-    errors = [float((sampled(method, PROCESS.time(warped(n))) - truth).norm()) for n in (64, 128)]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(method.order, abs=0.3)
+    """Of every element its own l, s and b, measured from nothing; of the state and of its gradient."""
+
+    def solved(method, n):
+        x = START.clone().requires_grad_()
+        out = sampled(method, PROCESS.time(warped(n)), x)
+        return out.detach(), *torch.autograd.grad(out.square().sum(), x)
+
+    truth = solved(RhoRK(DOPRI5), 192)
+    errors = [
+        [float((a - b).norm()) for a, b in zip(solved(method, n), truth, strict=True)] for n in (96, 192)
+    ]
+    for coarse, fine in zip(*errors, strict=True):
+        assert math.log2(coarse / fine) == pytest.approx(method.order, abs=0.3)
 
 
 def test_gaussian_data_is_sampled_in_one_step():
     """F is a number there, of every element: l, s and b say all of the model; what is left is the splines' error."""
     law = Mixture(torch.ones(1), torch.tensor([[0.7, -0.3]]), torch.diag(torch.tensor([0.25, 0.04]))[None])
-    ends = {"start": 0.9, "end": 0.03}
+    ends: Any = {"start": 0.9, "end": 0.03}
     found = model_statistics(
         law.denoiser(PROCESS), law.sample(16, torch.Generator().manual_seed(0)), **ends, knots=60
     )
@@ -192,7 +205,8 @@ def test_statistics_against_finite_differences(prediction):
 
 def test_measured_statistics_pay_at_few_calls():
     """RMS error on the mixture at 6, 8 and 10 calls: below half of the best of DPM-Solver++ there."""
-    model, ends = MIXTURE.denoiser(PROCESS), {"start": 1.0, "end": 1e-3}
+    model = MIXTURE.denoiser(PROCESS)
+    ends: Any = {"start": 1.0, "end": 1e-3}
     found = model_statistics(model, MIXTURE.sample(500, torch.Generator().manual_seed(0)), **ends)
     start = torch.randn(256, 2, generator=torch.Generator().manual_seed(5))
     truth = sampled(RhoRK(DOPRI5), UniformLambda(200, **ends), start)

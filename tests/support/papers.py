@@ -89,7 +89,7 @@ def pndm(grid: Tensor, start: str, nodes: int = 4) -> Tensor:
         elif start == "heun" and i == 0:
             e = (past[0] + E(to(PROCESS, x, past[0], t[i], t[i + 1]), t[i + 1])) / 2
         else:
-            e = sum(w * p for w, p in zip(adams[len(past)], past, strict=True))
+            e = sum((w * p for w, p in zip(adams[len(past)], past, strict=True)), torch.zeros_like(x))
         x = to(PROCESS, x, e, t[i], t[i + 1])
     return x
 

@@ -31,7 +31,6 @@ from pullback.solvers import (
     FlowSDE,
     Method,
     Mixture,
-    ModelStatistics,
     OnData,
     Restart,
     ReversibleHeun,
@@ -51,9 +50,6 @@ MIXTURE = Mixture.isotropic(
     torch.tensor([0.35, 0.45, 0.3], dtype=torch.float64),
 )
 
-# between the noise and the data prediction, as one number a lambda
-STATISTICS = ModelStatistics([-3.0, -1.0, 1.0, 3.0], [0.1, 0.3, 0.8, 1.0], [-0.6, -0.4, -0.1, 0.0], [0.0] * 4)
-
 VARIANTS: dict[type[Method], Sequence[Method]] = {
     DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
     DEIS: [DEIS(k, starter=True) for k in (1, 2, 3, 4)] + [DEIS(3)],
@@ -63,7 +59,7 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     DPMSolverSingle: [DPMSolverSingle(2, exact=True, r1=0.3), DPMSolverSingle(3)],
     DPMSolverFast: [DPMSolverFast(0)],
     DPMSolverPPFast: [DPMSolverPPFast(2)],
-    DPMSolverV3: [DPMSolverV3(STATISTICS, starter=True)],
+    DPMSolverV3: [DPMSolverV3(corrector=4, starter=True)],
     LMS: [LMS(4, starter=True)],
     GHVB: [GHVB(1.8), GHVB(3.8, starter=True)],
     RhoRK: [RhoRK(RK4)],
