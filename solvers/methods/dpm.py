@@ -1,17 +1,52 @@
-"""DPM-Solver++: exponential integrators on the data prediction, multistep and single-step."""
+"""Multistep DPM-Solver and DPM-Solver++: exponential Adams-Bashforth in lambda, on either prediction."""
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from ..compiler import CAP, Builder, Method
-from ..prediction import DATA
 from ..wanted import OWN_WORDS, Limit
+from .dpm_single import DPMSolverPPSingle, DPMSolverSingle
+from .sides import ON_DATA, ON_NOISE, Side
 from .weights import data_weights, phi
 
 
 @dataclass(frozen=True)
-class DPMSolverPP(Method):
+class _Multistep(Method):
+    """The last `order` predictions interpolated in lambda, integrated by the weights of the side."""
+
+    order: Annotated[int, OWN_WORDS] = 2
+    exact: bool = False
+    starter: bool = False
+    cap: Limit = CAP
+    side: ClassVar[Side]
+    single: ClassVar[type[DPMSolverPPSingle] | type[DPMSolverSingle]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.order, Integral) or self.order not in (1, 2, 3):
+            raise ValueError(
+                f"{type(self).__name__}: got order={self.order!r}, expected 1, 2 or 3; DEIS(4) is of order 4"
+            )
+
+    def step(self, b: Builder, i: int) -> None:
+        if not (b.finite(i) and b.finite(i + 1)):
+            return b.first_order(i)
+        order = b.reach(i, self.order, self.cap)
+        if self.starter and order < self.order and i < self.order - 1:
+            return self.single(self.order).step(b, i)
+        width = self.side.width(b, i)
+        nodes = [(b.lam[i - j] - b.lam[i]) / (b.lam[i + 1] - b.lam[i]) for j in range(order)]
+        if order == 2 and not self.exact:
+            slope = phi(width, 0) / 2 / -nodes[1]
+            weights = [phi(width, 0) + slope, -slope]
+        else:
+            weights = data_weights(width, nodes)
+        self.side.evaluate(b, i)
+        self.side.finish(b, i, *((w, f"{self.side.letter}{i - j}") for j, w in enumerate(weights)))
+
+
+@dataclass(frozen=True)
+class DPMSolverPP(_Multistep):
     """x_t = (sigma_t/sigma_s) x + alpha_t sum_j b_j D_{-j},  b_j = INT_0^1 h e^{-h(1-th)} L_j(th) dth.
 
     L_j interpolates the last `order` data predictions in lambda. Order 2 uses the published "midpoint" weight
@@ -24,82 +59,21 @@ class DPMSolverPP(Method):
     `order` calls), order + 1 states.
     """
 
-    order: Annotated[int, OWN_WORDS] = 2
-    exact: bool = False
-    starter: bool = False
-    cap: Limit = CAP
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.order, Integral) or self.order not in (1, 2, 3):
-            raise ValueError(
-                f"DPMSolverPP: got order={self.order!r}, expected 1, 2 or 3; DEIS(4) is of order 4"
-            )
-
-    def step(self, b: Builder, i: int) -> None:
-        order = b.reach(i, self.order, self.cap)
-        if self.starter and order < self.order and i < self.order - 1 and b.finite(i) and b.finite(i + 1):
-            return DPMSolverPPSingle(self.order).step(b, i)
-        if order == 1:
-            return b.first_order(i)
-        h = b.lam[i + 1] - b.lam[i]
-        nodes = [(b.lam[i - j] - b.lam[i]) / h for j in range(order)]
-        if order == 2 and not self.exact:
-            slope = phi(h, 0) / 2 / -nodes[1]
-            weights = [phi(h, 0) + slope, -slope]
-        else:
-            weights = data_weights(h, nodes)
-        b.evaluate(f"D{i}", b.t[i], DATA)
-        b.combine(
-            "x",
-            (b.sigma[i + 1] / b.sigma[i], "x"),
-            *((b.alpha[i + 1] * w, f"D{i - j}") for j, w in enumerate(weights)),
-        )
+    side = ON_DATA
+    single = DPMSolverPPSingle
 
 
 @dataclass(frozen=True)
-class DPMSolverPPSingle(Method):
-    """Single-step DPM-Solver++(2S, 3S) with stages at r1 h (and r2 h) in lambda.
+class DPMSolver(_Multistep):
+    """x_t = (alpha_t/alpha_s) x - sigma_t sum_j b_j E_{-j},  b_j = INT_0^1 h e^{h(1-th)} L_j(th) dth.
 
-        2S: x_t = (sigma_t/sigma_s) x + alpha_t (w_0 D_s + (w_0/2) (D_1 - D_s)/r1), r1 = 1/2; w_1 for w_0/2 if `exact`
-        3S: second stage adds (r2/r1) w_1(r2 h) (D_1 - D_s); final w_0 D_s + w_1 (D_2 - D_s)/r2, r1 = 1/3, r2 = 2/3
+    Multistep DPM-Solver: `DPMSolverPP` on the noise prediction, with the same weights, order 2's v_0/2 in place of
+    v_1, corrected order 3, `cap` and `starter`. With `exact` it is Adams-Bashforth in log rho, which diffusers ships
+    as DEISMultistepScheduler; DEIS itself interpolates in model time.
 
-    Third order needs r2 = 2/3. Source: arXiv 2211.01095, algorithm 1; Lu et al. 2022, arXiv 2206.00927,
-    algorithm 2. Cost: `order` network calls a step.
+    Source: Lu et al. 2022, arXiv 2206.00927; multistep in arXiv 2211.01095. Cost: 1 network call a step (starter:
+    `order` calls), order + 1 states.
     """
 
-    order: Annotated[int, OWN_WORDS] = 2
-    exact: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.order, Integral) or self.order not in (2, 3):
-            raise ValueError(
-                f"DPMSolverPPSingle: got order={self.order!r}, expected 2 or 3; order 1 is DDIM()"
-            )
-
-    def step(self, b: Builder, i: int) -> None:
-        if not (b.finite(i) and b.finite(i + 1)):
-            return b.first_order(i)
-        h = b.lam[i + 1] - b.lam[i]
-        start = b.evaluate(f"D{i}", b.t[i], DATA)
-        r = 0.5 if self.order == 2 else 1 / 3
-        first = self._stage(b, i, r, "1", (phi(r * h, 0), start))
-        if self.order == 2:
-            self._finish(b, i, (phi(h, 1) if self.exact else phi(h, 0) / 2) / r, phi(h, 0), start, first)
-            return
-        r2 = 2 / 3
-        bend = r2 / r * phi(r2 * h, 1)
-        second = self._stage(b, i, r2, "2", (phi(r2 * h, 0) - bend, start), (bend, first))
-        self._finish(b, i, phi(h, 1) / r2, phi(h, 0), start, second)
-
-    @staticmethod
-    def _stage(b: Builder, i: int, r: float, tag: str, *terms: tuple[float, str]) -> str:
-        t, alpha, sigma = b.at(b.lam[i] + r * (b.lam[i + 1] - b.lam[i]))
-        b.combine(f"s{i}_{tag}", (sigma / b.sigma[i], "x"), *((alpha * w, name) for w, name in terms))
-        return b.evaluate(f"D{i}_{tag}", t, DATA, f"s{i}_{tag}")
-
-    @staticmethod
-    def _finish(b: Builder, i: int, slope: float, level: float, start: str, late: str) -> None:
-        alpha = b.alpha[i + 1]
-        b.combine(
-            "x", (b.sigma[i + 1] / b.sigma[i], "x"), (alpha * (level - slope), start), (alpha * slope, late)
-        )
+    side = ON_NOISE
+    single = DPMSolverSingle

@@ -10,22 +10,56 @@ from ..prediction import NOISE, Prediction
 
 @dataclass(frozen=True)
 class Tableau:
-    """Butcher tableau of an explicit method."""
+    """Butcher tableau of an explicit Runge-Kutta method: stage k starts from row k of `a`, `b` is the step.
 
+    Args:
+        name: as it prints.
+        a: rows of 0, 1, 2, ... numbers.
+        b: as many numbers as rows, of sum 1.
+        order: of convergence.
+    """
+
+    name: str
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
+    order: int
+
+    def __post_init__(self) -> None:
+        lengths = tuple(len(row) for row in self.a)
+        if lengths != tuple(range(len(self.b))) or not self.b or abs(math.fsum(self.b) - 1) > 1e-9:
+            raise ValueError(
+                f"Tableau: got rows of {lengths} numbers and b={self.b}, expected rows of 0, 1, 2, ... numbers, and "
+                "as many in b with sum 1; write an explicit method, its rows without the zeros"
+            )
 
     @property
     def c(self) -> tuple[float, ...]:
         return tuple(sum(row, 0.0) for row in self.a)
 
+    def __repr__(self) -> str:
+        return self.name
 
-EULER = Tableau(((),), (1.0,))
-MIDPOINT = Tableau(((), (0.5,)), (0.0, 1.0))
-HEUN = Tableau(((), (1.0,)), (0.5, 0.5))
-KUTTA3 = Tableau(((), (0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6))
-RK4 = Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
-BY_ORDER = {1: EULER, 2: HEUN, 3: KUTTA3, 4: RK4}
+
+EULER = Tableau("EULER", ((),), (1.0,), 1)
+MIDPOINT = Tableau("MIDPOINT", ((), (0.5,)), (0.0, 1.0), 2)
+HEUN = Tableau("HEUN", ((), (1.0,)), (0.5, 0.5), 2)
+KUTTA3 = Tableau("KUTTA3", ((), (0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6), 3)
+RK4 = Tableau("RK4", ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4)
+DOPRI5 = Tableau(
+    "DOPRI5",
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    ),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    5,
+)
+"""Dormand and Prince's fifth order, without its error estimate."""
+BY_ORDER = {tableau.order: tableau for tableau in (EULER, HEUN, KUTTA3, RK4, DOPRI5)}
 
 
 def rho_step(
@@ -52,6 +86,12 @@ def rho_step(
         return float(t), float(b.process.alpha(t))
 
     _step(b, i, tableau, high - low, node, NOISE, first)
+
+
+def rho_step_from_data(b: Builder, i: int, tableau: Tableau) -> None:
+    """The same, of which E at node i comes from the data prediction there, D{i}: that stays for later steps."""
+    b.combine(f"E{i}", (1 / b.sigma[i], "x"), (-b.alpha[i] / b.sigma[i], b.data(i)))
+    rho_step(b, i, tableau, f"E{i}")
 
 
 def time_step(b: Builder, i: int, tableau: Tableau, want: Prediction, first: str | None = None) -> None:

@@ -28,7 +28,7 @@ def phi(h: float, k: int) -> float:
 def node_weights(moments: Sequence[float], nodes: Sequence[float]) -> list[float]:
     """Weights b with sum_j b_j nodes_j^k = moments_k: the integral of the Lagrange interpolant through scaled nodes.
 
-    The Lagrange basis is expanded in monomials of th by products: nodes are O(1) and at most four, so this is
+    The Lagrange basis is expanded in monomials of th by products: nodes are O(1) and at most six, so this is
     exact to a few units of rounding.
     """
     weights = []

@@ -18,6 +18,7 @@ from pullback.solvers import (
     EDM,
     ERSDE,
     FLOW,
+    PNDM,
     Combine,
     CosineVP,
     Denoiser,
@@ -129,10 +130,11 @@ def test_midpoint_2m_is_unip2():
 
 # BDIA leaps over x where y would do, EDICT evaluates a state of time t at time s: as published, and not
 # invariant
+# (PNDM halves its first steps in model time)
 INVARIANT = [
     m
     for m in every_method()
-    if not (m.stochastic or isinstance(m, (BDIA, EDICT)) or "DEIS" in str(m) or "Flow" in str(m))
+    if not (m.stochastic or isinstance(m, (BDIA, EDICT, PNDM)) or "DEIS" in str(m) or "Flow" in str(m))
 ]
 
 
@@ -250,7 +252,8 @@ def test_printed_pickled_compared_and_costed(method):
         and method.plan(PROCESS, UniformLambda(6, start=0.9, end=0.05)) != plan
     )
     assert f"{plan.nfe} network calls" in str(plan) and str(plan).count("\n") == len(plan.instructions)
-    assert plan.steps == 5 and plan.held <= method.order + 4
+    remembered = 4 if isinstance(method, PNDM) else method.order  # four predictions, though of order 2
+    assert plan.steps == 5 and plan.held <= remembered + 4
 
 
 @pytest.mark.parametrize("method", every_method(), ids=str)

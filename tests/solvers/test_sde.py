@@ -201,7 +201,7 @@ def test_tau_may_depend_on_lambda():
         (lambda: SASolver(2, 0, evaluation=CorrectorMode.PECE), "PECE without a corrector"),
         (lambda: SASolver(tau=0.5, starter=True), "starter=True with noise"),
         (lambda: Tau(0.5, 2.0, 1.0), "low=2.0, high=1.0, expected"),
-        (lambda: UniPC(4), "predictor=4, expected 1, 2 or 3"),
+        (lambda: UniPC(6), "predictor=6, expected 1 to 5"),
         (lambda: SDEDPMSolverPP(4), "nodes=4, expected 1, 2 or 3"),
         (lambda: EDMHeun(-1.0), "churn=-1.0, expected"),
         (lambda: EDMHeun(1.0, s_min=2.0, s_max=1.0), "s_min=2.0, s_max=1.0, expected"),

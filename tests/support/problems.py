@@ -13,13 +13,21 @@ from pullback.solvers import (
     DDIM,
     DEIS,
     ERSDE,
+    GHVB,
+    LMS,
     MRS,
     NOISE,
+    RK4,
     VP,
     CorrectorMode,
     Coupled,
+    DPMSolver,
+    DPMSolverFast,
     DPMSolverPP,
+    DPMSolverPPFast,
     DPMSolverPPSingle,
+    DPMSolverSingle,
+    DPMSolverV3,
     DriftMethod,
     EDMHeun,
     Ends,
@@ -35,6 +43,7 @@ from pullback.solvers import (
     Reverse,
     ReversibleHeun,
     Rex,
+    RhoRK,
     SASolver,
     SDEDPMSolverPP,
     Stages,
@@ -57,6 +66,14 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     DEIS: [DEIS(k, starter=True) for k in (1, 2, 3, 4)] + [DEIS(3)],
     DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)]
     + [DPMSolverPP(3)],
+    DPMSolver: [DPMSolver(2, starter=True), DPMSolver(3, exact=True, starter=True)],
+    DPMSolverSingle: [DPMSolverSingle(2, exact=True, r1=0.3), DPMSolverSingle(3)],
+    DPMSolverFast: [DPMSolverFast(0)],
+    DPMSolverPPFast: [DPMSolverPPFast(2)],
+    DPMSolverV3: [DPMSolverV3(corrector=4, starter=True)],
+    LMS: [LMS(4, starter=True)],
+    GHVB: [GHVB(1.8), GHVB(3.8, starter=True)],
+    RhoRK: [RhoRK(RK4)],
     DPMSolverPPSingle: [DPMSolverPPSingle(2), DPMSolverPPSingle(2, exact=True), DPMSolverPPSingle(3)],
     Coupled: [
         Coupled(zeta=0.5),
@@ -96,8 +113,13 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
         SASolver(2, 2, tau=0.0, evaluation=CorrectorMode.PECE, starter=True),
     ],
     StochasticFlow: [StochasticFlow(0.1)],
-    UniPC: [UniPC(p, v, c, starter=True) for p in (1, 2, 3) for v in BVariant for c in (False, True)]
-    + [UniPC()],
+    UniPC: [
+        UniPC(p, v, c, starter=True)
+        for p in (1, 2, 3)
+        for v in (BVariant.BH1, BVariant.BH2)
+        for c in (False, True)
+    ]
+    + [UniPC(), UniPC(2, BVariant.EXACT, starter=True), UniPC(4, starter=True)],
 }
 
 
