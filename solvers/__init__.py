@@ -22,6 +22,7 @@ from .grid import (
 )
 from .instructions import Apply, Combine, Evaluate
 from .labels import LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
+from .learned_variance import LearnedVariance
 from .loop import advance, combine, run
 from .methods import *
 from .model import Denoiser, Model
@@ -38,8 +39,8 @@ __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "Evaluate", "Exponential", "FLOW", "FirstChannels",
     "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Karras", "Keywords", "LabelTable",
-    "Leading", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise", "NoiseLevel", "OwnTime",
-    "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
+    "Leading", "LearnedVariance", "Linspace", "LogNoiseLevel", "Method", "Model", "NOISE", "Noise", "NoiseLevel",
+    "OwnTime", "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
     "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda",
     "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance", "check", "coefficients", "combine",
     "compiled", "convert", "methods", "readings", "run", "toy",

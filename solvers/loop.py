@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
@@ -46,11 +47,14 @@ def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None)
 
 
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
-    """The prediction a plan asked for: a x + b model(x, t)."""
-    return converted(call, x, called(model, call, x, cond))
+    """The prediction a plan asked for: a x + b model(x, t); with v behind it along axis 1 where it asked for two."""
+    if not call.variance:
+        return converted(call, x, called(model, call, x, cond))
+    out, v = called(model.with_variance, call, x, cond).chunk(2, 1)
+    return torch.cat([converted(call, x, out), v], 1)
 
 
-def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
+def called(model: Callable[..., Tensor], call: Call, x: Tensor, cond: Any) -> Tensor:
     """model(x, t).
 
     Raises:
@@ -125,7 +129,7 @@ def execute(
                     "the call before, which the plan still reads, expected a tensor of its own each time; return a "
                     "clone"
                 )
-            _write(registers, item.op.outs, out)
+            _write(registers, item.op.outs, _two(item, registers, out) if item.call.variance else out)
             if isinstance(out, Tensor):
                 name, latest, count = item.op.outs[0], out, version(out)
         else:
@@ -133,6 +137,16 @@ def execute(
         for name in item.dead:
             registers.pop(name, None)
     return registers
+
+
+def _two(item: BoundEvaluate, registers: dict[str, Tensor], out: Tensor) -> tuple[Tensor, ...]:
+    """The prediction and v of a call that asks for two."""
+    if out.shape[1] != 2 * registers[item.op.src].shape[1]:
+        raise ValueError(
+            f"{item.op}: got the prediction alone from this way of running a plan, expected v behind it; take "
+            "DDPM() without learned variances here"
+        )
+    return out.chunk(2, 1)
 
 
 def _applied(op: Apply, values: list[Tensor]) -> Any:

@@ -180,13 +180,20 @@ def stack(plans: list[Plan]) -> Plan:
     """One plan for B samples with a grid each: equal programs, coefficients side by side.
 
     Raises:
-        ValueError: where the programs differ in structure (an infinite end for some samples only).
+        ValueError: where the programs differ in structure (an infinite end for some samples only), or in the functions
+            that they apply.
     """
     first = plans[0]
 
     def shape(plan: Plan) -> list[Any]:
         return [
-            (type(op), reads(op), writes(op), len(op.noise) if isinstance(op, Combine) else 0)
+            (
+                type(op),
+                reads(op),
+                writes(op),
+                len(op.noise) if isinstance(op, Combine) else 0,
+                op.fn if isinstance(op, Apply) else None,  # numbers in a function are not set side by side
+            )
             for op in plan.instructions
         ]
 

@@ -23,13 +23,17 @@ Evaluator = Callable[["Call", Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x)."""
+    """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x).
+
+    `variance`: whether it also asks for what a `LearnedVariance` model says of it.
+    """
 
     index: int
     step: int
     t: Tensor
     a: Value
     b: Value
+    variance: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,11 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
             f"per-sample plan: got a batch of {len(like)}, expected {plan.batch}, one column of the grid each"
         )
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
+    if not model.learns_variance and any(len(op.outs) == 2 for op in calls):
+        raise ValueError(
+            f"{plan.name}: got a model that predicts no variance, expected a LearnedVariance itself; wrap the network "
+            "in one, or take PosteriorVariance.SMALL"
+        )
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
     model.check_times(times)
     labels = times.to(like).reshape(len(calls), plan.batch or 1).expand(-1, len(like))
@@ -169,7 +178,9 @@ class _Numbers:
             a, b = self.maps[index].tolist()
             if self.plan.batch is not None:
                 a, b = self.value(tuple(a)), self.value(tuple(b))
-            return BoundEvaluate(op, Call(index, step, self.times[index], a, b), dead, step)
+            return BoundEvaluate(
+                op, Call(index, step, self.times[index], a, b, len(op.outs) == 2), dead, step
+            )
         if isinstance(op, Combine):
             if self.plan.batch is None:
                 return BoundCombine(op.out, op.terms, op.noise, dead, step)  # type: ignore[arg-type]

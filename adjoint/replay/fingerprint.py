@@ -46,7 +46,8 @@ class Projection:
 
     def __call__(self, out: Tensor) -> Tensor:
         """(B, 2)"""
-        rows, kind = out.detach().flatten(1), out.device.type
+        # of an output with a variance behind it, the prediction
+        rows, kind = out.detach().flatten(1)[:, : self.weights.shape[1]], out.device.type
         if not torch.is_autocast_enabled(kind):
             return torch.nn.functional.linear(rows, self.weights)
         with torch.autocast(kind, enabled=False):

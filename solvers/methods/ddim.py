@@ -4,8 +4,12 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+from torch import Tensor
+
 from ..compiler import Builder, Method
+from ..instructions import Apply, Evaluate
 from ..prediction import DATA
+from .draws import draw
 from .sa import SASolver
 from .tau import Tau
 
@@ -47,11 +51,13 @@ class PosteriorVariance(Enum):
     """The variance of DDPM's step, with beta = sigma_s^2 - (alpha_s sigma_t/alpha_t)^2: that of the forward step.
 
     SMALL: beta sigma_t^2/sigma_s^2, exact for data in one point. LARGE: beta, exact for data N(0, I) under a
-    variance-preserving process: the lower and the upper bound of the reverse step's variance.
+    variance-preserving process: the lower and the upper bound of the reverse step's variance. LEARNED: between the two
+    in logarithms, as a `LearnedVariance` network says for every element.
     """
 
     SMALL = "small"
     LARGE = "large"
+    LEARNED = "learned"
 
     def __repr__(self) -> str:
         return self.name
@@ -62,10 +68,13 @@ class DDPM(Method):
     """Ancestral sampling from the Gaussian posterior q(x_t | x_s, x_0 = D), a = alpha_s/alpha_t, beta =
     sigma_s^2 - a^2 sigma_t^2:
 
-        mean = (a sigma_t^2 x + alpha_t beta D) / sigma_s^2,  variance = beta sigma_t^2 / sigma_s^2, or beta if LARGE
+        mean = (a sigma_t^2 x + alpha_t beta D) / sigma_s^2
+        variance = beta' = beta sigma_t^2 / sigma_s^2;  LARGE: beta;  LEARNED: exp(u log beta + (1 - u) log beta')
 
-    A step to sigma = 0 draws nothing. Source: Ho et al. 2020, arXiv 2006.11239, eq. 7 and section 3.2. Cost: 1
-    network call a step, 2 states, 1 noise.
+    with u = (v + 1)/2 of the network's v, as published checkpoints have it; the paper's eq. 15 writes v for u. LEARNED
+    steps are no linear instructions: moments, transitions and recovered noise are refused. A step to sigma = 0 draws
+    nothing. Source: Ho et al. 2020, arXiv 2006.11239, eq. 7 and section 3.2; Nichol and Dhariwal 2021, arXiv
+    2102.09672, eq. 15. Cost: 1 network call a step, 2 states (LEARNED: 5), 1 noise.
     """
 
     variance: PosteriorVariance = PosteriorVariance.SMALL
@@ -78,6 +87,24 @@ class DDPM(Method):
         a = b.alpha[s] / b.alpha[t]
         # 1 - a^2 sigma_t^2/sigma_s^2 = 1 - e^{-2h}, without cancellation
         fresh = -math.expm1(2 * (b.lam[s] - b.lam[t])) if b.finite(s) and b.finite(t) else 1 - a * a * kept
+        if self.variance is PosteriorVariance.LEARNED and b.sigma[t]:
+            b.ops.append(Evaluate((f"D{i}", f"v{i}"), "x", b.t[s], DATA))
+            b.combine(f"m{i}", (a * kept, "x"), (b.alpha[t] * fresh, f"D{i}"))
+            width = math.log(b.sigma[s] / b.sigma[t])
+            between = _Between(math.log(b.sigma[t]) + math.log(fresh) / 2 + width / 2, width / 2)
+            b.ops.append(Apply(("x",), (f"m{i}", f"v{i}", draw(b, f"xi{i}")), between))
+            return
         scale = b.sigma[s] if self.variance is PosteriorVariance.LARGE and b.sigma[t] else b.sigma[t]
         data = b.evaluate(f"D{i}", b.t[s], DATA)
         b.combine("x", (a * kept, "x"), (b.alpha[t] * fresh, data), noise=scale * math.sqrt(fresh))
+
+
+@dataclass(frozen=True)
+class _Between:
+    """mean + e^{middle + half v} xi: v = -1 and 1 are the logarithms of the two deviations."""
+
+    middle: float
+    half: float
+
+    def __call__(self, mean: Tensor, v: Tensor, drawn: Tensor) -> Tensor:
+        return mean + (self.middle + self.half * v).exp() * drawn

@@ -12,11 +12,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..broadcast import per_sample
 from ..checked import CheckedFields
 from ..compiler import Builder, Method
-from ..instructions import Apply, Combine
+from ..instructions import Apply
 from ..plan import Plan
 from ..prediction import NOISE
 from ..process import Process, as_time
 from ..wanted import Count, Finite, Positive
+from .draws import draw
 from .two_state import ReversibleMethod
 
 
@@ -81,7 +82,7 @@ class LangevinCorrected(Method):
             if self.norms is Norms.EXPECTED:
                 b.combine("x", (1.0, "x"), (-2 * self.snr**2 * sigma, noise), noise=2 * self.snr * sigma)
             else:
-                drawn = _draw(b, f"xi{i}_{k}")
+                drawn = draw(b, f"xi{i}_{k}")
                 b.ops.append(Apply(("x",), ("x", noise, drawn), _OwnSize(self.snr, sigma)))
 
 
@@ -170,7 +171,7 @@ class MALA(_Chain):
     def _step(self, b: Builder, i: int, sigma: float) -> None:
         before = self._proposal(b, i, sigma, f"y{i}")
         after = b.evaluate(f"F{i}", b.t[i], NOISE, f"y{i}")
-        drawn = _draw(b, f"u{i}")
+        drawn = draw(b, f"u{i}")
         b.ops.append(Apply(("x",), ("x", before, f"y{i}", after, drawn), _Choice(self.size / (4 * sigma**2))))
 
 
@@ -190,10 +191,3 @@ class _Choice:
 def _square(state: Any) -> Tensor:
     """(B,): the squared norm of each sample."""
     return sum(leaf.flatten(1).square().sum(1) for leaf in tree_leaves(state))  # type: ignore[return-value]
-
-
-def _draw(b: Builder, out: str) -> str:
-    """out <- a fresh slot; the term 0 x gives it the state's shape."""
-    b.ops.append(Combine(out, ((0.0, "x"),), ((1.0, b.slots),)))
-    b.slots += 1
-    return out

@@ -53,7 +53,7 @@ class OnData(Method):
         """An Evaluate with fn after it, in data; any other instruction as it is."""
         if not isinstance(op, Evaluate):
             return [op]
-        (out,), t = op.outs, as_time(op.t)
+        (out, *rest), t = op.outs, as_time(op.t)
         if float(b.process.sigma(t)) == 0:
             return [op]
         if op.want == DATA:
@@ -61,7 +61,7 @@ class OnData(Method):
         data = f"{out}_data"
         own, gain = (float(c) for c in conversion(DATA, op.want, b.process, t))
         back = Combine(out, tuple([(c, name) for c, name in ((own, op.src), (gain, data)) if c != 0.0]))
-        return [replace(op, outs=(data,), want=DATA), Apply((data,), (data,), _Shaped(self.fn)), back]
+        return [replace(op, outs=(data, *rest), want=DATA), Apply((data,), (data,), _Shaped(self.fn)), back]
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,6 +13,7 @@ from pullback.solvers import (
     DDIM,
     DDPM,
     ERSDE,
+    SEEDS,
     Addressed,
     CorrectorMode,
     CosineVP,
@@ -20,9 +21,11 @@ from pullback.solvers import (
     EDMHeun,
     Encoding,
     GivenNoise,
+    LangevinCorrected,
     Method,
     Plan,
     Restart,
+    ReversibleHeun,
     Rex,
     SASolver,
     SDEDPMSolver,
@@ -40,8 +43,10 @@ MEAN, VARIANCE = 0.7, 0.25
 
 
 def refused(method: Method) -> bool:
-    """Noise where it cannot be solved for: before a step, in a jump up, in two states, or under a last corrector."""
-    return isinstance(method, EDMHeun | Restart | Rex) or (
+    """Noise where it cannot be solved for: before a step, in a jump up, in two states, in several draws of a step, or
+    under a last corrector.
+    """
+    return isinstance(method, EDMHeun | LangevinCorrected | Restart | ReversibleHeun | Rex | SEEDS) or (
         isinstance(method, SASolver) and method.evaluation is CorrectorMode.PECE
     )
 
