@@ -89,22 +89,16 @@ class DDPM(Method):
         fresh = -math.expm1(2 * (b.lam[s] - b.lam[t])) if b.finite(s) and b.finite(t) else 1 - a * a * kept
         if self.variance is PosteriorVariance.LEARNED and b.sigma[t]:
             b.ops.append(Evaluate((f"D{i}", f"v{i}"), "x", b.t[s], DATA))
-            b.combine(f"m{i}", (a * kept, "x"), (b.alpha[t] * fresh, f"D{i}"))
-            width = math.log(b.sigma[s] / b.sigma[t])
-            between = _Between(math.log(b.sigma[t]) + math.log(fresh) / 2 + width / 2, width / 2)
-            b.ops.append(Apply(("x",), (f"m{i}", f"v{i}", draw(b, f"xi{i}")), between))
+            width = math.log(b.sigma[s] / b.sigma[t])  # of log deviation, from that of beta' to that of beta
+            b.combine(f"v{i}", (width / 2, f"v{i}"))
+            b.ops.append(Apply((f"xi{i}",), (f"v{i}", draw(b, f"xi{i}")), _scaled))
+            middle = math.sqrt(b.sigma[s] * b.sigma[t] * fresh)
+            b.combine("x", (a * kept, "x"), (b.alpha[t] * fresh, f"D{i}"), (middle, f"xi{i}"))
             return
         scale = b.sigma[s] if self.variance is PosteriorVariance.LARGE and b.sigma[t] else b.sigma[t]
         data = b.evaluate(f"D{i}", b.t[s], DATA)
         b.combine("x", (a * kept, "x"), (b.alpha[t] * fresh, data), noise=scale * math.sqrt(fresh))
 
 
-@dataclass(frozen=True)
-class _Between:
-    """mean + e^{middle + half v} xi: v = -1 and 1 are the logarithms of the two deviations."""
-
-    middle: float
-    half: float
-
-    def __call__(self, mean: Tensor, v: Tensor, drawn: Tensor) -> Tensor:
-        return mean + (self.middle + self.half * v).exp() * drawn
+def _scaled(log_scale: Tensor, drawn: Tensor) -> Tensor:
+    return log_scale.exp() * drawn

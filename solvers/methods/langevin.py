@@ -83,24 +83,17 @@ class LangevinCorrected(Method):
                 b.combine("x", (1.0, "x"), (-2 * self.snr**2 * sigma, noise), noise=2 * self.snr * sigma)
             else:
                 drawn = draw(b, f"xi{i}_{k}")
-                b.ops.append(Apply(("x",), ("x", noise, drawn), _OwnSize(self.snr, sigma)))
+                b.ops.append(Apply((noise, drawn), (noise, drawn), _sized))
+                b.combine("x", (1.0, "x"), (-2 * self.snr**2 * sigma, noise), (2 * self.snr * sigma, drawn))
 
 
-@dataclass(frozen=True)
-class _OwnSize:
-    """x + eps score + sqrt(2 eps) xi with eps = 2 (snr |xi|/|score|)^2 and score = -E/sigma, norms over each sample."""
-
-    snr: float
-    sigma: float
-
-    def __call__(self, x: Any, noise: Any, drawn: Any) -> Any:
-        size = self.snr * (_square(drawn) / _square(noise)).sqrt()
-
-        def moved(x: Tensor, noise: Tensor, drawn: Tensor) -> Tensor:
-            c = self.sigma * per_sample(size, x)
-            return x - 2 * c * per_sample(size, x) * noise + 2 * c * drawn
-
-        return tree_map(moved, x, noise, drawn)
+def _sized(noise: Any, drawn: Any) -> tuple[Any, Any]:
+    """(q^2 E, q xi), q = |xi|/|E| of each sample: with score = -E/sigma, snr q sigma is the root of eps/2."""
+    ratio = (_square(drawn) / _square(noise)).sqrt()
+    return (
+        tree_map(lambda leaf: per_sample(ratio**2, leaf) * leaf, noise),
+        tree_map(lambda leaf: per_sample(ratio, leaf) * leaf, drawn),
+    )
 
 
 @dataclass(frozen=True)

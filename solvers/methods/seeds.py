@@ -64,31 +64,39 @@ class SEEDS(Method):
             return b.first_order(i)
         h = b.lam[i + 1] - b.lam[i]
         square = mean_square(self.tau, b.lam[i], b.lam[i + 1])
-        t, alpha, sigma = b.t[i], b.alpha[i], b.sigma[i]
-        point, passed, before, held = "x", 0.0, list[float](), list[str]()
+        here, register, passed = (b.t[i], b.alpha[i], b.sigma[i]), "x", 0.0
+        held, before = list[str](), list[float]()
         for k, r in enumerate(STAGES[self.stages], 1):
-            held.append(b.evaluate(f"{'D' if self.side == DATA else 'E'}{i}_{k}", t, self.side, point))
-            last, scale = k == self.stages, (alpha, sigma)
-            t, alpha, sigma = (b.t[i + 1], b.alpha[i + 1], b.sigma[i + 1]) if last else b.at(b.lam[i] + r * h)
-            width, start = (r - passed) * h, point
-            if self.side == DATA:
-                decay = sigma / scale[1] * math.exp(-square * width)
-                fresh = sigma * math.sqrt(-math.expm1(-2 * square * width))
-                gains = [alpha * phi((1 + square) * r * h, n) for n in (0, 1)]
-            else:
-                decay = alpha / scale[0]
-                fresh = sigma * math.sqrt(square * math.expm1(2 * width))
-                gains = [(1 + square) * sigma * phi(-r * h, n) for n in (0, 1)]  # -v_n(h) = w_n(-h)
-            weights = self._weights(k, gains)
-            before = [*before, 0.0]
-            point, passed = "x" if last else f"s{i}_{k}", r
-            terms = zip([w - decay * old for w, old in zip(weights, before, strict=True)], held, strict=True)
-            b.combine(point, (decay, start), *terms, noise=fresh)
-            before = weights
+            held.append(
+                b.evaluate(f"{'D' if self.side == DATA else 'E'}{i}_{k}", here[0], self.side, register)
+            )
+            last, source = k == self.stages, register
+            there = (b.t[i + 1], b.alpha[i + 1], b.sigma[i + 1]) if last else b.at(b.lam[i] + r * h)
+            decay, fresh = self._noise(here, there, square, (r - passed) * h)
+            weights = self._weights(k, *self._gains(there, square, r * h))
+            change = [w - decay * old for w, old in zip(weights, [*before, 0.0], strict=True)]
+            register = "x" if last else f"s{i}_{k}"
+            b.combine(register, (decay, source), *zip(change, held, strict=True), noise=fresh)
+            here, passed, before = there, r, weights
 
-    def _weights(self, k: int, gains: list[float]) -> list[float]:
+    def _noise(
+        self, here: tuple[float, float, float], there: tuple[float, float, float], square: float, width: float
+    ) -> tuple[float, float]:
+        """(decay of what is there, fresh noise) from one (t, alpha, sigma) to another, `width` apart in lambda."""
+        if self.side == DATA:
+            decay = there[2] / here[2] * math.exp(-square * width)
+            return decay, there[2] * math.sqrt(-math.expm1(-2 * square * width))
+        return there[1] / here[1], there[2] * math.sqrt(square * math.expm1(2 * width))
+
+    def _gains(self, there: tuple[float, float, float], square: float, width: float) -> tuple[float, float]:
+        """On a constant prediction, and on one that grows from 0 to 1, over `width` from the start of the step."""
+        if self.side == DATA:
+            return there[1] * phi((1 + square) * width, 0), there[1] * phi((1 + square) * width, 1)
+        scale = (1 + square) * there[2]  # -v_n(h) = w_n(-h)
+        return scale * phi(-width, 0), scale * phi(-width, 1)
+
+    def _weights(self, k: int, level: float, bend: float) -> list[float]:
         """Of the predictions so far, in the k-th point counted from the start of the step."""
-        level, bend = gains
         if k == 1:
             return [level]
         if self.stages == 2:

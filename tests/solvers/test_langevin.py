@@ -223,6 +223,16 @@ def test_own_norms_under_every_exact_strategy(base):
     assert_same(everything(method, Checkpoint(), order=2), everything(method, Direct(), order=2), 1e-10)
 
 
+def test_a_grid_for_each_sample():
+    grids = torch.stack([PROCESS.time(warped(5, -2.0 - b)) for b in range(2)], 1)
+    model, x = MIXTURE.denoiser(PROCESS), torch.randn(2, 2)
+    method, draws = LangevinCorrected(DDPM(), norms=Norms.OWN), torch.randn(10, 2, 2)
+    together = run(model, method.plan(PROCESS, grids), x, noise=GivenNoise(draws))
+    for b in range(2):
+        plan, own = method.plan(PROCESS, grids[:, b]), GivenNoise(draws[:, b : b + 1])
+        assert torch.allclose(run(model, plan, x[b : b + 1], noise=own), together[b : b + 1], atol=1e-12)
+
+
 def test_a_corrected_base_looks_again():
     """UniPC's prediction at its predicted point does not hold after a Langevin step: it is not taken for the next."""
     plan = LangevinCorrected(UniPC(2), snr=0.1).plan(PROCESS, PROCESS.time(warped(6)))
