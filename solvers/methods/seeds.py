@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Annotated
 
 from ..compiler import Builder, Method
@@ -45,7 +46,7 @@ class SEEDS(Method):
     tau: NoiseStrength = 1.0
 
     def __post_init__(self) -> None:
-        if self.stages not in STAGES:
+        if not isinstance(self.stages, Integral) or self.stages not in (1, 2, 3):
             raise ValueError(f"SEEDS: got stages={self.stages!r}, expected 1, 2 or 3")
         if self.side not in (DATA, NOISE):
             raise ValueError(f"SEEDS: got side={self.side}, expected DATA or NOISE")

@@ -54,8 +54,8 @@ def by_hand(stages: int, x, draws):
         first, alpha = eps(x, t[i]), PROCESS.alpha(t[i])
         z = [next(take) for _ in range(stages)]
 
-        def noise(ends, h=h, z=z):
-            """In units of sigma, at the last of the fractions `ends` of the step."""
+        def path(ends, h=h, z=z):
+            """The noise at the last of the fractions `ends` of the step, in units of sigma."""
             left = [ends[-1] - r for r in (0.0, *ends)]
             return sum(
                 ((2 * a * h).exp() - (2 * b * h).exp()).sqrt() * draw
@@ -68,7 +68,7 @@ def by_hand(stages: int, x, draws):
 
         if stages == 1:
             _, a, s = at(1.0)
-            x = a / alpha * x - 2 * s * h.expm1() * first + s * noise([1.0])
+            x = a / alpha * x - 2 * s * h.expm1() * first + s * path([1.0])
         elif stages == 2:
             time, a, s = at(0.5)
             u = a / alpha * x - 2 * s * (h / 2).expm1() * first + s * (h.exp() - 1).sqrt() * z[0]
@@ -77,15 +77,15 @@ def by_hand(stages: int, x, draws):
             x = x + s * (((2 * h).exp() - h.exp()).sqrt() * z[0] + (h.exp() - 1).sqrt() * z[1])
         else:
             time, a, s = at(1 / 3)
-            u = a / alpha * x - 2 * s * (h / 3).expm1() * first + s * noise([1 / 3])
+            u = a / alpha * x - 2 * s * (h / 3).expm1() * first + s * path([1 / 3])
             bend, r = eps(u, time) - first, 2 / 3
             time, a, s = at(r)
-            u = a / alpha * x - 2 * s * (r * h).expm1() * first + s * noise([1 / 3, r])
+            u = a / alpha * x - 2 * s * (r * h).expm1() * first + s * path([1 / 3, r])
             u = u - 2 * s * 2 * ((r * h).expm1() / (r * h) - 1) * bend
             bend = eps(u, time) - first
             _, a, s = at(1.0)
             x = a / alpha * x - 2 * s * h.expm1() * first - 2 * s / r * (h.expm1() / h - 1) * bend
-            x = x + s * noise([1 / 3, r, 1.0])
+            x = x + s * path([1 / 3, r, 1.0])
     return x
 
 
@@ -198,12 +198,13 @@ class Uncoupled(SEEDS):
     def step(self, b, i):
         super().step(b, i)
         stage, _, last = b.ops[-3], b.ops[-2], b.ops.pop()
+        assert isinstance(stage, Combine) and isinstance(last, Combine)
         h, slot = b.lam[i + 1] - b.lam[i], last.noise[0][1]
         decay = b.sigma[i + 1] / b.sigma[i] * math.exp(-h)
         late = b.alpha[i + 1] * -math.expm1(-2 * h)
-        noise = b.sigma[i + 1] * math.sqrt(-math.expm1(-2 * h))
+        size = b.sigma[i + 1] * math.sqrt(-math.expm1(-2 * h))
         assert stage.noise
-        b.ops.append(Combine("x", ((decay, "x"), (late, f"D{i}_2")), ((noise, slot),)))
+        b.ops.append(Combine("x", ((decay, "x"), (late, f"D{i}_2")), ((size, slot),)))
 
 
 def test_independent_draws_lose_the_second_weak_order():
