@@ -54,7 +54,7 @@ def by_hand(stages: int, x, draws):
         first, alpha = eps(x, t[i]), PROCESS.alpha(t[i])
         z = [next(take) for _ in range(stages)]
 
-        def path(ends, h=h, z=z):
+        def path(ends, h=h, z=z) -> Any:
             """The noise at the last of the fractions `ends` of the step, in units of sigma."""
             left = [ends[-1] - r for r in (0.0, *ends)]
             return sum(
