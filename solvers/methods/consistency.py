@@ -24,8 +24,8 @@ class LCM(Method):
     With the exact f every node has exactly the law p_t, whatever the steps. With a denoiser, which is no consistency
     function, the error does not vanish with the number of steps: order 0.
 
-    Source: Luo et al. 2023, arXiv 2310.04378, algorithm 3; Lu and Song 2024, arXiv 2410.11081, section 2; Song et al.
-    2023, arXiv 2303.01469, algorithm 1. Cost: 1 network call a step, 2 states, 1 noise.
+    Source: Luo et al. 2023, arXiv 2310.04378 (multistep sampling); Lu and Song 2024, arXiv 2410.11081, section 2;
+    Song et al. 2023, arXiv 2303.01469, algorithm 1. Cost: 1 network call a step, 2 states, 1 noise.
     """
 
     end: float | None = None
@@ -52,7 +52,7 @@ class TCD(Method):
     Args:
         gamma: in [0, 1]; diffusers calls it eta, and rounds (1 - gamma) t down to a trained time.
 
-    Source: Zheng et al. 2024, arXiv 2402.19159, algorithm of gamma-sampling. Cost: 1 network call a step, 2 states,
+    Source: Zheng et al. 2024, arXiv 2402.19159 (gamma-sampling). Cost: 1 network call a step, 2 states,
     1 noise.
     """
 

@@ -48,8 +48,8 @@ class LangevinCorrected(Method):
 
     Args:
         base: any method but the reversible ones, whose second state it would leave behind.
-        snr: the paper's r: 0.16 for VE, 0.01 to 0.05 for VP, whose eps has a further factor of alpha_i, one step's of
-            1000, near 1: left out.
+        snr: the paper's r; 0.16 is a usual one. Its eps for VP has a further factor of alpha_i, that of one step of a
+            thousand and near 1, which is left out.
         times: Langevin steps after each step of `base`.
         norms: EXPECTED or OWN. OWN is no linear plan: its inverse, moments and transitions are refused.
 
@@ -155,7 +155,7 @@ class MALA(_Chain):
 
     There is no density to ask, only its score: log p(y)/p(x) is the integral of the score from x to y by the trapezium
     rule, which cancels against the proposals' densities but for the above. It is exact where p_t is Gaussian; else
-    its error is of order size^(3/2), and the bias with it.
+    its error is of third order in y - x.
 
     The gradient is that of the chain with its choices as they fell. Source: Roberts and Tweedie 1996; the trapezium
     rule derived here. Cost: 2 network calls and noises a step; the second noise gives one number a sample.
