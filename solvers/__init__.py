@@ -26,6 +26,7 @@ from .grid import (
 from .instructions import Apply, Combine, Evaluate
 from .interpolant import Interpolant
 from .labels import LabelsAt, LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
+from .learned_variance import LearnedVariance
 from .linear_map import LinearMap, Mixing, PerElement
 from .loop import advance, combine, run
 from .methods import *
@@ -56,9 +57,9 @@ __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "EDMPreconditioning", "Evaluate", "Exponential",
     "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Interpolant",
-    "Karras", "Keywords", "LabelTable", "LabelsAt", "Leading", "LinearMap", "Linspace", "LogNoiseLevel",
-    "Method", "Mixing", "Model", "NOISE", "Noise", "NoiseLevel", "OnProcess", "OwnNoise", "OwnTime",
-    "Passes", "Path", "PerElement", "Plan", "PoissonFlow", "Positional", "Preconditioned",
+    "Karras", "Keywords", "LabelTable", "LabelsAt", "Leading", "LearnedVariance", "LinearMap", "Linspace",
+    "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE", "Noise", "NoiseLevel", "OnProcess", "OwnNoise",
+    "OwnTime", "Passes", "Path", "PerElement", "Plan", "PoissonFlow", "Positional", "Preconditioned",
     "Preconditioning", "Prediction", "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Repeating",
     "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning",
     "TwoHeads", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VEPreconditioning", "VP",

@@ -16,7 +16,8 @@ class Evaluate:
     """outs <- the model's `want` prediction at register `src` and time `t`, or a function of it.
 
     With `then` the first of `outs` gets then(prediction), and a second one, if there is one, the prediction itself.
-    It is part of the network call: replayed with it, and differentiated with it by autograd.
+    It is part of the network call: replayed with it, and differentiated with it by autograd. With `variance` the second
+    is what a `LearnedVariance` model says of its variance.
     """
 
     outs: tuple[str, ...]
@@ -24,6 +25,7 @@ class Evaluate:
     t: Time
     want: Prediction
     then: Callable[[Any], Any] | None = None
+    variance: bool = False
 
     def __str__(self) -> str:
         called = f"{self.want.name}({self.src}, t={_number(self.t).lstrip('+')})"

@@ -57,11 +57,16 @@ def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None)
 
 
 def predict(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
-    """The prediction a plan asked for: a x + b model(x, t), or a function of it."""
-    return treated(call, converted(call, x, called(model, call, x, cond)))
+    """The prediction a plan asked for: a x + b model(x, t), or a function of it; with the model's v, (2, B, ...), where
+    the plan asked for both.
+    """
+    if call.op is None or not call.op.variance:
+        return treated(call, converted(call, x, called(model, call, x, cond)))
+    out, v = called(model.with_variance, call, x, cond).chunk(2, 1)
+    return torch.stack((treated(call, converted(call, x, out)), v))
 
 
-def called(model: Model, call: Call, x: Tensor, cond: Any) -> Tensor:
+def called(model: Callable[..., Tensor], call: Call, x: Tensor, cond: Any) -> Tensor:
     """model(x, t).
 
     Raises:
@@ -127,7 +132,7 @@ def treated(call: Call, out: Tensor) -> Tensor:
             f"{named} got shape {tuple(out.shape)} and returned {tuple(made.shape)}, expected the prediction's "
             f"{tuple(out.shape)}; expand what it shares"
         )
-    return torch.stack((made, out)) if len(call.op.outs) > 1 else made
+    return torch.stack((made, out)) if len(call.op.outs) > 1 and not call.op.variance else made
 
 
 def execute(
@@ -159,6 +164,11 @@ def execute(
                     f"network call {item.call.index} of step {item.step}: got a network that writes into its output of "
                     "the call before, which the plan still reads, expected a tensor of its own each time; return a "
                     "clone"
+                )
+            if item.op.variance and out.ndim == registers[item.op.src].ndim:
+                raise ValueError(
+                    f"{item.op}: got the prediction alone from this way of running a plan, expected v with it; take "
+                    "DDPM() without learned variances here"
                 )
             write(registers, item.op.outs, out)
             if isinstance(out, Tensor):

@@ -21,12 +21,17 @@ class Model(ABC):
     """What a plan evaluates: `model(x, t, cond)` returns its `prediction` for x (B, ...) at times t (B,)."""
 
     WANTED: ClassVar[str] = "a Denoiser; wrap the network: Denoiser(network, process, prediction)"
+    learns_variance: bool = False
     process: Process
     prediction: Prediction
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """The prediction, in x's shape and dtype."""
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """The prediction and behind it, along axis 1, what says the variance; of a model that `learns_variance`."""
+        raise NotImplementedError
 
     @abstractmethod
     def parameters(self) -> Iterator[Tensor]:
@@ -89,18 +94,20 @@ class Denoiser(Model):
         self.call, self.label = call, label
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        inner = x if self.dtype is None else x.to(self.dtype)
-        told = t if self.label is None else self.label(t, self.process)
-        try:
-            out = self.call(self.network, inner, told, cond)
-        except USUAL as error:
-            self._explain(error, inner, told, cond)
-            raise
-        if not isinstance(out, Tensor):
-            out = prediction_in(out)
+        out = self._output(self.call, x, t, cond)
         if out.shape != x.shape:
             raise ValueError(_wrong_shape(out, x))
         return out.to(x.dtype)
+
+    def _output(self, call: Calling, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        inner = x if self.dtype is None else x.to(self.dtype)
+        told = t if self.label is None else self.label(t, self.process)
+        try:
+            out = call(self.network, inner, told, cond)
+        except USUAL as error:
+            self._explain(error, inner, told, cond)
+            raise
+        return out if isinstance(out, Tensor) else prediction_in(out)
 
     def around(self, network: Callable[..., Any]) -> "Denoiser":
         """The same with another network."""

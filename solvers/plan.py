@@ -217,7 +217,8 @@ def stack(plans: list[Plan]) -> Plan:
     """One plan for B samples with a grid each: equal programs, coefficients side by side.
 
     Raises:
-        ValueError: where the programs differ in structure (an infinite end for some samples only).
+        ValueError: where the programs differ in structure (an infinite end for some samples only), or in the functions
+            that they apply.
     """
     first = plans[0]
 
@@ -241,10 +242,12 @@ def _each(c: Coefficient) -> tuple[float | LinearMap, ...]:
 
 
 def _kinds(op: Instruction) -> Any:
-    """What must be one in all samples: of a Combine which kinds of coefficients, of an Evaluate its function."""
+    """What must be one in all samples: of a Combine which kinds of coefficients, of the others their function, whose
+    numbers are not set side by side.
+    """
     if isinstance(op, Combine):
         return [type(c) for c, _ in op.terms], [type(c) for c, _ in op.noise]
-    return op.then if isinstance(op, Evaluate) else None
+    return op.then if isinstance(op, Evaluate) else op.fn
 
 
 def _beside(same: tuple[Any, ...]) -> Instruction:

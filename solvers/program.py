@@ -25,7 +25,7 @@ Evaluator = Callable[["Call", Tensor], Tensor]
 class Call:
     """One network call of a plan: its index, step, times (B,) and the conversion out = a x + b network(x).
 
-    `op` is what it was bound from, which may have a function of out.
+    `op` is what it was bound from, which may have a function of out or ask for the variance too.
     """
 
     index: int
@@ -116,6 +116,11 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
             f"per-sample plan: got a batch of {len(like)}, expected {plan.batch}, one column of the grid each"
         )
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
+    if not model.learns_variance and any(op.variance for op in calls):
+        raise ValueError(
+            f"{plan.name}: got a model that predicts no variance, expected a LearnedVariance itself; wrap the network "
+            "in one, or take PosteriorVariance.SMALL"
+        )
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
     model.check_times(times)
     labels = times.to(like).reshape(len(calls), plan.batch or 1).expand(-1, len(like))

@@ -1,6 +1,6 @@
 """BoundModel: the model of one run, whose calls do the same with and without a graph, forwards and in a replay."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -25,18 +25,25 @@ class BoundModel(Model):
 
     def __init__(self, model: Model) -> None:
         self.model, self.process, self.prediction = model, model.process, model.prediction
+        self.learns_variance = model.learns_variance
         self.found, self.tensors = tuple(model.networks()), tuple(model.parameters())
         self.is_module = isinstance(getattr(model, "network", None), nn.Module)
         self.replicas = replicas(self)
         self.attends = any(isinstance(part, ATTENTION) for each in self.found for part in each.modules())
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return self._called(self.model, x, t, cond)
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return self._called(self.model.with_variance, x, t, cond)
+
+    def _called(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Any) -> Tensor:
         if not (self.attends or self.replicas):
-            return self.model(x, t, cond)
+            return model(x, t, cond)
         with ExitStack() as around:
             for context in self._around():
                 around.enter_context(context)
-            return self.model(x, t, cond)
+            return model(x, t, cond)
 
     def _around(self) -> Iterator[AbstractContextManager[Any]]:
         if self.attends:

@@ -10,6 +10,7 @@ from ..compiler import CAP, Builder, Method
 from ..wanted import Limit
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import corrected_step
+from .tau import Tau
 from .weights import integrate, node_weights
 
 
@@ -23,10 +24,10 @@ class ERSDE(Method):
     with D', D'' of the polynomial in rho through the last `nodes` data predictions. Both brackets are
     computed as INT (phi(rho_t)/phi(rho) - 1) (rho - rho_s)^{k-1} drho, which does not cancel at small steps.
 
-    `phi` is a power of rho (1 the probability flow, 2 the reverse SDE, 1 + tau^2 SASolver's family), a
-    function of a numpy array rho that grows at least as fast as rho, or None for the paper's rho
-    (exp(rho^0.3) + 10). Steps that touch alpha = 0 or sigma = 0 are deterministic and first order; one more
-    than `cap` times the mean of those behind it in lambda uses one node. `starter` (phi = 1 only) begins with
+    `phi` is a power of rho (1 the probability flow, 2 the reverse SDE, 1 + tau^2 SASolver's family), a function of a
+    numpy array rho that grows at least as fast as rho, a `Tau`, for d log phi/d log rho = 1 + tau^2, or None for the
+    paper's rho (exp(rho^0.3) + 10). Steps that touch alpha = 0 or sigma = 0 are deterministic and first order; one
+    more than `cap` times the mean of those behind it in lambda uses one node. `starter` (phi = 1 only) begins with
     single steps of the same order.
 
     Order: `nodes` for phi = 1, else weak min(nodes, 2). Published third-order code leaves out Newton's
@@ -35,7 +36,7 @@ class ERSDE(Method):
     """
 
     nodes: int = 3
-    phi: float | Callable[[np.ndarray], np.ndarray] | None = None
+    phi: float | Callable[[np.ndarray], np.ndarray] | Tau | None = None
     starter: bool = False
     cap: Limit = CAP
 
@@ -65,9 +66,9 @@ class ERSDE(Method):
         if self.starter and i < self.nodes - 1:
             return DPMSolverPPSingle(self.nodes).step(b, i)
         low, high = b.rho(i), b.rho(i + 1)
-        start, end = self._log_phi(np.array(b.lam[i : i + 2])).tolist()
-        # log of (r rho_s/rho_t)^2
-        kept = 2 * (end - start + b.lam[i + 1] - b.lam[i])
+        ends = np.array(b.lam[i : i + 2])
+        start, end = self._log_phi(ends).tolist()
+        kept = 2 * float(np.diff(self._log_rise(ends))[0])  # log of (r rho_s/rho_t)^2
         if kept > 1e-12:
             raise ValueError(
                 f"{self}: got phi/rho falling as rho rises near rho={low:.4g}, expected phi/rho to rise with "
@@ -94,6 +95,12 @@ class ERSDE(Method):
         )
 
     def _log_phi(self, lam: np.ndarray) -> np.ndarray:
+        return self._log_rise(lam) - lam
+
+    def _log_rise(self, lam: np.ndarray) -> np.ndarray:
+        """log(phi/rho), up to a constant: falls as lambda rises where there is noise."""
         if self.phi is None:
-            return -lam + np.logaddexp(np.exp(-0.3 * lam), math.log(10))
-        return np.log(self.phi(np.exp(-lam))) if callable(self.phi) else -self.phi * lam
+            return np.logaddexp(np.exp(-0.3 * lam), math.log(10))
+        if isinstance(self.phi, Tau):
+            return -(self.phi.value**2) * self.phi.until(lam)
+        return np.log(self.phi(np.exp(-lam))) + lam if callable(self.phi) else (1 - self.phi) * lam

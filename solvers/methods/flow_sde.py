@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..compiler import Builder, Method
 from ..prediction import DATA
+from .tau import Tau, mean_square
 
 
 @dataclass(frozen=True)
@@ -15,29 +16,30 @@ class FlowSDE(Method):
     u = alpha' D + sigma' E is the flow of the ODE; the term in E = -sigma score pays for the noise, so that
     the law at every time stays the ODE's. On the rectified path g = a sqrt(sigma/(1 - sigma)). a = 0 is
     FlowEuler; a = sqrt(2) is memoryless: g^2 is then the process's own, and the sample forgets the starting
-    noise (arXiv 2409.08861, section 4). Where alpha = 0 the denominator alpha is that of the next node, as in
-    the authors' code. Every step draws noise, the last one too: a grid to sigma = 0 leaves g sqrt(s - t) of
-    it in the sample.
+    noise (arXiv 2409.08861, section 4). A `Tau` in the place of a is a/sqrt(2): with it this is EulerMaruyama(tau).
+    Where alpha = 0 the denominator alpha is that of the next node, as in the authors' code. Every step draws noise,
+    the last one too: a grid to sigma = 0 leaves g sqrt(s - t) of it in the sample.
 
     Source: Liu et al. 2025 (Flow-GRPO), arXiv 2505.05470, eq. 8-9, which gives a = 0.7. Cost: 1 network call
     a step, 2 states, 1 noise.
     """
 
-    a: float = 0.7
+    a: float | Tau = 0.7
     order = 1
 
     def __post_init__(self) -> None:
-        if not (self.a >= 0 and math.isfinite(self.a)):
-            raise ValueError(f"FlowSDE: got a={self.a}, expected a finite number >= 0")
+        if not (isinstance(self.a, Tau) or (self.a >= 0 and math.isfinite(self.a))):
+            raise ValueError(f"FlowSDE: got a={self.a}, expected a finite number >= 0, or a Tau")
 
     @property
     def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.a > 0
+        return isinstance(self.a, Tau) or self.a > 0
 
     def step(self, b: Builder, i: int) -> None:
         d_alpha, d_sigma = slopes(b, i)
         turn = d_sigma * b.alpha[i] - d_alpha * b.sigma[i]
-        euler(b, i, self.a**2 * b.sigma[i] * turn / (b.alpha[i] or b.alpha[i + 1]))
+        square = 2 * mean_square(self.a, b.lam[i], b.lam[i + 1]) if isinstance(self.a, Tau) else self.a**2
+        euler(b, i, square * b.sigma[i] * turn / (b.alpha[i] or b.alpha[i + 1]))
 
 
 @dataclass(frozen=True)

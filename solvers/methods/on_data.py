@@ -76,6 +76,10 @@ class OnDataOnly(OnData):
             return found
         call, *back = found
         assert isinstance(call, Evaluate) and isinstance(op, Evaluate)
+        if op.variance:
+            raise ValueError(
+                f"OnDataOnly: got {self.base}, which asks for variances, expected SMALL or LARGE; use OnData"
+            )
         data, raw, alpha = call.outs[0], f"{op.outs[0]}_raw", float(process.alpha(as_time(op.t)))
         if alpha == 0:
             return found

@@ -1,44 +1,14 @@
 """SA-Solver: exponential Adams predictor and corrector for the reverse SDE family with noise strength tau."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
-
-import numpy as np
 
 from ..compiler import CAP, Builder, Method
-from ..wanted import Limit, Wanted
+from ..wanted import Limit
 from .dpm import DPMSolverPPSingle
 from .predictor_corrector import CorrectorMode, corrected_step
-from .weights import data_weights, integrate
-
-
-@dataclass(frozen=True)
-class Tau:
-    """tau(lambda) = `value` where low <= sigma/alpha <= high, else 0: noise in a band of levels, as SA-Solver
-    uses it.
-    """
-
-    value: float
-    low: float = 0.0
-    high: float = math.inf
-
-    def __post_init__(self) -> None:
-        if not (self.value >= 0 and 0 <= self.low < self.high):
-            raise ValueError(
-                f"Tau: got value={self.value}, low={self.low}, high={self.high}, expected value >= 0 and "
-                "0 <= low < high in units of sigma/alpha; swap the ends"
-            )
-
-    def __call__(self, lam: float) -> float:
-        return self.value if self.low <= math.exp(-lam) <= self.high else 0.0
-
-    def mean_square(self, low: float, high: float) -> float:
-        """Mean of tau^2 over lambda in [low, high], in closed form: quadrature would miss where the band ends."""
-        first = -math.log(self.high) if math.isfinite(self.high) else -math.inf
-        last = -math.log(self.low) if self.low else math.inf
-        return self.value**2 * (max(0.0, min(high, last) - max(low, first)) / (high - low))
+from .tau import NoiseStrength, check_tau, has_noise, mean_square
+from .weights import data_weights
 
 
 @dataclass(frozen=True)
@@ -61,7 +31,7 @@ class SASolver(Method):
 
     predictor: int = 3
     corrector: int = 4
-    tau: float | Annotated[Callable[[float], float], Wanted("a function of lambda")] = 1.0
+    tau: NoiseStrength = 1.0
     evaluation: CorrectorMode = CorrectorMode.PEC
     starter: bool = False
     cap: Limit = CAP
@@ -71,8 +41,7 @@ class SASolver(Method):
             raise ValueError(f"SASolver: got predictor={self.predictor}, expected 1 to 4")
         if self.corrector not in (0, 1, 2, 3, 4):
             raise ValueError(f"SASolver: got corrector={self.corrector}, expected 0 (none) to 4")
-        if not callable(self.tau) and not 0 <= self.tau < math.inf:
-            raise ValueError(f"SASolver: got tau={self.tau}, expected a number >= 0 or a function of lambda")
+        check_tau("SASolver", self.tau)
         if not isinstance(self.evaluation, CorrectorMode):
             raise ValueError(
                 f"SASolver: got evaluation={self.evaluation!r}, expected a CorrectorMode, such as "
@@ -89,7 +58,7 @@ class SASolver(Method):
 
     @property
     def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return callable(self.tau) or self.tau > 0
+        return has_noise(self.tau)
 
     @property
     def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -102,7 +71,7 @@ class SASolver(Method):
         if self.starter and i < self.predictor - 1:
             return DPMSolverPPSingle(min(self.predictor, 3)).step(b, i)
         h = b.lam[i + 1] - b.lam[i]
-        square = self._mean_square(b.lam[i], b.lam[i + 1])
+        square = mean_square(self.tau, b.lam[i], b.lam[i + 1])
         reach = b.reach(i, max(self.predictor, self.corrector - 1), self.cap)
         past = [(b.lam[i - j] - b.lam[i]) / h for j in range(reach)]
 
@@ -121,10 +90,3 @@ class SASolver(Method):
             noise=b.sigma[i + 1] * math.sqrt(-math.expm1(-2 * square * h)) if square else 0.0,
             again=self.evaluation is CorrectorMode.PECE,
         )
-
-    def _mean_square(self, low: float, high: float) -> float:
-        """Mean of tau^2 over a step; a number is a band without ends."""
-        tau = self.tau if callable(self.tau) else Tau(self.tau)
-        if isinstance(tau, Tau):
-            return tau.mean_square(low, high)
-        return integrate(lambda lam: np.array([tau(float(u)) ** 2 for u in lam]), low, high) / (high - low)

@@ -9,7 +9,9 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 from ..compiler import Builder, Method
+from ..instructions import Combine
 from ..prediction import DATA, NOISE
+from .tau import NoiseStrength, check_tau, has_noise, mean_square
 
 
 def finite_run(b: Builder) -> tuple[int, int]:
@@ -42,27 +44,60 @@ class ReversibleHeun(ReversibleMethod):
         y <- r (2 x - y);   x <- r x + sigma_{i+1} (h_i + h_{i+1})/2 D(y),   h_N = 0
     Noise side: the same with alpha for sigma, sigma/alpha for gamma and the noise prediction for D.
 
+    tau > 0 is the reverse SDE of that strength, on the data side: k = sigma e^{-q} in place of sigma, gamma =
+    (alpha/sigma) e^q with q = INT tau^2 dlambda, and one draw w = sigma_{i+1} sqrt(1 - e^{-2 (q_{i+1} - q_i)}) xi that
+    both states take and the inverse gives back:
+        y <- r (2 x - y) + w;   x <- r x + k_{i+1} (h_i + h_{i+1})/2 D(y) + w
+
     No damping: linearly stable on [-i, i] only. The data side is the one to use from noise to data, also
-    under strong guidance. Source: Kidger et al. 2021, arXiv 2105.13493, for dy = f dt; here with f = D, t =
-    gamma. Cost: N + 1 network calls, 2 states.
+    under strong guidance. Source: Kidger et al. 2021, arXiv 2105.13493, for dy = f dt + g dw; here with f = D, t =
+    gamma. Order with noise: weak 2 on Gaussian data, strong 1. Cost: N + 1 network calls, 2 states.
     """
 
     noise_side: bool = False
+    tau: NoiseStrength = 0.0
     order = 2
 
-    def inner(self, b: Builder, i: int, low: int, high: int) -> None:
-        scale, other, want = (b.alpha, b.sigma, NOISE) if self.noise_side else (b.sigma, b.alpha, DATA)
+    def __post_init__(self) -> None:
+        check_tau("ReversibleHeun", self.tau)
+        if self.noise_side and self.stochastic:
+            raise ValueError(
+                "ReversibleHeun: got noise_side=True with noise, expected tau=0; the data side is the one for grids "
+                "that fall, as those with noise do"
+            )
 
-        def h(k: int) -> float:
-            return other[k + 1] / scale[k + 1] - other[k] / scale[k] if k < high else 0.0
+    @property
+    def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return has_noise(self.tau)
+
+    def inner(self, b: Builder, i: int, low: int, high: int) -> None:
+        scale, other, want, sign = (
+            (b.sigma, b.alpha, DATA, 1) if not self.noise_side else (b.alpha, b.sigma, NOISE, -1)
+        )
+
+        def lengths(k: int) -> tuple[float, float]:
+            """Of step k: INT tau^2 dlambda, and what the clock's logarithm grows by."""
+            h = b.lam[k + 1] - b.lam[k]
+            square = mean_square(self.tau, b.lam[k], b.lam[k + 1]) * h
+            return square, square + sign * h
+
+        def ahead(k: int) -> float:
+            """k_k h_k: the whole of step k on a prediction at its start; none beyond the last."""
+            return other[k] * math.expm1(lengths(k)[1]) if k < high else 0.0
 
         if i == low:
             b.combine("y", (1.0, "x"))
-            b.combine("x", (1.0, "x"), (scale[i] * h(i) / 2, b.evaluate(f"D{i}", b.t[i], want, "y")))
-        r = scale[i + 1] / scale[i]
-        b.combine("y", (2 * r, "x"), (-r, "y"))
+            b.combine("x", (1.0, "x"), (ahead(i) / 2, b.evaluate(f"D{i}", b.t[i], want, "y")))
+        square, growth = lengths(i)
+        r = scale[i + 1] / scale[i] * math.exp(-square)
+        behind = -other[i + 1] * math.expm1(-growth)  # k_{i+1} h_i
+        drawn = ()
+        if square:
+            drawn = ((b.sigma[i + 1] * math.sqrt(-math.expm1(-2 * square)), b.slots),)
+            b.slots += 1
+        b.ops.append(Combine("y", ((2 * r, "x"), (-r, "y")), drawn))
         late = b.evaluate(f"D{i + 1}", b.t[i + 1], want, "y")
-        b.combine("x", (r, "x"), (scale[i + 1] * (h(i) + h(i + 1)) / 2, late))
+        b.ops.append(Combine("x", ((r, "x"), ((behind + ahead(i + 1)) / 2, late)), drawn))
 
 
 class _TwoStep(ReversibleMethod):

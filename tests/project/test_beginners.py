@@ -351,7 +351,7 @@ MISTAKES: Mapping[str, tuple[str, str]] = {
     "no noise": (
         "sample(denoiser, noisy, x)",
         (
-            "ValueError: noise: got None, expected a source with 4 slots for DDPM(); pass "
+            "ValueError: noise: got None, expected a source with 4 slots for DDPM(variance=SMALL); pass "
             "noise=Addressed(seed), or a tensor (slots, B, ...)"
         ),
     ),

@@ -12,6 +12,7 @@ from pullback.solvers import (
     DOPRI5,
     DPMSolverPP,
     FlowAdams,
+    LangevinCorrected,
     Method,
     RhoRK,
     UniformLambda,
@@ -22,6 +23,8 @@ from pullback.solvers import (
 
 ODE = [m for m in every_method() if not m.stochastic]
 SDE = [m for m in every_method() if m.stochastic]
+# a Langevin step does not shrink with the grid's: its bias has a test of its own, test_langevin.py
+REFINED = [m for m in SDE if not isinstance(m, LangevinCorrected)]
 
 
 @functools.cache
@@ -68,7 +71,7 @@ def test_the_usual_warm_up_leaves_second_order(method, n):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.15)
 
 
-@pytest.mark.parametrize("method", SDE, ids=str)
+@pytest.mark.parametrize("method", REFINED, ids=str)
 @pytest.mark.slow
 def test_weak_order_by_moment_recursion(method):
     """Test B: Gaussian data, so mean and variance push through the table exactly."""
@@ -89,4 +92,5 @@ def test_noise_response_sums_to_the_variance(method):
     slots = slots_of(method, 400)
     assert plan.slots == slots and response(plan, 0.0, 1.0).shape == (2 + slots,)
     mean, variance = moments(plan, 0.0, 1.0, 0.0, 1.0)
-    assert mean == 0 and variance == pytest.approx(1.0, abs=0.05)
+    # of order 0 with a denoiser: consistency sampling wants a consistency function, test_consistency.py
+    assert mean == 0 and (not method.order or variance == pytest.approx(1.0, abs=0.05))

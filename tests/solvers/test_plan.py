@@ -2,6 +2,8 @@
 
 import math
 import pickle
+from dataclasses import replace
+from functools import partial
 
 import mpmath
 import pytest
@@ -19,6 +21,7 @@ from pullback.solvers import (
     ERSDE,
     FLOW,
     PNDM,
+    Apply,
     Combine,
     CosineVP,
     Denoiser,
@@ -276,6 +279,18 @@ def test_plans_of_different_structure_do_not_stack():
     plans = [DPMSolverPP(2).plan(RectifiedFlow(), UniformT(4, start=s)) for s in (1.0, 0.9)]
     with pytest.raises(ValueError, match="per-sample grid: sample 1"):
         stack(plans)
+
+
+def test_numbers_inside_a_function_do_not_stack():
+    """One table would give all samples the first one's: fn of the plans must be the same."""
+    whole = DDIM().plan(PROCESS, GRID)
+    plans = [
+        replace(whole, instructions=(*whole.instructions, Apply(("x",), ("x",), partial(torch.mul, other=c))))
+        for c in (1.0, 2.0)
+    ]
+    with pytest.raises(ValueError, match="per-sample grid: sample 1"):
+        stack(plans)
+    assert stack([plans[0], plans[0]]).batch == 2
 
 
 def test_split_runs_like_the_whole():

@@ -13,6 +13,7 @@ from pullback.solvers import (
     DDIM,
     DDPM,
     ERSDE,
+    SEEDS,
     Addressed,
     CorrectorMode,
     CosineVP,
@@ -21,9 +22,11 @@ from pullback.solvers import (
     Encoding,
     GivenNoise,
     HybridHeun,
+    LangevinCorrected,
     Method,
     Plan,
     Restart,
+    ReversibleHeun,
     Rex,
     SASolver,
     SDEDPMSolver,
@@ -42,10 +45,20 @@ MEAN, VARIANCE = 0.7, 0.25
 
 
 def refused(method: Method) -> bool:
-    """Noise where it cannot be solved for: before a step, in a jump up, in two states, at a stage, or under a last
-    corrector.
+    """Noise where it cannot be solved for: before a step, in a jump up, in two states, at a stage, in several draws
+    of a step, under a last corrector.
     """
-    return isinstance(method, EDMHeun | HybridHeun | Restart | Rex | StochasticImprovedEuler) or (
+    kinds = (
+        EDMHeun
+        | HybridHeun
+        | LangevinCorrected
+        | Restart
+        | ReversibleHeun
+        | Rex
+        | SEEDS
+        | StochasticImprovedEuler
+    )
+    return isinstance(method, kinds) or (
         isinstance(method, SASolver) and method.evaluation is CorrectorMode.PECE
     )
 

@@ -11,6 +11,7 @@ from pullback.solvers import (
     BDIA,
     DATA,
     DDIM,
+    DDPM,
     DEIS,
     ERSDE,
     GHVB,
@@ -18,7 +19,9 @@ from pullback.solvers import (
     MRS,
     NOISE,
     RK4,
+    SEEDS,
     VP,
+    Ancestral,
     CorrectorMode,
     Coupled,
     DPMSolver,
@@ -31,14 +34,17 @@ from pullback.solvers import (
     DriftMethod,
     EDMHeun,
     Ends,
+    Eta,
     FlowAdams,
     FlowMidpoint,
     FlowSDE,
+    LangevinCorrected,
     Method,
     Mixture,
     OnData,
     OnDataOnly,
     PhaseMethod,
+    PosteriorVariance,
     Restart,
     Reverse,
     ReversibleHeun,
@@ -62,7 +68,11 @@ MIXTURE = Mixture.isotropic(
 WRAPPERS: list[type[Method]] = [OnData, OnDataOnly]
 
 VARIANTS: dict[type[Method], Sequence[Method]] = {
+    Ancestral: [Ancestral(DDIM(), 0.6), Ancestral(DPMSolverPPSingle(3))],
     DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
+    DDPM: [DDPM(), DDPM(PosteriorVariance.LARGE)],
+    LangevinCorrected: [LangevinCorrected(DDPM()), LangevinCorrected(DPMSolverPP(2), snr=0.05, times=2)],
+    SEEDS: [SEEDS(2), SEEDS(3), SEEDS(3, NOISE), SEEDS(2, NOISE, tau=0.0)],
     DEIS: [DEIS(k, starter=True) for k in (1, 2, 3, 4)] + [DEIS(3)],
     DPMSolverPP: [DPMSolverPP(k, exact=e, starter=True) for k in (1, 2, 3) for e in (False, True)]
     + [DPMSolverPP(3)],
@@ -90,11 +100,12 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
     ],
     MRS: [MRS(), MRS(2, NOISE), *(MRS(2, want, Reverse.SDE) for want in (DATA, NOISE))],
     BDIA: [BDIA(), BDIA(0.5)],
-    ReversibleHeun: [ReversibleHeun(), ReversibleHeun(noise_side=True)],
+    ReversibleHeun: [ReversibleHeun(), ReversibleHeun(noise_side=True), ReversibleHeun(tau=1.0)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],
     FlowSDE: [FlowSDE(), FlowSDE(math.sqrt(2))],
     EDMHeun: [EDMHeun(), EDMHeun(10.0)],
-    SDEDPMSolverPP: [SDEDPMSolverPP(1), SDEDPMSolverPP(2), SDEDPMSolverPP(2, exact=True), SDEDPMSolverPP(3)],
+    SDEDPMSolverPP: [SDEDPMSolverPP(1), SDEDPMSolverPP(2), SDEDPMSolverPP(2, exact=True), SDEDPMSolverPP(3)]
+    + [SDEDPMSolverPP(2, tau=Eta(0.6))],
     ERSDE: [ERSDE(k, phi=1.0, starter=True) for k in (1, 2, 3)]
     + [ERSDE(k, phi=2.0) for k in (1, 2, 3)]
     + [ERSDE(2)],
@@ -147,9 +158,15 @@ def same_order(method: Method) -> bool:
 
 
 def slots_of(method: Method, steps: int) -> int:
-    """Noise slots of a stochastic method on a grid through every level: one a step (ShARK two), or one a restart."""
+    """Noise slots of a stochastic method on a grid through every level: one a step (ShARK two, SEEDS one a stage,
+    Langevin steps one each), or one a restart.
+    """
     if isinstance(method, Restart):
         return method.times
+    if isinstance(method, SEEDS):
+        return method.stages * steps
+    if isinstance(method, LangevinCorrected):
+        return (method.times + method.base.stochastic) * steps
     return 2 * steps if isinstance(method, Rex) and method.stages is Stages.SHARK else steps
 
 
