@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "solvers": set(),
     "solvers.methods": {"solvers"},
     "solvers.readings": {"solvers"},
+    "solvers.schedulers": {"solvers", "solvers.methods"},
     "solvers.toy": {"solvers"},
     "adjoint": {"solvers*", "adjoint.replay"},
     "adjoint.replay": {"solvers*"},

@@ -1,0 +1,358 @@
+"""Configurations of diffusers' schedulers, their own loops, and a network for them."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration: class, its arguments, and those of set_timesteps and step.
+
+    `double`: whether the scheduler's own arithmetic leaves float64 alone, so that 1e-11 is asked for; else 1e-6.
+    """
+
+    kind: str
+    config: dict[str, Any] = field(default_factory=dict)
+    steps: int = 8
+    given: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    double: bool = True
+
+    def __str__(self) -> str:
+        named = {**self.config, **self.given, **self.options}
+        inside = ", ".join(f"{k}={v.__name__ if callable(v) else v}" for k, v in named.items())
+        return f"{self.kind.removesuffix('Scheduler')}({inside}) x{self.steps}"
+
+    def scheduler(self) -> Any:
+        import diffusers
+
+        return getattr(diffusers, f"{self.kind}Scheduler")(**self.config)
+
+
+SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+class Net(nn.Module):
+    """A smooth network of (x, label) with parameters; labels enter by their size to any scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(1)
+        self.mix = nn.Parameter(torch.randn(4, 4, generator=draw, dtype=torch.float64) / 2)
+        self.shift = nn.Parameter(torch.randn(4, generator=draw, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        t = t.to(x).reshape(-1, 1, 1, 1)
+        mixed = torch.einsum("ij,bjhw->bihw", self.mix.to(x), torch.tanh(x))
+        return mixed + self.shift.to(x).reshape(1, -1, 1, 1) * torch.cos(
+            t / 400 + x.mean((1, 2, 3), True) / 3
+        )
+
+
+class Tree:
+    """Brownian increments of unit variance over intervals of one path; each new stretch takes the next draw."""
+
+    def __init__(self, draws: Tensor) -> None:
+        self.draws, self.used, self.path = draws, 0, {}
+
+    def __call__(self, start: Any, end: Any) -> Tensor:
+        high, low = max(float(start), float(end)), min(float(start), float(end))
+        if high not in self.path:
+            self.path = {high: torch.zeros_like(self.draws[0])}
+        if low not in self.path:
+            last = min(self.path)
+            self.path[low] = self.path[last] + (last - low) ** 0.5 * self.draws[self.used]
+            self.used += 1
+        return (self.path[low] - self.path[high]) / (high - low) ** 0.5
+
+
+class Uncast(TorchFunctionMode):
+    """Float64 states stay float64, whatever a scheduler casts them to."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        casts = func in (Tensor.to, Tensor.float) and args[0].dtype == torch.float64 and args[0].ndim > 1
+        return args[0] if casts else func(*args, **(kwargs or {}))
+
+
+def own_loop(case: Case, network: Net, x: Tensor, draws: Tensor, monkeypatch: Any) -> Tensor:
+    """The scheduler's loop as a pipeline writes it, with `draws` for its random numbers."""
+    s = case.scheduler()
+    s.set_timesteps(case.steps, **case.given) if case.steps else s.set_timesteps(**case.given)
+    rest = iter(draws)
+    module = sys.modules[type(s).__module__]
+    if hasattr(module, "randn_tensor"):
+        monkeypatch.setattr(module, "randn_tensor", lambda shape, **_: next(rest).to(x))
+    if hasattr(s, "noise_sampler"):
+        s.noise_sampler = Tree(draws.to(x))
+    x, before, last = x * float(getattr(s, "init_noise_sigma", 1.0)), None, None
+    for k, t in enumerate(s.timesteps[:-1] if case.kind == "SCM" else s.timesteps):
+        shown = s.scale_model_input(x, t) if hasattr(s, "scale_model_input") else x
+        out = network(shown, t.expand(len(x)))
+        if case.kind == "CogVideoXDPM":
+            x, before = s.step(out, before, t, last, x, return_dict=False, **case.options)
+        elif case.kind == "UnCLIP":
+            after = s.timesteps[k + 1] if k + 1 < len(s.timesteps) else None
+            x = s.step(out, t, x, prev_timestep=after, return_dict=False, **case.options)[0]
+        else:
+            x = s.step(out, t, x, return_dict=False, **case.options)[0]
+        last = t
+    return x
+
+
+def cases() -> list[Case]:
+    """All configurations."""
+    return [*_tables(), *_unit_variance(), *_exploding(), *_edm(), *_flows(), *_few_steps()]
+
+
+def _tables() -> list[Case]:
+    plain = {**SD, "clip_sample": False}
+    return [
+        Case("DDIM", plain),
+        Case("DDIM", SD),  # clip_sample is the class's default
+        Case("DDIM", plain, options={"eta": 0.5}),
+        Case("DDIM", plain, options={"eta": 1.0}),
+        Case("DDIM", SD, options={"eta": 0.7}),
+        Case("DDIM", SD, options={"use_clipped_model_output": True}),
+        Case(
+            "DDIM", {**SD, "clip_sample_range": 2.0}, options={"eta": 0.5, "use_clipped_model_output": True}
+        ),
+        Case("DDIM", {**plain, "set_alpha_to_one": False, "steps_offset": 1}),
+        Case("DDIM", {**plain, "set_alpha_to_one": False}),
+        Case("DDIM", {**plain, "timestep_spacing": "trailing"}),
+        Case("DDIM", {**plain, "timestep_spacing": "linspace"}, 7),
+        Case(
+            "DDIM",
+            {
+                **plain,
+                "timestep_spacing": "trailing",
+                "rescale_betas_zero_snr": True,
+                "prediction_type": "v_prediction",
+            },
+        ),
+        Case("DDIM", {**plain, "prediction_type": "v_prediction"}, options={"eta": 0.3}),
+        Case("DDIM", {**SD, "prediction_type": "sample"}),
+        Case(
+            "DDIM",
+            {**plain, "thresholding": True, "sample_max_value": 3.0, "dynamic_thresholding_ratio": 0.9},
+        ),
+        Case("DDIM", {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}),
+        Case("DDIMParallel", plain, options={"eta": 0.5}),
+        Case("DDIMInverse", plain),
+        Case("DDIMInverse", {**plain, "set_alpha_to_one": False, "prediction_type": "v_prediction"}),
+        Case("DDIMInverse", {**plain, "timestep_spacing": "trailing"}),
+        Case("CogVideoXDDIM", {**plain, "prediction_type": "v_prediction", "snr_shift_scale": 3.0}),
+        Case(
+            "CogVideoXDDIM",
+            {
+                **plain,
+                "prediction_type": "v_prediction",
+                "rescale_betas_zero_snr": True,
+                "timestep_spacing": "trailing",
+            },
+        ),
+        Case("CogVideoXDPM", {**plain, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
+        Case("DDPM", {"clip_sample": False}),
+        Case("DDPM"),
+        Case("DDPM", {"variance_type": "fixed_large", "clip_sample": False}),
+        Case("DDPM", {"variance_type": "fixed_small_log", "clip_sample": False}),
+        Case("DDPM", {"thresholding": True, "sample_max_value": 2.0, "prediction_type": "v_prediction"}),
+        Case("DDPM", {"prediction_type": "sample", "timestep_spacing": "trailing"}),
+        Case("DDPM", {"clip_sample": False}, 0, given={"timesteps": [900, 700, 400, 150, 20]}),
+        Case("DDPMParallel", {"clip_sample": False}, 6),
+        Case("PNDM", {**SD, "skip_prk_steps": True, "steps_offset": 1}, 9),
+        Case("PNDM", SD, 9),
+        Case("PNDM", {**SD, "skip_prk_steps": True, "prediction_type": "v_prediction"}),
+        Case(
+            "PNDM", {**SD, "skip_prk_steps": True, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
+        ),
+        Case("IPNDM", {}),
+        Case("UnCLIP", {}),
+        Case("UnCLIP", {"clip_sample": False, "prediction_type": "sample"}),
+    ]
+
+
+def _unit_variance() -> list[Case]:
+    multi, single = "DPMSolverMultistep", "DPMSolverSinglestep"
+    karras = {**SD, "use_karras_sigmas": True}
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    return [
+        *(Case(multi, {**SD, "solver_order": k}) for k in (1, 2, 3)),
+        Case(multi, {**SD, "solver_order": 2}, 16),
+        Case(multi, {**SD, "solver_order": 3}, 16),
+        Case(multi, {**SD, "solver_type": "heun"}),
+        Case(multi, {**SD, "lower_order_final": False, "final_sigmas_type": "sigma_min"}),
+        Case(multi, {**SD, "solver_order": 3, "lower_order_final": False, "final_sigmas_type": "sigma_min"}),
+        Case(multi, {**SD, "euler_at_final": True}, 16),
+        Case(multi, karras),
+        Case(multi, {**karras, "solver_order": 3, "final_sigmas_type": "sigma_min"}),
+        Case(multi, {**SD, "use_exponential_sigmas": True}),
+        Case(multi, {**SD, "use_beta_sigmas": True}),
+        Case(multi, {**SD, "use_lu_lambdas": True}),
+        Case(
+            multi,
+            {
+                **SD,
+                "timestep_spacing": "trailing",
+                "prediction_type": "v_prediction",
+                "rescale_betas_zero_snr": True,
+            },
+        ),
+        Case(multi, {**SD, "timestep_spacing": "leading", "steps_offset": 1, "prediction_type": "sample"}),
+        Case(multi, {**SD, "thresholding": True, "sample_max_value": 2.0}),
+        Case(multi, {**SD, "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+        Case(
+            multi,
+            {**SD, "algorithm_type": "dpmsolver", "solver_type": "heun", "final_sigmas_type": "sigma_min"},
+        ),
+        Case(
+            multi, {**SD, "algorithm_type": "dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"}
+        ),
+        *(Case(multi, {**SD, "algorithm_type": "sde-dpmsolver++", "solver_order": k}) for k in (1, 2, 3)),
+        Case(multi, {**karras, "algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+        Case(
+            multi,
+            {**SD, "algorithm_type": "sde-dpmsolver", "solver_order": 1, "final_sigmas_type": "sigma_min"},
+        ),
+        Case(multi, {**SD, "algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}),
+        Case(multi, flow),
+        Case(multi, {**flow, "solver_order": 3}, 16),
+        Case("DPMSolverMultistepInverse", SD),
+        Case("DPMSolverMultistepInverse", {**karras, "solver_order": 3}),
+        *(Case(single, {**SD, "solver_order": k}) for k in (1, 2, 3)),
+        Case(single, {**SD, "solver_order": 3}, 7),
+        Case(single, {**karras, "solver_type": "heun", "solver_order": 2}),
+        Case(
+            single,
+            {**SD, "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": 3},
+            9,
+        ),
+        Case(single, {**SD, "algorithm_type": "sde-dpmsolver++"}),
+        *(Case("DEISMultistep", {**SD, "solver_order": k}, 9) for k in (1, 2, 3)),
+        Case("DEISMultistep", {**karras, "solver_order": 3}, 16),
+        Case("DEISMultistep", {**flow, "solver_order": 2}),
+        *(Case("UniPCMultistep", {**SD, "solver_order": k}) for k in (1, 2, 3)),
+        Case("UniPCMultistep", {**karras, "solver_order": 3}, 16),
+        Case("UniPCMultistep", {**SD, "final_sigmas_type": "sigma_min", "solver_type": "bh1"}),
+        Case("UniPCMultistep", {**SD, "final_sigmas_type": "sigma_min", "predict_x0": False}),
+        Case("UniPCMultistep", {**SD, "disable_corrector": [0, 1]}),
+        Case("UniPCMultistep", {**SD, "thresholding": True, "sample_max_value": 2.0}),
+        Case("UniPCMultistep", {**flow, "solver_order": 3}),
+        *(
+            Case("SASolver", {**SD, "predictor_order": p, "corrector_order": c}, 9)
+            for p, c in ((1, 1), (2, 2), (3, 3))
+        ),
+        Case("SASolver", {**karras, "tau_func": half}, 9),
+        Case("SASolver", {**SD, "algorithm_type": "noise_prediction"}, 9),
+    ]
+
+
+def half(t: Any) -> float:
+    """SA-Solver's tau: noise in a band of labels."""
+    return 0.5 if 200 <= t <= 800 else 0.0
+
+
+def _exploding() -> list[Case]:
+    karras = {**SD, "use_karras_sigmas": True}
+    v = {**SD, "prediction_type": "v_prediction"}
+    return [
+        Case("EulerDiscrete", SD),
+        Case("EulerDiscrete", {**SD, "timestep_spacing": "leading", "steps_offset": 1}),
+        Case("EulerDiscrete", {**v, "timestep_spacing": "trailing"}),
+        Case("EulerDiscrete", {**v, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
+        Case("EulerDiscrete", {**SD, "prediction_type": "sample"}),
+        Case("EulerDiscrete", karras),
+        Case("EulerDiscrete", {**SD, "use_exponential_sigmas": True}),
+        Case("EulerDiscrete", {**SD, "use_beta_sigmas": True, "final_sigmas_type": "sigma_min"}),
+        Case("EulerDiscrete", karras, options={"s_churn": 4.0, "s_noise": 1.003}),
+        Case(
+            "EulerDiscrete",
+            {
+                **v,
+                "timestep_type": "continuous",
+                "sigma_min": 0.002,
+                "sigma_max": 700.0,
+                "use_karras_sigmas": True,
+            },
+        ),
+        Case("EulerDiscrete", SD, 0, given={"timesteps": [999, 800, 500, 200, 30]}),
+        Case("EulerDiscrete", SD, 0, given={"sigmas": [14.6, 6.0, 2.5, 1.0, 0.3, 0.0]}),
+        Case("EulerAncestralDiscrete", SD),
+        Case("EulerAncestralDiscrete", {**v, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
+        Case("HeunDiscrete", SD, 5),
+        Case("HeunDiscrete", {**karras, "prediction_type": "v_prediction"}, 5),
+        Case("HeunDiscrete", {**SD, "prediction_type": "sample", "clip_sample": True}, 5),
+        Case("HeunDiscrete", {**SD, "use_exponential_sigmas": True}, 5),
+        Case("KDPM2Discrete", SD, 5),
+        Case("KDPM2Discrete", {**karras, "prediction_type": "v_prediction"}, 5),
+        Case("KDPM2AncestralDiscrete", SD, 5),
+        Case("KDPM2AncestralDiscrete", {**karras, "prediction_type": "v_prediction"}, 5),
+        Case("LMSDiscrete", SD),
+        Case("LMSDiscrete", {**karras, "prediction_type": "v_prediction"}, options={"order": 3}),
+        Case("DPMSolverSDE", SD, 5),
+        Case("DPMSolverSDE", {**karras, "prediction_type": "v_prediction"}, 5),
+    ]
+
+
+def _edm() -> list[Case]:
+    return [
+        Case("EDMEuler", {}),
+        Case(
+            "EDMEuler",
+            {"prediction_type": "v_prediction", "sigma_data": 1.0, "sigma_schedule": "exponential"},
+        ),
+        Case("EDMEuler", {}, options={"s_churn": 4.0}),
+        *(Case("EDMDPMSolverMultistep", {"solver_order": k}) for k in (1, 2, 3)),
+        Case("EDMDPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+        Case("EDMDPMSolverMultistep", {"solver_order": 3, "sigma_schedule": "exponential"}, 16),
+        Case(
+            "EDMDPMSolverMultistep",
+            {"solver_order": 2, "euler_at_final": True, "prediction_type": "v_prediction"},
+            16,
+        ),
+        Case("EDMDPMSolverMultistep", {"thresholding": True, "sample_max_value": 2.0}),
+        Case("CosineDPMSolverMultistep", {}),
+        Case("CosineDPMSolverMultistep", {"solver_order": 1, "prediction_type": "epsilon"}),
+        Case("CosineDPMSolverMultistep", {"solver_type": "heun", "sigma_schedule": "karras"}, 16),
+    ]
+
+
+def _flows() -> list[Case]:
+    flow = "FlowMatchEulerDiscrete"
+    return [
+        Case(flow),
+        Case(flow, {"shift": 3.0}),
+        Case(flow, {"use_dynamic_shifting": True}, given={"mu": 0.8}),
+        Case(flow, {"use_dynamic_shifting": True, "time_shift_type": "linear"}, given={"mu": 1.5}),
+        Case(flow, {"stochastic_sampling": True, "shift": 3.0}),
+        Case(flow, {"use_karras_sigmas": True}),
+        Case(flow, {"use_exponential_sigmas": True}),
+        Case(flow, {"use_beta_sigmas": True}),
+        Case(flow, {"invert_sigmas": True}),
+        Case(flow, {"shift": 3.0, "shift_terminal": 0.1}),
+        Case(flow, {}, 0, given={"sigmas": [1.0, 0.8, 0.5, 0.2]}),
+        Case("FlowMatchHeunDiscrete", {}, 5),
+        Case("FlowMatchHeunDiscrete", {"shift": 3.0}, 5, options={"s_churn": 1.0}),
+        Case("FlowMatchLCM", {}),
+        Case("FlowMapEulerDiscrete", {}),
+        Case("LTXEulerAncestralRF", {}, 0, given={"sigmas": [1.0, 0.9, 0.7, 0.4, 0.15, 0.0]}),
+    ]
+
+
+def _few_steps() -> list[Case]:
+    return [
+        Case("LCM", SD, 4),
+        Case("LCM", {**SD, "clip_sample": True, "prediction_type": "v_prediction"}, 5),
+        Case("LCM", {**SD, "thresholding": True, "sample_max_value": 2.0}, 4),
+        Case("LCM", SD, 4, given={"original_inference_steps": 100}),
+        Case("TCD", SD, 4),
+        Case("TCD", SD, 4, options={"eta": 0.0}),
+        Case("TCD", {**SD, "prediction_type": "v_prediction"}, 4, options={"eta": 1.0}),
+        Case("SCM", {}, 2),
+        Case("CMStochasticIterative", {}, 5),
+        Case("CMStochasticIterative", {"clip_denoised": False}, 0, given={"timesteps": [39, 22, 10, 0]}),
+    ]
