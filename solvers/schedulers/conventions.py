@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..prediction import DATA, FLOW, NOISE, Prediction, V
-from ..process import EDM, DiscreteVP, Process, RectifiedFlow, as_time
+from ..process import EDM, CosineVP, DiscreteVP, Process, RectifiedFlow, as_time
 from .clocks import Arc, NoiseLevelVP
-from .preconditioned import Preconditioned
+from .scaled_call import Negated, Scales, SkipScales, UnitInput
 
 PREDICTION = {
     "epsilon": NOISE, "sample": DATA, "original_sample": DATA, "v_prediction": V, "flow_prediction": FLOW,
@@ -37,6 +37,10 @@ class Convention(ABC):
         """That of the state it ends with."""
 
     @abstractmethod
+    def nodes(self, s: Any) -> list[float]:
+        """The times between which its steps lead, repeated ones included."""
+
+    @abstractmethod
     def near(self, s: Any) -> tuple[Tensor, Tensor]:
         """(times, labels) over the whole process, times rising: what the network is told between the calls."""
 
@@ -48,7 +52,7 @@ class Convention(ABC):
         """What the (preconditioned) network returns."""
         return PREDICTION[s.config.prediction_type]
 
-    def scales(self, s: Any) -> Preconditioned | None:
+    def scales(self, s: Any) -> Scales | None:
         """How the network is wrapped."""
         return None
 
@@ -71,6 +75,9 @@ class Table(Convention):
     def end(self, s: Any) -> float:
         return -1.0 if float(getattr(s, "final_alpha_cumprod", 1.0)) == 1.0 else 0.0
 
+    def nodes(self, s: Any) -> list[float]:
+        return [*sorted({float(each) for each in s.timesteps}, reverse=True), self.end(s)]
+
     def near(self, s: Any) -> tuple[Tensor, Tensor]:
         return as_time([-1.0, 0.0, len(s.alphas_cumprod) - 1.0]), as_time(
             [0.0, 0.0, len(s.alphas_cumprod) - 1.0]
@@ -89,6 +96,10 @@ class RisingTable(Table):
 
     def end(self, s: Any) -> float:
         return float(s.timesteps[-1])
+
+    def nodes(self, s: Any) -> list[float]:
+        levels = [self.time(s, label) for label in s.timesteps]
+        return sorted({*levels, self.end(s)})
 
 
 @dataclass(frozen=True)
@@ -129,9 +140,12 @@ class UnitVariance(Convention):
     def end(self, s: Any) -> float:
         return float(s.sigmas[-1])
 
+    def nodes(self, s: Any) -> list[float]:
+        return s.sigmas.tolist()
+
     def near(self, s: Any) -> tuple[Tensor, Tensor]:
         if s.config.get("use_flow_sigmas", False):
-            return as_time([0.0, 1.0]), as_time([0.0, s.config.num_train_timesteps])
+            return as_time([0.0, 1.0]), as_time([0.0, float(s.config.num_train_timesteps)])
         return trained_levels(s)
 
 
@@ -153,16 +167,19 @@ class Exploding(Convention):
     def end(self, s: Any) -> float:
         return float(s.sigmas[-1])
 
+    def nodes(self, s: Any) -> list[float]:
+        return s.sigmas.tolist()
+
     def near(self, s: Any) -> tuple[Tensor, Tensor]:
         return trained_levels(s)
 
     def prediction(self, s: Any) -> Prediction:
-        return DATA if self.scales(s).raw is False else super().prediction(s)
+        return DATA if isinstance(self.scales(s), SkipScales) else super().prediction(s)
 
-    def scales(self, s: Any) -> Preconditioned:
+    def scales(self, s: Any) -> Scales:
         if s.config.prediction_type == "v_prediction":
-            return Preconditioned(sign=-1.0)
-        return Preconditioned(raw=True)
+            return SkipScales(sign=-1.0)
+        return UnitInput()
 
 
 @dataclass(frozen=True)
@@ -192,9 +209,9 @@ class Karras2022(Exploding):
         level = torch.linspace(top - 16.0, top, 4096, dtype=torch.float64)
         return level.exp(), level / 4
 
-    def scales(self, s: Any) -> Preconditioned:
+    def scales(self, s: Any) -> Scales:
         sign = -1.0 if s.config.prediction_type == "v_prediction" else 1.0
-        return Preconditioned(float(s.config.sigma_data), sign)
+        return SkipScales(float(s.config.sigma_data), sign)
 
 
 @dataclass(frozen=True)
@@ -217,8 +234,8 @@ class ConsistencyLevels(Karras2022):
     def end(self, s: Any) -> float:
         return float(s.config.sigma_min)
 
-    def scales(self, s: Any) -> Preconditioned:
-        return Preconditioned(float(s.config.sigma_data), low=float(s.config.sigma_min))
+    def scales(self, s: Any) -> Scales:
+        return SkipScales(float(s.config.sigma_data), low=float(s.config.sigma_min))
 
 
 @dataclass(frozen=True)
@@ -234,11 +251,28 @@ class Flow(Convention):
     def end(self, s: Any) -> float:
         return float(s.sigmas[-1])
 
+    def nodes(self, s: Any) -> list[float]:
+        return s.sigmas.tolist()
+
     def near(self, s: Any) -> tuple[Tensor, Tensor]:
-        return as_time([0.0, 1.0]), as_time([0.0, s.config.num_train_timesteps])
+        return as_time([0.0, 1.0]), as_time([0.0, float(s.config.num_train_timesteps)])
 
     def prediction(self, s: Any) -> Prediction:
         return FLOW
+
+
+@dataclass(frozen=True)
+class DataWard(Flow):
+    """MiniMax-H3: the network's velocity points to the data, and is told 1 - sigma."""
+
+    def time(self, s: Any, label: Tensor) -> float:
+        return 1.0 - float(label)
+
+    def near(self, s: Any) -> tuple[Tensor, Tensor]:
+        return as_time([0.0, 1.0]), as_time([1.0, 0.0])
+
+    def scales(self, s: Any) -> Scales:
+        return Negated()
 
 
 @dataclass(frozen=True)
@@ -253,6 +287,9 @@ class Quarter(Convention):
 
     def end(self, s: Any) -> float:
         return 0.0
+
+    def nodes(self, s: Any) -> list[float]:
+        return [*s.timesteps.tolist(), 0.0]
 
     def near(self, s: Any) -> tuple[Tensor, Tensor]:
         return as_time([0.0, 1.0]), as_time([0.0, 1.0])
@@ -279,6 +316,21 @@ class TrigFlow(Quarter):
 
     def prediction(self, s: Any) -> Prediction:
         return FLOW
+
+
+@dataclass(frozen=True)
+class Cosine(Quarter):
+    """Wuerstchen's: the cosine process, and the label is t, one for each sample."""
+
+    def process(self, s: Any) -> Process:
+        return CosineVP(s.config.s)
+
+    def labels(self, s: Any) -> list[Tensor]:
+        return list(s.timesteps[:-1])
+
+    def step(self, s: Any, turn: Turn, options: dict[str, Any]) -> Tensor:
+        out, label, x, k = turn
+        return super().step(s, (out, label.expand(len(x)), x, k), options)
 
 
 def trained_levels(s: Any) -> tuple[Tensor, Tensor]:

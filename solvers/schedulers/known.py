@@ -5,7 +5,9 @@ from typing import Any
 from .conventions import (
     ConsistencyLevels,
     Convention,
+    Cosine,
     CosineKarras,
+    DataWard,
     Exploding,
     Flow,
     Interpolated,
@@ -30,6 +32,7 @@ CONVENTIONS: dict[str, Convention] = {
     "DDIMScheduler": Table(),
     "DDPMParallelScheduler": Table(),
     "DDPMScheduler": Table(),
+    "DDPMWuerstchenScheduler": Cosine(),
     "DEISMultistepScheduler": UnitVariance(),
     "DPMSolverMultistepInverseScheduler": UnitVariance(),
     "DPMSolverMultistepScheduler": UnitVariance(),
@@ -50,6 +53,7 @@ CONVENTIONS: dict[str, Convention] = {
     "LCMScheduler": Table(),
     "LMSDiscreteScheduler": Exploding(),
     "LTXEulerAncestralRFScheduler": Flow(),
+    "MiniMaxH3Scheduler": DataWard(),
     "PNDMScheduler": Table(),
     "SASolverScheduler": UnitVariance(),
     "SCMScheduler": TrigFlow(),
@@ -58,13 +62,26 @@ CONVENTIONS: dict[str, Convention] = {
     "UniPCMultistepScheduler": UnitVariance(),
 }
 
-_DISCRETE = "which steps tokens, expected a state of real numbers; a gradient has no meaning there"
+_TOKENS = "which steps tokens, expected a state of real numbers; a gradient has no meaning there"
 REFUSED: dict[str, str] = {
-    "AmusedScheduler": _DISCRETE,
-    "BlockRefinementScheduler": _DISCRETE,
-    "DiscreteDDIMScheduler": _DISCRETE,
-    "EntropyBoundScheduler": _DISCRETE,
-    "VQDiffusionScheduler": _DISCRETE,
+    "AmusedScheduler": _TOKENS,
+    "BlockRefinementScheduler": _TOKENS,
+    "ConsistencyDecoderScheduler": "which is two turns of a decoder's own, expected a sampler; call the decoder",
+    "DiscreteDDIMScheduler": _TOKENS,
+    "EntropyBoundScheduler": _TOKENS,
+    "HeliosDMDScheduler": "whose pipeline renoises between stages of growing size, expected one state; sample stage by "
+    "stage",
+    "HeliosScheduler": "whose stages grow the state, expected one of one size; sample stage by stage",
+    "KarrasVeScheduler": "whose pipeline calls step_correct beside step, expected one step a call; EDMHeun is the same "
+    "method",
+    "PiflowScheduler": "whose step integrates a policy that the network returns, expected a step linear in its answer",
+    "RePaintScheduler": "whose steps take a known image and a mask, expected none; guides/ condition on both",
+    "RFD4ProteinaScheduler": "whose steps take a mask of residues, expected none",
+    "ScoreSdeVeScheduler": "whose corrector steps by norms of the network's answer, expected numbers known beforehand; "
+    "EulerMaruyama on VE() is its predictor",
+    "ScoreSdeVpScheduler": "whose pipeline calls step_pred with a score that it scales itself, expected a step; "
+    "EulerMaruyama on VP() is the same method",
+    "VQDiffusionScheduler": _TOKENS,
 }
 
 ORDERS = {"HeunDiscreteScheduler": 2, "KDPM2DiscreteScheduler": 2, "KDPM2AncestralDiscreteScheduler": 2,

@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from ..prediction import Prediction
 from ..process import Process, as_time
 from .clocks import TableLabels
 from .conventions import Convention
+from .corrected import true_plan
 from .known import CONVENTIONS, REFUSED, named_order
-from .preconditioned import Preconditioned, PreconditionedCall
-from .recorder import Recorder
+from .recorder import Recorder, recorded
+from .scaled_call import ScaledCall, Scales
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SchedulerPlan:
     prediction: Prediction
     label: TableLabels
     scale: float
-    scales: Preconditioned | None = None
+    scales: Scales | None = None
 
     @property
     def process(self) -> Process:
@@ -55,7 +56,7 @@ class SchedulerPlan:
         """The network as the scheduler's pipeline calls it; arguments as of `Denoiser`."""
         if self.scales is None:
             return Denoiser(network, self.process, self.prediction, dtype, call=call, label=self.label)
-        wrapped = PreconditionedCall(self.scales, self.process, self.label, call)
+        wrapped = ScaledCall(self.scales, self.process, self.label, call)
         return Denoiser(network, self.process, self.prediction, dtype, call=wrapped)
 
 
@@ -63,10 +64,11 @@ def plan_from_scheduler(
     scheduler: Any,
     num_inference_steps: int | None = None,
     *,
-    timesteps: Sequence[float] | Tensor | None = None,
-    sigmas: Sequence[float] | Tensor | None = None,
+    timesteps: Sequence[float] | Sequence[int] | Tensor | None = None,
+    sigmas: Sequence[float] | Sequence[int] | Tensor | None = None,
     mu: float | None = None,
     begin: int = 0,
+    corrected: bool = False,
     **options: Any,
 ) -> SchedulerPlan:
     """The loop of a diffusers scheduler, as it ships, as a plan.
@@ -79,6 +81,7 @@ def plan_from_scheduler(
         scheduler: an object of diffusers 0.42 (`CONVENTIONS` names the classes).
         num_inference_steps, timesteps, sigmas, mu: as its `set_timesteps` takes them.
         begin: turns of the loop left out at its start, as image-to-image pipelines do.
+        corrected: the method of that name with the weights of its paper, on the same nodes, in place of what ships.
         options: further arguments of `set_timesteps` (`original_inference_steps`) and of `step` (`eta`, `s_churn`).
 
     Raises:
@@ -103,7 +106,15 @@ def plan_from_scheduler(
     s.set_timesteps(**given)
     if begin:
         s.set_begin_index(begin)
-    return _played(s, convention, begin, options)
+    found, broken = _played(s, convention, begin, options)
+    if corrected:
+        return replace(found, plan=true_plan(s, found.process, convention.nodes(s)[begin:], options))
+    if broken is not None:
+        raise ValueError(
+            f"{type(s).__name__}: got a coefficient that is not finite in step {broken} of its own loop, expected "
+            "numbers; it makes NaN of any sample: change its configuration, or pass corrected=True"
+        )
+    return found
 
 
 def _convention(scheduler: Any) -> Convention:
@@ -123,8 +134,10 @@ def _convention(scheduler: Any) -> Convention:
     )
 
 
-def _played(s: Any, convention: Convention, begin: int, options: dict[str, Any]) -> SchedulerPlan:
-    """The loop played on unit vectors."""
+def _played(
+    s: Any, convention: Convention, begin: int, options: dict[str, Any]
+) -> tuple[SchedulerPlan, int | None]:
+    """The loop played on unit vectors, and its first step that makes NaN."""
     recorder, process, want = Recorder(), convention.process(s), convention.prediction(s)
     scales, times, levels, labels = convention.scales(s), [], [], convention.labels(s)[begin:]
     if hasattr(s, "_threshold_sample"):
@@ -136,7 +149,7 @@ def _played(s: Any, convention: Convention, begin: int, options: dict[str, Any])
     x = recorder.register("x")
     for k, label in enumerate(labels):
         recorder.begin()
-        if getattr(s, "step_index", 0) is None:
+        if getattr(s, "step_index", 0) is None and hasattr(s, "_init_step_index"):
             s._init_step_index(label)
         levels.append(convention.time(s, label))
         times.append(_distinct(levels[-1], float(label), times, labels))
@@ -147,6 +160,11 @@ def _played(s: Any, convention: Convention, begin: int, options: dict[str, Any])
             if hasattr(s, "scale_model_input"):
                 s.scale_model_input(x, label)
             new = convention.step(s, (out, label, x, begin + k), options)
+        if not recorded(new):
+            raise ValueError(
+                f"{type(s).__name__}: got a step that changes the state's shape, expected one shape throughout; sample "
+                "stage by stage"
+            )
         if k + 1 < len(labels):
             recorder.keep(s)
         recorder.write("x", new)
@@ -165,7 +183,7 @@ def _played(s: Any, convention: Convention, begin: int, options: dict[str, Any])
     told = TableLabels(
         as_time(times), as_time([float(each) for each in labels]), as_time(levels), convention.near(s), whole
     )
-    return SchedulerPlan(plan, want, told, scale, scales)
+    return SchedulerPlan(plan, want, told, scale, scales), recorder.broken
 
 
 def _distinct(time: float, label: float, times: list[float], labels: Sequence[Tensor]) -> float:
@@ -178,7 +196,7 @@ def _distinct(time: float, label: float, times: list[float], labels: Sequence[Te
     return time
 
 
-def _network_answer(scales: Preconditioned, t: float, x: Tensor, out: Tensor) -> Tensor:
+def _network_answer(scales: Scales, t: float, x: Tensor, out: Tensor) -> Tensor:
     """F of `out` = c_skip x + c_out F."""
     skip, gain = scales.outputs(as_time(t))
     return (out - skip * x) / gain

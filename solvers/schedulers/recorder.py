@@ -34,6 +34,7 @@ class Recorder(TorchFunctionMode):
         self.named: dict[int, str] = {}  # coordinate: register
         self.drawn: dict[int, int] = {}  # coordinate: noise slot
         self.increments: list[tuple[float, float, Tensor]] = []
+        self.broken: int | None = None  # the first step whose coefficients are not finite
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -90,13 +91,10 @@ class Recorder(TorchFunctionMode):
         return self.register(name)
 
     def write(self, out: str, value: Tensor) -> None:
-        """out <- value. Raises ValueError where the scheduler makes NaN."""
+        """out <- value."""
         row = value.flatten().tolist()
-        if not all(map(math.isfinite, row)):
-            raise ValueError(
-                f"scheduler: got a coefficient that is not finite in step {len(self.starts) - 1}, expected numbers; it "
-                "would make NaN of any sample: change its configuration"
-            )
+        if self.broken is None and not all(map(math.isfinite, row)):
+            self.broken = len(self.starts) - 1
         terms = tuple([(c, self.named[k]) for k, c in enumerate(row) if c != 0.0 and k in self.named])
         noise = tuple([(c, self.drawn[k]) for k, c in enumerate(row) if c != 0.0 and k in self.drawn])
         self.ops.append(Combine(out, terms or ((0.0, "x"),), noise))
@@ -132,6 +130,7 @@ class Recorder(TorchFunctionMode):
         for value in vars(owner).values():
             held += [each for each in (value if isinstance(value, list) else [value]) if recorded(each)]
         alive = {k for value in held for k in value.flatten().nonzero().flatten().tolist()}
+        alive = alive if self.broken is None else set()
         for known in (self.named, self.drawn):
             for k in known.keys() - alive:
                 del known[k]

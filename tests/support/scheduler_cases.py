@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pullback.adjoint import sample
+from pullback.solvers.schedulers import plan_from_scheduler
+
 
 @dataclass(frozen=True)
 class Case:
     """One configuration: class, its arguments, and those of set_timesteps and step.
 
-    `double`: whether the scheduler's own arithmetic leaves float64 alone, so that 1e-11 is asked for; else 1e-6.
+    Attributes:
+        exact: how near the plan comes in float64 to the loop without the scheduler's casts.
+        shipped: the same with them.
     """
 
     kind: str
@@ -21,7 +26,8 @@ class Case:
     steps: int = 8
     given: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    double: bool = True
+    exact: float = 1e-11
+    shipped: float = 1e-6
 
     def __str__(self) -> str:
         named = {**self.config, **self.given, **self.options}
@@ -31,6 +37,7 @@ class Case:
     def scheduler(self) -> Any:
         import diffusers
 
+        diffusers.logging.set_verbosity_error()
         return getattr(diffusers, f"{self.kind}Scheduler")(**self.config)
 
 
@@ -79,6 +86,11 @@ class Uncast(TorchFunctionMode):
         return args[0] if casts else func(*args, **(kwargs or {}))
 
 
+FLOAT_SCALES = (  # their scale_model_input is a float32 number
+    "Euler", "Heun", "KDPM2", "LMS", "DPMSolverSDE", "EDM", "Cosine", "CMStochastic",
+)  # fmt: skip
+
+
 def own_loop(case: Case, network: Net, x: Tensor, draws: Tensor, monkeypatch: Any) -> Tensor:
     """The scheduler's loop as a pipeline writes it, with `draws` for its random numbers."""
     s = case.scheduler()
@@ -90,7 +102,8 @@ def own_loop(case: Case, network: Net, x: Tensor, draws: Tensor, monkeypatch: An
     if hasattr(s, "noise_sampler"):
         s.noise_sampler = Tree(draws.to(x))
     x, before, last = x * float(getattr(s, "init_noise_sigma", 1.0)), None, None
-    for k, t in enumerate(s.timesteps[:-1] if case.kind == "SCM" else s.timesteps):
+    labels = s.timesteps[:-1] if case.kind in ("SCM", "DDPMWuerstchen") else s.timesteps
+    for k, t in enumerate(labels):
         shown = s.scale_model_input(x, t) if hasattr(s, "scale_model_input") else x
         out = network(shown, t.expand(len(x)))
         if case.kind == "CogVideoXDPM":
@@ -98,6 +111,8 @@ def own_loop(case: Case, network: Net, x: Tensor, draws: Tensor, monkeypatch: An
         elif case.kind == "UnCLIP":
             after = s.timesteps[k + 1] if k + 1 < len(s.timesteps) else None
             x = s.step(out, t, x, prev_timestep=after, return_dict=False, **case.options)[0]
+        elif case.kind == "DDPMWuerstchen":
+            x = s.step(out, t.expand(len(x)), x, return_dict=False, **case.options)[0]
         else:
             x = s.step(out, t, x, return_dict=False, **case.options)[0]
         last = t
@@ -170,7 +185,9 @@ def _tables() -> list[Case]:
         Case(
             "PNDM", {**SD, "skip_prk_steps": True, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
         ),
-        Case("IPNDM", {}),
+        # it divides by max(alpha, 1e-8) at alpha = 0: its numbers have eight digits less
+        Case("IPNDM", exact=1e-8),
+        Case("DDPMWuerstchen"),
         Case("UnCLIP", {}),
         Case("UnCLIP", {"clip_sample": False, "prediction_type": "sample"}),
     ]
@@ -263,7 +280,12 @@ def _exploding() -> list[Case]:
         Case("EulerDiscrete", SD),
         Case("EulerDiscrete", {**SD, "timestep_spacing": "leading", "steps_offset": 1}),
         Case("EulerDiscrete", {**v, "timestep_spacing": "trailing"}),
-        Case("EulerDiscrete", {**v, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
+        # x is 4096 eps: what float32 leaves of it, and of its gradient
+        Case(
+            "EulerDiscrete",
+            {**v, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+            shipped=3e-5,
+        ),
         Case("EulerDiscrete", {**SD, "prediction_type": "sample"}),
         Case("EulerDiscrete", karras),
         Case("EulerDiscrete", {**SD, "use_exponential_sigmas": True}),
@@ -282,7 +304,11 @@ def _exploding() -> list[Case]:
         Case("EulerDiscrete", SD, 0, given={"timesteps": [999, 800, 500, 200, 30]}),
         Case("EulerDiscrete", SD, 0, given={"sigmas": [14.6, 6.0, 2.5, 1.0, 0.3, 0.0]}),
         Case("EulerAncestralDiscrete", SD),
-        Case("EulerAncestralDiscrete", {**v, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
+        Case(
+            "EulerAncestralDiscrete",
+            {**v, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+            shipped=1e-3,
+        ),
         Case("HeunDiscrete", SD, 5),
         Case("HeunDiscrete", {**karras, "prediction_type": "v_prediction"}, 5),
         Case("HeunDiscrete", {**SD, "prediction_type": "sample", "clip_sample": True}, 5),
@@ -339,6 +365,7 @@ def _flows() -> list[Case]:
         Case("FlowMatchHeunDiscrete", {"shift": 3.0}, 5, options={"s_churn": 1.0}),
         Case("FlowMatchLCM", {}),
         Case("FlowMapEulerDiscrete", {}),
+        Case("MiniMaxH3"),
         Case("LTXEulerAncestralRF", {}, 0, given={"sigmas": [1.0, 0.9, 0.7, 0.4, 0.15, 0.0]}),
     ]
 
@@ -356,3 +383,56 @@ def _few_steps() -> list[Case]:
         Case("CMStochasticIterative", {}, 5),
         Case("CMStochasticIterative", {"clip_denoised": False}, 0, given={"timesteps": [39, 22, 10, 0]}),
     ]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of a plan beside its scheduler's own loop, relative to the largest value: of the sample and of its gradient (in
+    the start and in a parameter).
+
+    Attributes:
+        exact: float64, beside the loop without the scheduler's casts.
+        shipped: float64, beside the loop as it ships.
+        single: float32, beside the loop in float32.
+        ours, theirs: float32, each beside float64.
+    """
+
+    exact: tuple[float, float]
+    shipped: tuple[float, float]
+    single: tuple[float, float]
+    ours: tuple[float, float]
+    theirs: tuple[float, float]
+
+
+def errors(case: Case, monkeypatch: Any) -> Errors:
+    """One case measured: a batch of two, six calls or so."""
+    draw, network = torch.Generator().manual_seed(0), Net()
+    x = torch.randn(2, 4, 2, 2, generator=draw, dtype=torch.float64)
+    draws = torch.randn(4 * max(case.steps, 12), *x.shape, generator=draw, dtype=torch.float64)
+    number = {"num_inference_steps": case.steps} if case.steps else {}
+    found = plan_from_scheduler(case.scheduler(), **number, **case.given, **case.options)
+
+    def ours(x: Tensor) -> Tensor:
+        noise = draws[: found.plan.slots].to(x) if found.plan.slots else None
+        return sample(found.denoiser(network), found.plan, x * found.scale, noise=noise)
+
+    def graded(run: Any, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+        start = x.to(dtype).requires_grad_()
+        out = run(start)
+        return [out, *torch.autograd.grad(out.square().sum(), (start, network.mix))]
+
+    def theirs(x: Tensor) -> Tensor:
+        return own_loop(case, network, x, draws, monkeypatch)
+
+    with Uncast():
+        true = graded(theirs)
+    mine, single = graded(ours), graded(ours, torch.float32)
+    shipped, own = graded(theirs), graded(theirs, torch.float32)
+    pairs = ((mine, true), (mine, shipped), (single, own), (single, true), (own, true))
+    return Errors(*((_gap(a[:1], b[:1]), _gap(a[1:], b[1:])) for a, b in pairs))
+
+
+def _gap(left: list[Tensor], right: list[Tensor]) -> float:
+    return max(
+        float((a - b).detach().abs().max() / b.detach().abs().max()) for a, b in zip(left, right, strict=True)
+    )
