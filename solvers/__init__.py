@@ -1,6 +1,6 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
-from . import methods, readings, toy
+from . import methods, readings, schedulers, toy
 from .brownian import Brownian
 from .calling import CastCond, FirstChannels, Keywords, Positional
 from .checking import Checked, Trial, check
@@ -32,6 +32,7 @@ from .prediction import DATA, FLOW, NOISE, SCORE, Prediction, V, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
 from .program import Call
 from .readings import *
+from .schedulers import *
 from .toy import *
 
 __all__ = [
@@ -42,8 +43,10 @@ __all__ = [
     "Passes", "Path", "Plan", "Positional", "Prediction", "Process", "Quadratic", "RecordedNoise",
     "RectifiedFlow", "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "UniformLambda",
     "UniformT", "UserPair", "V", "VE", "VP", "WholeLabels", "advance", "check", "coefficients", "combine",
-    "compiled", "convert", "methods", "readings", "run", "toy",
+    "compiled", "convert", "methods", "readings", "run", "schedulers",
+    "toy",
 ]  # fmt: skip
 __all__ += methods.__all__
 __all__ += readings.__all__
+__all__ += schedulers.__all__
 __all__ += toy.__all__
