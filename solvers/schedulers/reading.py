@@ -2,62 +2,18 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ..calling import Calling, Positional
 from ..kinds import described
-from ..methods.on_data import DynamicThreshold
-from ..model import Denoiser
-from ..plan import Plan
-from ..prediction import Prediction
-from ..process import Process, as_time
-from .clocks import TableLabels
 from .conventions import Convention
 from .corrected import true_plan
-from .known import CONVENTIONS, REFUSED, named_order
-from .recorder import Recorder, recorded
-from .scaled_call import ScaledCall, Scales
-
-
-@dataclass(frozen=True)
-class SchedulerPlan:
-    """A scheduler's loop: what it steps, what the network is told, and the plan.
-
-        found = plan_from_scheduler(pipe.scheduler, 20)
-        x0 = sample(found.denoiser(pipe.unet), found.plan, noise * found.scale, cond=...)
-
-    Attributes:
-        plan: one step for each turn of the pipeline's loop; "x" at its start is the pipeline's `latents`.
-        process, prediction, label: as `Denoiser` takes them.
-        scale: of the starting noise (`init_noise_sigma`).
-        scales: how inputs and outputs of the network are scaled (`scale_model_input`); None where they are not.
-    """
-
-    plan: Plan
-    prediction: Prediction
-    label: TableLabels
-    scale: float
-    scales: Scales | None = None
-
-    @property
-    def process(self) -> Process:
-        """alpha and sigma of the states."""
-        return self.plan.process
-
-    def denoiser(
-        self, network: Callable[..., Any], *, call: Calling = Positional(), dtype: torch.dtype | None = None
-    ) -> Denoiser:
-        """The network as the scheduler's pipeline calls it; arguments as of `Denoiser`."""
-        if self.scales is None:
-            return Denoiser(network, self.process, self.prediction, dtype, call=call, label=self.label)
-        wrapped = ScaledCall(self.scales, self.process, self.label, call)
-        return Denoiser(network, self.process, self.prediction, dtype, call=wrapped)
+from .found import SchedulerPlan
+from .known import CONVENTIONS, REFUSED
+from .playing import Playing
 
 
 def plan_from_scheduler(
@@ -106,7 +62,8 @@ def plan_from_scheduler(
     s.set_timesteps(**given)
     if begin:
         s.set_begin_index(begin)
-    found, broken = _played(s, convention, begin, options)
+    playing = Playing(s, convention, options)
+    found, broken = playing.found(begin), playing.recorder.broken
     if corrected:
         return replace(found, plan=true_plan(s, found.process, convention.nodes(s)[begin:], options))
     if broken is not None:
@@ -132,71 +89,3 @@ def _convention(scheduler: Any) -> Convention:
         f"plan_from_scheduler: got {names[0]}, expected one of {sorted(CONVENTIONS)}; pass its Convention's name "
         "by a subclass of one of these"
     )
-
-
-def _played(
-    s: Any, convention: Convention, begin: int, options: dict[str, Any]
-) -> tuple[SchedulerPlan, int | None]:
-    """The loop played on unit vectors, and its first step that makes NaN."""
-    recorder, process, want = Recorder(), convention.process(s), convention.prediction(s)
-    scales, times, levels, labels = convention.scales(s), [], [], convention.labels(s)[begin:]
-    if hasattr(s, "_threshold_sample"):
-        fn = DynamicThreshold(s.config.dynamic_thresholding_ratio, s.config.sample_max_value)
-        s._threshold_sample = lambda data: recorder.applied(data, fn)
-    if hasattr(s, "noise_sampler"):
-        s.noise_sampler = recorder.brownian
-    scale = float(getattr(s, "init_noise_sigma", 1.0))
-    x = recorder.register("x")
-    for k, label in enumerate(labels):
-        recorder.begin()
-        if getattr(s, "step_index", 0) is None and hasattr(s, "_init_step_index"):
-            s._init_step_index(label)
-        levels.append(convention.time(s, label))
-        times.append(_distinct(levels[-1], float(label), times, labels))
-        out = recorder.evaluated(times[-1], want)
-        if scales is not None:
-            out = _network_answer(scales, levels[-1], x, out)
-        with recorder:
-            if hasattr(s, "scale_model_input"):
-                s.scale_model_input(x, label)
-            new = convention.step(s, (out, label, x, begin + k), options)
-        if not recorded(new):
-            raise ValueError(
-                f"{type(s).__name__}: got a step that changes the state's shape, expected one shape throughout; sample "
-                "stage by stage"
-            )
-        if k + 1 < len(labels):
-            recorder.keep(s)
-        recorder.write("x", new)
-        recorder.free(s)
-        x = recorder.register("x")
-    plan = Plan(
-        f"{type(s).__name__}, as shipped",
-        process,
-        (*times, convention.end(s)),
-        tuple(recorder.ops),
-        tuple(recorder.starts),
-        named_order(s),
-        recorder.draws > 0,
-    )
-    whole = not torch.as_tensor(labels[0]).is_floating_point()
-    told = TableLabels(
-        as_time(times), as_time([float(each) for each in labels]), as_time(levels), convention.near(s), whole
-    )
-    return SchedulerPlan(plan, want, told, scale, scales), recorder.broken
-
-
-def _distinct(time: float, label: float, times: list[float], labels: Sequence[Tensor]) -> float:
-    """`time`, or next to it where a call before had another label there: two places of float32 away."""
-    while any(time == t and label != float(told) for t, told in zip(times, labels, strict=False)):
-        at = np.float32(time)
-        for _ in range(2):
-            at = np.nextafter(at, np.float32(np.inf))
-        time = float(at)
-    return time
-
-
-def _network_answer(scales: Scales, t: float, x: Tensor, out: Tensor) -> Tensor:
-    """F of `out` = c_skip x + c_out F."""
-    skip, gain = scales.outputs(as_time(t))
-    return (out - skip * x) / gain

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ..instructions import Apply, Combine, Evaluate, Instruction
 from ..methods.on_data import Clamp
 from ..prediction import Prediction
+from .learned import LearnedNoise
 
 WIDTH = 96  # coordinates: registers and noises alive at one time
 SHAPE = (1, WIDTH, 1, 1)  # (B, C, H, W): what schedulers expect of a sample
@@ -98,6 +99,16 @@ class Recorder(TorchFunctionMode):
         terms = tuple([(c, self.named[k]) for k, c in enumerate(row) if c != 0.0 and k in self.named])
         noise = tuple([(c, self.drawn[k]) for k, c in enumerate(row) if c != 0.0 and k in self.drawn])
         self.ops.append(Combine(out, terms or ((0.0, "x"),), noise))
+
+    def write_learned(self, value: Tensor, bounds: tuple[float, float] | None) -> None:
+        """x <- value with its newest noise scaled by what the network's answer says."""
+        drawn = next(k for k, slot in self.drawn.items() if slot == self.draws - 1)
+        mean = value.clone()
+        mean[0, drawn] = 0.0
+        self.write("x", mean)
+        self.ops.append(Combine("xi", ((0.0, "x"),), ((1.0, self.draws - 1),)))
+        srcs = ("x", f"m{len(self.starts) - 1}", "xi")
+        self.ops.append(Apply(("x",), srcs, LearnedNoise(bounds)))
 
     def keep(self, owner: object) -> None:
         """Every tensor that `owner` remembers gets a register, so that the next rows stay short."""

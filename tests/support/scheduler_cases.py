@@ -47,18 +47,19 @@ SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule":
 class Net(nn.Module):
     """A smooth network of (x, label) with parameters; labels enter by their size to any scale."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 4, learned: bool = False) -> None:
         super().__init__()
+        self.learned = learned  # whether variances stand behind its answer
         draw = torch.Generator().manual_seed(1)
-        self.mix = nn.Parameter(torch.randn(4, 4, generator=draw, dtype=torch.float64) / 2)
-        self.shift = nn.Parameter(torch.randn(4, generator=draw, dtype=torch.float64))
+        self.mix = nn.Parameter(torch.randn(channels, channels, generator=draw, dtype=torch.float64) / 2)
+        self.shift = nn.Parameter(torch.randn(channels, generator=draw, dtype=torch.float64))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         t = t.to(x).reshape(-1, 1, 1, 1)
         mixed = torch.einsum("ij,bjhw->bihw", self.mix.to(x), torch.tanh(x))
-        return mixed + self.shift.to(x).reshape(1, -1, 1, 1) * torch.cos(
-            t / 400 + x.mean((1, 2, 3), True) / 3
-        )
+        wave = torch.cos(t / 400 + x.mean((1, 2, 3), True) / 3)
+        out = mixed + self.shift.to(x).reshape(1, -1, 1, 1) * wave
+        return torch.cat([out, torch.sigmoid(mixed - x / 3)], 1) if self.learned else out
 
 
 class Tree:
@@ -175,6 +176,12 @@ def _tables() -> list[Case]:
         Case("DDPM"),
         Case("DDPM", {"variance_type": "fixed_large", "clip_sample": False}),
         Case("DDPM", {"variance_type": "fixed_small_log", "clip_sample": False}),
+        *(
+            Case("DDPM", {"variance_type": kind, "clip_sample": clip})
+            for kind in ("learned", "learned_range")
+            for clip in (False, True)
+        ),
+        Case("DDPM", {"variance_type": "learned_range", "thresholding": True, "sample_max_value": 2.0}),
         Case("DDPM", {"thresholding": True, "sample_max_value": 2.0, "prediction_type": "v_prediction"}),
         Case("DDPM", {"prediction_type": "sample", "timestep_spacing": "trailing"}),
         Case("DDPM", {"clip_sample": False}, 0, given={"timesteps": [900, 700, 400, 150, 20]}),
@@ -189,6 +196,7 @@ def _tables() -> list[Case]:
         Case("IPNDM", exact=1e-8),
         Case("DDPMWuerstchen"),
         Case("UnCLIP", {}),
+        Case("UnCLIP", {"variance_type": "learned_range"}),
         Case("UnCLIP", {"clip_sample": False, "prediction_type": "sample"}),
     ]
 
@@ -236,6 +244,7 @@ def _unit_variance() -> list[Case]:
             {**SD, "algorithm_type": "sde-dpmsolver", "solver_order": 1, "final_sigmas_type": "sigma_min"},
         ),
         Case(multi, {**SD, "algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}),
+        Case(multi, {**SD, "variance_type": "learned_range"}),
         Case(multi, flow),
         Case(multi, {**flow, "solver_order": 3}, 16),
         Case("DPMSolverMultistepInverse", SD),
@@ -406,15 +415,20 @@ class Errors:
 
 def errors(case: Case, monkeypatch: Any) -> Errors:
     """One case measured: a batch of two, six calls or so."""
-    draw, network = torch.Generator().manual_seed(0), Net()
-    x = torch.randn(2, 4, 2, 2, generator=draw, dtype=torch.float64)
+    learned = "learned" in str(case.config.get("variance_type"))
+    channels = 3 if learned and "DPMSolver" in case.kind else 4  # it knows of three
+    draw, network = torch.Generator().manual_seed(0), Net(channels, learned)
+    x = torch.randn(2, channels, 2, 2, generator=draw, dtype=torch.float64)
     draws = torch.randn(4 * max(case.steps, 12), *x.shape, generator=draw, dtype=torch.float64)
     number = {"num_inference_steps": case.steps} if case.steps else {}
     found = plan_from_scheduler(case.scheduler(), **number, **case.given, **case.options)
 
     def ours(x: Tensor) -> Tensor:
+        start = found.start(x)
         noise = draws[: found.plan.slots].to(x) if found.plan.slots else None
-        return sample(found.denoiser(network), found.plan, x * found.scale, noise=noise)
+        if noise is not None and start.shape != x.shape:
+            noise = torch.cat([noise, noise], 2)
+        return found.end(sample(found.denoiser(network), found.plan, start, noise=noise))
 
     def graded(run: Any, dtype: torch.dtype = torch.float64) -> list[Tensor]:
         start = x.to(dtype).requires_grad_()
