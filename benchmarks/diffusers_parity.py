@@ -39,24 +39,35 @@ def times(case: Case) -> dict[str, float]:
     """Microseconds a turn of the loop, of the plan and of diffusers."""
     x = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     draws = torch.randn(4 * max(case.steps, 12), *x.shape, generator=torch.Generator().manual_seed(1))
-    answer = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
     number = {"num_inference_steps": case.steps} if case.steps else {}
     found = plan_from_scheduler(case.scheduler(), **number, **case.given, **case.options)
-    denoiser, noise = found.denoiser(lambda x, t: answer), GivenNoise(draws)
+    start = found.start(x)
+    answer = torch.rand(start.shape, generator=torch.Generator().manual_seed(2))
 
-    def ours() -> Any:
-        return run(denoiser, found.plan, x, noise=noise)
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return answer
 
-    def theirs() -> Tensor:
-        return own_loop(case, lambda x, t: answer, x, draws, patch)
+    denoiser, noise = (
+        found.denoiser(network),
+        GivenNoise(torch.cat([draws] * (start.shape[1] // x.shape[1]), 2)),
+    )
 
-    best: dict[Callable[[], Any], float] = {ours: 1e9, theirs: 1e9}
+    def ours() -> float:
+        began = time.perf_counter()
+        run(denoiser, found.plan, start, noise=noise)
+        return time.perf_counter() - began
+
+    def theirs() -> float:
+        scheduler = case.ready()
+        began = time.perf_counter()
+        own_loop(case, network, x, draws, patch, scheduler)
+        return time.perf_counter() - began
+
+    best: dict[Callable[[], float], float] = {ours: 1e9, theirs: 1e9}
     with torch.no_grad(), patched() as patch:
         for _ in range(9):
             for each in best:
-                began = time.perf_counter()
-                each()
-                best[each] = min(best[each], time.perf_counter() - began)
+                best[each] = min(best[each], each())
     turns = found.plan.steps
     return {"ours_us": best[ours] * 1e6 / turns, "theirs_us": best[theirs] * 1e6 / turns}
 

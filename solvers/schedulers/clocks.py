@@ -75,40 +75,53 @@ class TableLabels(Label):
     def __init__(
         self, times: Tensor, labels: Tensor, levels: Tensor, near: tuple[Tensor, Tensor], whole: bool
     ) -> None:
+        self.whole = whole
         order = times.argsort()
-        self.times, self.labels, self.levels = times[order], labels[order], levels[order]
-        self.near, self.whole = near, whole
+        order = order[
+            times[order].diff(prepend=times.min()[None] - 1) > 0
+        ]  # calls at one time have one label
+        times, labels, levels = times[order], labels[order], levels[order]
+        # a time that went through float32 is still that of its call: 1e-6 around each, or up to halfway to the next
+        beside = (times.diff(append=times[-1:] + 1) / 2).minimum(times.diff(prepend=times[:1] - 1) / 2)
+        around = beside.minimum(1e-6 * times.abs().clamp(min=1e-3 * float(times[-1].abs())))
+        edges = torch.cat([near[0], times - around, times + around]).unique()
+        middle = torch.cat([edges[:1] - 1, (edges[1:] + edges[:-1]) / 2, edges[-1:] + 1])
+        nearest = (middle[:, None] - times).abs().argmin(1)
+        own = (middle - times[nearest]).abs() < around[nearest]
+        cell = (torch.searchsorted(near[0], middle) - 1).clamp(0, len(near[0]) - 2)
+        left, right = (each[cell] for each in near), (each[cell + 1] for each in near)
+        (t, label), (t_next, label_next) = left, right
+        inside = (middle > near[0][0]) & (middle < near[0][-1])
+        slope = torch.where(inside, (label_next - label) / (t_next - t), 0.0)
+        start = torch.where(middle < near[0][-1], label, label_next) - slope * t
+        # between two edges both the label and the level are straight lines in t: offsets and slopes
+        self.edges = edges
+        self.told = torch.where(own, labels[nearest], start), torch.where(own, 0.0, slope)
+        self.true = torch.where(own, levels[nearest], 0.0), torch.where(own, 0.0, 1.0)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TableLabels) and all(
-            torch.equal(mine, its) for mine, its in zip(self._tables(), other._tables(), strict=True)
+            mine.shape == its.shape and torch.equal(mine, its)
+            for mine, its in zip(self._tables(), other._tables(), strict=True)
         )
 
     def __hash__(self) -> int:
-        return hash(tuple(self.labels.tolist()))
+        return hash(tuple(self.edges.tolist()))
 
     def __repr__(self) -> str:
-        return f"TableLabels({len(self.labels)} labels)"
+        return f"TableLabels({len(self.edges)} edges)"
 
     def __call__(self, t: Tensor, process: Process) -> Tensor:
-        times, labels = (each.to(t) for each in self.near)
-        cell = (torch.searchsorted(times, t.contiguous()) - 1).clamp(0, len(times) - 2)
-        part = (t - times[cell]) / (times[cell + 1] - times[cell])
-        between = torch.lerp(labels[cell], labels[cell + 1], part.clamp(0.0, 1.0))
-        told = self._own(t, self.labels, between)
+        told = self._line(t, self.told)
         return told.round().long() if self.whole else told
 
     def level(self, t: Tensor) -> Tensor:
         """The process's time of what was called at t."""
-        return self._own(t, self.levels, t)
+        return self._line(t, self.true)
 
-    def _own(self, t: Tensor, table: Tensor, otherwise: Tensor) -> Tensor:
-        """Of the call at time t, if there is one: a time that went through float32 is still the same."""
-        times = self.times.to(t)
-        far = (t[..., None] - times).abs()
-        nearest = far.argmin(-1)
-        own = far.amin(-1) <= 1e-6 * torch.maximum(t.abs(), times[-1].abs() * 1e-3)
-        return torch.where(own, table.to(t)[nearest], otherwise)
+    def _line(self, t: Tensor, line: tuple[Tensor, Tensor]) -> Tensor:
+        cell = torch.searchsorted(self.edges.to(t), t.contiguous(), right=True)
+        return torch.addcmul(line[0].to(t)[cell], line[1].to(t)[cell], t)
 
     def _tables(self) -> tuple[Tensor, ...]:
-        return self.times, self.labels, self.levels, *self.near
+        return self.edges, *self.told, *self.true

@@ -49,6 +49,9 @@ def plan_from_scheduler(
     """
     convention = _convention(scheduler)
     s = copy.deepcopy(scheduler)
+    for name, value in vars(s).items():
+        if isinstance(value, Tensor):
+            setattr(s, name, value.cpu())
     given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas, "mu": mu}
     given = {name: value for name, value in given.items() if value is not None}
     known = inspect.signature(s.set_timesteps).parameters
@@ -60,7 +63,7 @@ def plan_from_scheduler(
             ".step; leave them out"
         )
     s.set_timesteps(**given)
-    if begin:
+    if begin and hasattr(s, "set_begin_index"):
         s.set_begin_index(begin)
     playing = Playing(s, convention, options)
     found, broken = playing.found(begin), playing.recorder.broken
@@ -86,6 +89,6 @@ def _convention(scheduler: Any) -> Convention:
             f"scheduler: got {described(scheduler)}, expected a diffusers scheduler; pass pipe.scheduler"
         )
     raise ValueError(
-        f"plan_from_scheduler: got {names[0]}, expected one of {sorted(CONVENTIONS)}; pass its Convention's name "
-        "by a subclass of one of these"
+        f"plan_from_scheduler: got {names[0]}, expected one of {sorted(CONVENTIONS)}, or a subclass of one; write "
+        "its steps as a Method"
     )

@@ -40,6 +40,12 @@ class Case:
         diffusers.logging.set_verbosity_error()
         return getattr(diffusers, f"{self.kind}Scheduler")(**self.config)
 
+    def ready(self) -> Any:
+        """A scheduler whose times are set."""
+        s = self.scheduler()
+        s.set_timesteps(self.steps, **self.given) if self.steps else s.set_timesteps(**self.given)
+        return s
+
 
 SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -92,10 +98,11 @@ FLOAT_SCALES = (  # their scale_model_input is a float32 number
 )  # fmt: skip
 
 
-def own_loop(case: Case, network: Net, x: Tensor, draws: Tensor, monkeypatch: Any) -> Tensor:
+def own_loop(
+    case: Case, network: Any, x: Tensor, draws: Tensor, monkeypatch: Any, ready: Any = None
+) -> Tensor:
     """The scheduler's loop as a pipeline writes it, with `draws` for its random numbers."""
-    s = case.scheduler()
-    s.set_timesteps(case.steps, **case.given) if case.steps else s.set_timesteps(**case.given)
+    s = case.ready() if ready is None else ready
     rest = iter(draws)
     module = sys.modules[type(s).__module__]
     if hasattr(module, "randn_tensor"):

@@ -9,7 +9,9 @@ from scheduler_cases import FLOAT_SCALES, SD, Case, Net, cases, errors, own_loop
 
 from pullback.adjoint import Checkpoint, Direct, sample
 from pullback.solvers import Addressed, Denoiser, DPMSolverPP, Keywords, Mixture, Plan, advance, run
+from pullback.solvers.model import data_prediction
 from pullback.solvers.schedulers import SchedulerPlan, plan_from_scheduler
+from pullback.solvers.schedulers.clocks import Arc, NoiseLevelVP
 from pullback.solvers.schedulers.known import CONVENTIONS, REFUSED
 
 FLOAT64 = torch.float64
@@ -208,3 +210,35 @@ def _error(found: SchedulerPlan) -> float:
     true = run(denoiser, DPMSolverPP(3).along(found.process, fine), x)
     noise = Addressed(0) if found.plan.stochastic else None
     return float((advance(denoiser, plan, x, noise=noise)["x"] - true).abs().max())
+
+
+@pytest.mark.parametrize("process", [NoiseLevelVP(), Arc(), Arc(math.pi / 2, 0.5)], ids=str)
+def test_the_clocks_are_processes(process):
+    t = torch.linspace(1e-3, 1.0, 50, dtype=FLOAT64) * min(process.t_max, 20.0)
+    assert torch.allclose(process.time(process.lam(t)), t, rtol=1e-12)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    size = getattr(process, "data", 1.0)
+    assert torch.allclose(alpha**2 + (sigma / size) ** 2, torch.ones_like(t), rtol=1e-12)
+    assert float(process.sigma(0.0)) == 0.0 and float(process.alpha(0.0)) == 1.0
+    if isinstance(process, Arc):
+        assert float(process.alpha(process.t_max)) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["DDIM", "EulerDiscrete", "FlowMatchEulerDiscrete", "EDMEuler"])
+def test_the_prediction_is_that_of_the_process(kind):
+    """The data prediction that the scheduler makes of the network's answer is the library's conversion of it."""
+    case = Case(
+        kind, {**SD, "clip_sample": False} if kind == "DDIM" else SD if kind == "EulerDiscrete" else {}
+    )
+    s, network = case.scheduler(), Net()
+    found = plan_from_scheduler(case.scheduler(), 6)
+    s.set_timesteps(6)
+    x = torch.randn(2, 4, 2, 2, dtype=FLOAT64) * found.scale
+    shown = s.scale_model_input(x, s.timesteps[0]) if hasattr(s, "scale_model_input") else x
+    out = s.step(network(shown, s.timesteps[0]), s.timesteps[0], x)
+    data = data_prediction(found.denoiser(network), x, found.plan.times[0])
+    if hasattr(out, "pred_original_sample"):
+        assert (data - out.pred_original_sample).abs().max() < 1e-5 * data.abs().max()
+    eps = (x - found.process.alpha(found.plan.times[0]) * data) / found.process.sigma(found.plan.times[0])
+    end = found.process.alpha(found.plan.times[1]) * data + found.process.sigma(found.plan.times[1]) * eps
+    assert (end - out.prev_sample).abs().max() < 1e-5 * x.abs().max()
