@@ -319,7 +319,7 @@ class TrigFlow(Quarter):
 
 
 @dataclass(frozen=True)
-class Cosine(Quarter):
+class CosineLabels(Quarter):
     """Wuerstchen's: the cosine process, and the label is t, one for each sample."""
 
     def process(self, s: Any) -> Process:

@@ -5,8 +5,8 @@ from typing import Any
 from .conventions import (
     ConsistencyLevels,
     Convention,
-    Cosine,
     CosineKarras,
+    CosineLabels,
     DataWard,
     Exploding,
     Flow,
@@ -32,7 +32,7 @@ CONVENTIONS: dict[str, Convention] = {
     "DDIMScheduler": Table(),
     "DDPMParallelScheduler": Table(),
     "DDPMScheduler": Table(),
-    "DDPMWuerstchenScheduler": Cosine(),
+    "DDPMWuerstchenScheduler": CosineLabels(),
     "DEISMultistepScheduler": UnitVariance(),
     "DPMSolverMultistepInverseScheduler": UnitVariance(),
     "DPMSolverMultistepScheduler": UnitVariance(),

@@ -17,7 +17,7 @@ from .conventions import Convention
 from .found import SchedulerPlan
 from .known import named_order
 from .learned import HalfCall, OnHalf, Variances
-from .recorder import Recorder, recorded
+from .recorder import StepRecorder, recorded
 from .scaled_call import Scales
 
 
@@ -33,7 +33,7 @@ class Playing:
     s: Any
     convention: Convention
     options: dict[str, Any]
-    recorder: Recorder = field(default_factory=Recorder)
+    recorder: StepRecorder = field(default_factory=StepRecorder)
     levels: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     labels: Sequence[Tensor] = ()

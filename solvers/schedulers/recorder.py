@@ -1,4 +1,4 @@
-"""Recorder: a scheduler's own step, played once on unit vectors, writes down its row of a plan.
+"""StepRecorder: a scheduler's own step, played once on unit vectors, writes down its row of a plan.
 
 A step is linear in all that it is given and all that it remembers, clipping apart. Every register and every draw
 of noise is a coordinate of one small float64 tensor, which goes through the scheduler in place of the sample; what
@@ -7,7 +7,7 @@ comes back are the coefficients, warm-ups, tails and slips included. Clipping is
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ CLAMPS = (torch.clamp, Tensor.clamp, torch.clip, Tensor.clip)
 CASTS = (Tensor.to, Tensor.float, Tensor.double)
 
 
-class Recorder(TorchFunctionMode):
+class StepRecorder(TorchFunctionMode):
     """Collects instructions while a scheduler's code runs under it (`with recorder:`)."""
 
     def __init__(self) -> None:
@@ -154,6 +154,6 @@ class Recorder(TorchFunctionMode):
         return out
 
 
-def recorded(value: Any) -> bool:
+def recorded(value: Any) -> TypeGuard[Tensor]:
     """Whether it is made of coordinates."""
     return isinstance(value, Tensor) and tuple(value.shape) == SHAPE

@@ -36,8 +36,9 @@ class Case:
 
     def scheduler(self) -> Any:
         import diffusers
+        from diffusers.utils import logging
 
-        diffusers.logging.set_verbosity_error()
+        logging.set_verbosity_error()
         return getattr(diffusers, f"{self.kind}Scheduler")(**self.config)
 
     def ready(self) -> Any:

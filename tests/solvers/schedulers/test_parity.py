@@ -10,6 +10,7 @@ from scheduler_cases import FLOAT_SCALES, SD, Case, Net, cases, errors, own_loop
 from pullback.adjoint import Checkpoint, Direct, sample
 from pullback.solvers import Addressed, Denoiser, DPMSolverPP, Keywords, Mixture, Plan, advance, run
 from pullback.solvers.model import data_prediction
+from pullback.solvers.process import as_time
 from pullback.solvers.schedulers import SchedulerPlan, plan_from_scheduler
 from pullback.solvers.schedulers.clocks import Arc, NoiseLevelVP
 from pullback.solvers.schedulers.known import CONVENTIONS, REFUSED
@@ -204,9 +205,10 @@ def _error(found: SchedulerPlan) -> float:
     )
     draw = torch.Generator().manual_seed(3)
     x = torch.randn(8, 2, generator=draw, dtype=FLOAT64) * found.scale
-    ends = found.process.lam(torch.tensor([plan.times[0], plan.times[-1]], dtype=FLOAT64)).tolist()
-    fine = found.process.time(torch.linspace(*ends, 801, dtype=FLOAT64))
-    fine[0], fine[-1] = plan.times[0], plan.times[-1]
+    ends = as_time(plan.times)[[0, -1]]  # type: ignore[arg-type]
+    low, high = found.process.lam(ends).tolist()
+    fine = found.process.time(torch.linspace(low, high, 801, dtype=FLOAT64))
+    fine[0], fine[-1] = ends
     true = run(denoiser, DPMSolverPP(3).along(found.process, fine), x)
     noise = Addressed(0) if found.plan.stochastic else None
     return float((advance(denoiser, plan, x, noise=noise)["x"] - true).abs().max())
@@ -239,6 +241,7 @@ def test_the_prediction_is_that_of_the_process(kind):
     data = data_prediction(found.denoiser(network), x, found.plan.times[0])
     if hasattr(out, "pred_original_sample"):
         assert (data - out.pred_original_sample).abs().max() < 1e-5 * data.abs().max()
-    eps = (x - found.process.alpha(found.plan.times[0]) * data) / found.process.sigma(found.plan.times[0])
-    end = found.process.alpha(found.plan.times[1]) * data + found.process.sigma(found.plan.times[1]) * eps
+    times = as_time(found.plan.times[:2])  # type: ignore[arg-type]
+    alpha, sigma = found.process.alpha(times), found.process.sigma(times)
+    end = alpha[1] * data + sigma[1] * (x - alpha[0] * data) / sigma[0]
     assert (end - out.prev_sample).abs().max() < 1e-5 * x.abs().max()
