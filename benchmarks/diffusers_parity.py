@@ -37,12 +37,14 @@ MARK = "<!-- written by benchmarks/diffusers_parity.py -->"
 
 def times(case: Case) -> dict[str, float]:
     """Microseconds a turn of the loop, of the plan and of diffusers."""
-    x = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, case.channels, 64, 64, generator=torch.Generator().manual_seed(0))
     draws = torch.randn(4 * max(case.steps, 12), *x.shape, generator=torch.Generator().manual_seed(1))
     number = {"num_inference_steps": case.steps} if case.steps else {}
     found = plan_from_scheduler(case.scheduler(), **number, **case.given, **case.options)
     start = found.start(x)
-    answer = torch.rand(start.shape, generator=torch.Generator().manual_seed(2))
+    answer = torch.rand(
+        1, x.shape[1] * (1 + case.learned), 64, 64, generator=torch.Generator().manual_seed(2)
+    )
 
     def network(x: Tensor, t: Tensor) -> Tensor:
         return answer

@@ -112,16 +112,16 @@ class TableLabels(Label):
         return f"TableLabels({len(self.edges)} edges)"
 
     def __call__(self, t: Tensor, process: Process) -> Tensor:
-        told = self._line(t, self.told)
-        return told.round().long() if self.whole else told
+        return self.both(t)[0]
 
-    def level(self, t: Tensor) -> Tensor:
-        """The process's time of what was called at t."""
-        return self._line(t, self.true)
-
-    def _line(self, t: Tensor, line: tuple[Tensor, Tensor]) -> Tensor:
-        cell = torch.searchsorted(self.edges.to(t), t.contiguous(), right=True)
-        return torch.addcmul(line[0].to(t)[cell], line[1].to(t)[cell], t)
+    def both(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The label, and the process's time, of the call at t."""
+        at = t.double().contiguous()
+        cell = torch.searchsorted(self.edges.to(t.device), at, right=True)
+        told, true = (
+            torch.addcmul(a.to(t.device)[cell], b.to(t.device)[cell], at) for a, b in (self.told, self.true)
+        )
+        return told.round().long() if self.whole else told.to(t), true.to(t)
 
     def _tables(self) -> tuple[Tensor, ...]:
         return self.edges, *self.told, *self.true

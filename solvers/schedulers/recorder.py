@@ -96,8 +96,9 @@ class StepRecorder(TorchFunctionMode):
         row = value.flatten().tolist()
         if self.broken is None and not all(map(math.isfinite, row)):
             self.broken = len(self.starts) - 1
-        terms = tuple([(c, self.named[k]) for k, c in enumerate(row) if c != 0.0 and k in self.named])
-        noise = tuple([(c, self.drawn[k]) for k, c in enumerate(row) if c != 0.0 and k in self.drawn])
+        least = 1e-15 * max(map(abs, row))  # what is left of a difference of equal numbers
+        terms = tuple([(c, self.named[k]) for k, c in enumerate(row) if abs(c) > least and k in self.named])
+        noise = tuple([(c, self.drawn[k]) for k, c in enumerate(row) if abs(c) > least and k in self.drawn])
         self.ops.append(Combine(out, terms or ((0.0, "x"),), noise))
 
     def write_learned(self, value: Tensor, bounds: tuple[float, float] | None) -> None:

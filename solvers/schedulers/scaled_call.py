@@ -81,7 +81,8 @@ class ScaledCall:
     inner: Calling = Positional()
 
     def __call__(self, network: Callable[..., Any], x: Any, t: Tensor, cond: Any) -> Any:
-        told, level = self.label(t, self.process), self.label.level(t).to(x)
+        told, level = self.label.both(t)
+        level = level.to(x)
         out = prediction_in(self.inner(network, x * per_sample(self.scales.c_in(level), x), told, cond))
         if isinstance(self.scales, UnitInput):
             return out

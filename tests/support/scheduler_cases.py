@@ -41,6 +41,16 @@ class Case:
         logging.set_verbosity_error()
         return getattr(diffusers, f"{self.kind}Scheduler")(**self.config)
 
+    @property
+    def learned(self) -> bool:
+        """Whether the network has variances behind its answer."""
+        return "learned" in str(self.config.get("variance_type"))
+
+    @property
+    def channels(self) -> int:
+        """Of the state: DPM-Solver knows of three where variances are learned."""
+        return 3 if self.learned and "DPMSolver" in self.kind else 4
+
     def ready(self) -> Any:
         """A scheduler whose times are set."""
         s = self.scheduler()
@@ -423,10 +433,8 @@ class Errors:
 
 def errors(case: Case, monkeypatch: Any) -> Errors:
     """One case measured: a batch of two, six calls or so."""
-    learned = "learned" in str(case.config.get("variance_type"))
-    channels = 3 if learned and "DPMSolver" in case.kind else 4  # it knows of three
-    draw, network = torch.Generator().manual_seed(0), Net(channels, learned)
-    x = torch.randn(2, channels, 2, 2, generator=draw, dtype=torch.float64)
+    draw, network = torch.Generator().manual_seed(0), Net(case.channels, case.learned)
+    x = torch.randn(2, case.channels, 2, 2, generator=draw, dtype=torch.float64)
     draws = torch.randn(4 * max(case.steps, 12), *x.shape, generator=draw, dtype=torch.float64)
     number = {"num_inference_steps": case.steps} if case.steps else {}
     found = plan_from_scheduler(case.scheduler(), **number, **case.given, **case.options)

@@ -8,7 +8,7 @@ import torch
 from scheduler_cases import FLOAT_SCALES, SD, Case, Net, cases, errors, own_loop
 
 from pullback.adjoint import Checkpoint, Direct, sample
-from pullback.solvers import Addressed, Denoiser, DPMSolverPP, Keywords, Mixture, Plan, advance, run
+from pullback.solvers import Addressed, Denoiser, DPMSolverPP, Keywords, Mixture, Plan, advance, moments, run
 from pullback.solvers.model import data_prediction
 from pullback.solvers.process import as_time
 from pullback.solvers.schedulers import SchedulerPlan, plan_from_scheduler
@@ -165,6 +165,25 @@ def test_conditioning_scaling_and_strategies_go_through():
         out = sample(denoiser, found.plan, x * found.scale, cond={"scale": scale}, gradient=strategy)
         grads.append(torch.autograd.grad(out.square().sum(), scale)[0])
     assert torch.allclose(*grads, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "case, mean, variance",
+    [
+        (Case("FlowMatchHeunDiscrete"), 0.300, 0.250),
+        (Case("FlowMatchEulerDiscrete", {"stochastic_sampling": True}), 0.300, 0.119),  # half of it lost
+        (Case("FlowMatchHeunDiscrete", options={"s_churn": 10.0}), 0.580, 0.508),  # another law altogether
+        (Case("EDMEuler", options={"s_churn": 10.0}), 0.287, 0.225),
+    ],
+    ids=str,
+)
+def test_what_a_loop_makes_of_a_gaussian_can_be_read_off(case, mean, variance):
+    """Of data N(0.3, 0.25), in 100 steps."""
+    found = plan_from_scheduler(case.scheduler(), 100, **case.options)
+    start = found.plan.times[0]
+    alpha, sigma = float(found.process.alpha(start)), float(found.process.sigma(start))
+    law = moments(found.plan, 0.3, 0.25, alpha * 0.3, alpha**2 * 0.25 + sigma**2)
+    assert [round(float(each), 3) for each in law[:2]] == [mean, variance]
 
 
 KARRAS = {**SD, "use_karras_sigmas": True}
