@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checked import checked
 from ..kinds import described
+from ..wanted import Count, Finite, Whole
 from .conventions import Convention
 from .corrected import true_plan
 from .found import SchedulerPlan
@@ -16,14 +18,15 @@ from .known import CONVENTIONS, REFUSED
 from .playing import Playing
 
 
+@checked
 def plan_from_scheduler(
     scheduler: Any,
-    num_inference_steps: int | None = None,
+    num_inference_steps: Count | None = None,
     *,
     timesteps: Sequence[float] | Sequence[int] | Tensor | None = None,
     sigmas: Sequence[float] | Sequence[int] | Tensor | None = None,
-    mu: float | None = None,
-    begin: int = 0,
+    mu: Finite | None = None,
+    begin: Whole = 0,
     corrected: bool = False,
     **options: Any,
 ) -> SchedulerPlan:
@@ -48,6 +51,11 @@ def plan_from_scheduler(
     float32's accuracy, and where it rounds the state to float32 the plan does not. Cost: no network call.
     """
     convention = _convention(scheduler)
+    if num_inference_steps is timesteps is sigmas is None:
+        raise ValueError(
+            "num_inference_steps: got none, nor timesteps or sigmas, expected one of them; write "
+            "plan_from_scheduler(scheduler, 20)"
+        )
     s = copy.deepcopy(scheduler)
     for name, value in vars(s).items():
         if isinstance(value, Tensor):
@@ -63,6 +71,10 @@ def plan_from_scheduler(
             ".step; leave them out"
         )
     s.set_timesteps(**given)
+    if begin >= len(s.timesteps):
+        raise ValueError(
+            f"begin: got {begin}, expected less than the {len(s.timesteps)} turns of the loop; leave some"
+        )
     if begin and hasattr(s, "set_begin_index"):
         s.set_begin_index(begin)
     playing = Playing(s, convention, options)

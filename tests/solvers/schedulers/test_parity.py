@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,15 @@ def test_what_does_not_fit_is_said():
         plan_from_scheduler(ddim, 4, s_churn=1.0)
     with pytest.raises(TypeError, match=r"got \['mu'\], expected arguments"):
         plan_from_scheduler(ddim, 4, mu=1.0)
+    attempts: tuple[tuple[dict[str, Any], str], ...] = (
+        ({}, "num_inference_steps: got none"),
+        ({"num_inference_steps": 0}, "num_inference_steps: got .*0, expected a whole number >= 1"),
+        ({"num_inference_steps": 4, "begin": 4}, "begin: got 4, expected less than the 4 turns"),
+        ({"num_inference_steps": 4, "mu": math.nan}, "mu: got nan"),
+    )
+    for wrong, words in attempts:
+        with pytest.raises(ValueError, match=words):
+            plan_from_scheduler(ddim, **wrong)
     with pytest.raises(TypeError, match="expected a diffusers scheduler; pass pipe.scheduler"):
         plan_from_scheduler(torch.zeros(3), 4)
     with pytest.raises(ValueError, match="got MineScheduler, expected one of"):
@@ -180,7 +190,7 @@ def test_conditioning_scaling_and_strategies_go_through():
 def test_what_a_loop_makes_of_a_gaussian_can_be_read_off(case, mean, variance):
     """Of data N(0.3, 0.25), in 100 steps."""
     found = plan_from_scheduler(case.scheduler(), 100, **case.options)
-    start = found.plan.times[0]
+    start = as_time(found.plan.times[0])
     alpha, sigma = float(found.process.alpha(start)), float(found.process.sigma(start))
     law = moments(found.plan, 0.3, 0.25, alpha * 0.3, alpha**2 * 0.25 + sigma**2)
     assert [round(float(each), 3) for each in law[:2]] == [mean, variance]
