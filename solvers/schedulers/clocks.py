@@ -83,7 +83,7 @@ class TableLabels(Label):
         times, labels, levels = times[order], labels[order], levels[order]
         # a time that went through float32 is still that of its call: 1e-6 around each, or up to halfway to the next
         beside = (times.diff(append=times[-1:] + 1) / 2).minimum(times.diff(prepend=times[:1] - 1) / 2)
-        around = beside.minimum(1e-6 * times.abs().clamp(min=1e-3 * float(times[-1].abs())))
+        around = beside.minimum(1e-6 * times.abs().clamp(min=1e-3 * float(near[0].abs().max())))
         edges = torch.cat([near[0], times - around, times + around]).unique()
         middle = torch.cat([edges[:1] - 1, (edges[1:] + edges[:-1]) / 2, edges[-1:] + 1])
         nearest = (middle[:, None] - times).abs().argmin(1)

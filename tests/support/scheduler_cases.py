@@ -177,6 +177,7 @@ def _tables() -> list[Case]:
         Case("DDIM", {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}),
         Case("DDIMParallel", plain, options={"eta": 0.5}),
         Case("DDIMInverse", plain),
+        Case("DDIMInverse", plain, 2),  # its last call is at t = 0
         Case("DDIMInverse", {**plain, "set_alpha_to_one": False, "prediction_type": "v_prediction"}),
         Case("DDIMInverse", {**plain, "timestep_spacing": "trailing"}),
         Case("CogVideoXDDIM", {**plain, "prediction_type": "v_prediction", "snr_shift_scale": 3.0}),
