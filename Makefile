@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "got $$($(PYTHON) --version), expected Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[examples,dev,rewards,train,faces]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[examples,dev,rewards,train,faces,diffusers]"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps deepinv
 	touch $@
 

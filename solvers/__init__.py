@@ -1,6 +1,6 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
-from . import endpoint, methods, neural, phase_space, readings, toy
+from . import endpoint, methods, neural, phase_space, readings, schedulers, toy
 from .brownian import Brownian
 from .calling import CastCond, FirstChannels, Keywords, Positional
 from .checking import Checked, Trial, check
@@ -50,6 +50,7 @@ from .prediction import DATA, FLOW, NOISE, SCORE, Prediction, V, convert
 from .process import EDM, VE, VP, CosineVP, DiscreteVP, Process, RectifiedFlow, SubVP, UserPair
 from .program import Call
 from .readings import *
+from .schedulers import *
 from .toy import *
 from .two_heads import TwoHeads
 
@@ -64,7 +65,7 @@ __all__ = [
     "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning",
     "TwoHeads", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VEPreconditioning", "VP",
     "VPPreconditioning", "WholeLabels", "advance", "check", "coefficients", "combine", "compiled",
-    "convert", "endpoint", "methods", "neural", "phase_space", "readings", "run", "toy",
+    "convert", "endpoint", "methods", "neural", "phase_space", "readings", "run", "schedulers", "toy",
 ]  # fmt: skip
 __all__ += endpoint.__all__
 __all__ += methods.__all__

@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "solvers.neural": {"solvers"},
     "solvers.phase_space": {"solvers", "solvers.methods"},
     "solvers.readings": {"solvers"},
+    "solvers.schedulers": {"solvers", "solvers.methods"},
     "solvers.toy": {"solvers"},
     "adjoint": {"solvers*", "adjoint.replay"},
     "adjoint.replay": {"solvers*"},

@@ -361,6 +361,7 @@ LEFT_OUT = {
     "decode": "starts from what encode returns, enrolled there",
     "exact_inversion": "starts from a rising plan; encode is enrolled",
     "as_sde": "torchsde is optional",
+    "plan_from_scheduler": "needs diffusers: under tests/solvers/schedulers/test_parity.py",
     "lbfgs": "its factory takes what adam's takes",
     "advdiff": "a second network; Adversarial stands under the laws of guides",
     "code": "an inner optimisation; sdedit is enrolled",

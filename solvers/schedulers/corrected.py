@@ -1,0 +1,109 @@
+"""Corrected: the method that a scheduler is named after, with its paper's weights and its true order."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..compiler import Method
+from ..methods.ddim import DDIM, DDPM
+from ..methods.deis import DEIS
+from ..methods.dpm import DPMSolverPP, DPMSolverPPSingle
+from ..methods.edm import EDMHeun
+from ..methods.flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
+from ..methods.on_data import Clamp, DynamicThreshold, OnData
+from ..methods.sa import SASolver, Tau
+from ..methods.sde import SDEDPMSolver, SDEDPMSolverPP
+from ..methods.unipc import BVariant, UniPC
+from ..plan import Plan
+from ..process import Process
+
+Options = Mapping[str, Any]
+
+
+def true_plan(s: Any, process: Process, nodes: list[float], options: Options) -> Plan:
+    """The method's plan on the scheduler's nodes, without its repeated ones.
+
+    Raises:
+        ValueError: a scheduler whose steps approximate nothing (consistency models), or whose method is not here.
+    """
+    name = type(s).__name__
+    make = METHODS.get(name)
+    method = make(s, options) if make else None
+    if method is None:
+        raise ValueError(
+            f"plan_from_scheduler: got corrected=True for {name}, expected a scheduler of a method with an order; a "
+            "distilled network's step has none, leave corrected out"
+        )
+    if getattr(s.config, "thresholding", False):
+        method = OnData(
+            method, DynamicThreshold(s.config.dynamic_thresholding_ratio, s.config.sample_max_value)
+        )
+    elif getattr(s.config, "clip_sample", False):
+        method = OnData(method, Clamp(-s.config.clip_sample_range, s.config.clip_sample_range))
+    times = [t for k, t in enumerate(nodes) if not k or t != nodes[k - 1]]
+    if isinstance(method, DPMSolverPPSingle):
+        times = [*times[: -1 : method.order], times[-1]]
+    return method.along(process, times)
+
+
+def _multistep(s: Any, options: Options) -> Method | None:
+    kind, order, exact = s.config.algorithm_type, s.config.solver_order, s.config.solver_type == "heun"
+    if kind == "sde-dpmsolver++":
+        return SDEDPMSolverPP(order, exact=exact)
+    if kind == "sde-dpmsolver":
+        return SDEDPMSolver()
+    if kind == "dpmsolver++":
+        return DPMSolverPP(order, exact=exact)
+    return DDIM() if order == 1 else None
+
+
+def _single(s: Any, options: Options) -> Method | None:
+    order = s.config.solver_order
+    if s.config.algorithm_type != "dpmsolver++":
+        return None
+    return DDIM() if order == 1 else DPMSolverPPSingle(order, exact=s.config.solver_type == "heun")
+
+
+def _unipc(s: Any, options: Options) -> Method:
+    return UniPC(s.config.solver_order, variant=BVariant(s.config.solver_type))
+
+
+def _sa(s: Any, options: Options) -> Method:
+    level = {float(t): float(sigma) for t, sigma in zip(s.timesteps, s.sigmas, strict=False)}
+    on = [sigma for t, sigma in level.items() if s.tau_func(t)]
+    tau = Tau(s.tau_func(max(t for t in level if s.tau_func(t))), min(on), max(on)) if on else 0.0
+    return SASolver(s.config.predictor_order, s.config.corrector_order, tau=tau)
+
+
+def _ddim(s: Any, options: Options) -> Method:
+    return DDIM(options.get("eta", 0.0))
+
+
+METHODS: dict[str, Callable[[Any, Options], Method | None]] = {
+    "CogVideoXDDIMScheduler": _ddim,
+    "CogVideoXDPMScheduler": lambda s, _: SDEDPMSolverPP(2),
+    "CosineDPMSolverMultistepScheduler": lambda s, _: SDEDPMSolverPP(s.config.solver_order),
+    "DDIMInverseScheduler": lambda s, _: DDIM(),
+    "DDIMParallelScheduler": _ddim,
+    "DDIMScheduler": _ddim,
+    "DDPMParallelScheduler": lambda s, _: DDPM(),
+    "DDPMScheduler": lambda s, _: DDPM(),
+    "DEISMultistepScheduler": lambda s, _: DEIS(s.config.solver_order),
+    "DPMSolverMultistepInverseScheduler": _multistep,
+    "DPMSolverMultistepScheduler": _multistep,
+    "DPMSolverSDEScheduler": lambda s, _: SDEDPMSolverPP(2),
+    "DPMSolverSinglestepScheduler": _single,
+    "EDMDPMSolverMultistepScheduler": _multistep,
+    "EDMEulerScheduler": lambda s, _: DDIM(),
+    "EulerAncestralDiscreteScheduler": lambda s, _: DDIM(1.0),
+    "EulerDiscreteScheduler": lambda s, _: DDIM(),
+    "FlowMatchEulerDiscreteScheduler": lambda s, _: None if s.config.stochastic_sampling else FlowEuler(),
+    "FlowMatchHeunDiscreteScheduler": lambda s, _: FlowHeun(),
+    "HeunDiscreteScheduler": lambda s, _: EDMHeun(),
+    "IPNDMScheduler": lambda s, _: DEIS(4),
+    "KDPM2DiscreteScheduler": lambda s, _: FlowMidpoint(),
+    "LMSDiscreteScheduler": lambda s, options: FlowAdams(options.get("order", 4)),
+    "PNDMScheduler": lambda s, _: DEIS(4),
+    "SASolverScheduler": _sa,
+    "UniPCMultistepScheduler": _unipc,
+    "UnCLIPScheduler": lambda s, _: DDPM(),
+}
