@@ -1,6 +1,6 @@
 """JacobianFree: a gradient that takes every prediction of the network for a constant."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -29,7 +29,7 @@ class JacobianFree(Gradient):
 
         def evaluate(call: Call, x: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                value = rollout.evaluate(replace(call, op=None), x)
+                value = rollout.evaluate(call._replace(op=None), x)
             slope = slopes[call.index].to(x)
             return rollout.treated(call, value + slope.reshape(-1, *(1,) * (x.ndim - 1)) * (x - x.detach()))
 

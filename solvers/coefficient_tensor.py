@@ -55,10 +55,10 @@ def bound(program: Program, values: Tensor, like: Tensor) -> Program:
     for item in program.ops:
         if isinstance(item, BoundCombine):
             terms = tuple([(next(rest), name) for _, name in item.terms])
-            item = replace(item, terms=terms, noise=tuple([(next(rest), slot) for _, slot in item.noise]))
+            item = item._replace(terms=terms, noise=tuple([(next(rest), slot) for _, slot in item.noise]))
         elif isinstance(item, BoundEvaluate):
             t, a, b = (next(rest) for _ in range(3))
-            item = replace(item, call=replace(item.call, t=t.expand(len(like)), a=a, b=b))
+            item = item._replace(call=item.call._replace(t=t.expand(len(like)), a=a, b=b))
         ops.append(item)
     return replace(program, ops=ops, learned=values.requires_grad)
 

@@ -49,7 +49,10 @@ def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
 
 def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
     """What a Combine writes."""
-    value = combine([(c, registers[name]) for c, name in item.terms])
+    (c, name), *rest = item.terms
+    value = registers[name] * c
+    for c, name in rest:
+        value = _added(value, registers[name], c)
     for c, slot in item.noise:
         assert noise is not None
         value = _added(value, noise(slot, value), c)

@@ -87,15 +87,19 @@ class Plan:
     def held(self) -> int:
         """Most registers alive at one time."""
         alive, most = set(self.entry), len(self.entry)
-        for op, dead in zip(self.instructions, self.last_uses(), strict=True):
+        for op, dead in zip(self.instructions, self.last_uses, strict=True):
             alive |= set(writes(op))
             most = max(most, len(alive))
             alive -= set(dead)
         return most
 
-    def last_uses(self) -> list[tuple[str, ...]]:
-        """For each instruction the registers that nobody reads after it."""
-        return lifetimes(self.instructions, self.starts, self.exit)[1]
+    @cached_property
+    def last_uses(self) -> tuple[tuple[str, ...], ...]:
+        """For each instruction the registers that nobody reads after it. Kept: a plan is run many times."""
+        shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        return tuple(
+            [shared.setdefault(d, d) for d in lifetimes(self.instructions, self.starts, self.exit)[1]]
+        )
 
     def step(self, i: int) -> tuple[Instruction, ...]:
         """The instructions of step i."""

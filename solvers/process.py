@@ -206,6 +206,12 @@ class EDM(Process):
     def sigma(self, t: Tensor | float) -> Tensor:
         return as_time(t).clone()
 
+    def d_alpha(self, t: Tensor | float) -> Tensor:
+        return torch.zeros_like(as_time(t))
+
+    def d_sigma(self, t: Tensor | float) -> Tensor:
+        return torch.ones_like(as_time(t))
+
     def time(self, lam: Tensor | float) -> Tensor:
         return torch.exp(-as_time(lam))
 
@@ -228,6 +234,12 @@ class RectifiedFlow(Process):
 
     def sigma(self, t: Tensor | float) -> Tensor:
         return as_time(t).clone()
+
+    def d_alpha(self, t: Tensor | float) -> Tensor:
+        return -torch.ones_like(as_time(t))
+
+    def d_sigma(self, t: Tensor | float) -> Tensor:
+        return torch.ones_like(as_time(t))
 
     def time(self, lam: Tensor | float) -> Tensor:
         return torch.sigmoid(-as_time(lam))

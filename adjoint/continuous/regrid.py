@@ -1,7 +1,6 @@
 """Regridded: sums of gradients over a grid that is not the run's."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -48,7 +47,7 @@ class Regridded(Sensitivity):
                 of the step that has most of the first.
         """
         step, _ = max(self.grid.shares(entering[0][0]), key=lambda share: share[1])
-        live = replay(self.rollout, replace(call, step=step), state, self.inputs, self.reached)
+        live = replay(self.rollout, call._replace(step=step), state, self.inputs, self.reached)
         found = live.vjp(cotangent, self.shared, self.cond)
         if found is None:
             return live.out.detach(), None

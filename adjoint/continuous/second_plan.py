@@ -143,7 +143,7 @@ class _SecondPlan(NodeTape):
         """The noise prediction at the sample: one more network call."""
         (call,) = self.noise_calls(self.grid.at[-1:], x)
         with torch.no_grad(), self.restored():
-            return self.rollout.evaluate(replace(call, step=self.rollout.program.plan.steps - 1), x).detach()
+            return self.rollout.evaluate(call._replace(step=self.rollout.program.plan.steps - 1), x).detach()
 
 
 class _AtTheStates:

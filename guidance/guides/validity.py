@@ -86,7 +86,7 @@ def _states_between(plan: Plan) -> list[str]:
     for they stay true whatever becomes of x. What is combined of predictions alone is one.
     """
     alive, found, predicted, bounds = {"x"}, [], set(), set(plan.starts[1:])
-    for k, (op, dead) in enumerate(zip(plan.instructions, plan.last_uses(), strict=True)):
+    for k, (op, dead) in enumerate(zip(plan.instructions, plan.last_uses, strict=True)):
         if k in bounds:
             found += sorted(alive - {"x"} - predicted)
         alive |= set(writes(op))

@@ -10,8 +10,9 @@ from ..methods.dpm import DPMSolverPP, DPMSolverPPSingle
 from ..methods.edm import EDMHeun
 from ..methods.flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from ..methods.on_data import Clamp, DynamicThreshold, OnData
-from ..methods.sa import SASolver, Tau
+from ..methods.sa import SASolver
 from ..methods.sde import SDEDPMSolver, SDEDPMSolverPP
+from ..methods.tau import Tau
 from ..methods.unipc import BVariant, UniPC
 from ..plan import Plan
 from ..process import Process
