@@ -49,7 +49,9 @@ def falling(lam: float) -> float:
     return 1 / (1 + math.exp(lam))
 
 
-@pytest.mark.parametrize("tau", [Tau(0.0), Tau(0.6), BEYOND, BAND], ids=str)
+@pytest.mark.parametrize(
+    "tau", [Tau(0.0), Tau(0.6), BEYOND, BAND], ids=lambda each: getattr(each, "__name__", str(each))
+)
 def test_one_step_of_one_strength_is_one_step(tau):
     """Whatever it is called: the data prediction held over a step, to first order."""
     first = SASolver(1, 0, tau=tau)
@@ -63,7 +65,9 @@ def test_one_step_of_one_strength_is_one_step(tau):
         assert same(first, other), str(other)
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.6, 1.6, BAND, falling], ids=str)
+@pytest.mark.parametrize(
+    "tau", [0.0, 0.6, 1.6, BAND, falling], ids=lambda each: getattr(each, "__name__", str(each))
+)
 def test_strengths_agree_in_the_noise_prediction_and_at_two_nodes(tau):
     assert same(SDEDPMSolver(tau), SEEDS(1, NOISE, tau=tau))
     assert same(SDEDPMSolverPP(2, exact=True, tau=tau), SASolver(2, 0, tau=tau))
@@ -112,7 +116,7 @@ def test_the_flow_sde_is_euler_maruyama(tau):
         ERSDE(2, phi=BAND),
         ReversibleHeun(tau=BAND),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_outside_its_band_nothing_is_drawn(method):
     """The band is lambda from -0.69 to 1.20: the first and the last step lie outside, two lie partly in it."""
@@ -124,7 +128,9 @@ def test_outside_its_band_nothing_is_drawn(method):
 
 
 @pytest.mark.parametrize(
-    "method", [DDIM(BAND), FlowSDE(BAND), EulerMaruyama(BAND), SEEDS(3, tau=BEYOND)], ids=str
+    "method",
+    [DDIM(BAND), FlowSDE(BAND), EulerMaruyama(BAND), SEEDS(3, tau=BEYOND)],
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_from_alpha_zero_to_sigma_zero(method, n):
