@@ -96,7 +96,7 @@ def _variances(value: Tensor | float, like: Tensor) -> Tensor:
 
 
 def _check(plan: Plan) -> None:
-    plan.check_linear("log_prob")
+    plan.check_affine("log_prob")
     check_map(plan, "log_prob")
     if not plan.rises:
         raise ValueError(

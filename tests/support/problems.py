@@ -98,7 +98,7 @@ VARIANTS: dict[type[Method], Sequence[Method]] = {
         Rex(Stages.SHARK),
         *(Rex(s, sde=True, zeta=0.5 if s is Stages.EULER else 0.999) for s in Stages),
     ],
-    MRS: [MRS(), MRS(2, NOISE), *(MRS(2, want, Reverse.SDE) for want in (DATA, NOISE))],
+    MRS: [MRS(), MRS(2, NOISE), *(MRS(2, want, Reverse.SDE) for want in (NOISE, DATA))],
     BDIA: [BDIA(), BDIA(0.5)],
     ReversibleHeun: [ReversibleHeun(), ReversibleHeun(noise_side=True), ReversibleHeun(tau=1.0)],
     FlowAdams: [FlowAdams(k, starter=True) for k in (1, 2, 3, 4)] + [FlowAdams(3)],

@@ -496,7 +496,7 @@ def test_refusals():
     for plan, words in [
         (falling, "expected a rising one"),
         (EulerMaruyama().plan(process, UniformLambda(4, start=0.9, end=0.05)), "draws noise"),
-        (OnData(DDIM(), Clamp(-1.0, 1.0)).plan(process, grid), "Apply"),
+        (OnData(DDIM(), Clamp(-1.0, 1.0)).plan(process, grid), "with the function"),
         (
             ReversibleHeun().plan(process, UniformLambda(4, start=0.9, end=0.05)).inverse(),
             "from x alone to x alone",
