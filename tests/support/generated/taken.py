@@ -29,7 +29,8 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
     "a share of the linear part, of either sign": ("ConjugateDDIM.lam=-1",),
     "any whole number is a seed": ("Calibration.of.seed=-1", "bootstrap.seed=-1"),
     "infinity is no limit": (
-        *(f"{call}.cap=infinity" for call in ("DPMSolver", "DPMSolverPP", "DPMSolverV3", "ERSDE", "MRS", "SASolver", "SDEDPMSolverPP", "UniPC")),
+        *(f"{call}.cap=infinity" for call in ("DPMSolver", "DPMSolverPP", "DPMSolverV3", "ERSDE", "MRS",
+                                                 "SASolver", "SDEDPMSolverPP", "UniPC")),
         *(f"{call}.clip=infinity" for call in ("DDPO", "DPOK", "DanceGRPO", "FlowGRPO", "dno", "doodl", "reno")),
         *(f"{call}.advantage_clip=infinity" for call in ("DDPO", "DanceGRPO", "FlowGRPO")),
         "EDMHeun.s_min=infinity", "EDMHeun.s_max=infinity", "Reversible.tolerance=infinity",
