@@ -28,7 +28,8 @@ class Call(NamedTuple):
     instructions a named tuple: one is made for every call, in a third of a dataclass's time.
     """
 
-    index: int
+    # hides tuple.index, which nobody asks of a call
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     step: int
     t: Tensor
     a: Value

@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_map
 from ...adjoint import PerStep, trajectory
 from ...adjoint.arguments import noise_for
 from ...solvers import Model, Plan, Transitions
-from ...solvers.linear_map import Value
 from ...solvers.loop import predict
 from ...solvers.per_step import at_step
 from ...solvers.program import Program, prepare
@@ -44,7 +43,7 @@ class Chain:
         """
         return self.transitions.mean(self.program, self._evaluate, states, step)
 
-    def std(self, step: int) -> Value:
+    def std(self, step: int) -> Tensor | float:
         """s_k: a number, or (B, 1, ...) for a stacked plan."""
         return self.transitions.std(step, self.like)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..broadcast import per_sample
 from ..instructions import Combine, Time, reads, writes
-from ..linear_map import LinearMap, Value
+from ..linear_map import LinearMap
 from ..loop import execute
 from ..noise import Noise
 from ..plan import Plan
@@ -62,7 +62,7 @@ class Transitions:
         """Steps with s_k = 0."""
         return tuple(k for k, s in enumerate(self.stds) if s == 0.0)
 
-    def std(self, step: int, like: Tensor) -> Value:
+    def std(self, step: int, like: Tensor) -> Tensor | float:
         """s_k: a number, or (B, 1, ...) in `like`'s dtype for a stacked plan."""
         s = self.stds[step]
         return s if isinstance(s, float) else per_sample(as_time(s).to(like), like)

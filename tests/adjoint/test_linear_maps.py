@@ -97,6 +97,7 @@ def by_hand(network, plan, x, noise):
     registers = {"x": x}
     for op in plan.instructions:
         if isinstance(op, Evaluate):
+            assert isinstance(op.t, float)
             registers[op.outs[0]] = network(registers[op.src], torch.full((len(x),), op.t).to(x))
         else:
             terms = [(c, registers[name]) for c, name in op.terms] + [(c, noise[k]) for c, k in op.noise]
@@ -280,13 +281,13 @@ def test_precision_is_the_state_s_and_the_way_back_is_float64():
 
 def test_noise_is_recovered_through_factors_of_every_element():
     base = DDPM().plan(PROCESS, TIMES)
-    wide = [
-        replace(op, noise=((PerElement(torch.tensor([c, 1.5 * c])), slot),))
-        if isinstance(op, Combine)
-        else op
-        for op in base.instructions
-        for c, slot in (op.noise if isinstance(op, Combine) else ((0.0, 0),))
-    ]
+    wide = []
+    for op in base.instructions:
+        if isinstance(op, Combine):
+            ((c, slot),) = op.noise
+            assert isinstance(c, float)
+            op = replace(op, noise=((PerElement(torch.tensor([c, 1.5 * c])), slot),))
+        wide.append(op)
     plan, model, x0 = replace(base, instructions=tuple(wide)), MIXTURE.denoiser(PROCESS), torch.randn(3, 2)
     start, noise = recover_noise(model, plan, x0, noise=Addressed(3))
     assert torch.allclose(run(model, plan, start, noise=noise), x0, atol=1e-12)

@@ -4,7 +4,7 @@ import procedural_card
 import pytest
 import torch
 from procedural import TEST, passport
-from procedural_models import WEIGHTS, autoencoder, card, recogniser, thresholds
+from procedural_models import WEIGHTS, Autoencoder, autoencoder, card, recogniser, thresholds
 
 from pullback.adjoint import Checkpoint, sample
 from pullback.solvers import DPMSolverPP, UniformLambda
@@ -23,6 +23,7 @@ def test_two_photographs_are_nearer_than_two_people():
 
 def test_the_autoencoder_samples_and_differentiates_in_noise_and_code():
     model, x = autoencoder(), passport(TEST[:2])
+    assert isinstance(model.network, Autoencoder)
     code = model.network.encode(x).requires_grad_()
     plan = DPMSolverPP(2).plan(model.process, UniformLambda(6, start=1.0, end=0.03))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)

@@ -57,31 +57,28 @@ def published(predict, x, order, side, rtol, atol, h, propose):
     while lam < last:
         step = min(h, last - lam)
         step = last - lam if last - lam <= 1.001 * h else step
-
-        def at(share, lam=lam, step=step):
-            return levels(lam + share * step)
-
-        (t, a, s), (t1, a1, s1) = at(0.0), at(1.0)
+        (t, a, s), (t1, a1, s1) = levels(lam), levels(lam + step)
         r1, r2 = (0.5 if order == 2 else 1 / 3), 2 / 3
         here = predict(x, t)
-        (m, am, sm), (q, aq, sq) = at(r1), at(r2)
+        (m, am, sm), (q, aq, sq) = levels(lam + r1 * step), levels(lam + r2 * step)
         if side == NOISE:
             e, e1, e2 = math.expm1(step), math.expm1(r1 * step), math.expm1(r2 * step)
             late = predict(am / a * x - sm * e1 * here, m)
             ddim = a1 / a * x - s1 * e * here
             second = ddim - s1 / (2 * r1) * e * (late - here)
+            low, high = ddim, second
             if order == 3:
                 bent = aq / a * x - sq * e2 * here - sq * r2 / r1 * (e2 / (r2 * step) - 1) * (late - here)
-                third = ddim - s1 / r2 * (e / step - 1) * (predict(bent, q) - here)
+                low, high = second, ddim - s1 / r2 * (e / step - 1) * (predict(bent, q) - here)
         else:
             e, e1, e2 = (math.expm1(-v * step) for v in (1.0, r1, r2))
             late = predict(sm / s * x - am * e1 * here, m)
             ddim = s1 / s * x - a1 * e * here
             second = ddim - a1 / (2 * r1) * e * (late - here)
+            low, high = ddim, second
             if order == 3:
                 bent = sq / s * x - aq * e2 * here + aq * r2 / r1 * (e2 / (r2 * step) + 1) * (late - here)
-                third = ddim + a1 / r2 * (e / step + 1) * (predict(bent, q) - here)
-        low, high = (ddim, second) if order == 2 else (second, third)
+                low, high = second, ddim + a1 / r2 * (e / step + 1) * (predict(bent, q) - here)
         scale = torch.maximum(
             torch.tensor(atol, dtype=x.dtype), rtol * torch.maximum(low.abs(), before.abs())
         )
@@ -218,7 +215,7 @@ def test_the_times_serve_any_method():
     assert all(set(grid.tolist()) <= set(times[:, b].tolist()) for b, grid in enumerate(found.grids))
     assert (run(MODEL, DPMSolverPP(2).plan(PROCESS, times), x) - found.state).abs().max() < 0.1
     short = adapt(MODEL, x[:1], AdaptiveDPM(3), START, END, rtol=10.0, atol=10.0)
-    both = type(short)(short.plan, None, (short.grids[0], found.grids[0]), None, *[short.calls] * 2, 0)
+    both = type(short)(short.plan, None, (short.grids[0], found.grids[0]), None, short.calls, short.calls, 0)
     assert both.times.shape == (max(len(short.grids[0]), len(found.grids[0])), 2)
 
 

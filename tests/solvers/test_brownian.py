@@ -376,6 +376,7 @@ def test_grids_per_sample_see_each_sample_s_own_path():
     )
     plan = DDPM().plan(process, grids)
     out = run(model, plan, x, noise=source.on(plan))
+    assert source.samples is not None
     for k in range(3):
         alone = replace(source, samples=[source.samples[k]])
         plan = DDPM().plan(process, grids[:, k])

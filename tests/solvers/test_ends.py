@@ -194,7 +194,7 @@ def test_around_other_compositions():
         Coupled(Ends(DDIM(), (DDIM(),)))
     with pytest.raises(ValueError, match="leaves D0 at t="):
         Ends(Restart(DDIM())).plan(PROCESS, GRID)
-    for wrong in (lambda: Ends(DDIM(), DDIM()), lambda: Ends(DDIM(), tail=[DDIM()])):
+    for wrong in (lambda: Ends(DDIM(), DDIM()), lambda: Ends(DDIM(), tail=[DDIM()])):  # pyright: ignore[reportArgumentType]
         with pytest.raises(TypeError, match="tuple"):
             wrong()
     with pytest.raises(ValueError, match="carries a second state"):

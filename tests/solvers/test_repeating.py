@@ -114,7 +114,9 @@ def test_they_must_be_meant():
     plain = UniformLambda(4, start=0.9, end=0.1)
     assert DDIM().plan(PROCESS, Repeating(plain)) == DDIM().plan(PROCESS, plain)
     up = DDIM().plan(PROCESS, Rising(Repeating(TIMES)))
-    assert up == DDIM().plan(PROCESS, Repeating(Rising(Repeating(TIMES)))) and up.times[0] < up.times[-1]
+    assert up == DDIM().plan(PROCESS, Repeating(Rising(Repeating(TIMES))))
+    first, last = up.times[0], up.times[-1]
+    assert isinstance(first, float) and isinstance(last, float) and first < last
     with pytest.raises(ValueError, match="rising grid"):
         DDPM().plan(PROCESS, Rising(Repeating(TIMES)))
     assert "Repeating(" in repr(Repeating(plain))

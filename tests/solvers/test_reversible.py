@@ -1,7 +1,5 @@
 """Reversible methods: exact inverses, exact gradients at the memory of two states, and refusals."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from everything import GRID, assert_same, everything
@@ -282,7 +280,7 @@ def _undone(model, back, pair):
     """One inverse step of the pair, before the copy that the first step made is dropped."""
     program = prepare(back, model, torch.zeros(1, 1))
     registers = {"x": pair[:1, None], "y": pair[1:, None]}
-    keep = [replace(item, dead=()) for item in program.ops]
+    keep = [item._replace(dead=()) for item in program.ops]
     out = execute(
         Program(back, tuple(keep)), registers, lambda call, state: predict(model, call, state, None), None
     )

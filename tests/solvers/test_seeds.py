@@ -49,18 +49,18 @@ def by_hand(stages: int, x, draws):
     def eps(x, t):
         return convert(model(x, t.expand(len(x))), x, DATA, NOISE, PROCESS, t)
 
+    def path(ends, h, z) -> Any:
+        """The noise at the last of the fractions `ends` of the step h, in units of sigma."""
+        left = [ends[-1] - r for r in (0.0, *ends)]
+        return sum(
+            ((2 * a * h).exp() - (2 * b * h).exp()).sqrt() * draw
+            for a, b, draw in zip(left, left[1:], z, strict=False)
+        )
+
     for i in range(len(t) - 1):
         h = lam[i + 1] - lam[i]
         first, alpha = eps(x, t[i]), PROCESS.alpha(t[i])
         z = [next(take) for _ in range(stages)]
-
-        def path(ends, h=h, z=z) -> Any:
-            """The noise at the last of the fractions `ends` of the step, in units of sigma."""
-            left = [ends[-1] - r for r in (0.0, *ends)]
-            return sum(
-                ((2 * a * h).exp() - (2 * b * h).exp()).sqrt() * draw
-                for a, b, draw in zip(left, left[1:], z, strict=False)
-            )
 
         def at(r, lam=lam, i=i, h=h):
             time = PROCESS.time(lam[i] + r * h)
@@ -68,7 +68,7 @@ def by_hand(stages: int, x, draws):
 
         if stages == 1:
             _, a, s = at(1.0)
-            x = a / alpha * x - 2 * s * h.expm1() * first + s * path([1.0])
+            x = a / alpha * x - 2 * s * h.expm1() * first + s * path([1.0], h, z)
         elif stages == 2:
             time, a, s = at(0.5)
             u = a / alpha * x - 2 * s * (h / 2).expm1() * first + s * (h.exp() - 1).sqrt() * z[0]
@@ -77,15 +77,15 @@ def by_hand(stages: int, x, draws):
             x = x + s * (((2 * h).exp() - h.exp()).sqrt() * z[0] + (h.exp() - 1).sqrt() * z[1])
         else:
             time, a, s = at(1 / 3)
-            u = a / alpha * x - 2 * s * (h / 3).expm1() * first + s * path([1 / 3])
+            u = a / alpha * x - 2 * s * (h / 3).expm1() * first + s * path([1 / 3], h, z)
             bend, r = eps(u, time) - first, 2 / 3
             time, a, s = at(r)
-            u = a / alpha * x - 2 * s * (r * h).expm1() * first + s * path([1 / 3, r])
+            u = a / alpha * x - 2 * s * (r * h).expm1() * first + s * path([1 / 3, r], h, z)
             u = u - 2 * s * 2 * ((r * h).expm1() / (r * h) - 1) * bend
             bend = eps(u, time) - first
             _, a, s = at(1.0)
             x = a / alpha * x - 2 * s * h.expm1() * first - 2 * s / r * (h.expm1() / h - 1) * bend
-            x = x + s * path([1 / 3, r, 1.0])
+            x = x + s * path([1 / 3, r, 1.0], h, z)
     return x
 
 

@@ -1,7 +1,6 @@
 """T1 to T4 and T10 of the reference: Gaussian data N(m, s^2), where every sensitivity is known."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -150,7 +149,7 @@ def test_determinant_of_a_reversible_map():
         from pullback.solvers.program import Program, prepare
 
         program = prepare(back, model, pair[:1])
-        program = Program(back, tuple(replace(item, dead=()) for item in program.ops))
+        program = Program(back, tuple(item._replace(dead=()) for item in program.ops))
         out = execute(
             program,
             {"x": pair[:1], "y": pair[1:]},

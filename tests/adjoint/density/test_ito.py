@@ -94,8 +94,9 @@ def test_it_is_the_published_sum():
             ours = ito_log_prob(MIXTURE.denoiser(PROCESS), plan, states, start, variance=math.inf)[-1]
         total = start.clone()
         for k in range(steps):
-            t, tau = plan.times[k], plan.times[k] - plan.times[k + 1]
-            f, g2, state = float(PROCESS.f(t)), float(PROCESS.g2(t)), states[k]
+            t, later = plan.times[k], plan.times[k + 1]
+            assert isinstance(t, float) and isinstance(later, float)
+            tau, f, g2, state = t - later, float(PROCESS.f(t)), float(PROCESS.g2(t)), states[k]
             score = MIXTURE.score(state, *at(t))
             total += (score * (states[k + 1] - state)).sum(1)
             total += tau * (2 * f + f * (state * score).sum(1) - g2 / 2 * score.square().sum(1))

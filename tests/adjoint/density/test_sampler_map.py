@@ -99,7 +99,7 @@ def test_there_and_back_the_determinants_cancel():
     registers = encode(denoiser, plan, x)
     start = decode(denoiser, plan, registers, dtype=torch.float64)
     found = sampler_log_prob(denoiser, plan, registers["x"], start=start)
-    sigma = PROCESS.sigma(plan.times[0])
+    sigma = PROCESS.sigma(torch.tensor(plan.times[0]))
     drawn = torch.distributions.Normal(0.0, sigma).log_prob(x).sum(1) - log_det
     assert torch.allclose(found.value, drawn, atol=1e-10) and torch.allclose(found.end, x, atol=1e-10)
     forth = torch.func.jacrev(lambda y: torch.cat([v[0] for v in encode(denoiser, plan, y[None]).values()]))(
@@ -123,7 +123,7 @@ def test_it_tends_to_the_density_of_the_flow():
     errors = []
     for n in (12, 24):
         plan = falling(DPMSolverPPSingle(2), n)
-        alpha, sigma = (float(f(plan.times[-1])) for f in (PROCESS.alpha, PROCESS.sigma))
+        alpha, sigma = (float(f(torch.tensor(plan.times[-1]))) for f in (PROCESS.alpha, PROCESS.sigma))
         found = sampler_log_prob(MIXTURE.denoiser(PROCESS), plan, x, prior=MIXTURE.log_prob).value
         errors.append(float((found - MIXTURE.log_prob(x, alpha, sigma)).norm()))
     assert 1.7 < math.log2(errors[0] / errors[1]) < 2.5

@@ -73,7 +73,7 @@ def grid_law(data):
     for op, t in zip([op for op in PLAN.instructions if isinstance(op, Combine)], times[:-1], strict=True):
         (a, _), (c, _) = op.terms
         ((std, _),) = op.noise
-        assert isinstance(std, float)
+        assert isinstance(a, float) and isinstance(c, float) and isinstance(std, float)
         mean = a * points + c * data.denoise(points[:, None], PROCESS.alpha(t), PROCESS.sigma(t))[:, 0]
         kernel = torch.exp(-((points[:, None] - mean) / std).square() / 2) / std
         law = kernel @ law
@@ -379,11 +379,12 @@ def plain_svdd(x, children, noise):
     for b in range(len(x)):
         state = x[b : b + 1]
         for k, op in enumerate(combines):
+            (a, _), (c, _) = op.terms
+            ((std, _),) = op.noise
+            assert isinstance(a, float) and isinstance(c, float)
             data = model(state, torch.tensor([PLAN.times[k]]))
             born = [
-                op.terms[0][0] * state
-                + op.terms[1][0] * data
-                + op.noise[0][0] * noise(k, torch.zeros(len(x) * children, 1))[b * children + j]
+                a * state + c * data + std * noise(k, torch.zeros(len(x) * children, 1))[b * children + j]
                 for j in range(children)
             ]
             value = [
