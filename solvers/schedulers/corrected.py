@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..compiler import Method
+from ..methods.around.on_data import Clamp, DynamicThreshold, OnData
 from ..methods.ddim import DDIM, DDPM
 from ..methods.deis import DEIS
 from ..methods.dpm import DPMSolverPP, DPMSolverPPSingle
 from ..methods.edm import EDMHeun
 from ..methods.flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
-from ..methods.on_data import Clamp, DynamicThreshold, OnData
 from ..methods.sa import SASolver
 from ..methods.sde import SDEDPMSolver, SDEDPMSolverPP
 from ..methods.tau import Tau
