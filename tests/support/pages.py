@@ -75,7 +75,17 @@ def shows(path: pathlib.Path, name: str) -> bool:
 
 
 TOPICS = {
-    "solvers": ("networks", "methods", "notation", "reversible"),
+    "solvers": (
+        "networks",
+        "methods",
+        "noise",
+        "plans",
+        "adaptive",
+        "equations",
+        "processes",
+        "notation",
+        "reversible",
+    ),
     "adjoint": ("gradients",),
     "guidance.adversarial": ("adversarial",),
     "guidance.edit": ("editing",),
