@@ -32,7 +32,7 @@ class OwnNoise(CheckedFields):
         return tau**2 * process.g2(t) / 2
 
 
-NoiseStrength = (
+FlowNoise = (
     NonNegative
     | Annotated[Callable[[Tensor], Tensor | float], Wanted("a function of t, a float64 tensor")]
     | OwnNoise
@@ -43,7 +43,7 @@ NoiseStrength = (
 class Drift:
     """The row (A, B) of u + side eps score; `side` is 1 where t rises along with the motion, -1 where it falls."""
 
-    strength: NoiseStrength
+    strength: FlowNoise
     side: float
 
     def eps(self, process: Process, t: Tensor) -> Tensor:
@@ -60,6 +60,6 @@ class Drift:
         return d_alpha, d_sigma - self.side * torch.where(eps > 0, eps / process.sigma(t), eps)
 
 
-def drift_of(strength: NoiseStrength, side: float) -> Prediction:
+def drift_of(strength: FlowNoise, side: float) -> Prediction:
     """u + side eps score as a Prediction: of a network of any kind it is one linear map of x and its output."""
     return Prediction("DRIFT", Drift(strength, side))

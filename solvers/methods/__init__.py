@@ -1,45 +1,58 @@
-"""Published samplers, a file a family: formulas that a Builder turns into plans. Knows no network and no gradient."""
+"""Published samplers, a file a family: formulas that a Builder turns into plans. Rooms of their own have the adaptive
+ones, what goes around a method, what is calibrated on a model, and the exactly reversible. Knows no gradient.
+"""
 
 from .adams import LMS
-from .adaptive import Accepted, accepted_times, adapt
-from .adaptive_dpm import AdaptiveDPM
-from .ancestral import Ancestral
-from .calibration import model_statistics
+from .adaptive import (
+    PID,
+    Accepted,
+    AdaptiveDPM,
+    EmbeddedPair,
+    GottaGoFast,
+    IntegralControl,
+    StepControl,
+    StochasticImprovedEuler,
+    accepted_times,
+    adapt,
+)
+from .around import (
+    Ancestral,
+    Clamp,
+    DynamicThreshold,
+    Ends,
+    LangevinCorrected,
+    Norms,
+    OnData,
+    OnDataOnly,
+    Restart,
+)
+from .calibrated import DPMSolverV3, ModelStatistics, model_statistics
+from .chains import MALA, ULA
 from .consistency import LCM, TCD
-from .coupled import Coupled, Rex, Stages
 from .ddim import DDIM, DDPM, PosteriorVariance
 from .deis import DEIS
 from .dpm import DPMSolver, DPMSolverPP
 from .dpm_fast import DPMSolverFast, DPMSolverPPFast
 from .dpm_single import KDPM2, DPMSolverPPSingle, DPMSolverSingle
-from .dpm_v3 import DPMSolverV3
 from .edm import EDMHeun
 from .edm_pec import EDMPEC
-from .embedded import EmbeddedPair
-from .ends import Ends
 from .er_sde import ERSDE
 from .flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
 from .flow_sde import ConstantFlowSDE, FlowSDE
 from .ghvb import GHVB
 from .hybrid_heun import HybridHeun
-from .improved_euler import GottaGoFast, StochasticImprovedEuler
-from .langevin import MALA, ULA, LangevinCorrected, Norms
 from .mrs import MRS, Reverse
-from .on_data import Clamp, DynamicThreshold, OnData, OnDataOnly
 from .pndm import IPNDM, PLMS, PNDM
 from .predictor_corrector import CorrectorMode
-from .restart import Restart
+from .reversible import BDIA, EDICT, OBELM, Coupled, ReversibleHeun, Rex, Stages
 from .rho_rk import RhoRK
 from .runge_kutta import DOPRI5, HEUN, KUTTA3, MIDPOINT, RK4, Tableau
 from .sa import SASolver
 from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .seeds import SEEDS
-from .step_control import PID, IntegralControl, StepControl
 from .stochastic_flow import StochasticFlow
 from .tau import Eta, Tau
-from .two_state import BDIA, EDICT, OBELM, ReversibleHeun
 from .unipc import UniPC
-from .v3_statistics import ModelStatistics
 
 __all__ = [
     "Accepted", "AdaptiveDPM", "Ancestral", "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled",

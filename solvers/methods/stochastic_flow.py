@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..compiler import Builder, Method
-from ..drift import Drift, NoiseStrength, drift_of
+from ..drift import Drift, FlowNoise, drift_of
 from ..process import as_time
 
 
@@ -29,7 +29,7 @@ class StochasticFlow(Method):
     Vanden-Eijnden 2023, arXiv 2303.08797, section 2. Cost: 1 network call a step, 2 states, 1 noise.
     """
 
-    strength: NoiseStrength
+    strength: FlowNoise
     order = 1
     both_ways = True
 

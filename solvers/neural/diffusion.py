@@ -57,7 +57,7 @@ class DriftDiffusion:
 X_ALONE = Mixing([[1.0, 0.0], [0.0, 0.0]])  # (x, 0)
 
 
-def slope(h: float, share: float = 1.0) -> Mixing:
+def increment(h: float, share: float = 1.0) -> Mixing:
     """(f, g dw) -> share (f h + g dw, 0)."""
     return Mixing([[share * h, share], [0.0, 0.0]])
 

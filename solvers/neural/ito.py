@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..compiler import Builder
-from .diffusion import DriftMethod, evaluated, slope
+from .diffusion import DriftMethod, evaluated, increment
 
 
 @dataclass(frozen=True)
@@ -16,4 +16,4 @@ class ItoEuler(DriftMethod):
     order = 1
 
     def move(self, b: Builder, i: int, h: float) -> None:
-        b.combine("x", (1.0, "x"), (slope(h), evaluated(b, f"k{i}", b.t[i], "x", (i,))))
+        b.combine("x", (1.0, "x"), (increment(h), evaluated(b, f"k{i}", b.t[i], "x", (i,))))

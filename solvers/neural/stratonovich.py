@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..compiler import Builder
-from .diffusion import DriftMethod, evaluated, slope
+from .diffusion import DriftMethod, evaluated, increment
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class StratonovichHeun(DriftMethod):
 
     def move(self, b: Builder, i: int, h: float) -> None:
         first = evaluated(b, f"k{i}", b.t[i], "x", (i,))
-        b.combine(f"s{i}", (1.0, "x"), (slope(h), first))
+        b.combine(f"s{i}", (1.0, "x"), (increment(h), first))
         second = evaluated(b, f"l{i}", b.t[i + 1], f"s{i}", (i,))
-        b.combine("x", (1.0, "x"), (slope(h, 0.5), first), (slope(h, 0.5), second))
+        b.combine("x", (1.0, "x"), (increment(h, 0.5), first), (increment(h, 0.5), second))
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class StratonovichMidpoint(DriftMethod):
 
     def move(self, b: Builder, i: int, h: float) -> None:
         first = evaluated(b, f"k{i}", b.t[i], "x", (i,))
-        b.combine(f"s{i}", (1.0, "x"), (slope(h, 0.5), first))
-        b.combine("x", (1.0, "x"), (slope(h), evaluated(b, f"l{i}", b.t[i] + h / 2, f"s{i}", (i,))))
+        b.combine(f"s{i}", (1.0, "x"), (increment(h, 0.5), first))
+        b.combine("x", (1.0, "x"), (increment(h), evaluated(b, f"l{i}", b.t[i] + h / 2, f"s{i}", (i,))))
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class StratonovichReversibleHeun(DriftMethod):
     def move(self, b: Builder, i: int, h: float) -> None:
         if i == 0:
             b.combine("y", (1.0, "x"))
-            b.combine("x", (1.0, "x"), (slope(h, 0.5), evaluated(b, "k0", b.t[0], "y", (0,))))
+            b.combine("x", (1.0, "x"), (increment(h, 0.5), evaluated(b, "k0", b.t[0], "y", (0,))))
         b.combine("y", (2.0, "x"), (-1.0, "y"))
         last = i + 1 == b.steps
         ahead = (i,) if last else (i, i + 1)
         width = h if last else b.t[i + 2] - b.t[i]
-        b.combine("x", (1.0, "x"), (slope(width, 0.5), evaluated(b, f"k{i + 1}", b.t[i + 1], "y", ahead)))
+        b.combine("x", (1.0, "x"), (increment(width, 0.5), evaluated(b, f"k{i + 1}", b.t[i + 1], "y", ahead)))

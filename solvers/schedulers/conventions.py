@@ -76,7 +76,8 @@ class Table(Convention):
         return -1.0 if float(getattr(s, "final_alpha_cumprod", 1.0)) == 1.0 else 0.0
 
     def nodes(self, s: Any) -> list[float]:
-        return [*sorted({float(each) for each in s.timesteps}, reverse=True), self.end(s)]
+        labels = getattr(s, "_timesteps", s.timesteps)  # PNDM's own, without its half steps
+        return [*sorted({float(each) for each in labels}, reverse=True), self.end(s)]
 
     def near(self, s: Any) -> tuple[Tensor, Tensor]:
         return as_time([-1.0, 0.0, len(s.alphas_cumprod) - 1.0]), as_time(

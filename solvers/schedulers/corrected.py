@@ -4,14 +4,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..compiler import Method
-from ..methods.ddim import DDIM, DDPM
-from ..methods.deis import DEIS
-from ..methods.dpm import DPMSolverPP, DPMSolverPPSingle
+from ..methods.adams import LMS
+from ..methods.around.ancestral import Ancestral
+from ..methods.around.on_data import Clamp, DynamicThreshold, OnData
+from ..methods.ddim import DDIM, DDPM, PosteriorVariance
+from ..methods.dpm import DPMSolver, DPMSolverPP
+from ..methods.dpm_single import KDPM2, DPMSolverPPSingle, DPMSolverSingle
 from ..methods.edm import EDMHeun
-from ..methods.flow import FlowAdams, FlowEuler, FlowHeun, FlowMidpoint
-from ..methods.on_data import Clamp, DynamicThreshold, OnData
+from ..methods.flow import FlowEuler, FlowHeun
+from ..methods.pndm import IPNDM, PLMS, PNDM
 from ..methods.sa import SASolver
 from ..methods.sde import SDEDPMSolver, SDEDPMSolverPP
+from ..methods.seeds import SEEDS
 from ..methods.tau import Tau
 from ..methods.unipc import BVariant, UniPC
 from ..plan import Plan
@@ -41,8 +45,10 @@ def true_plan(s: Any, process: Process, nodes: list[float], options: Options) ->
     elif getattr(s.config, "clip_sample", False):
         method = OnData(method, Clamp(-s.config.clip_sample_range, s.config.clip_sample_range))
     times = [t for k, t in enumerate(nodes) if not k or t != nodes[k - 1]]
-    if isinstance(method, DPMSolverPPSingle):
-        times = [*times[: -1 : method.order], times[-1]]
+    if (
+        name == "DPMSolverSinglestepScheduler"
+    ):  # it counts network calls: a step of its method spans several nodes
+        times = [*times[: -1 : s.config.solver_order], times[-1]]
     return method.along(process, times)
 
 
@@ -54,14 +60,21 @@ def _multistep(s: Any, options: Options) -> Method | None:
         return SDEDPMSolver()
     if kind == "dpmsolver++":
         return DPMSolverPP(order, exact=exact)
-    return DDIM() if order == 1 else None
+    return DPMSolver(order, exact=exact)
 
 
-def _single(s: Any, options: Options) -> Method | None:
-    order = s.config.solver_order
-    if s.config.algorithm_type != "dpmsolver++":
-        return None
-    return DDIM() if order == 1 else DPMSolverPPSingle(order, exact=s.config.solver_type == "heun")
+def _single(s: Any, options: Options) -> Method:
+    kind, order, exact = s.config.algorithm_type, s.config.solver_order, s.config.solver_type == "heun"
+    if kind == "sde-dpmsolver++":
+        return SEEDS(order)
+    if order == 1:
+        return DDIM()
+    return (DPMSolverPPSingle if kind == "dpmsolver++" else DPMSolverSingle)(order, exact=exact)
+
+
+def _ddpm(s: Any, options: Options) -> Method:
+    large = s.config.variance_type.startswith("fixed_large")
+    return DDPM(PosteriorVariance.LARGE if large else PosteriorVariance.SMALL)
 
 
 def _unipc(s: Any, options: Options) -> Method:
@@ -86,24 +99,25 @@ METHODS: dict[str, Callable[[Any, Options], Method | None]] = {
     "DDIMInverseScheduler": lambda s, _: DDIM(),
     "DDIMParallelScheduler": _ddim,
     "DDIMScheduler": _ddim,
-    "DDPMParallelScheduler": lambda s, _: DDPM(),
-    "DDPMScheduler": lambda s, _: DDPM(),
-    "DEISMultistepScheduler": lambda s, _: DEIS(s.config.solver_order),
+    "DDPMParallelScheduler": _ddpm,
+    "DDPMScheduler": _ddpm,
+    "DEISMultistepScheduler": lambda s, _: DPMSolver(s.config.solver_order, exact=True),
     "DPMSolverMultistepInverseScheduler": _multistep,
     "DPMSolverMultistepScheduler": _multistep,
-    "DPMSolverSDEScheduler": lambda s, _: SDEDPMSolverPP(2),
+    "DPMSolverSDEScheduler": lambda s, _: SEEDS(2),
     "DPMSolverSinglestepScheduler": _single,
     "EDMDPMSolverMultistepScheduler": _multistep,
     "EDMEulerScheduler": lambda s, _: DDIM(),
-    "EulerAncestralDiscreteScheduler": lambda s, _: DDIM(1.0),
+    "EulerAncestralDiscreteScheduler": lambda s, _: Ancestral(DDIM()),
     "EulerDiscreteScheduler": lambda s, _: DDIM(),
     "FlowMatchEulerDiscreteScheduler": lambda s, _: None if s.config.stochastic_sampling else FlowEuler(),
     "FlowMatchHeunDiscreteScheduler": lambda s, _: FlowHeun(),
     "HeunDiscreteScheduler": lambda s, _: EDMHeun(),
-    "IPNDMScheduler": lambda s, _: DEIS(4),
-    "KDPM2DiscreteScheduler": lambda s, _: FlowMidpoint(),
-    "LMSDiscreteScheduler": lambda s, options: FlowAdams(options.get("order", 4)),
-    "PNDMScheduler": lambda s, _: DEIS(4),
+    "IPNDMScheduler": lambda s, _: IPNDM(),
+    "KDPM2AncestralDiscreteScheduler": lambda s, _: Ancestral(KDPM2()),
+    "KDPM2DiscreteScheduler": lambda s, _: KDPM2(),
+    "LMSDiscreteScheduler": lambda s, options: LMS(options.get("order", 4)),
+    "PNDMScheduler": lambda s, _: PLMS() if s.config.skip_prk_steps else PNDM(),
     "SASolverScheduler": _sa,
     "UniPCMultistepScheduler": _unipc,
     "UnCLIPScheduler": lambda s, _: DDPM(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..calling import FirstChannels
-from ..methods.on_data import DynamicThreshold
+from ..methods.around.on_data import DynamicThreshold
 from ..plan import Plan
 from ..process import as_time
 from .clocks import TableLabels

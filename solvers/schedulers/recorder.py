@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..instructions import Apply, Combine, Evaluate, Instruction
-from ..methods.on_data import Clamp
+from ..methods.around.on_data import Clamp
 from ..prediction import Prediction
 from .learned import LearnedNoise
 

@@ -21,7 +21,7 @@ from pullback.solvers import (
     adapt,
     run,
 )
-from pullback.solvers.methods.search import Search
+from pullback.solvers.methods.adaptive.search import Search
 
 START, END = 1.0, 0.02
 LOW, HIGH = (float(PROCESS.lam(t)) for t in (START, END))

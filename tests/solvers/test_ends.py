@@ -36,7 +36,7 @@ from pullback.solvers import (
     expand,
     run,
 )
-from pullback.solvers.methods.two_state import ReversibleMethod
+from pullback.solvers.methods.reversible_method import ReversibleMethod
 
 GRID = PROCESS.time(warped(7))
 

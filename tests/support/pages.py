@@ -75,7 +75,9 @@ def shows(path: pathlib.Path, name: str) -> bool:
 
 
 TOPICS = {
-    "solvers": ("networks", "methods", "notation", "reversible"),
+    "solvers": (
+        "networks", "methods", "noise", "plans", "adaptive", "equations", "processes", "notation", "reversible",
+    ),
     "adjoint": ("gradients",),
     "guidance.adversarial": ("adversarial",),
     "guidance.edit": ("editing",),
@@ -84,7 +86,7 @@ TOPICS = {
     "guidance.recognition": ("morphs",),
     "guidance.rewards": ("finetune",),
     "guidance.train": ("reward",),
-}
+}  # fmt: skip
 
 
 def home(shelf: str, name: str) -> pathlib.Path | None:

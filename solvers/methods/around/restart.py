@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..compiler import Builder, Method
-from ..instructions import reads, writes
-from ..process import as_time
+from ...compiler import Builder, Method
+from ...instructions import reads, writes
+from ...process import as_time
 
 
 @dataclass(frozen=True)

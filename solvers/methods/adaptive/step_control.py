@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checked import CheckedFields
-from ..wanted import Finite, Limit, NonNegative, Positive
+from ...checked import CheckedFields
+from ...wanted import Finite, Limit, NonNegative, Positive
 
 FLOOR = 1e-8  # added to errors that are divided by
 

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass, replace
 
-from ..compiler import Builder, Method
-from ..instructions import Apply, Combine, Evaluate, Instruction, reads, writes
-from ..process import as_time
-from .tau import Eta, Tau, mean_square
+from ...compiler import Builder, Method
+from ...instructions import Apply, Combine, Evaluate, Instruction, reads, writes
+from ...process import as_time
+from ..tau import Eta, Tau, mean_square
 
 
 @dataclass(frozen=True)

@@ -1,99 +1,21 @@
-"""Langevin steps on p_t at one time t: as the corrector after another method's steps, and as chains of their own."""
+"""Markov chains of Langevin steps on p_t at one time t, as plans."""
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..broadcast import per_sample
 from ..checked import CheckedFields
-from ..compiler import Builder, Method
+from ..compiler import Builder
 from ..instructions import Apply
 from ..plan import Plan
 from ..prediction import NOISE
 from ..process import Process, as_time
 from ..wanted import Count, Finite, Positive
-from .draws import draw
-from .two_state import ReversibleMethod
-
-
-class Norms(Enum):
-    """What stands for |xi|/|score| in the step size of a Langevin corrector.
-
-    EXPECTED: sigma, which it is near for an exact score in many dimensions: numbers known before the run, a plan
-        that is linear. OWN: each sample's own two norms. The published code takes means over the batch, by which
-        samples change with their batch mates: not here.
-    """
-
-    EXPECTED = "expected"
-    OWN = "own"
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class LangevinCorrected(Method):
-    """Predictor-corrector sampling: a step of `base`, then `times` Langevin steps on the law of the node reached,
-
-        x <- x + eps score + sqrt(2 eps) xi = x - (eps/sigma) E + sqrt(2 eps) xi,  eps = 2 (snr |xi|/|score|)^2
-
-    with eps = 2 (snr sigma)^2 where `norms` is EXPECTED. None at sigma = 0. Each step leaves a bias that no number of
-    steps removes, for eps does not shrink with them: of data N(m, v) the variance tends to V/(1 - eps/(2 V)) in place
-    of V = alpha^2 v + sigma^2. Hence order 0; what the corrector gives is that errors of `base` are forgotten.
-
-    Args:
-        base: any method but the reversible ones, whose second state it would leave behind.
-        snr: the paper's r; 0.16 is a usual one. Its eps for VP has a further factor of alpha_i, that of one step of a
-            thousand and near 1, which is left out.
-        times: Langevin steps after each step of `base`.
-        norms: EXPECTED or OWN. OWN is no linear plan: its inverse, moments and transitions are refused.
-
-    Source: Song et al. 2021, arXiv 2011.13456, algorithms 2 to 5. Cost: `base`'s, and `times` network calls and noises
-    a step.
-    """
-
-    base: Method
-    snr: Positive = 0.16
-    times: Count = 1
-    norms: Norms = Norms.EXPECTED
-    order = 0
-    stochastic = True
-
-    def __post_init__(self) -> None:
-        if isinstance(self.base, ReversibleMethod):
-            raise ValueError(
-                f"LangevinCorrected: got the reversible base {self.base}, expected one with a single state; take "
-                "DDIM(), DDPM() or DPMSolverPP()"
-            )
-
-    def step(self, b: Builder, i: int) -> None:
-        self.base.step(b, i)
-        sigma = b.sigma[i + 1]
-        if sigma == 0:
-            return
-        b.evaluated.discard(f"D{i + 1}")  # if `base` left one, x is moved away from where it holds
-        for k in range(self.times):
-            noise = b.evaluate(f"L{i}_{k}", b.t[i + 1], NOISE)
-            if self.norms is Norms.EXPECTED:
-                b.combine("x", (1.0, "x"), (-2 * self.snr**2 * sigma, noise), noise=2 * self.snr * sigma)
-            else:
-                drawn = draw(b, f"xi{i}_{k}")
-                b.ops.append(Apply((noise, drawn), (noise, drawn), _sized))
-                b.combine("x", (1.0, "x"), (-2 * self.snr**2 * sigma, noise), (2 * self.snr * sigma, drawn))
-
-
-def _sized(noise: Any, drawn: Any) -> tuple[Any, Any]:
-    """(q^2 E, q xi), q = |xi|/|E| of each sample: with score = -E/sigma, snr q sigma is the root of eps/2."""
-    ratio = (_square(drawn) / _square(noise)).sqrt()
-    return (
-        tree_map(lambda leaf: per_sample(ratio**2, leaf) * leaf, noise),
-        tree_map(lambda leaf: per_sample(ratio, leaf) * leaf, drawn),
-    )
+from .draws import draw, squared_norm
 
 
 @dataclass(frozen=True)
@@ -177,10 +99,5 @@ class _Choice:
     def __call__(self, x: Any, before: Any, y: Any, after: Any, drawn: Any) -> Any:
         count = sum(leaf[0].numel() for leaf in tree_leaves(drawn))
         total = sum(leaf.flatten(1).sum(1) for leaf in tree_leaves(drawn)) / math.sqrt(count)
-        taken = torch.special.log_ndtr(total) < self.scale * (_square(before) - _square(after))
+        taken = torch.special.log_ndtr(total) < self.scale * (squared_norm(before) - squared_norm(after))
         return tree_map(lambda x, y: torch.where(per_sample(taken, x), y, x), x, y)
-
-
-def _square(state: Any) -> Tensor:
-    """(B,): the squared norm of each sample."""
-    return sum(leaf.flatten(1).square().sum(1) for leaf in tree_leaves(state))  # type: ignore[return-value]

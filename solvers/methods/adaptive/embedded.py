@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..checked import CheckedFields
-from ..compiler import Method
-from ..prediction import Prediction
-from ..process import Process
+from ...checked import CheckedFields
+from ...compiler import Method
+from ...prediction import Prediction
+from ...process import Process
 from .step_control import StepControl
 
 Ask = Callable[[Tensor, Tensor, Prediction], Tensor]  # (x, t (B,), want) -> prediction: one network call

@@ -8,9 +8,9 @@ import torch
 from numpy.polynomial import legendre as _legendre
 from torch import Tensor
 
-from ..process import as_table
+from ...process import as_table
+from ..weights import lagrange
 from .natural_spline import NaturalSpline
-from .weights import lagrange
 
 _POINTS, _WEIGHTS = _legendre.leggauss(10)
 _FITS = np.linalg.inv(_legendre.legvander(_POINTS, 9)).T  # the polynomials that are 1 at one point

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from ..instructions import Combine, Evaluate, Instruction
-from ..plan import Plan, stack
+from ...instructions import Combine, Evaluate, Instruction
+from ...plan import Plan, stack
 
 
 def side_by_side(plans: list[Plan]) -> Plan:

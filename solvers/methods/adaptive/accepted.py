@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checked import checked
-from ..model import Model
-from ..opening import carried, check_state
-from ..packing import State, packing_of
-from ..path import Path, PathNoise
-from ..plan import Plan
-from ..wanted import Count, Finite, NonNegative, Positive, Samples
+from ...checked import checked
+from ...model import Model
+from ...opening import carried, check_state
+from ...packing import State, packing_of
+from ...path import Path, PathNoise
+from ...plan import Plan
+from ...wanted import Count, Finite, NonNegative, Positive, Samples
 from .embedded import EmbeddedPair
 from .exponential_heun import ExponentialHeun
 from .search import Search

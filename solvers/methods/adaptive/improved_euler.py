@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..broadcast import per_sample
-from ..compiler import Builder, Method
-from ..prediction import NOISE
-from ..process import Process
+from ...broadcast import per_sample
+from ...compiler import Builder, Method
+from ...prediction import NOISE
+from ...process import Process
 from .embedded import Ask, EmbeddedPair, Node
 from .step_control import IntegralControl
 

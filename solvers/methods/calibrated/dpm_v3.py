@@ -5,13 +5,13 @@ from typing import Annotated
 
 import torch
 
-from ..compiler import CAP, Builder, Method
-from ..instructions import Apply
-from ..linear_map import LinearMap, PerElement
-from ..prediction import DATA
-from ..wanted import Limit, Wanted
-from .adams import Nodes
-from .runge_kutta import BY_ORDER, rho_step_from_data
+from ...compiler import CAP, Builder, Method
+from ...instructions import Apply
+from ...linear_map import LinearMap, PerElement
+from ...prediction import DATA
+from ...wanted import Limit, Wanted
+from ..adams import Nodes
+from ..runge_kutta import BY_ORDER, rho_step_from_data
 from .v3_statistics import Elements, ModelStatistics
 
 _Corrector = Annotated[int, Wanted("a whole number from 0 (none) to 4", lambda n: n in (0, 1, 2, 3, 4))]

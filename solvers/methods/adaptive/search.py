@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..broadcast import per_sample
-from ..loop import predict
-from ..model import Model
-from ..path import Path, PathNoise
-from ..per_step import PerStep
-from ..prediction import Prediction, conversion
-from ..process import as_time
-from ..program import Call
+from ...broadcast import per_sample
+from ...loop import predict
+from ...model import Model
+from ...path import Path, PathNoise
+from ...per_step import PerStep
+from ...prediction import Prediction, conversion
+from ...process import as_time
+from ...program import Call
 from .embedded import EmbeddedPair, Node
 from .step_control import StepControl
 

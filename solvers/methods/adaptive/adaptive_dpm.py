@@ -7,15 +7,15 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ..broadcast import per_sample
-from ..compiler import Method
-from ..prediction import DATA, NOISE, Prediction
-from ..wanted import OWN_WORDS
-from .dpm import DPMSolverPPSingle
-from .dpm_single import DPMSolverSingle
+from ...broadcast import per_sample
+from ...compiler import Method
+from ...prediction import DATA, NOISE, Prediction
+from ...wanted import OWN_WORDS
+from ..dpm import DPMSolverPPSingle
+from ..dpm_single import DPMSolverSingle
+from ..weights import phi
 from .embedded import Ask, EmbeddedPair, Node
 from .step_control import PID
-from .weights import phi
 
 
 @dataclass(frozen=True)

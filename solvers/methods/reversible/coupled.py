@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ..compiler import Builder, Method
-from ..instructions import Apply, Combine, Evaluate, Instruction, writes
-from ..prediction import DATA, NOISE
-from .ddim import DDIM
-from .ends import Ends
-from .two_state import ReversibleMethod
+from ...compiler import Builder, Method
+from ...instructions import Apply, Combine, Evaluate, Instruction, writes
+from ...prediction import DATA, NOISE
+from ..around.ends import Ends
+from ..ddim import DDIM
+from ..reversible_method import ReversibleMethod
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..broadcast import per_sample
-from ..compiler import Builder, Method
-from ..instructions import Combine, Evaluate, Instruction
-from ..packing import State
-from ..prediction import DATA, conversion
-from ..process import Process, as_time
+from ...broadcast import per_sample
+from ...compiler import Builder, Method
+from ...instructions import Combine, Evaluate, Instruction
+from ...packing import State
+from ...prediction import DATA, conversion
+from ...process import Process, as_time
 
 
 @dataclass(frozen=True)

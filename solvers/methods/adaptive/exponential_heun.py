@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ..broadcast import per_sample
-from ..prediction import DATA
+from ...broadcast import per_sample
+from ...prediction import DATA
+from ..weights import phi
 from .embedded import Ask, EmbeddedPair, Node
 from .step_control import IntegralControl
-from .weights import phi
 
 
 class ExponentialHeun(EmbeddedPair):

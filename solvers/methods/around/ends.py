@@ -3,11 +3,11 @@
 import re
 from dataclasses import dataclass
 
-from ..compiler import Builder, Method
-from ..instructions import Combine, Evaluate, Instruction, writes
-from ..prediction import DATA, FLOW, NOISE, Prediction, conversion
-from ..process import Process
-from .two_state import ReversibleMethod
+from ...compiler import Builder, Method
+from ...instructions import Combine, Evaluate, Instruction, writes
+from ...prediction import DATA, FLOW, NOISE, Prediction, conversion
+from ...process import Process
+from ..reversible_method import ReversibleMethod
 
 FORMS = {"D": DATA, "E": NOISE, "u": FLOW}
 HISTORY = re.compile("([DEu])([0-9]+)")

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checked import checked
-from ..model import Model
-from ..noise import Addressed
-from ..prediction import DATA, conversion
-from ..wanted import Count, Finite, Samples, Whole
+from ...checked import checked
+from ...model import Model
+from ...noise import Addressed
+from ...prediction import DATA, conversion
+from ...wanted import Count, Finite, Samples, Whole
 from .natural_spline import NaturalSpline
 from .v3_statistics import ModelStatistics
 
