@@ -95,13 +95,20 @@ def trajectory(
     """As `sample`, for losses on states along the way: the states at nodes `at`, 0 (x itself) to N (the sample).
 
     Each is the state before the control of its step, with gradients under every strategy; a continuous
-    adjoint jumps there.
+    adjoint jumps there. Plans that are `staggered` (BDIA, OBELM, ReversibleHeun and its kin) hold another state between
+    their steps, off by O(h): what they give at inner nodes comes with a warning.
 
     Raises:
         ValueError: as `sample`; a node that the plan does not have.
     """
     check_nodes(plan, at)
     inner = tuple(sorted({k for k in at if k < plan.steps}))
+    if plan.staggered and any(inner):
+        warnings.warn(
+            f"trajectory: {plan.name} keeps a state beside the node's between its steps; what it gives at nodes {inner} "
+            "is off by a share of a step; take a plan of one state, such as DPMSolverPP(2), for losses along the way",
+            stacklevel=2,
+        )
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
                     gradient=gradient, callback=callback)  # fmt: skip
     given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)

@@ -194,6 +194,7 @@ class Method(CheckedFields, ABC):
 
     order: int
     stochastic: bool = False
+    staggered: bool = False  # as of Plan
     both_ways: bool = False  # whether it may add noise on a rising grid
 
     @abstractmethod
@@ -257,7 +258,14 @@ class Method(CheckedFields, ABC):
     def _planned(self, builder: Builder, times: Tensor) -> Plan:
         ops, starts = tuple(builder.ops), tuple(builder.starts)
         return Plan(
-            str(self), builder.process, tuple(times.tolist()), ops, starts, self.order, self.stochastic
+            str(self),
+            builder.process,
+            tuple(times.tolist()),
+            ops,
+            starts,
+            self.order,
+            self.stochastic,
+            staggered=self.staggered,
         )
 
     def _compile(self, process: Process, times: Tensor) -> Plan:

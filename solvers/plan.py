@@ -31,6 +31,7 @@ class Plan:
         entry, exit: registers that hold tensors before and after; more than "x" in the inverse of a plan, and
             on either side of a cut through a method with history.
         run_slots: noise slots of the run that a part of a split plan belongs to; None for a whole plan.
+        staggered: whether "x" between the steps is a state beside the node's: a leap-frog's other one, half a step on.
     """
 
     WANTED: ClassVar[str] = "a Plan; compile one: DPMSolverPP(2).plan(denoiser.process, grid)"
@@ -44,6 +45,7 @@ class Plan:
     entry: tuple[str, ...] = ("x",)
     exit: tuple[str, ...] = ("x",)
     run_slots: int | None = None
+    staggered: bool = False
 
     @property
     def steps(self) -> int:

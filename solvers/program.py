@@ -121,7 +121,9 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
         )
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
     model.check_times(times)
-    labels = times.to(like).reshape(len(calls), plan.batch or 1).expand(-1, len(like))
+    # of a 16-bit state too: 979 is no number of bfloat16
+    told = times.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    labels = told.reshape(len(calls), plan.batch or 1).expand(-1, len(like))
     count, index = 0, array("l")
     for op in plan.instructions:
         index.append(count)

@@ -152,6 +152,11 @@ def _factors(strategy: Gradient, plan: Plan) -> list[float]:
     A step of the SDE of level tau adds sigma_t^2 (1 - e^{-2 tau^2 h}) where its noise is carried along exactly:
     SA-Solver's tau, DDPM's 1. Others agree to first order in h, as DDIM's eta does.
     """
+    if plan.order < 1:
+        raise ValueError(
+            f"{strategy}: got {plan.name}, whose steps follow no diffusion, expected those of an ODE or SDE; use "
+            "Checkpoint()"
+        )
     if not plan.stochastic:
         return [1.0] * plan.steps
     times = torch.tensor(plan.times, dtype=torch.float64)

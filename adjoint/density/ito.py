@@ -109,6 +109,11 @@ def levels_at(process: Process, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor
 
 def _check_noise(plan: Plan) -> None:
     """Raise ValueError unless every step adds the noise that the forward process would, but for terms of order h."""
+    if plan.order < 1:
+        raise ValueError(
+            f"ito_log_prob: got {plan.name}, whose steps follow no diffusion, expected those of a reverse SDE; take "
+            "DDPM(), SDEDPMSolverPP() or EulerMaruyama()"
+        )
     times = torch.tensor(plan.times, dtype=torch.float64)
     alpha, lam = plan.process.alpha(times), plan.process.lam(times)
     if bool((alpha[:-1] == 0).any()) or bool(lam[:-1].isinf().any()):

@@ -113,8 +113,25 @@ def sampler_log_prob(
     calls, vjps = gradient.cost(plan)
     rows = (steps + 2) * at[0].numel()
     nfe = (steps + 2) * plan.nfe + rows * (calls - plan.nfe)
-    value = log_of_prior(prior, at, plan, 0) - log_det
+    value = _Once.apply(log_of_prior(prior, at, plan, 0) - log_det)
     return LogProb(value[:, None], True, at, nfe, rows * vjps)
+
+
+class _Once(torch.autograd.Function):
+    """The identity, whose gradient has none: what it is put behind is right to first order only."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "sampler_log_prob: got create_graph=True, expected first derivatives: x_T is solved for, and known to "
+                "first order; take log_prob for second ones"
+            )
+        return grads[0]
 
 
 def _solved(jacobian: Tensor, off: Tensor, like: Tensor) -> Tensor:

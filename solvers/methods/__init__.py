@@ -52,17 +52,17 @@ from .sde import EulerMaruyama, SDEDPMSolver, SDEDPMSolverPP
 from .seeds import SEEDS
 from .stochastic_flow import StochasticFlow
 from .tau import Eta, Tau
-from .unipc import UniPC
+from .unipc import BVariant, UniPC
 
 __all__ = [
-    "Accepted", "AdaptiveDPM", "Ancestral", "BDIA", "Clamp", "ConstantFlowSDE", "CorrectorMode", "Coupled",
-    "DDIM", "DDPM", "DEIS", "DOPRI5", "DPMSolver", "DPMSolverFast", "DPMSolverPP", "DPMSolverPPFast",
-    "DPMSolverPPSingle", "DPMSolverSingle", "DPMSolverV3", "DynamicThreshold", "EDICT", "EDMHeun", "EDMPEC",
-    "ERSDE", "EmbeddedPair", "Ends", "Eta", "EulerMaruyama", "FlowAdams", "FlowEuler", "FlowHeun",
-    "FlowMidpoint", "FlowSDE", "GHVB", "GottaGoFast", "HEUN", "HybridHeun", "IPNDM", "IntegralControl",
-    "KDPM2", "KUTTA3", "LCM", "LMS", "LangevinCorrected", "MALA", "MIDPOINT", "MRS", "ModelStatistics",
-    "Norms", "OBELM", "OnData", "OnDataOnly", "PID", "PLMS", "PNDM", "PosteriorVariance", "RK4", "Restart",
-    "Reverse", "ReversibleHeun", "Rex", "RhoRK", "SASolver", "SDEDPMSolver", "SDEDPMSolverPP", "SEEDS",
-    "Stages", "StepControl", "StochasticFlow", "StochasticImprovedEuler", "TCD", "Tableau", "Tau", "ULA",
-    "UniPC", "accepted_times", "adapt", "model_statistics",
+    "Accepted", "AdaptiveDPM", "Ancestral", "BDIA", "BVariant", "Clamp", "ConstantFlowSDE", "CorrectorMode",
+    "Coupled", "DDIM", "DDPM", "DEIS", "DOPRI5", "DPMSolver", "DPMSolverFast", "DPMSolverPP",
+    "DPMSolverPPFast", "DPMSolverPPSingle", "DPMSolverSingle", "DPMSolverV3", "DynamicThreshold", "EDICT",
+    "EDMHeun", "EDMPEC", "ERSDE", "EmbeddedPair", "Ends", "Eta", "EulerMaruyama", "FlowAdams", "FlowEuler",
+    "FlowHeun", "FlowMidpoint", "FlowSDE", "GHVB", "GottaGoFast", "HEUN", "HybridHeun", "IPNDM",
+    "IntegralControl", "KDPM2", "KUTTA3", "LCM", "LMS", "LangevinCorrected", "MALA", "MIDPOINT", "MRS",
+    "ModelStatistics", "Norms", "OBELM", "OnData", "OnDataOnly", "PID", "PLMS", "PNDM", "PosteriorVariance",
+    "RK4", "Restart", "Reverse", "ReversibleHeun", "Rex", "RhoRK", "SASolver", "SDEDPMSolver",
+    "SDEDPMSolverPP", "SEEDS", "Stages", "StepControl", "StochasticFlow", "StochasticImprovedEuler", "TCD",
+    "Tableau", "Tau", "ULA", "UniPC", "accepted_times", "adapt", "model_statistics",
 ]  # fmt: skip

@@ -51,6 +51,7 @@ class StratonovichReversibleHeun(DriftMethod):
     """
 
     order = 1
+    staggered = True
 
     def move(self, b: Builder, i: int, h: float) -> None:
         if i == 0:

@@ -1,5 +1,7 @@
 """Losses on states along the way, under every strategy."""
 
+import warnings
+
 import pytest
 import torch
 from everything import assert_same
@@ -17,7 +19,18 @@ from pullback.adjoint import (
     sample,
     trajectory,
 )
-from pullback.solvers import DDIM, DDPM, Addressed, DPMSolverPP, ReversibleHeun, UniformLambda
+from pullback.solvers import (
+    BDIA,
+    DDIM,
+    DDPM,
+    EDICT,
+    OBELM,
+    Addressed,
+    DPMSolverPP,
+    ReversibleHeun,
+    Rex,
+    UniformLambda,
+)
 
 GRID = UniformLambda(6, start=0.9, end=0.05)
 EXACT = [Checkpoint(), Checkpoint(mechanism=Mechanism.REGION), Checkpoint(offload=True), Truncated(9)]
@@ -95,3 +108,17 @@ def test_refusals():
             trajectory(MIXTURE.denoiser(PROCESS), plan, x, at)
     with pytest.raises(ValueError, match=r"losses at the states of steps \[1\]"):
         trajectory(MIXTURE.denoiser(PROCESS), plan, x, [1, 2], gradient=Continuous(3))
+
+
+def test_a_plan_whose_states_lie_beside_the_nodes_says_so():
+    """BDIA's x at node 3 is that of node 2: a loss there would be on another time."""
+    model, x = MIXTURE.denoiser(PROCESS), torch.randn(3, 2)
+    for method in (BDIA(), OBELM(), ReversibleHeun()):
+        plan = method.plan(PROCESS, GRID)
+        with pytest.warns(UserWarning, match=r"keeps a state beside the node's .* at nodes \(3,\)"):
+            trajectory(model, plan, x, [3, 6])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trajectory(model, plan, x, [0, 6])  # its ends are those of any plan
+        for method in (DPMSolverPP(2), EDICT(), Rex()):
+            trajectory(model, method.plan(PROCESS, GRID), x, range(7))

@@ -214,3 +214,11 @@ def test_a_long_plan_in_pieces(monkeypatch):
     for piece in (1, 3, 5, 16):
         monkeypatch.setattr(second_plan, "PIECE", piece)
         assert torch.allclose(gradient(), whole, rtol=1e-12, atol=1e-14)
+
+
+def test_a_function_is_not_lost_on_a_prediction_of_another_step():
+    """UniPC's corrector makes D1 before the step whose clamp it would need."""
+    with pytest.raises(ValueError, match=r"applies Clamp.* to D1, which a step before it made without"):
+        Ends(OnData(DPMSolverPP(2), Clamp(-0.1, 0.1)), head=(UniPC(2),)).plan(
+            PROCESS, PROCESS.time(warped(6))
+        )

@@ -39,6 +39,7 @@ from pullback.solvers import (
     V,
     WholeLabels,
     coefficients,
+    run,
 )
 from pullback.solvers.loop import converted
 
@@ -391,3 +392,17 @@ def test_running_out_of_memory_is_not_explained_away(error, seen):
     model = Denoiser(network, VP(), NOISE)
     with pytest.raises(seen, match="no room" if seen is error else "got a dict with"):
         model(torch.randn(2, 3), torch.full((2,), 0.5), {"text": torch.randn(2, 3)})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_time_that_a_network_is_told_is_not_rounded_to_a_half(dtype):
+    """979 is no number of bfloat16: of a state in it the network was told 980."""
+    process, seen = DiscreteVP((1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)), []
+
+    def network(x, t):
+        seen.append(t)
+        return 0.1 * x
+
+    plan = DDIM().plan(process, [999.0, 979.0, 959.0])
+    run(Denoiser(network, process, NOISE, label=WholeLabels()), plan, torch.randn(2, 3).to(dtype))
+    assert [t.tolist() for t in seen] == [[999, 999], [979, 979]]

@@ -460,3 +460,9 @@ def test_a_guide_corrects_what_the_function_is_given(method):
     assert torch.allclose(found, want, atol=1e-12)
     with pytest.raises(ValueError, match="a network call of which it takes two results"):
         steer(model, OnDataOnly(method, Squash()).plan(PROCESS, GRID), x, Shifting())
+
+
+def test_one_inside_another_is_refused():
+    for inner in (OnDataOnly(DDIM(), Squash()), OnData(DDIM(), Squash())):
+        with pytest.raises(ValueError, match="has a function on its data already"):
+            OnDataOnly(inner, Squash()).plan(PROCESS, GRID)

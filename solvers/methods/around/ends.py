@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from ...compiler import Builder, Method
-from ...instructions import Combine, Evaluate, Instruction, writes
+from ...instructions import Combine, Evaluate, Instruction, called_as, writes
 from ...prediction import DATA, FLOW, NOISE, Prediction, conversion
 from ...process import Process
 from ..reversible_method import ReversibleMethod
@@ -22,8 +22,8 @@ class Ends(Method):
         Ends(DDIM(), head=(DPMSolverPP(2), DDIM(), DEIS(2)))    a choice for every step, as USF searches
 
     All share one history. A prediction that an earlier step made is not asked for again; one made in another form
-    (data, noise, velocity) is converted at the state it was made at: no network call. Where the plan is too short for
-    both the tail's steps win.
+    (data, noise, velocity) is converted at the node's state x, as a corrector left it: no network call. Where the plan
+    is too short for both the tail's steps win.
 
     Order: a step of order p happens once, however many there are, and leaves an error h^{p+1}: the order is the
     least of `base`'s and p + 1 of each at the ends (a multistep method without `starter` at step k has p <= k + 1).
@@ -94,6 +94,11 @@ class Ends(Method):
     def _shared(b: Builder, op: Evaluate, node: int, made: set[str]) -> list[Instruction]:
         """`op`, from what earlier steps `made` of its node where they did, or else with its other forms as spares."""
         out = op.outs[0]
+        if out in made and op.then is not None:
+            raise ValueError(
+                f"Ends: got a step that applies {called_as(op.then)} to {out}, which a step before it made without; "
+                "expected the function around the whole: OnData(Ends(...), fn)"
+            )
         if out in made:
             return []
         for form, have in FORMS.items():

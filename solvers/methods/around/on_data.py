@@ -44,6 +44,10 @@ class OnData(Method):
     def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.base.stochastic
 
+    @property
+    def staggered(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.staggered
+
     def step(self, b: Builder, i: int) -> None:
         first = len(b.ops)
         self.base.step(b, i)
@@ -76,6 +80,11 @@ class OnDataOnly(OnData):
             return found
         call, *back = found
         assert isinstance(call, Evaluate) and isinstance(op, Evaluate)
+        if op.then is not None:
+            raise ValueError(
+                f"OnDataOnly: got {self.base}, which has a function on its data already, expected none below: which of "
+                "the two moves the state? write one function that does both"
+            )
         if op.variance:
             raise ValueError(
                 f"OnDataOnly: got {self.base}, which asks for variances, expected SMALL or LARGE; use OnData"

@@ -33,6 +33,7 @@ class ReversibleHeun(ReversibleMethod):
     noise_side: bool = False
     tau: NoiseStrength = 0.0
     order = 2
+    staggered = True
 
     def __post_init__(self) -> None:
         check_tau("ReversibleHeun", self.tau)
@@ -78,6 +79,8 @@ class ReversibleHeun(ReversibleMethod):
 
 class _TwoStep(ReversibleMethod):
     """Methods that leap from the state before to the state after over a prediction at the state between."""
+
+    staggered = True
 
     def inner(self, b: Builder, i: int, low: int, high: int) -> None:
         # the two states take turns in "x" and "y", so that the last is in "x"

@@ -7,19 +7,21 @@ import torch
 from problems import MIXTURE, PROCESS
 from torch import nn
 
-from pullback.adjoint import PerStep, trajectory
+from pullback.adjoint import AdjointDEIS, PerStep, sample, trajectory
 from pullback.adjoint.density.ito import ito_log_prob
 from pullback.solvers import (
     DATA,
     DDIM,
     DDPM,
     ERSDE,
+    LCM,
     Addressed,
     Brownian,
     CosineVP,
     Denoiser,
     EulerMaruyama,
     GottaGoFast,
+    LangevinCorrected,
     Mixture,
     SDEDPMSolverPP,
     StochasticImprovedEuler,
@@ -192,3 +194,15 @@ def test_what_does_not_fit_is_refused():
         ito_log_prob(model, plan, [x] * 9, torch.zeros(3))
     with pytest.raises(ValueError, match="got alpha or sigma = 0 before the last node"):
         ito_log_prob(model, DDPM().plan(CosineVP(), UniformT(4, end=0.1)), [x] * 5, start)
+
+
+@pytest.mark.parametrize("method", [LCM(), LangevinCorrected(DDPM())], ids=str)
+def test_steps_that_follow_no_diffusion_are_refused(method):
+    plan = method.plan(PROCESS, UniformLambda(16, start=0.9, end=0.05))
+    with pytest.raises(ValueError, match="whose steps follow no diffusion"):
+        ito_log_prob(MIXTURE.denoiser(PROCESS), plan, [torch.zeros(1, 2)] * 17, torch.zeros(1))
+    x = torch.zeros(1, 2, requires_grad=True)
+    with pytest.raises(ValueError, match="whose steps follow no diffusion"):
+        sample(
+            MIXTURE.denoiser(PROCESS), plan, x, noise=Addressed(0), gradient=AdjointDEIS()
+        ).sum().backward()

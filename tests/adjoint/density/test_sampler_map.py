@@ -207,3 +207,13 @@ def test_refusals():
         sampler_log_prob(folded, good, 50 + x, start=x, most=3)
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         map_log_det(denoiser, good, x)
+
+
+def test_second_derivatives_are_refused():
+    """x_T is solved for by Newton's steps, the last of which is right to first order."""
+    model, plan = MIXTURE.denoiser(VP()), DDIM().plan(VP(), [0.9, 0.5, 0.3])
+    x = 0.3 * torch.ones(1, 2, requires_grad=True)
+    value = sampler_log_prob(model, plan, x).value.sum()
+    torch.autograd.grad(value, x, retain_graph=True)
+    with pytest.raises(NotImplementedError, match="expected first derivatives"):
+        torch.autograd.grad(value, x, create_graph=True)
