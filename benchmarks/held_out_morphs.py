@@ -47,7 +47,7 @@ from pullback.guidance.recognition import (  # noqa: E402
     COSINE,
     Embedding,
     MorphScores,
-    bootstrap,
+    bootstrap_rate,
     mmpmr_min_max,
     mmpmr_prod_avg,
 )
@@ -151,7 +151,7 @@ def judged(images: Tensor, album: Album, judges: list[Embedding], model: Denoise
         strict = [each.with_threshold(limit[fmr]) for each, limit in zip(judges, thresholds(), strict=True)]
         scores = MorphScores.compare(strict, images, album.probes)
         for name, rate in (("min_max", mmpmr_min_max), ("prod_avg", mmpmr_prod_avg)):
-            between = bootstrap(lambda drawn, s=scores, r=rate: r(s.take(drawn)), len(images))
+            between = bootstrap_rate(lambda drawn, s=scores, r=rate: r(s.take(drawn)), len(images))
             found[f"mmpmr_{name}_at_{fmr}"] = rate(scores).tolist()
             found[f"mmpmr_{name}_at_{fmr}_interval"] = torch.stack([between.low, between.high], 1).tolist()
     return found
