@@ -221,9 +221,7 @@ def draw(path: pathlib.Path, table: dict[str, dict], pictures: dict[str, Tensor]
     right.set_ylim(len(shown) + 1.5, -0.5)  # level with the pictures
     right.set_yticks([])
     pairs = len(album.half)
-    right.set_xlabel(
-        f"taken for both people at 1 % FMR, in per cent (MMPMR-ProdAvg, {pairs} pairs; lines: 95 %)"
-    )
+    right.set_xlabel(f"MMPMR-ProdAvg at 1 % FMR, in per cent ({pairs} pairs; lines: 95 %)")
     right.legend(frameon=False, loc="upper right", fontsize=10, title="recogniser")
     right.spines[["top", "right", "left"]].set_visible(False)
     figure.tight_layout(w_pad=0.5)

@@ -254,7 +254,7 @@ def draw(rows: dict[str, Tensor], facts: dict[str, Any], schedules: dict[float, 
     weight = WEIGHTS[chosen(facts[LEARNED])]  # of the row that is shown
     found = schedules[weight]
     count = len(found.eta)
-    window = edit.Schedule(0.9, stop=STOPS[2]).values(count)
+    window = edit.Schedule(0.9, stop=STOPS[::-1][chosen(facts[HAND])]).values(count)
     for label, values, colour, line in (
         ("eta, learned", found.eta, colours[LEARNED], "-"),
         ("gamma, learned", found.gamma, "#e6a39c", "-"),
