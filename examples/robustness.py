@@ -121,7 +121,7 @@ def draw(clean, found, curves, truth, attacked, facts):
 
     show = min(6, len(clean))
     count = facts["count"]
-    figure = plt.figure(figsize=(15, 3.9))
+    figure = plt.figure(figsize=(15, 4.4))
     parts = figure.add_gridspec(1, 3, width_ratios=(1, 1, 1.15), wspace=0.12)
     axes = [figure.add_subplot(parts[0])]
     axes.append(figure.add_subplot(parts[1], sharey=axes[0]))
