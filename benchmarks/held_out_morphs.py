@@ -47,7 +47,7 @@ from pullback.guidance.recognition import (  # noqa: E402
     COSINE,
     Embedding,
     MorphScores,
-    bootstrap,
+    bootstrap_rate,
     mmpmr_min_max,
     mmpmr_prod_avg,
 )
@@ -58,6 +58,13 @@ CALLS, STEPS, RATE, LEASH = 10, 20, 0.05, 3.0
 PROBES = 4
 FMRS = (0.01, 0.001)
 LOSS = MorphLoss(views=Views(reach=1, grain=0.1))
+
+
+DRAWN = (
+    "the renderer's own half", "pixel mean, best of 9", "slerp and code, best of 9", "greedy search", "greedy",
+    "noise, Checkpoint", "noise, AdjointDEIS", "noise and code, Checkpoint", "noise and code, AdjointDEIS",
+    "noise and code, leashed to the inverted mean",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def judged(images: Tensor, album: Album, judges: list[Embedding], model: Denoise
         strict = [each.with_threshold(limit[fmr]) for each, limit in zip(judges, thresholds(), strict=True)]
         scores = MorphScores.compare(strict, images, album.probes)
         for name, rate in (("min_max", mmpmr_min_max), ("prod_avg", mmpmr_prod_avg)):
-            between = bootstrap(lambda drawn, s=scores, r=rate: r(s.take(drawn)), len(images))
+            between = bootstrap_rate(lambda drawn, s=scores, r=rate: r(s.take(drawn)), len(images))
             found[f"mmpmr_{name}_at_{fmr}"] = rate(scores).tolist()
             found[f"mmpmr_{name}_at_{fmr}_interval"] = torch.stack([between.low, between.high], 1).tolist()
     return found
@@ -187,36 +194,36 @@ def draw(path: pathlib.Path, table: dict[str, dict], pictures: dict[str, Tensor]
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown, count = list(table), 6
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 0.42 * len(shown) + 1.6), width_ratios=(1, 1.6))
+    shown, count = [name for name in DRAWN if name in table], 6
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(13, 0.72 * (len(shown) + 2) + 0.7), width_ratios=(1.15, 1)
+    )
     strip = [album.pair.first[:count], album.pair.second[:count], *(pictures[name][:count] for name in shown)]
     left.imshow(sheet(torch.cat(strip), count), cmap="gray", vmin=0, vmax=1, aspect="auto")
+    names = [
+        name.replace("noise and code", "both").replace("leashed to the inverted mean", "leashed")
+        for name in shown
+    ]
     left.set_yticks(
-        [16 + 32 * k for k in range(len(strip))], ["first person", "second person", *shown], fontsize=8
+        [16 + 32 * k for k in range(len(strip))], ["first person", "second person", *names], fontsize=10
     )
     left.set_xticks([])
     places = torch.arange(len(shown)) + 2.0
     for k, (name, colour) in enumerate(
-        (("attacked", "#1f4e79"), ("another seed", "#6a9fc8"), ("another architecture", "#d08030"))
+        (("attacked", "#6f9bc4"), ("another seed", "#bcd4ea"), ("another architecture", "#eab676"))
     ):
         values = torch.tensor([table[row]["mmpmr_prod_avg_at_0.01"][k] for row in shown])
         ends = torch.tensor([table[row]["mmpmr_prod_avg_at_0.01_interval"][k] for row in shown])
-        spread = torch.stack([values - ends[:, 0], ends[:, 1] - values]).clamp(min=0)
-        where = places + 0.25 * (k - 1)
-        right.barh(where.tolist(), (100 * values).tolist(), 0.24, color=colour, label=name)
-        right.errorbar(
-            (100 * values).tolist(),
-            where.tolist(),
-            xerr=(100 * spread).tolist(),
-            fmt="none",
-            ecolor="#303030",
-            lw=0.8,
-        )
-    right.set_ylim(len(shown) + 1.5, -0.5)
+        where = places + 0.27 * (k - 1)
+        right.barh(where.tolist(), (100 * values).tolist(), 0.25, color=colour, label=name)
+        for at, (low, high) in zip(where.tolist(), (100 * ends).tolist(), strict=True):
+            right.plot((low, high), (at, at), color="#303030", lw=1.1)
+    right.set_ylim(len(shown) + 1.5, -0.5)  # level with the pictures
     right.set_yticks([])
-    right.set_xlabel("MMPMR-ProdAvg at 1 % FMR, in per cent")
-    right.legend(frameon=False, loc="upper right", ncols=3, fontsize=8)
-    right.spines[["top", "right"]].set_visible(False)
+    pairs = len(album.half)
+    right.set_xlabel(f"MMPMR-ProdAvg at 1 % FMR, in per cent ({pairs} pairs; lines: 95 %)")
+    right.legend(frameon=False, loc="upper right", fontsize=10, title="recogniser")
+    right.spines[["top", "right", "left"]].set_visible(False)
     figure.tight_layout(w_pad=0.5)
     figure.savefig(path, dpi=120, facecolor="white")
 

@@ -251,9 +251,10 @@ def draw(rows: dict[str, Tensor], facts: dict[str, Any], schedules: dict[float, 
         ylim=(-0.03, 1.05),
     )
     plane.legend(fontsize=8.5, frameon=False, loc="upper left")
-    found = schedules[WEIGHTS[-1]]
+    weight = WEIGHTS[chosen(facts[LEARNED])]  # of the row that is shown
+    found = schedules[weight]
     count = len(found.eta)
-    window = edit.Schedule(0.9, stop=STOPS[2]).values(count)
+    window = edit.Schedule(0.9, stop=STOPS[::-1][chosen(facts[HAND])]).values(count)
     for label, values, colour, line in (
         ("eta, learned", found.eta, colours[LEARNED], "-"),
         ("gamma, learned", found.gamma, "#e6a39c", "-"),
@@ -262,7 +263,9 @@ def draw(rows: dict[str, Tensor], facts: dict[str, Any], schedules: dict[float, 
         times.stairs(
             values.cpu(), [k / count for k in range(count + 1)], color=colour, label=label, ls=line, lw=2
         )
-    times.set(xlabel="share of the pass", ylim=(0, 1.05), xlim=(0, 1))
+    # a line at nought is seen above the axis
+    times.set(xlabel="share of the pass", ylim=(-0.04, 1.05), xlim=(0, 1))
+    times.set_title(f"schedules of the rows shown (learned at weight {weight:g})", fontsize=9.5)
     times.legend(fontsize=8.5, frameon=False, loc="upper right")
     for axis in (plane, times):
         axis.spines[["top", "right"]].set_visible(False)

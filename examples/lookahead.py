@@ -17,7 +17,7 @@ from common import digits_grid, options, write
 from torch import Tensor
 
 from pullback.adjoint import Checkpoint, sample
-from pullback.guidance import Context, Guide, Lookahead, steer
+from pullback.guidance import Context, Guide, Lookahead, Proportion, steer
 from pullback.solvers import DDIM, VP, Addressed, Mixture, Model, UniformT
 
 AHEAD = (0, 1, 2, 4, 8)
@@ -87,11 +87,12 @@ def main() -> None:
             (1, 28, 28),
         ),
     }
-    found, pictures = {}, []
+    found, spread, pictures = {}, {}, []
     for name, (model, loss, shape) in problems.items():
         start = Addressed(run.seed).initial(torch.zeros(run.count, *shape, device=run.device))
         values, pictures = cosines(model, loss, start, run.steps)
         found[name] = values.mean(2).cpu()
+        spread[name] = 1.96 * values.std(2).cpu() / values.shape[2] ** 0.5
         print(f"{name}: mean cosine over {run.count} samples\n   t  " + "".join(f"  k={k} " for k in AHEAD))
         for t, row in zip(TIMES, found[name].tolist(), strict=True):
             print(f"{t:6.2f}" + "".join(f"{value:6.2f}" for value in row))
@@ -106,7 +107,7 @@ def main() -> None:
         "cosine": {name: values.tolist() for name, values in found.items()},
         "steered": steered,
     }
-    write(run.out, "lookahead", draw(found, pictures, steered), facts)
+    write(run.out, "lookahead", draw(found, spread, pictures, steered, run), facts)
 
 
 def steering(model, reader, judge, run) -> dict[str, dict[str, float]]:
@@ -127,30 +128,34 @@ def steering(model, reader, judge, run) -> dict[str, dict[str, float]]:
     return found
 
 
-def draw(found, pictures, steered):
+def draw(found, spread, pictures, steered, run):
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(13.5, 4.2))
-    sheet, *axes = figure.subplots(1, 1 + len(found), width_ratios=(1.45, 1, 1))
+    figure = plt.figure(figsize=(17, 4.2))
+    sheet, *axes, bars = figure.subplots(1, 2 + len(found), width_ratios=(1.45, 1, 1, 0.8))
     axes[1].sharey(axes[0])
     digits_grid(sheet, [torch.stack(column) for column in zip(*(x[:4] for x in pictures), strict=True)])
     names = [f"$x_t$, t = {SHOWN}", *(f"k = {k}" for k in AHEAD[1:]), "rollout"]
     sheet.set(xticks=[14 + 28 * k for k in range(len(names))], xticklabels=names)
     sheet.tick_params(length=0, labelsize=11, labeltop=True, labelbottom=False)
-    reads = [f"{name} {row['judge']:.0%}" for name, row in steered.items()]
-    sheet.set_xlabel(
-        "how often the other classifier reads the digit asked for:\n"
-        f"{', '.join(reads[:3])},\n{', '.join(reads[3:])}",
-        fontsize=10.5,
-    )
+    for row, read in enumerate(steered.values()):
+        share = Proportion(read["judge"] * run.steered, run.steered)
+        bars.barh(row, share.value, 0.6, color="#c9d6e3")
+        bars.plot(share.wilson(), (row, row), color="#1f4e79", lw=1.5)
+    bars.set_yticks(range(len(steered)), [f"{name}\n{row['nfe']} calls" for name, row in steered.items()])
+    bars.set(xlim=(0, 1), ylim=(len(steered) - 0.4, -0.6))
+    bars.set_title(f"steered: read as asked for\nby another classifier ({run.steered} samples)", fontsize=12)
+    bars.spines[["top", "right"]].set_visible(False)
     for axis, (name, values) in zip(axes, found.items(), strict=True):
         for j, (k, colour) in enumerate(zip(AHEAD, COLOURS, strict=True)):
             label = {0: "k = 0, no Jacobian", 1: "k = 1, DPS"}.get(k, f"k = {k}")
+            low, high = values[:, j] - spread[name][:, j], (values[:, j] + spread[name][:, j]).clamp(max=1)
+            axis.fill_between(TIMES, low, high, color=colour, alpha=0.15, lw=0)
             axis.plot(TIMES, values[:, j], "o-", color=colour, label=label, linewidth=2, markersize=4)
-        axis.set_title(name, fontsize=13)
+        axis.set_title(f"{name}\n{run.count} samples, 95 % shaded", fontsize=12)
         axis.set_xlabel("t  (1 is noise)", fontsize=12)
         axis.tick_params(labelsize=11)
         axis.invert_xaxis()

@@ -13,7 +13,7 @@ from pullback.guidance import (
     Embedding,
     MorphScores,
     Recogniser,
-    bootstrap,
+    bootstrap_rate,
     dlib_face,
     mmpmr_min_max,
     threshold_at,
@@ -55,10 +55,7 @@ def match_rate(judge: Judge, rate: float, morphs: Tensor, pairs: Tensor) -> tupl
     value = float(mmpmr_min_max(scores)[0])
     if len(morphs) < 2:
         return value, 0.0, 1.0
-    if value in (0.0, 1.0):  # no resample has another value: the rule of three
-        least = 0.05 ** (1 / len(morphs))
-        return (value, least, 1.0) if value else (value, 0.0, 1 - least)
-    found = bootstrap(lambda drawn: mmpmr_min_max(scores.take(drawn))[0], len(morphs))
+    found = bootstrap_rate(lambda drawn: mmpmr_min_max(scores.take(drawn))[0], len(morphs))
     return value, float(found.low), float(found.high)
 
 

@@ -13,7 +13,7 @@ from common import options, write
 from data import MNIST_HELD_OUT, mnist_images
 
 from pullback.adjoint import Checkpoint, sample
-from pullback.guidance import FixedStep, Linf, pgd, purify, straight_through
+from pullback.guidance import FixedStep, Linf, Proportion, pgd, purify, straight_through
 from pullback.solvers import DDIM, Addressed, UniformT
 
 NAMES = ("exact gradient", "last 4 steps only", "Jacobian left out", "defence unknown")
@@ -120,29 +120,30 @@ def draw(clean, found, curves, truth, attacked, facts):
     from matplotlib.ticker import PercentFormatter
 
     show = min(6, len(clean))
-    figure = plt.figure(figsize=(12.5, 4.2))
-    halves = figure.add_gridspec(1, 2, width_ratios=(1.1, 1), wspace=0.15)
-    axis = figure.add_subplot(halves[0])
-    top = max(max(row[1:]) for curve in curves.values() for row in curve)
-    for (name, curve), colour, style in zip(
-        curves.items(), COLOURS, ("-", "-", "--", "-"), strict=True
-    ):  # two may coincide
-        steps, own, other = zip(*curve, strict=True)
-        axis.plot(steps, own, style, color=colour, lw=2.5, marker="o", ms=5, label=name)
-        axis.plot(steps, other, color=colour, lw=1.2, ls=":")
-    axis.plot([], [], color="black", lw=1.2, ls=":", label="the same, by the held-out classifier")
-    axis.axhline(facts["random_signs"][0], color="#bbbbbb", zorder=0, label="random signs")
-    axis.set(
-        xlabel="PGD steps",
-        ylabel="digits misread behind the defence",
-        ylim=(-0.02, min(1.03, 0.1 + 1.4 * top)),
-        title=f"{facts['purification_steps']}-step purification under attack, |change| ≤ {facts['radius']}",
-    )
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.legend(frameon=False, loc="upper left")
-    axis.spines[["top", "right"]].set_visible(False)
+    count = facts["count"]
+    figure = plt.figure(figsize=(15, 4.4))
+    parts = figure.add_gridspec(1, 3, width_ratios=(1, 1, 1.15), wspace=0.12)
+    axes = [figure.add_subplot(parts[0])]
+    axes.append(figure.add_subplot(parts[1], sharey=axes[0]))
+    for which, (axis, who) in enumerate(zip(axes, ("the attacked classifier", "another one"), strict=True)):
+        for k, (name, curve) in enumerate(curves.items()):
+            steps = [row[0] + 0.12 * (k - 1.5) for row in curve]  # side by side: two may coincide
+            values = [row[1 + which] for row in curve]
+            axis.plot(steps, values, "o-", color=COLOURS[k], lw=2.2, ms=4.5, label=name)
+            low, high = Proportion(values[-1] * count, count).wilson()
+            axis.plot([steps[-1]] * 2, (low, high), color=COLOURS[k], lw=1.2)
+        axis.axhline(facts["random_signs"][which], color="#bbbbbb", zorder=0, label="random signs")
+        axis.set(xlabel="PGD steps", ylim=(-0.02, 1.03), title=f"misread by {who}")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[0].legend(frameon=False, loc="upper left")
+    axes[1].tick_params(labelleft=False)
+    axes[1].text(
+        0.03, 0.97, f"{count} digits, two draws each; bars: 95 %\n{facts['purification_steps']} steps of purification, "
+        f"|change| ≤ {facts['radius']}", transform=axes[1].transAxes, va="top",
+    )  # fmt: skip
     point, back = found[NAMES[0]]
-    grid = halves[1].subgridspec(3, show, hspace=0.08, wspace=0.08)
+    grid = parts[2].subgridspec(3, show, hspace=0.08, wspace=0.08)
     cells = [[figure.add_subplot(grid[row, k]) for k in range(show)] for row in range(3)]
     for row, (label, pictures) in enumerate(
         (("digit", clean), ("attacked\n(exact)", point), ("purified", back))

@@ -7,7 +7,7 @@ from .aims import DLR, Aim, CrossEntropy, TargetedCrossEntropy, TargetedDLR
 from .attack import Attack, pgd
 from .auto_step import AutoStep
 from .balls import L2, Ball, Linf
-from .defences import Defence, Purified, SurrogatePurified, Undefended
+from .defences import Defence, DefenceCost, Purified, SurrogatePurified, Undefended
 from .evasion import Evasion
 from .expectation import Expectation
 from .intervals import Proportion
@@ -28,7 +28,7 @@ from .stepping import FixedStep, Stepping
 
 __all__ = [
     "AdvDM", "Adversarial", "Aim", "Attack", "AutoStep", "Ball", "Certificate", "CrossEntropy", "DLR", "Defence",
-    "DiffusionGuard", "Evasion", "Expectation", "FixedStep", "L2", "Linf", "Mist", "PhotoGuardDiffusion",
+    "DefenceCost", "DiffusionGuard", "Evasion", "Expectation", "FixedStep", "L2", "Linf", "Mist", "PhotoGuardDiffusion",
     "PhotoGuardEncoder", "Proportion", "Protection", "Purified", "RobustAccuracy", "ScoreDistillation", "Stepping",
     "SurrogatePurified", "TargetedCrossEntropy", "TargetedDLR", "Undefended", "advdiff", "certify", "one_step_denoise",
     "pgd", "purify", "regeneration_distance", "robust_accuracy", "straight_through",

@@ -49,7 +49,7 @@ def pgd(
     steps: int = 20,
     stepping: Stepping = FixedStep(),
     box: tuple[float, float] | None = None,
-    jitter: Points | None = None,
+    jitter: Tensor | Points | None = None,
     restarts: int = 1,
     noise: Addressed = Addressed(0, stream=1),
     callback: Callable[[int, Points], None] | None = None,
@@ -67,10 +67,11 @@ def pgd(
             `Expectation`: fresh draws at every step. Differentiated by autograd: the sampler's strategy
             decides memory and exactness.
         starts: one tensor (B, ...) or several, batch first (injected noise (slots, B, ...): `movedim`).
-        balls: one for each.  stepping: `FixedStep(share, momentum)`, or `AutoStep()` for Auto-PGD, which wants some
-            30 steps or more.  box: the range all points stay in, starts included (it meets the ball coordinate by
+        balls: one for each.  stepping: `FixedStep()`, by default steps that sum to 2.5 radii, or
+            `AutoStep()` for Auto-PGD, which wants some 30 steps or more.
+        box: the range all points stay in, starts included (it meets the ball coordinate by
             coordinate, which for L2 can only shorten the change).
-        jitter: perturbations to begin with, projected; default none.
+        jitter: perturbations to begin with, like `starts`, projected; default none.
         restarts: the first from `jitter`, the others from perturbations uniform in the balls, drawn from
             `noise`, a slot for each start of each restart.
         callback: called with (step, points) before each step and at the end of every restart.
@@ -83,21 +84,22 @@ def pgd(
     The points lie in their balls exactly, in every dtype: |point - start| is compared without rounding.
 
     A sample whose loss or gradient is not finite later on stays where it is, with a warning, until the next
-    restart: its best point is kept and its mates go on.
+    restart: its best point is kept and its mates go on. Samples whose gradient was zero throughout are warned of.
 
     Source: Madry et al. 2018, arXiv 1706.06083, section 2.1. Cost: `restarts` times `steps` gradients of the loss and
     one more, each of as many as an `Expectation` draws; with one, a value for every restart at the end.
     """
     check_grad_mode("pgd")
     threat = attacked(starts, balls, box)
-    _check(threat, steps, jitter, restarts, noise)
+    jitters = (jitter,) if isinstance(jitter, Tensor) else jitter
+    _check(threat, steps, jitters, restarts, noise)
     centres = threat.centres
     best, rows = Best(threat.none()), []
     with tqdm(total=restarts * (steps + 1), disable=not progress) as bar:
         descent = Descent(loss, threat, stepping, steps, callback, bar)
         for restart in range(restarts):
             if restart == 0:
-                changes = threat.none() if jitter is None else tuple(d.double() for d in jitter)
+                changes = threat.none() if jitters is None else tuple(d.double() for d in jitters)
             else:
                 slots = range(restart * len(centres), (restart + 1) * len(centres))
                 changes = tuple(
@@ -110,15 +112,18 @@ def pgd(
                 # the least of many noisy means flatters: it is judged on draws that no step has seen
                 found.loss = descent.value(restarts * (steps + 1), threat.points(found.tensors))
             best.offer(found.loss, found.tensors, restart)
+    descent.say_flat()
     points = threat.points(best.tensors)
     losses = torch.stack(rows)
     return Attack(points, best.loss.to(losses), losses, best.turn, descent.values, descent.gradients)
 
 
 def _check(threat: ThreatModel, steps: int, jitter: Points | None, restarts: int, noise: Addressed) -> None:
-    if jitter and len(jitter) != len(threat.centres):
+    shapes, wanted = ([tuple(d.shape) for d in each] for each in (jitter or (), threat.centres))
+    if jitter is not None and shapes != wanted:
         raise ValueError(
-            f"jitter: got {len(jitter)} for {len(threat.centres)} starts, expected a perturbation for each start"
+            f"jitter: got shapes {shapes} for starts {wanted}, expected a perturbation for each start; give each its "
+            "start's shape"
         )
     if steps < 1 or restarts < 1:
         raise ValueError(f"pgd: got steps={steps}, restarts={restarts}, expected steps >= 1, restarts >= 1")

@@ -63,7 +63,8 @@ class L2(Ball):
         # a sum of d squares may be wrong by d units in the last place: what is scaled stays that far inside
         margin = (change[0].numel() + 8) * torch.finfo(torch.float64).eps if len(change) else 0.0
         radius = self.radius * (1 - margin)
-        return change * (radius / _norm(change.double()).clamp(min=radius)).to(change)
+        least = max(radius, torch.finfo(torch.float64).tiny)  # a ball of radius 0 is its centre
+        return change * (radius / _norm(change.double()).clamp(min=least)).to(change)
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient / _norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)

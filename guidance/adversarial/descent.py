@@ -21,6 +21,7 @@ class Descent:
 
     Attributes:
         values, gradients: of the loss, each under one draw.
+        flat: (B,) whether the gradient was zero at every step of every restart so far.
     """
 
     loss: PointLoss | Expectation
@@ -31,6 +32,11 @@ class Descent:
     bar: tqdm
     values: int = field(default=0, init=False)
     gradients: int = field(default=0, init=False)
+    flat: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        first = self.threat.centres[0]
+        self.flat = torch.ones(len(first), dtype=torch.bool, device=first.device)
 
     def run(self, restart: int, changes: Points) -> tuple[Best, list[Tensor]]:
         """The best changes of `steps` steps and of where they began, and the losses (B,) at all of them."""
@@ -49,6 +55,8 @@ class Descent:
             going = going & value.isfinite()
             for grad in grads:
                 going = going & grad.flatten(1).isfinite().all(1)
+            if grads:
+                self.flat = self.flat & torch.stack([(g == 0).flatten(1).all(1) for g in grads]).all(0)
             if restart == step == 0:
                 _check_start(value)
             if not last:
@@ -60,6 +68,17 @@ class Descent:
                 stacklevel=3,
             )
         return best, rows
+
+    def say_flat(self) -> None:
+        """Warn of samples that never had a gradient."""
+        if bool(self.flat.any()):
+            found = _places(self.flat)
+            warnings.warn(
+                f"pgd: got no gradient at any step for {len(found)} of {len(self.flat)} samples, {found[:8]}, expected "
+                "one somewhere: what rounds, cuts off or saturates hides it, and an attack that goes nowhere says "
+                "nothing of robustness; take DLR() for a classifier that is sure, or Evasion(through=) a smooth one",
+                stacklevel=4,
+            )
 
     def rank(self, value: Tensor, step: int) -> Tensor:
         """What the best step has least of: its loss. Under fresh draws the least loss is the luckiest draw: there the

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from ...solvers import Addressed
-from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
-from ...solvers.kinds import described
+from ...solvers.kinds import check_kind, described
 from ...solvers.wanted import Samples
 from .balls import Ball
-from .defences import Defence
+from .defences import Defence, DefenceCost
 from .evasion import Evasion
 from .intervals import Proportion
 
@@ -24,7 +23,7 @@ class RobustAccuracy:
     """What `robust_accuracy` found. `print` it.
 
     Attributes:
-        clean, robust: images read right as they are, and under the worst of all attacks.
+        clean, robust: images read right as they are, and under the worst of all attacks, by the same draws.
         after: the same after each attack, those before it included.
         clean_share, robust_share: (B,) of the draws, that in which the image was read right; 0 or 1 without noise.
         images: (B, ...) the worst found of each.
@@ -74,24 +73,28 @@ def robust_accuracy(
     noise: Addressed = Addressed(0),
     progress: bool = False,
 ) -> RobustAccuracy:
-    """Attack after attack, each on the images that are still read right; of every image the worst that any found.
+    """Attack after attack; of every image the worst that any found.
 
-    An image is read right where more than `quorum` of `draws` draws of the defence's noise read it so. The worst is
-    chosen on one set of draws and judged on another that nobody has seen: the least of several noisy shares would
-    flatter the attacks.
+    An image is read right where more than `quorum` of `draws` draws of the defence's noise read it so. Without noise
+    each attack takes the images that are still read right. With it each takes all of them, and of what they find the
+    worst is chosen on draws of its own. Both the images and the worst of them are then judged on one set of draws that
+    nobody has seen, so that each figure is an unbiased one of its images: the least of several noisy shares would
+    flatter the attacks, and images that a draw happened to misread, left in peace, the defence. For the same reason
+    the image as it was is no candidate: an attack is taken at its word.
 
     Args:
         images, labels: (B, ...) and (B,) whole numbers.
         attacks: by name. An ensemble in the manner of AutoAttack:
             {"ce": Evasion(CrossEntropy()), "dlr": Evasion(DLR()), "targeted": Evasion(TargetedDLR(1))}
-        draws: for a random defence; an odd number has no ties.
+        draws: for a random defence; an odd number has no ties. One makes `clean` and `robust` those of a single draw.
 
     Returns:
         RobustAccuracy, with intervals: `result.robust.wilson()`, `.clopper_pearson()`. They are of the images; what
         better attacks would find they do not know.
 
     Raises:
-        ValueError: labels that are not whole numbers (B,), draws below 1, a quorum outside [0, 1).
+        ValueError: labels that are not whole numbers (B,) below the number of classes, draws below 1, a quorum outside
+            [0, 1). TypeError: a defence whose cost() is no DefenceCost.
         FloatingPointError: logits that are not finite.
 
     A sample's verdict never depends on its batch mates. Source: Croce and Hein 2020, arXiv 2003.01690, section 6.
@@ -106,14 +109,23 @@ def robust_accuracy(
             f"robust_accuracy: got labels {tuple(labels.shape)} of {labels.dtype}, draws={draws}, quorum={quorum}, "
             f"expected ({len(images)},) whole numbers, draws >= 1, 0 <= quorum < 1"
         )
+    check_kind(
+        f"{type(defence).__name__}.cost",
+        defence.cost(),
+        DefenceCost,
+        "a DefenceCost; return DefenceCost(1, 1, 1)",
+    )
     judge = _Judge(defence, labels, noise, draws if defence.random else 1)
     everyone = torch.arange(len(images), device=images.device)
     logits, clean = judge(images, everyone, 0)
+    if defence.random and attacks:  # an aim may know these logits: they are not of the draws that judge
+        logits = judge(images, everyone, 2 * len(attacks) + 1)[0]
     share, worst, broken_by = clean, images.clone(), torch.full_like(everyone, -1)
+    least = torch.full_like(clean, torch.inf) if defence.random else clean  # by the draws that choose
     calls = vjps = 0
     after = {}
     for index, (name, attack) in enumerate(attacks.items()):
-        left = (share > 0).nonzero().flatten()
+        left = everyone if defence.random else (share > 0).nonzero().flatten()
         if len(left):
             found = attack.run(
                 defence, images[left], labels[left], logits[left], ball,
@@ -121,18 +133,17 @@ def robust_accuracy(
             )  # fmt: skip
             calls, vjps = calls + found.calls, vjps + found.vjps
             seen = judge(found.images, left, 2 * index + 2)[1]
-            lower = seen < share[left]
-            newly = left[(share[left] > quorum) & (seen <= quorum)]
-            broken_by[newly] = index
-            worst[left] = torch.where(per_sample(lower, found.images), found.images, worst[left])
-            share = share.index_put((left,), torch.minimum(seen, share[left]))
+            lower = seen < least[left]
+            which, seen, before = left[lower], seen[lower], share
+            worst[which], least = found.images[lower], least.index_put((which,), seen)
+            judged = judge(worst[which], which, 0)[1] if defence.random and len(which) else seen
+            share = share.index_put((which,), judged)
+            broken_by[(before > quorum) & (share <= quorum)] = index
+            broken_by[share > quorum] = -1
         after[name] = Proportion(int((share > quorum).sum()), len(images))
-    if defence.random and attacks:
-        share = judge(worst, everyone, 2 * len(attacks) + 1)[1]
-    right = clean > quorum
     return RobustAccuracy(
-        clean=Proportion(int(right.sum()), len(images)),
-        robust=Proportion(int((right & (share > quorum)).sum()), len(images)),
+        clean=Proportion(int((clean > quorum).sum()), len(images)),
+        robust=Proportion(int((share > quorum).sum()), len(images)),
         after=after,
         clean_share=clean,
         robust_share=share,
@@ -160,6 +171,12 @@ class _Judge:
                 raise FloatingPointError(
                     "robust_accuracy: got logits that are not finite, expected finite ones; mend the classifier or "
                     "leave these images out"
+                )
+            low, high = int(self.labels.min()), int(self.labels.max())
+            if low < 0 or high >= logits.shape[1]:
+                raise ValueError(
+                    f"robust_accuracy: got labels from {low} to {high}, expected 0 to {logits.shape[1] - 1}, the "
+                    f"{logits.shape[1]} classes of the logits; count classes from 0"
                 )
             total = logits if total is None else total + logits
             right = right + (logits.argmax(1) == self.labels[which])

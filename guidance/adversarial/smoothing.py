@@ -1,5 +1,6 @@
 """Randomised smoothing: a radius in which no change of the image can change the answer, certified by sampling."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +36,9 @@ def one_step_denoise(denoiser: Model, noisy: Samples, sigma: float, *, cond: Any
     process = denoiser.process
     low, high = (float((-process.lam(as_time(t))).exp()) for t in (process.t_min, process.t_max))
     if not low <= sigma <= high or sigma == 0:
+        least = f"{low:.3g}" if low else "above 0"
         raise ValueError(
-            f"sigma: got {sigma}, expected {low:.3g} to {high:.3g}, the noise levels sigma/alpha of {process}"
+            f"sigma: got {sigma}, expected {least} and at most {high:.3g}, the noise levels sigma/alpha of {process}"
         )
     t = process.time(-as_time(sigma).log())
     # a state is carried in float32 at least, as in `sample`
@@ -63,7 +65,11 @@ class Certificate:
     calls: int
 
     def accuracy(self, labels: Tensor, radius: float = 0.0) -> Proportion:
-        """Certified accuracy: read right, with a certified radius above `radius`."""
+        """Certified accuracy: read right, with a certified radius above `radius`. labels: (B,)."""
+        if labels.shape != self.labels.shape:
+            raise ValueError(
+                f"labels: got {tuple(labels.shape)}, expected {tuple(self.labels.shape)}, one for each image certified"
+            )
         return Proportion(int(((self.labels == labels) & (self.radius > radius)).sum()), len(labels))
 
 
@@ -96,8 +102,8 @@ def certify(
         noise: slots 0 .. selection + draws - 1 of each image.  at_once: draws in one call; changes nothing else.
 
     Raises:
-        ValueError: what the arguments say, or a result that is not (n, classes). FloatingPointError: logits that are
-            not finite.
+        ValueError: what the arguments say, draws too few for any answer, or a result that is not (n, classes).
+        FloatingPointError: logits that are not finite.
 
     Source: Cohen et al. 2019, arXiv 1902.02918, section 3.2; Carlini et al. 2022, 2206.10550. Cost: selection + draws
     calls of the classifier an image.
@@ -110,6 +116,12 @@ def certify(
         raise ValueError(
             f"certify: got sigma={sigma}, draws={draws}, selection={selection}, alpha={alpha}, at_once={at_once}, "
             "expected sigma > 0, whole numbers >= 1, 0 < alpha < 1"
+        )
+    if not alpha ** (1 / draws) > 0.5:
+        least = math.floor(math.log2(1 / alpha)) + 1
+        raise ValueError(
+            f"draws: got {draws}, expected {least} or more at alpha={alpha}: with fewer the "
+            "bound on p never exceeds 1/2, and every image is abstained from"
         )
     noise.check(selection + draws, images)
     ids = noise.samples or range(len(images))

@@ -40,31 +40,32 @@ class FixedStep(Stepping):
     algorithm 1, there with mu = 1.
 
     Args:
-        share: length of a step in radii.
+        share: length of a step in radii; None: 2.5 / steps, as Madry et al. choose it, so that a steady descent reaches
+            the border from anywhere in the ball.
     """
 
-    share: float = 0.1
+    share: float | None = None
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share or not 0 <= self.momentum:
+        if (self.share is not None and not 0 < self.share) or not 0 <= self.momentum:
             raise ValueError(f"FixedStep: got {self}, expected share > 0 and momentum >= 0")
 
     def walk(self, threat: ThreatModel, steps: int) -> Walk:
-        return _FixedWalk(self, threat)
+        return _FixedWalk(self.momentum, 2.5 / steps if self.share is None else self.share, threat)
 
 
 class _FixedWalk(Walk):
-    def __init__(self, rule: FixedStep, threat: ThreatModel) -> None:
-        self.rule, self.threat, self.sums = rule, threat, threat.none()
+    def __init__(self, momentum: float, share: float, threat: ThreatModel) -> None:
+        self.momentum, self.share, self.threat, self.sums = momentum, share, threat, threat.none()
 
     def onwards(self, step: int, changes: Points, loss: Tensor, slopes: Points) -> Points:
-        if self.rule.momentum:
+        if self.momentum:
             self.sums = tuple(
-                self.rule.momentum * s + _unit_sum(g.double()) for s, g in zip(self.sums, slopes, strict=True)
+                self.momentum * s + _unit_sum(g.double()) for s, g in zip(self.sums, slopes, strict=True)
             )
             slopes = self.sums
-        return self.threat.stepped(changes, slopes, self.rule.share)
+        return self.threat.stepped(changes, slopes, self.share)
 
 
 def _unit_sum(slope: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ class Morph:
         latents: what a plain run gives them from; None where no run does (pixel blends, guided runs).
         loss: (B,) at the images.
         distances: (R, 2, B) to the first and the second subject: of the recognisers in the loss, then of the judges.
-        nfe, vjps: network evaluations and VJPs of a pair, encoding included.
+        nfe, vjps: network evaluations and VJPs of a pair, encoding included; what stops when the whole batch has
+            converged (`FixedPointEncoder`) counts as for the slowest of it.
         looks: images of a pair that each recogniser in the loss was shown.
         stop: why a search ended; None where nothing was searched.
     """
@@ -81,7 +82,7 @@ def morph(
 
     Raises:
         ValueError: before any network call, for what does not fit: recognisers without a gradient under a strategy
-            that takes one, weights, shapes.
+            that takes one or that cannot read a subject, weights, shapes.
     """
     check_model_and_plan(model, plan)
     plan.check_falls("morph")

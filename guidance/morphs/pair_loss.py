@@ -34,7 +34,7 @@ class MorphLoss(CheckedFields):
     views: Views | None = None
 
     def of(self, scene: Scene, recognisers: tuple[Recogniser, ...]) -> "PairLoss":
-        """The loss for the pair of `scene`."""
+        """The loss for the pair of `scene`. Raises ValueError where a recogniser cannot read a subject."""
         weights = (1.0,) * len(recognisers) if self.weights is None else self.weights
         if len(weights) != len(recognisers) or not all(w >= 0 for w in weights):
             raise ValueError(
@@ -42,6 +42,9 @@ class MorphLoss(CheckedFields):
                 "0; leave weights out to count all alike"
             )
         subjects = tuple(subjects_of(r, scene.pair.first, scene.pair.second) for r in recognisers)
+        for recogniser, both in zip(recognisers, subjects, strict=True):
+            for name, seen in zip(("first", "second"), both, strict=True):
+                _check_read(recogniser, name, seen)
         references = tuple(term.reference(scene) for term in self.realism)
         return PairLoss(self, scene.model, recognisers, weights, (subjects, references), scene.spent)
 
@@ -82,6 +85,16 @@ class PairLoss:
             self.spent.nfe += each * term.nfe
             self.spent.vjps += each * term.nfe if images.requires_grad else 0
         return total
+
+
+def _check_read(recogniser: Recogniser, name: str, seen: Tensor) -> None:
+    """Raise ValueError where a subject has no distance even to itself: a row of NaN, or zeros under `Cosine`."""
+    unread = recogniser.distance(seen, seen).isnan().nonzero().flatten().tolist()
+    if unread:
+        raise ValueError(
+            f"recognisers: got a {type(recogniser).__name__} that cannot read the {name} subject of pairs "
+            f"{unread[:8]}, expected descriptors of all subjects; leave these pairs out, or make it a judge"
+        )
 
 
 def subjects_of(recogniser: Recogniser, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

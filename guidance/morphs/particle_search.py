@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ...solvers import Addressed
 from ..particles.soft_value import svdd
 from .blends import LatentBlend
@@ -40,7 +43,7 @@ class ParticleSearch(MorphStrategy):
             scene.model,
             scene.plan,
             latents.state,
-            lambda images, context: -loss.given(images, context),
+            lambda images, context: _reward(loss.given(images, context)),
             self.noise,
             children=self.children,
             every=self.every,
@@ -50,3 +53,8 @@ class ParticleSearch(MorphStrategy):
         )
         scene.spent.nfe += self.children * run.nfe
         return Found(run.sample)
+
+
+def _reward(loss: Tensor) -> Tensor:
+    """-loss; an image that could not be read never goes on while another could."""
+    return torch.where(loss.isnan(), -torch.inf, -loss)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...solvers.checked import checked
 from .comparisons import Comparisons
-from .intervals import Interval, bootstrap
+from .intervals import Interval, bootstrap, rule_of_three
 from .rates import check_fmr, false_non_match_rate, threshold_at, weighted_threshold
 
 
@@ -19,7 +19,8 @@ class Calibration:
         fmr: asked for.
         threshold: the largest at which the comparisons at hand have at most that FMR.
         thresholds: interval of the threshold. At an FMR that the comparisons hardly resolve its lower end is too high:
-            no resample contains a smaller distance than the least one seen.
+            no resample contains a smaller distance than the least one seen, and of two people, one comparison, the
+            interval has length 0.
         rates: interval of the FMR at `threshold`.
         fnmr, fnmrs: FNMR at `threshold` and its interval, in which the threshold moves with the resample; NaN
             without genuine comparisons.
@@ -79,9 +80,9 @@ class Calibration:
         wanted = slice(0, 3 if same is not None else 2)
         found = bootstrap(lambda drawn: figures(drawn)[wanted], people, level, replicates, seed)
         if not bool(match.any()):
-            found.high[1] = _rule_of_three(level, people // 2)
+            found.high[1] = rule_of_three(level, people // 2)
         if same is not None and not bool((same.distances >= threshold).any()):
-            found.high[2] = max(found.high[2], _rule_of_three(level, len(same.first.unique())))
+            found.high[2] = max(found.high[2], rule_of_three(level, len(same.first.unique())))
         nothing = Interval(*torch.full((2,), torch.nan, dtype=torch.float64))
         return cls(
             fmr,
@@ -104,11 +105,6 @@ def _took_place(given: Comparisons) -> Comparisons:
 def _share(which: Tensor, weights: Tensor) -> Tensor:
     """The weighted share; NaN where all weights are zero."""
     return (which * weights).sum() / weights.sum()
-
-
-def _rule_of_three(level: float, independent: int) -> float:
-    """The rate at which no error among so many independent comparisons has the chance 1 - level."""
-    return 1 - (1 - level) ** (1 / max(independent, 1))
 
 
 def _check_people(impostors: Comparisons, genuine: Comparisons | None) -> None:

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields
@@ -28,11 +27,12 @@ class Euclidean(Distance):
 @dataclass(frozen=True)
 class Cosine(Distance):
     """1 - cos(a, b), in [0, 2]: as |u - v|^2 / 2 of the unit vectors, which neither rounds below 0 nor loses the
-    digits of a small distance.
+    digits of a small distance. Zeros have no direction: NaN, a comparison that did not take place.
     """
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(-1) / 2
+        u, v = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (a, b))
+        return (u - v).square().sum(-1) / 2
 
 
 EUCLIDEAN = Euclidean()

@@ -225,6 +225,8 @@ def test_expectation_is_sample_by_sample():
     (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), steps=0), "steps >= 1"),
     (lambda: pgd(lambda x: x, torch.zeros(2, 2), L2(1.0)), "one value per sample"),
     (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), restarts=0), "restarts >= 1"),
+    (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), jitter=torch.zeros(2, 3)), r"jitter: got shapes \[\(2, 3\)\]"),
+    (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), jitter=(torch.zeros(2, 2),) * 2), "expected a perturbation"),
     (lambda: pgd(distance, torch.full((2, 2), 4.25), L2(1.0), box=(0.0, 1.0)), "up to 3.25, expected all"),
     (lambda: pgd(distance, torch.zeros(2, 2), L2(1.0), box=(1.0, 0.0)), "low < high"),
     (lambda: pgd(lambda x: distance(x.detach()), torch.zeros(2, 2), L2(1.0)), "without a graph"),
@@ -421,6 +423,12 @@ def test_an_image_over_the_box_by_round_off_is_clamped():
     assert torch.equal(found.points[0], same.points[0])
     with pytest.raises(ValueError, match="outside"):
         pgd(distance, image + 1e-5, Linf(0.1), box=(0.0, 1.0))
+
+
+def test_one_start_takes_its_jitter_bare():
+    begin = 0.05 * torch.ones(2, 2)
+    bare, wrapped = (pgd(distance, torch.zeros(2, 2), L2(0.1), steps=2, jitter=j) for j in (begin, (begin,)))
+    assert torch.equal(bare.points[0], wrapped.points[0]) and torch.equal(bare.losses[0], distance(begin))
 
 
 def test_an_attack_under_no_grad_says_so():

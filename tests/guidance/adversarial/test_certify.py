@@ -109,6 +109,15 @@ def test_the_answer_is_chosen_on_draws_of_its_own():
     assert len(seen) == len(set(seen)) == 55
 
 
+def test_the_fewest_draws_that_can_answer():
+    """All of n draws agree: the bound alpha^(1/n) must exceed 1/2."""
+    for alpha, least in ((0.001, 10), (0.05, 5), (0.5, 2)):
+        far = torch.full((1, 3), 9.0) * W
+        assert int(certify(linear, far, 0.1, draws=least, selection=5, alpha=alpha).labels) == 1
+        with pytest.raises(ValueError, match="draws: got"):
+            certify(linear, far, 0.1, draws=least - 1, selection=5, alpha=alpha)
+
+
 def test_what_lies_on_the_boundary_is_abstained_from():
     x = -OFFSET * W[None] / W.square().sum()
     found = certify(linear, x, 0.5, draws=500)
@@ -158,6 +167,11 @@ def test_denoised_smoothing_of_gaussian_data():
     (lambda: certify(linear, torch.zeros(1, 3), 0.0), "sigma > 0"),
     (lambda: certify(linear, torch.zeros(1, 3), 0.5, alpha=1.0), "alpha < 1"),
     (lambda: certify(lambda x: x[0], torch.zeros(1, 3), 0.5), "expected logits"),
+    (lambda: certify(linear, torch.zeros(1, 3), 0.5, draws=9, selection=5), "draws: got 9, expected 10 or more"),
+    (lambda: certify(linear, torch.zeros(1, 3), 0.5, draws=10, selection=5).accuracy(torch.zeros(2)),
+     r"labels: got \(2,\), expected \(1,\)"),
+    (lambda: one_step_denoise(MIXTURE.denoiser(PROCESS), torch.zeros(1, 2), 0.0),
+     "sigma: got 0.0, expected above 0 and"),
     (lambda: Proportion(3, 2), "0 to all"),
     (lambda: Proportion(2.5, 5).clopper_pearson(), "whole number"),
     (lambda: Proportion(2, 5).wilson(1.0), "a probability"),

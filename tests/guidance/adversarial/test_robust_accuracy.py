@@ -1,6 +1,8 @@
 """Robust accuracy where it is known: linear classifiers, with and without noise in front."""
 
+import warnings
 from dataclasses import dataclass
+from math import comb
 from typing import ClassVar
 
 import pytest
@@ -14,6 +16,7 @@ from pullback.guidance import (
     L2,
     CrossEntropy,
     Defence,
+    DefenceCost,
     Evasion,
     FixedStep,
     Linf,
@@ -75,10 +78,13 @@ def test_dlr_keeps_a_gradient_where_the_cross_entropy_has_none():
     labels = (x @ weights.T).argmax(1)
     worst = {}
     for name, aim in (("ce", CrossEntropy()), ("dlr", DLR())):
-        found = robust_accuracy(
-            Undefended(lambda x: x @ weights.T), x, labels, L2(3.0), {name: Evasion(aim, steps=20)}
-        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = robust_accuracy(
+                Undefended(lambda x: x @ weights.T), x, labels, L2(3.0), {name: Evasion(aim, steps=20)}
+            )
         worst[name] = found.robust.value
+        assert any("no gradient" in str(each.message) for each in said) == (name == "ce")
     assert worst["dlr"] == 0 and worst["ce"] > 0.5
 
 
@@ -165,7 +171,45 @@ def test_the_shares_of_a_random_defence_are_known_and_not_flattered():
     p = float(NORMAL.cdf(torch.tensor(0.5)))
     low, high = found.mean_share.wilson()
     assert low < p < high
-    assert found.after["5"].value < 0.5  # what the attacks saw, flattered
+    majority = p**3 + 3 * p**2 * (1 - p)
+    assert found.after["5"].value == pytest.approx(majority, abs=4 * (majority * (1 - majority) / 250) ** 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Noisy(Defence):
+    """The linear classifier of w x + w xi: a margin of m standard deviations is read right with probability Phi(m)."""
+
+    def logits(self, images, noise):
+        side = (images + noise.initial(images)) @ WEIGHTS[0]
+        return torch.stack([-side, side], 1)
+
+    def cost(self):
+        return DefenceCost(1, 1, 1)
+
+
+@pytest.mark.parametrize("draws", [1, 3, 11])
+@pytest.mark.parametrize("size", [0.0, 0.5, 2.0])
+def test_a_random_defence_in_closed_form(size, draws):
+    """The worst in the ball lies `size` nearer to the boundary: every figure is a mean of known probabilities."""
+    count = 1500
+    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(2))
+    labels = (x @ WEIGHTS[0] > 0).long()
+    attacks = {"a": Evasion(steps=4, draws=2, stepping=FixedStep(1.0))}
+    found = robust_accuracy(Noisy(), x, labels, L2(size), attacks, draws=draws)
+    margin = (x @ WEIGHTS[0]).abs() / WEIGHTS[0].norm()
+    for shares, right, p in (
+        (found.clean_share, found.clean, NORMAL.cdf(margin)),
+        (found.robust_share, found.robust, NORMAL.cdf(margin - size)),
+    ):
+        assert float(shares.mean()) == pytest.approx(float(p.mean()), abs=4 * (0.25 / count) ** 0.5)
+        needed = range(draws // 2 + 1, draws + 1)
+        majority = torch.stack([comb(draws, k) * p**k * (1 - p) ** (draws - k) for k in needed]).sum(0)
+        error = 4 * float((majority * (1 - majority)).sum()) ** 0.5 / count
+        assert right.value == pytest.approx(float(majority.mean()), abs=error)
+    if size == 0:
+        assert found.robust == found.clean and torch.equal(found.robust_share, found.clean_share)
+    else:  # none is left out because one draw happened to misread it
+        assert bool((found.images != x).any(1).all())
 
 
 def test_a_quorum_is_over_draws_of_each_sample():
@@ -249,6 +293,10 @@ def test_the_cost_is_what_was_called(strategy, last):
     (lambda: robust_accuracy(Undefended(linear), torch.zeros(2, 6), torch.zeros(2), L2(1.0), {}), "whole numbers"),
     (lambda: robust_accuracy(Undefended(linear), torch.zeros(2, 6), torch.zeros(2).long(), L2(1.0), {}, draws=0),
      "draws >= 1"),
+    (lambda: robust_accuracy(Undefended(linear), torch.zeros(2, 6), torch.tensor([0, 5]), L2(1.0), {}),
+     r"got labels from 0 to 5, expected 0 to 4, the 5 classes"),
+    (lambda: robust_accuracy(Undefended(linear), torch.zeros(2, 6), torch.tensor([-1, 4]), L2(1.0), {}),
+     r"got labels from -1 to 4"),
     (lambda: DLR().at(torch.zeros(1, 2), torch.zeros(1).long()), "at least 3; take CrossEntropy"),
     (lambda: TargetedDLR(5).at(torch.zeros(1, 5), torch.zeros(1).long()), "a rank of 1"),
     (lambda: SurrogatePurified(planar, MODEL, PLAN, last=5), "all of them are Purified"),
@@ -265,3 +313,24 @@ def test_logits_that_are_not_finite_count_for_nobody():
         robust_accuracy(
             Undefended(lambda x: linear(x) * torch.nan), torch.zeros(2, 6), torch.zeros(2).long(), L2(1.0), {}
         )
+
+
+def test_a_defence_that_does_not_say_what_it_costs():
+    class Silent(Undefended):
+        def cost(self):
+            return None
+
+    with pytest.raises(TypeError, match=r"Silent.cost: got None, expected a DefenceCost"):
+        robust_accuracy(Silent(linear), torch.zeros(2, 6), torch.zeros(2).long(), L2(1.0), {})
+
+
+@pytest.mark.parametrize("aim", [CrossEntropy(), TargetedCrossEntropy(1)])
+def test_a_masked_gradient_is_said(aim):
+    """Rounded logits: the attack goes nowhere, which is no robustness."""
+    x = torch.randn(40, 6)
+    labels = linear(x).argmax(1)
+    with pytest.warns(UserWarning, match=r"no gradient at any step for (\d+) of \1 samples"):
+        robust_accuracy(
+            Undefended(lambda x: linear(x).round()),
+            x, labels, Linf(0.5), {"ce": Evasion(aim, steps=3)},
+        )  # fmt: skip

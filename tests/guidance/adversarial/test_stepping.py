@@ -1,6 +1,7 @@
 """Steps of attacks against the papers' algorithms, written out for one sample at a time."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -153,6 +154,27 @@ def test_evaluations_are_counted():
 def test_bad_numbers_are_refused(make):
     with pytest.raises(ValueError, match="expected share > 0"):
         make()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_the_default_step_reaches_the_border(steps):
+    """2.5 radii in all, whatever the number of steps; a share of one's own is taken as it is."""
+    w = torch.randn(3, 4)
+    for ball, best in ((Linf(0.1), -0.1 * w.sign()), (L2(0.1), -0.1 * w / w.norm(dim=1, keepdim=True))):
+        found = pgd(lambda x: (w * x).sum(1), torch.zeros(3, 4), ball, steps=steps)
+        assert torch.allclose(found.points[0], best, atol=1e-12)
+    short = pgd(lambda x: (w * x).sum(1), torch.zeros(3, 4), Linf(0.1), steps=2, stepping=FixedStep(0.1))
+    assert torch.allclose(short.points[0], -0.02 * w.sign())
+
+
+def test_samples_without_a_gradient_are_counted():
+    x = torch.tensor([[0.2, 0.3], [-1.0, 0.1], [0.4, -0.2]])
+    with pytest.warns(UserWarning, match=r"no gradient at any step for 2 of 3 samples, \[0, 2\]"):
+        found = pgd(lambda x: x[:, 0].clamp(max=0), x, Linf(0.1), steps=3, restarts=2)
+    assert torch.equal(found.points[0][[0, 2]], x[[0, 2]]) and float(found.points[0][1, 0]) < -1
+    with warnings.catch_warnings():  # one step without a gradient is none of that: here it starts on the flat
+        warnings.simplefilter("error")
+        pgd(lambda x: x[:, 0].clamp(max=0), x[:1], Linf(0.5), steps=3, restarts=4)
 
 
 def test_a_bar_is_shown_where_asked_for(capsys):

@@ -269,6 +269,49 @@ def test_an_image_that_cannot_be_read_is_never_the_best():
     )
 
 
+def test_particles_pass_by_images_that_cannot_be_read():
+    eye = seen_by()
+
+    def reads(x):
+        return torch.where((x[:, :1] > 0.4) & (x[:, :1] < 0.9), torch.nan, eye.network(x))
+
+    search = ParticleSearch(children=4)
+    model, encoder = crowd().denoiser(VP()), StochasticEncoder()
+    found = morph(model, sde(6), pair(), [BlackBoxRecogniser(reads)], search, encoder=encoder, progress=False)
+    assert bool(found.loss.isfinite().all())
+    everyone = morph(
+        model, sde(6), pair(), [BlackBoxRecogniser(eye.network)], search, encoder=encoder, progress=False
+    )
+    plain = morph(model, sde(6), pair(), [eye], search, encoder=encoder, progress=False)
+    torch.testing.assert_close(everyone.images, plain.images)
+
+
+def test_a_subject_who_cannot_be_read_is_refused_before_any_call():
+    """Where no distance to a subject exists there is nothing to search for; a judge may fail, it only measures."""
+
+    def never(x, t, cond=None):
+        raise AssertionError
+
+    everyone, eye = pair(), seen_by()
+    subjects = Pair(everyone.first[:2], everyone.second[:2])
+
+    def unread(x):
+        found = eye.network(x)
+        return torch.where((x == subjects.second[1]).all(1, keepdim=True), torch.nan, found)
+
+    model, blind = Denoiser(never, VP(), DATA), BlackBoxRecogniser(unread)
+    for strategy in (PixelBlend(), BestMorph((PixelBlend(0.2), PixelBlend())), Evolution(), GreedySearch()):
+        with pytest.raises(
+            ValueError, match=r"BlackBoxRecogniser that cannot read the second subject of pairs \[1\]"
+        ):
+            morph(model, ode(), subjects, [blind], strategy, progress=False)
+    found = morph(model, ode(), subjects, [eye], PixelBlend(), judges=[blind], progress=False)
+    assert found.distances[1].isnan().tolist() == [
+        [False] * len(subjects.first),
+        [b == 1 for b in range(len(subjects.first))],
+    ]
+
+
 def test_a_leash_weighs_the_way_from_the_start():
     """So short that nothing moves; else the way counts as one from an anchor does."""
     model, eye = crowd().denoiser(VP()), seen_by()

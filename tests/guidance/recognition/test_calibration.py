@@ -12,6 +12,7 @@ from pullback.guidance import (
     Comparisons,
     Embedding,
     bootstrap,
+    bootstrap_rate,
     false_match_rate,
     false_non_match_rate,
     threshold_at,
@@ -77,6 +78,24 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_law():
     assert torch.allclose(found.high, values.mean(0) + half, atol=0.1 * float(half.max()))
     again = bootstrap(lambda drawn: values[drawn].mean(0), 400, replicates=4000)
     assert torch.equal(found.low, again.low) and torch.equal(found.high, again.high)
+
+
+def test_a_rate_that_no_resample_moves_has_the_exact_end():
+    """None of 20, all of 20: the rate at which that has the chance of 5 per cent. Else it is the bootstrap's."""
+    drawn_from = torch.stack([torch.zeros(20), torch.ones(20), (torch.arange(20) % 3 == 0).double()], 1)
+
+    def rate(drawn):
+        return drawn_from[drawn].mean(0)
+
+    found, plain = bootstrap_rate(rate, 20, replicates=200), bootstrap(rate, 20, replicates=200)
+    assert plain.low[1] == 1 and plain.high[0] == 0
+    assert found.low[0] == 0 and (1 - float(found.high[0])) ** 20 == pytest.approx(0.05)
+    assert found.high[1] == 1 and float(found.low[1]) ** 20 == pytest.approx(0.05)
+    assert found.low[2] == plain.low[2] and found.high[2] == plain.high[2]
+    one = bootstrap_rate(lambda drawn: 1.0, 8, level=0.9, replicates=3)
+    assert float(one.low) == pytest.approx(0.1 ** (1 / 8)) and one.low.shape == ()
+    with pytest.raises(ValueError, match="expected a rate in"):
+        bootstrap_rate(lambda drawn: 40.0, 8, replicates=3)
 
 
 @pytest.mark.parametrize("fmr", [0.0, 0.2])

@@ -14,8 +14,10 @@ from pullback.guidance import (
     Chip,
     EightBits,
     Embedding,
+    MorphScores,
     RealLevels,
     Recogniser,
+    mmpmr_min_max,
 )
 
 IMAGES = torch.randn(5, 1, 3, 3)
@@ -44,6 +46,24 @@ def test_a_small_cosine_distance_keeps_its_digits():
     """The angle theta gives theta^2 / 2; 1 - cos would be zero in float32."""
     a = torch.tensor([1.0, 0.0], dtype=torch.float32)
     assert torch.isclose(COSINE(a, torch.tensor([1.0, 1e-4])), torch.tensor(5e-9), rtol=1e-3)
+
+
+def test_a_descriptor_of_zeros_has_no_direction():
+    """NaN, as of an image that could not be read: a network whose outputs have died matches nobody."""
+    zero, other = torch.zeros(1, 3), torch.randn(1, 3)
+    assert (
+        COSINE(zero, other).isnan().all()
+        and COSINE(other, zero).isnan().all()
+        and COSINE(zero, zero).isnan().all()
+    )
+    dead = Embedding(lambda x: 0 * x.flatten(1), threshold=0.9, distance=COSINE)
+    scores = MorphScores.compare([dead], IMAGES, IMAGES[:, None, None].expand(5, 2, 2, 1, 3, 3))
+    assert not scores.took_place.any() and mmpmr_min_max(scores) == 0
+    for scale in (1e-15, 1e15):  # short or long, it is a direction
+        a = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+        assert torch.isclose(
+            COSINE(scale * a, torch.tensor([[4.0, 3.0]])), torch.tensor(0.04, dtype=torch.float64)
+        ).all()
 
 
 def test_an_embedding_is_the_network_with_its_gradient():

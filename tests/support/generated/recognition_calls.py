@@ -59,10 +59,11 @@ def recognition() -> Iterator[Use]:
     yield called(guidance.threshold_at, fmr=lambda: 0.1, impostors=distances)
     yield called(guidance.false_match_rate, impostors=distances, threshold=lambda: 0.5)
     yield called(guidance.false_non_match_rate, genuine=distances, threshold=lambda: 0.5)
-    yield called(
-        guidance.bootstrap, statistic=lambda: lambda drawn: drawn.double().mean(), units=lambda: 4,
-        replicates=lambda: 5, level=lambda: 0.9, seed=lambda: 0,
-    )  # fmt: skip
+    for interval in (guidance.bootstrap, guidance.bootstrap_rate):
+        yield called(
+            interval, statistic=lambda: lambda drawn: (drawn / 4).double().mean(), units=lambda: 4,
+            replicates=lambda: 5, level=lambda: 0.9, seed=lambda: 0,
+        )  # fmt: skip
     for metric in (guidance.mmpmr_min_max, guidance.mmpmr_prod_avg, guidance.morphing_attack_potential):
         yield called(metric, scores=scores)
     yield called(guidance.rmmr, mmpmr=lambda: torch.tensor([0.4, 0.6]), fnmr=lambda: torch.tensor([0.1, 0.2]))

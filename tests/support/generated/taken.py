@@ -27,7 +27,7 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
         "Comparisons.distances=nan", "MorphScores.distances=nan", "rmmr.fnmr=nan", "rmmr.mmpmr=nan",
     ),
     "a share of the linear part, of either sign": ("ConjugateDDIM.lam=-1",),
-    "any whole number is a seed": ("Calibration.of.seed=-1", "bootstrap.seed=-1"),
+    "any whole number is a seed": ("Calibration.of.seed=-1", "bootstrap.seed=-1", "bootstrap_rate.seed=-1"),
     "infinity is no limit": (
         *(f"{call}.cap=infinity" for call in ("DPMSolver", "DPMSolverPP", "DPMSolverV3", "ERSDE", "MRS",
                                                  "SASolver", "SDEDPMSolverPP", "UniPC")),
