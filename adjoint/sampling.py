@@ -106,7 +106,8 @@ def trajectory(
     if plan.staggered and any(inner):
         warnings.warn(
             f"trajectory: {plan.name} keeps a state beside the node's between its steps; what it gives at nodes "
-            f"{inner} is off by a share of a step; take a plan of one state, such as DPMSolverPP(2), for losses along the way",
+            f"{inner} is off by a share of a step; take a plan of one state, such as DPMSolverPP(2), for losses along "
+            "the way",
             stacklevel=2,
         )
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
