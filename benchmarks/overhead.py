@@ -1,19 +1,24 @@
-"""Solver overhead per network call on a (1, 4, 64, 64) float32 state, and addressed noise against torch.randn.
+"""Solver overhead per network call on a (1, 4, 64, 64) float32 state, and beside diffusers' schedulers.
 
     python benchmarks/overhead.py      writes benchmarks/results/overhead.json
 
-The network returns a stored tensor; the time of calling it and of drawing noise is measured apart and
-subtracted. Medians over repeats. diffusers' schedulers are timed in the same run when diffusers is installed.
+The network returns a stored tensor; the time of calling it is measured apart and subtracted, and in the first table
+that of drawing noise too. The second is a step of ours over a step of diffusers', noise included, the two taken by
+turns in one process at two sizes: medians of 25 turns, one thread.
 """
 
+import importlib
+import importlib.util
 import json
 import pathlib
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from pullback.adjoint import sample
 from pullback.solvers import (
@@ -22,7 +27,10 @@ from pullback.solvers import (
     DDPM,
     DEIS,
     FLOW,
+    LMS,
     NOISE,
+    PLMS,
+    VP,
     Addressed,
     Denoiser,
     DPMSolverPP,
@@ -33,8 +41,14 @@ from pullback.solvers import (
     FlowHeun,
     FlowMidpoint,
     GivenNoise,
+    Method,
+    Plan,
+    Prediction,
     RectifiedFlow,
+    SASolver,
+    SDEDPMSolverPP,
     UniformT,
+    UniPC,
 )
 
 METHODS = [
@@ -92,41 +106,75 @@ def main() -> None:
         "noise_over_randn": statistics.median(ratios),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "diffusers_us_per_step": diffusers_rows(x, fixed),
+        "over_diffusers": over_diffusers(),
     }
-    print(
-        f"addressed noise / torch.randn: {facts['noise_over_randn']:.2f};  diffusers: "
-        f"{facts['diffusers_us_per_step']}"
-    )
+    print(f"addressed noise / torch.randn: {facts['noise_over_randn']:.2f}")
+    for name, row in facts["over_diffusers"].items():
+        print(f"{name:28s}", *(f"{size} {r['ours_us']:6.0f} / {r['diffusers_us']:6.0f} us = {r['ratio']:.2f};"
+                               for size, r in row.items()))  # fmt: skip
     out = pathlib.Path(__file__).parent / "results"
     out.mkdir(exist_ok=True)
     (out / "overhead.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def diffusers_rows(x: torch.Tensor, fixed: torch.Tensor) -> dict[str, float]:
-    try:
-        import diffusers  # pyright: ignore[reportMissingImports]
-    except ImportError:
+def pairs() -> dict[str, tuple[Method, Prediction, Any]]:
+    """Our method, what the network predicts and diffusers' scheduler, by the method's name."""
+    d: Any = importlib.import_module("diffusers")
+    return {
+        "DDIM": (DDIM(), NOISE, d.DDIMScheduler(clip_sample=False)),
+        "DDIM, eta 1": (DDIM(1.0), NOISE, d.DDIMScheduler(clip_sample=False)),
+        "DDPM": (DDPM(), NOISE, d.DDPMScheduler(clip_sample=False)),
+        "Euler ancestral": (DDIM(1.0), NOISE, d.EulerAncestralDiscreteScheduler()),
+        "DPM-Solver++ 2M": (DPMSolverPP(2), NOISE, d.DPMSolverMultistepScheduler()),
+        "DPM-Solver++ 3M": (DPMSolverPP(3), NOISE, d.DPMSolverMultistepScheduler(solver_order=3)),
+        "SDE-DPM-Solver++ 2M": (
+            SDEDPMSolverPP(2), NOISE, d.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")),
+        "DEIS 3": (DEIS(3), NOISE, d.DEISMultistepScheduler(solver_order=3)),
+        "UniPC 2": (UniPC(2), NOISE, d.UniPCMultistepScheduler()),
+        "SA-Solver": (SASolver(2, 2), NOISE, d.SASolverScheduler()),
+        "LMS 4": (LMS(4), NOISE, d.LMSDiscreteScheduler()),
+        "Heun": (EDMHeun(), NOISE, d.HeunDiscreteScheduler()),
+        "PLMS": (PLMS(4), NOISE, d.PNDMScheduler(skip_prk_steps=True)),
+        "flow Euler": (FlowEuler(), FLOW, d.FlowMatchEulerDiscreteScheduler()),
+    }  # fmt: skip
+
+
+def over_diffusers(turns: int = 25, steps: int = 50) -> dict[str, dict[str, dict[str, float]]]:
+    """Microseconds a network call of ours and of diffusers', and their ratio, at two sizes."""
+    if importlib.util.find_spec("diffusers") is None:
         return {}
-    rows = {}
-    for name in (
-        "DDIMScheduler",
-        "DPMSolverMultistepScheduler",
-        "DEISMultistepScheduler",
-        "FlowMatchEulerDiscreteScheduler",
-    ):
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, (method, prediction, scheduler) in pairs().items():
+        for shape in ((1, 4, 64, 64), (1, 16, 128, 128)):
+            x, fixed = torch.randn(shape), torch.randn(shape)
+            process = RectifiedFlow() if prediction is FLOW else VP()
+            plan = method.plan(process, UniformT(steps, start=0.98, end=0.02))
+            model = Denoiser(lambda x, t, out=fixed: out, process, prediction)
 
-        def run(name: str = name) -> float:
-            scheduler = getattr(diffusers, name)()
-            scheduler.set_timesteps(50)
-            began = time.perf_counter()
-            state = x
-            for t in scheduler.timesteps:
-                state = scheduler.step(fixed, t, state).prev_sample
-            return (time.perf_counter() - began) * 1e6 / 50
+            def ours(model: Denoiser = model, plan: Plan = plan, x: Tensor = x) -> float:
+                began = time.perf_counter()
+                sample(model, plan, x, noise=Addressed(0) if plan.slots else None, gradient=None)
+                middle = time.perf_counter()
+                for _ in range(plan.nfe):
+                    model(x, x)
+                return (2 * middle - began - time.perf_counter()) * 1e6 / plan.nfe
 
-        rows[name] = statistics.median(run() for _ in range(9))
-    return rows
+            def theirs(scheduler: Any = scheduler, x: Tensor = x, out: Tensor = fixed) -> float:
+                scheduler.set_timesteps(steps)
+                state = x
+                began = time.perf_counter()
+                for t in scheduler.timesteps:
+                    state = scheduler.step(out, t, scheduler.scale_model_input(state, t)).prev_sample
+                return (time.perf_counter() - began) * 1e6 / len(scheduler.timesteps)
+
+            _ = ours(), theirs()  # the first turn is a warm-up
+            both = [(ours(), theirs()) for _ in range(turns)]
+            found.setdefault(name, {})["x".join(map(str, shape))] = {
+                "ours_us": statistics.median(a for a, _ in both),
+                "diffusers_us": statistics.median(b for _, b in both),
+                "ratio": statistics.median(a / b for a, b in both),
+            }
+    return found
 
 
 if __name__ == "__main__":
