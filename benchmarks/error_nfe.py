@@ -136,7 +136,9 @@ def ours(model: Denoiser, x: Tensor) -> Iterator[tuple[str, str, int, Tensor]]:
 
 def theirs() -> dict[str, dict[str, Callable[[], Any]]]:
     """Schedulers by the shared method's name, then by their own and their spacing."""
-    import diffusers as d
+    import diffusers
+
+    d: Any = diffusers
 
     d.utils.logging.set_verbosity_error()
     base = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -179,6 +181,7 @@ def v_at_angle(eps: Callable[[Tensor, Tensor], Tensor], x: Tensor, angle: Tensor
 
 def by_scheduler(make: Callable[[], Any], calls: int, eps: Callable[[Tensor, Tensor], Tensor], x: Tensor):
     """(sample, calls) of the scheduler's own loop with at most `calls` network calls."""
+    scheduler: Any = None
     for steps in range(calls, 0, -1):
         scheduler = make()
         scheduler.set_timesteps(steps)

@@ -117,7 +117,9 @@ SDE = [
 
 def schedulers() -> dict[str, Maker]:
     """Plans of diffusers' schedulers with about n steps on the table, and a last one to clean data, by label."""
-    import diffusers as d
+    import diffusers
+
+    d: Any = diffusers
 
     d.utils.logging.set_verbosity_error()
     kept = torch.sigmoid(2 * warped(LEVELS - 1).flip(0))

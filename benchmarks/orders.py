@@ -31,6 +31,7 @@ from gaussian_orders import MEAN, VARIANCE, strong_error, weak_error  # noqa: E4
 from problems import MIXTURE, PROCESS, warped  # noqa: E402
 
 from pullback import solvers as s  # noqa: E402
+from pullback.solvers.process import as_time  # noqa: E402
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "orders.md"
 
@@ -83,7 +84,7 @@ def solved(plan: s.Plan, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.clone().requires_grad_()
     out = s.run(MIXTURE.denoiser(plan.process), plan, x)
     (gradient,) = torch.autograd.grad(out.square().sum(), x)
-    return out.detach() / plan.process.alpha(plan.times[-1]), gradient
+    return out.detach() / plan.process.alpha(as_time(plan.times)[-1]), gradient
 
 
 def truth(first: float, last: float, y: Tensor) -> Tensor:
@@ -99,7 +100,8 @@ def slope(errors: Sequence[float]) -> float:
 
 def our_slopes(method: s.Method, draws: Tensor) -> dict[str, float]:
     """Of state and gradient with a start of the method's own order; of the state as it is begun by default."""
-    own = replace(method, starter=True) if hasattr(method, "starter") else method
+    kind: Any = method
+    own: s.Method = replace(kind, starter=True) if hasattr(method, "starter") else method
     n = 128 if method.order < 4 else 96
     exact = solved(s.RhoRK(s.DOPRI5).plan(PROCESS, PROCESS.time(warped(384))), draws)
 
@@ -120,7 +122,8 @@ def law(process: s.Process, t: Any) -> tuple[float, float]:
 
 def their_error(plan: s.Plan, scale: float, draws: Tensor, noisy: bool) -> float:
     """Of the state, or of the variance where there is noise."""
-    process, first, last = plan.process, plan.times[0], plan.times[-1]
+    process, times = plan.process, as_time(plan.times)  # type: ignore[arg-type]
+    first, last = times[0], times[-1]
     if noisy:
         found = s.moments(plan, MEAN, VARIANCE, *law(process, first))
         return abs(found[1] - law(process, last)[1])
