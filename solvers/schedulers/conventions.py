@@ -278,7 +278,7 @@ class DataWard(Flow):
 
 @dataclass(frozen=True)
 class Quarter(Convention):
-    """iPNDM: alpha = cos(pi t/2), and the label is t."""
+    """iPNDM: alpha = cos(pi t/2), and the label is t. Its step takes sigma x + alpha (answer) for the noise."""
 
     def process(self, s: Any) -> Process:
         return Arc()
@@ -296,7 +296,7 @@ class Quarter(Convention):
         return as_time([0.0, 1.0]), as_time([0.0, 1.0])
 
     def prediction(self, s: Any) -> Prediction:
-        return NOISE
+        return V
 
 
 @dataclass(frozen=True)

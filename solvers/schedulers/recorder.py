@@ -19,6 +19,7 @@ from ..prediction import Prediction
 from .learned import LearnedNoise
 
 WIDTH = 96  # coordinates: registers and noises alive at one time
+RECENT = 8  # of a history: iPNDM's grows by one a step, and four are read
 SHAPE = (1, WIDTH, 1, 1)  # (B, C, H, W): what schedulers expect of a sample
 CLAMPS = (torch.clamp, Tensor.clamp, torch.clip, Tensor.clip)
 CASTS = (Tensor.to, Tensor.float, Tensor.double)
@@ -116,7 +117,7 @@ class StepRecorder(TorchFunctionMode):
         made: list[tuple[Tensor, Tensor]] = []  # the same value remembered twice is one register
         for name, value in vars(owner).items():
             if isinstance(value, list) and any(map(recorded, value)):
-                setattr(owner, name, [self._kept(each, name, made) for each in value])
+                setattr(owner, name, [self._kept(each, name, made) for each in value[-RECENT:]])
             elif recorded(value):
                 setattr(owner, name, self._kept(value, name, made))
 

@@ -342,3 +342,20 @@ def test_the_prediction_is_that_of_the_process(kind):
     alpha, sigma = found.process.alpha(times), found.process.sigma(times)
     end = alpha[1] * data + sigma[1] * (x - alpha[0] * data) / sigma[0]
     assert (end - out.prev_sample).abs().max() < 1e-5 * x.abs().max()
+
+
+def test_the_network_of_ipndm_predicts_v():
+    """Its loop takes a Gaussian N(0.3, 0.25) from one noise level to another; as a noise prediction it would not."""
+    plan = plan_from_scheduler(Case("IPNDM").scheduler(), 60, begin=6).plan.split(48)[0]
+    ends = as_time(plan.times)[[0, -1]]  # type: ignore[arg-type]
+    alpha, sigma = plan.process.alpha(ends), plan.process.sigma(ends)
+    (m0, m1), (v0, v1) = (0.3 * alpha).tolist(), (0.25 * alpha**2 + sigma**2).tolist()
+    mean, variance = moments(plan, 0.3, 0.25, m0, v0)[:2]
+    assert abs(mean - m1) < 2e-4 and abs(variance - v1) < 2e-4
+
+
+def test_a_history_that_grows_does_not_fill_the_recorder():
+    import diffusers
+
+    plan = plan_from_scheduler(diffusers.IPNDMScheduler(), 200).plan
+    assert plan.steps == 200 and plan.held <= 8
