@@ -317,7 +317,7 @@ def test_logits_that_are_not_finite_count_for_nobody():
 
 def test_a_defence_that_does_not_say_what_it_costs():
     class Silent(Undefended):
-        def cost(self):
+        def cost(self):  # pyright: ignore[reportIncompatibleMethodOverride]
             return None
 
     with pytest.raises(TypeError, match=r"Silent.cost: got None, expected a DefenceCost"):

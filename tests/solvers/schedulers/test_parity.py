@@ -355,7 +355,7 @@ def test_the_network_of_ipndm_predicts_v():
 
 
 def test_a_history_that_grows_does_not_fill_the_recorder():
-    import diffusers
+    from diffusers.schedulers.scheduling_ipndm import IPNDMScheduler
 
-    plan = plan_from_scheduler(diffusers.IPNDMScheduler(), 200).plan
+    plan = plan_from_scheduler(IPNDMScheduler(), 200).plan
     assert plan.steps == 200 and plan.held <= 8
