@@ -86,7 +86,7 @@ def main() -> None:
     for method in METHODS:
         plan = method.plan(process, UniformT(50, start=0.98, end=0.02))
         native = FLOW if "Flow" in str(method) else NOISE if isinstance(method, (DEIS, EDMHeun)) else DATA
-        noise = GivenNoise(torch.randn(max(plan.slots, 1), 1, 4, 64, 64))
+        noise = GivenNoise(torch.randn(plan.slots, 1, 4, 64, 64)) if plan.slots else None
         result = {}
         for label, prediction in (("native", native), ("converted", NOISE if native is DATA else DATA)):
             model = Denoiser(lambda x, t: fixed, process, prediction)
@@ -159,12 +159,18 @@ def over_diffusers(turns: int = 25, steps: int = 50) -> dict[str, dict[str, dict
                     model(x, x)
                 return (2 * middle - began - time.perf_counter()) * 1e6 / plan.nfe
 
-            def theirs(scheduler: Any = scheduler, x: Tensor = x, out: Tensor = fixed) -> float:
+            eta = 1.0 if name == "DDIM, eta 1" else 0.0  # diffusers takes it in the step
+
+            def theirs(
+                scheduler: Any = scheduler, x: Tensor = x, out: Tensor = fixed, eta: float = eta
+            ) -> float:
                 scheduler.set_timesteps(steps)
-                state = x
+                state, more = x, {"eta": eta} if eta else {}
                 began = time.perf_counter()
                 for t in scheduler.timesteps:
-                    state = scheduler.step(out, t, scheduler.scale_model_input(state, t)).prev_sample
+                    if hasattr(scheduler, "scale_model_input"):
+                        scheduler.scale_model_input(state, t)  # what the network would be shown
+                    state = scheduler.step(out, t, state, **more).prev_sample
                 return (time.perf_counter() - began) * 1e6 / len(scheduler.timesteps)
 
             _ = ours(), theirs()  # the first turn is a warm-up

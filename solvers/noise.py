@@ -126,7 +126,7 @@ class Addressed(Noise):
                     )  # a count is four words
                     bits.state = start
                     words.append(bits.random_raw(block.shape[1]))
-                _box_muller(np.stack(words), block)
+                _box_muller(np.stack(words) if len(words) > 1 else words[0][None], block)
         return out.reshape(len(ids), 2 * out.shape[1])[:, :size]
 
     def _on_device(self, slot: int, like: Tensor, ids: Sequence[int]) -> Tensor:
