@@ -11,7 +11,7 @@ from ..instructions import Apply, Evaluate
 from ..prediction import DATA
 from .draws import draw
 from .sa import SASolver
-from .tau import Tau
+from .tau import Eta, Tau
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,29 @@ class DDIM(Method):
     Source: Song et al. 2021, arXiv 2010.02502, eq. 12 and 16. Cost: 1 network call a step, 2 states.
     """
 
-    eta: float | Tau = 0.0
+    eta: float | Tau | Eta = 0.0
     order = 1
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.eta, Tau) or 0 <= self.eta <= 1):
+        if not (isinstance(self.eta, Tau | Eta) or 0 <= self.eta <= 1):
             raise ValueError(f"DDIM: got eta={self.eta}, expected 0 <= eta <= 1, or a Tau")
 
     @property
     def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return isinstance(self.eta, Tau) or self.eta > 0
+        return isinstance(self.eta, Tau) or self._share > 0
+
+    @property
+    def _share(self) -> float:
+        """eta as a number, where it is one."""
+        return self.eta.value if isinstance(self.eta, Eta) else float(self.eta)  # type: ignore[arg-type]
 
     def step(self, b: Builder, i: int) -> None:
         if isinstance(self.eta, Tau):
             return SASolver(1, 0, tau=self.eta).step(b, i)
-        if not self.eta or b.sigma[i + 1] == 0:
+        if not self._share or b.sigma[i + 1] == 0:
             return b.first_order(i)
         s, t = i, i + 1
-        sd = self.eta * b.sigma[t] * math.sqrt(-math.expm1(2 * (b.lam[s] - b.lam[t])))
+        sd = self._share * b.sigma[t] * math.sqrt(-math.expm1(2 * (b.lam[s] - b.lam[t])))
         ratio = math.sqrt(b.sigma[t] ** 2 - sd**2) / b.sigma[s]  # E = (x - alpha_s D) / sigma_s
         data = b.evaluate(f"D{i}", b.t[s], DATA)
         b.combine("x", (ratio, "x"), (b.alpha[t] - b.alpha[s] * ratio, data), noise=sd)

@@ -282,3 +282,8 @@ def test_what_goes_wrong_is_named():
         AdaptiveDPM(2, V)
     with pytest.raises(ValueError, match=r"expected p \+ i \+ d > 0"):
         PID(0.0, 0.0, 0.0)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="got an empty batch, expected samples"):
+        adapt(MIXTURE.denoiser(PROCESS), torch.zeros(0, 2), AdaptiveDPM(2), 0.9, 0.05, rtol=0.1, atol=0.1)

@@ -466,3 +466,14 @@ def test_one_inside_another_is_refused():
     for inner in (OnDataOnly(DDIM(), Squash()), OnData(DDIM(), Squash())):
         with pytest.raises(ValueError, match="has a function on its data already"):
             OnDataOnly(inner, Squash()).plan(PROCESS, GRID)
+
+
+@pytest.mark.parametrize("fn", [Clamp(-0.2, 0.2), DynamicThreshold(0.9)], ids=str)
+def test_a_joint_state_is_treated_leaf_by_leaf(fn):
+    x = {"a": torch.randn(3, 2), "b": torch.randn(3, 4)}
+    model = Denoiser(lambda x, t: {name: 2 * leaf for name, leaf in x.items()}, PROCESS, DATA)
+    plan = OnData(DDIM(), fn).plan(PROCESS, GRID)
+    together = run(model, plan, x)
+    for name, leaf in x.items():
+        alone = run(Denoiser(lambda x, t: 2 * x, PROCESS, DATA), plan, leaf)
+        assert torch.allclose(together[name], alone, atol=1e-12)

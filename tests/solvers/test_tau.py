@@ -153,3 +153,9 @@ def test_what_is_no_strength():
         with pytest.raises(ValueError, match=words):
             wrong()
     assert not ConstantFlowSDE(0.0).stochastic
+
+
+def test_ddim_takes_its_eta_in_either_form():
+    times = PROCESS.time(warped(6))
+    one, other = (DDIM(eta).plan(PROCESS, times) for eta in (0.5, Eta(0.5)))
+    assert one.instructions == other.instructions and not DDIM(Eta(0.0)).stochastic

@@ -114,6 +114,8 @@ def adapt(
     packing = packing_of(x)
     packed = carried(packing.pack(x))
     check_state(packed)
+    if not len(packed):
+        raise ValueError("x: got an empty batch, expected samples to find steps for; pass one at least")
     told = None
     if callback is not None:
         told = lambda attempt, times, state: callback(attempt, times, packing.unpack(state))  # noqa: E731

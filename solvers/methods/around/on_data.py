@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ...broadcast import per_sample
 from ...compiler import Builder, Method
@@ -115,7 +116,7 @@ class _InTurn:
 
 @dataclass(frozen=True)
 class Clamp:
-    """D clamped to [low, high], the range of the data. No gradient flows where it bites."""
+    """D clamped to [low, high], the range of the data; of a joint state each leaf. No gradient flows where it bites."""
 
     low: float = -1.0
     high: float = 1.0
@@ -124,8 +125,8 @@ class Clamp:
         if not self.low < self.high:
             raise ValueError(f"Clamp: got low={self.low}, high={self.high}, expected low < high; swap them")
 
-    def __call__(self, data: Tensor) -> Tensor:
-        return data.clamp(self.low, self.high)
+    def __call__(self, data: State) -> State:
+        return tree_map(lambda leaf: leaf.clamp(self.low, self.high), data)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,10 @@ class DynamicThreshold:
                 "and most >= 1"
             )
 
-    def __call__(self, data: Tensor) -> Tensor:
+    def __call__(self, data: State) -> State:
+        return tree_map(self._threshold, data)  # of a joint state every leaf by itself
+
+    def _threshold(self, data: Tensor) -> Tensor:
         level = data.flatten(1).abs().quantile(self.quantile, dim=1).clamp(1.0, self.most)
         bound = per_sample(level, data)
         return data.clamp(-bound, bound) / bound
