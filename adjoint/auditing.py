@@ -139,7 +139,11 @@ def audit(
             strategy = replace(strategy, observe=errors.append)
         counted = _Counted(denoiser)
 
-        def once(strategy: Gradient = strategy, own: Plan = own, model: Model = counted) -> Tensor:  # type: ignore[assignment]
+        def once(
+            strategy: Gradient = strategy,
+            own: Plan = own,
+            model: Model = counted,  # type: ignore[assignment]
+        ) -> Tensor:
             out = sample(model, own, x, cond=cond, noise=noise, controls=controls, gradient=strategy)
             value = loss(out)
             check_kind("loss", value, Tensor, "a tensor, (B,) or a number; return one computed from x")

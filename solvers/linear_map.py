@@ -173,9 +173,8 @@ class Mixer:
         return torch.linalg.solve(self.matrix.expand(len(x), -1, -1), parts).contiguous().reshape(x.shape)
 
 
-Value = (
-    float | Tensor | Mixer
-)  # a coefficient ready for use: a number, or factors shaped to broadcast, or a map
+Value = float | Tensor | Mixer
+"""A coefficient ready for use: a number, or factors shaped to broadcast, or a map."""
 
 
 def transposed(c: Value) -> Value:

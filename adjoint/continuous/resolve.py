@@ -74,7 +74,8 @@ class NoiseResolver(Resolver):
             terms = {name: float(c) for c, name in ops[1].terms}  # type: ignore[arg-type]
             ratio, gain = terms.get("x", 0.0), terms[ops[0].outs[0]]
             # P = a x + b eps at the noisier node: the step in terms of the noise prediction
-            a, b = (float(c) for c in conversion(NOISE, ops[0].want, plan.process, float(ops[0].t)))  # type: ignore[arg-type]
+            pair = conversion(NOISE, ops[0].want, plan.process, float(ops[0].t))  # type: ignore[arg-type]
+            a, b = (float(c) for c in pair)
             self.steps.append((ratio + gain * a, gain * b, ops[1].noise))
 
     def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:

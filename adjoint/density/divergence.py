@@ -76,8 +76,10 @@ class Probe(Enum):
     SIGNS = "signs"
     NORMAL = "normal"
 
-    def of(self, normal: Tensor) -> Tensor:
-        """A probe made of standard normal numbers."""
+    def drawn(self, noise: Noise, count: int, like: Tensor) -> Tensor:
+        """(count, B, ...): probes of `noise`, a slot each."""
+        noise.check(count, like)
+        normal = torch.stack([noise(slot, like) for slot in range(count)])
         if self is Probe.NORMAL:
             return normal
         return torch.where(normal < 0, -torch.ones_like(normal), torch.ones_like(normal))
@@ -108,8 +110,7 @@ class Hutchinson(FlowDivergence):
         return self.count
 
     def probes(self, like: Tensor) -> Tensor:
-        self.noise.check(self.count, like)
-        return torch.stack([self.probe.of(self.noise(slot, like)) for slot in range(self.count)])
+        return self.probe.drawn(self.noise, self.count, like)
 
     def traces(self, pull: Pull, probes: Tensor) -> Tensor:
         return self.quadratic(pull, probes).T
@@ -146,9 +147,7 @@ class HutchPP(FlowDivergence):
         return self.sketch + min(self.sketch, dims) + self.count
 
     def probes(self, like: Tensor) -> Tensor:
-        total = self.count + self.sketch
-        self.noise.check(total, like)
-        return torch.stack([self.probe.of(self.noise(slot, like)) for slot in range(total)])
+        return self.probe.drawn(self.noise, self.count + self.sketch, like)
 
     def traces(self, pull: Pull, probes: Tensor) -> Tensor:
         v, s = probes[: self.count], probes[self.count :]

@@ -19,7 +19,11 @@ class NoiseAdams(Method):
 
     Steps from alpha = 0 (or from sigma = 0) are first order; sigma = 0 at the end is regular, as rho = sigma/alpha
     is finite there.
+
+    `starter`: whether the first steps, before all nodes are there, are rho-Runge-Kutta of the method's order.
     """
+
+    starter: bool = False
 
     def step(self, b: Builder, i: int) -> None:
         if not b.finite(i) or b.alpha[i + 1] == 0:
@@ -31,15 +35,17 @@ class NoiseAdams(Method):
         if not (i < nodes - 1 and b.finite(i + 1) and self.opens(b, i, first)):
             self.advance(b, i, reach)
 
-    @abstractmethod
     def reaches(self) -> int:
         """How many nodes a step interpolates, once they are there."""
+        return self.order
 
     def opens(self, b: Builder, i: int, first: str) -> bool:
         """Emit step i, one of those before all nodes are there, in a way of the method's own; False where it has none.
         `first` is E of node i.
         """
-        return False
+        if self.starter:
+            rho_step(b, i, BY_ORDER[self.order], first)
+        return self.starter
 
     @abstractmethod
     def advance(self, b: Builder, i: int, reach: int) -> None:
@@ -79,14 +85,6 @@ class LMS(NoiseAdams):
 
     order: Nodes = 4
     starter: bool = False
-
-    def reaches(self) -> int:
-        return self.order
-
-    def opens(self, b: Builder, i: int, first: str) -> bool:
-        if self.starter:
-            rho_step(b, i, BY_ORDER[self.order], first)
-        return self.starter
 
     def advance(self, b: Builder, i: int, reach: int) -> None:
         width, nodes = rho_nodes(b, i, reach)

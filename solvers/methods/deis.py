@@ -7,7 +7,6 @@ import torch
 
 from ..compiler import Builder
 from .adams import NoiseAdams, adams_step
-from .runge_kutta import BY_ORDER, rho_step
 from .weights import integrate, lagrange
 
 
@@ -29,14 +28,6 @@ class DEIS(NoiseAdams):
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
             raise ValueError(f"DEIS: got order={self.order!r}, expected 1 to 4; take one of them")
-
-    def reaches(self) -> int:
-        return self.order
-
-    def opens(self, b: Builder, i: int, first: str) -> bool:
-        if self.starter:
-            rho_step(b, i, BY_ORDER[self.order], first)
-        return self.starter
 
     def advance(self, b: Builder, i: int, reach: int) -> None:
         nodes = [b.t[i - j] for j in range(reach)]

@@ -7,7 +7,6 @@ from typing import Annotated
 from ..compiler import Builder
 from ..wanted import Wanted
 from .adams import NoiseAdams, adams_step, rho_nodes
-from .runge_kutta import BY_ORDER, rho_step
 from .weights import plain_weights
 
 _UpToFour = Annotated[float, Wanted("a number in (0, 4], as 1.8 between order 1 and 2", lambda r: 0 < r <= 4)]
@@ -43,14 +42,6 @@ class GHVB(NoiseAdams):
     @property
     def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return math.ceil(self.r)
-
-    def reaches(self) -> int:
-        return self.order
-
-    def opens(self, b: Builder, i: int, first: str) -> bool:
-        if self.starter:
-            rho_step(b, i, BY_ORDER[self.order], first)
-        return self.starter
 
     def advance(self, b: Builder, i: int, reach: int) -> None:
         width, nodes = rho_nodes(b, i, reach)

@@ -16,9 +16,8 @@ from .scaled_call import Negated, Scales, SkipScales, UnitInput
 PREDICTION = {
     "epsilon": NOISE, "sample": DATA, "original_sample": DATA, "v_prediction": V, "flow_prediction": FLOW,
 }  # fmt: skip
-Turn = tuple[
-    Tensor, Tensor, Tensor, int
-]  # the network's answer, the label, the state, the number of the turn
+Turn = tuple[Tensor, Tensor, Tensor, int]
+"""The network's answer, the label, the state, the number of the turn."""
 
 
 class Convention(ABC):

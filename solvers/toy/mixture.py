@@ -150,7 +150,8 @@ class Mixture(CheckedFields):
         logits, q, level = self._solve(x, alpha, sigma)
         push = self._covs.total(logits.softmax(-1)[..., None] * q)
         noise = (sigma.to(push).reshape(-1, 1) if isinstance(sigma, Tensor) else sigma) * push
-        return tuple(v.to(x.dtype).view_as(x) for v in (self._data(logits, q, level), noise))  # type: ignore[return-value]
+        data = self._data(logits, q, level)
+        return data.to(x.dtype).view_as(x), noise.to(x.dtype).view_as(x)
 
     def noise(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """E[eps | x]."""

@@ -42,7 +42,7 @@ class DPMSolverV3(Method):
     algorithm 1. Cost: 1 network call a step, predictor + 2 states.
     """
 
-    statistics: ModelStatistics = ModelStatistics([0.0], [1.0], [0.0], [0.0])  # noqa: RUF009  (of no model: the data side)
+    statistics: ModelStatistics = ModelStatistics([0.0], [1.0], [0.0], [0.0])  # of no model: the data side
     predictor: Nodes = 3
     corrector: _Corrector = 3
     starter: bool = False
