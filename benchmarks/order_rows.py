@@ -17,9 +17,8 @@ from pullback import solvers as s  # noqa: E402
 from pullback.solvers.methods.unipc import BVariant  # noqa: E402
 
 LEVELS = 1201
-Maker = Callable[
-    [int], tuple[s.Plan, float]
-]  # steps -> the plan without its last step, and the scale of its start
+Maker = Callable[[int], tuple[s.Plan, float]]
+"""steps -> the plan without its last step, and the scale of its start."""
 
 
 @dataclass(frozen=True)

@@ -118,12 +118,8 @@ class Addressed(Noise):
                 block = out[first : first + high, low : low + wide]
                 words = []
                 for sample in ids[first : first + high]:
-                    start["state"]["counter"][:] = (
-                        low // 4,
-                        slot,
-                        sample,
-                        self.stream,
-                    )  # a count is four words
+                    # a count of the first is four words
+                    start["state"]["counter"][:] = low // 4, slot, sample, self.stream
                     bits.state = start
                     words.append(bits.random_raw(block.shape[1]))
                 _box_muller(np.stack(words) if len(words) > 1 else words[0][None], block)

@@ -77,9 +77,8 @@ class TableLabels(Label):
     ) -> None:
         self.whole = whole
         order = times.argsort()
-        order = order[
-            times[order].diff(prepend=times.min()[None] - 1) > 0
-        ]  # calls at one time have one label
+        # calls at one time have one label
+        order = order[times[order].diff(prepend=times.min()[None] - 1) > 0]
         times, labels, levels = times[order], labels[order], levels[order]
         # a time that went through float32 is still that of its call: 1e-6 around each, or up to halfway to the next
         beside = (times.diff(append=times[-1:] + 1) / 2).minimum(times.diff(prepend=times[:1] - 1) / 2)

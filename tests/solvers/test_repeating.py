@@ -29,9 +29,8 @@ from pullback.solvers import (
 )
 
 BARE = PROCESS.time(warped(5))
-PLACES = torch.tensor(
-    [0, 0, 1, 2, 2, 2, 3, 4, 5]
-)  # of the nodes below: at the start, and twice in the middle
+# of the nodes of BARE: one more at the start, two more in the middle
+PLACES = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 5])
 TIMES = BARE[PLACES]
 
 

@@ -103,9 +103,8 @@ class Search:
         way = float(ends[1] - ends[0])
         unit = 1.0 if self.together else abs(way)
         grids, asked = [[self.start] for _ in range(B)], 0
-        stand = at = aim = ends[:1].expand(
-            B
-        )  # where an attempt starts, where the sample is, where the attempt leads
+        # where each sample is, and from where to where its next attempt leads
+        at = stand = aim = ends[:1].expand(B)
         h = torch.full((B,), self.first * unit, dtype=torch.float64)
         done, fresh = torch.zeros(B, dtype=torch.bool), torch.ones(B, dtype=torch.bool)
         attempts, calls = torch.zeros(B, dtype=torch.long), torch.zeros(B, dtype=torch.long)
@@ -123,10 +122,8 @@ class Search:
             left = (ends[1] - at).abs()
             step = torch.where(left <= (1 + SLACK) * h, left, h)
             # samples that have arrived repeat their last step, whose outcome is dropped
-            stand, aim = (
-                torch.where(done, stand, at),
-                torch.where(done, aim, at + math.copysign(1.0, way) * step),
-            )
+            stand = torch.where(done, stand, at)
+            aim = torch.where(done, aim, at + math.copysign(1.0, way) * step)
             aim = torch.where(step == left, ends[1], self._within(at, aim))
             start, end = (Node(process, self._times(ends, u)) for u in (stand, aim))
             here = ask(x, start.t, pair.want) if here is None else here
