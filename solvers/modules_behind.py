@@ -8,6 +8,7 @@ self.unet(x, t)` leads to the attribute `unet` of `self` and to no other.
 import dis
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ class Behind:
 
     modules: tuple[nn.Module, ...]
     parameters: tuple[nn.Parameter, ...]
+
+
+class Declaring(ABC):
+    """An object that says itself which networks are behind it, and is not looked into."""
+
+    @abstractmethod
+    def networks(self) -> Iterable[nn.Module]:
+        """The modules that a call of it uses."""
 
 
 def behind(*things: Any) -> Behind:
@@ -103,6 +112,8 @@ class _Walk:
             self.modules.append(value)
             for part in value.modules():
                 yield from self._unregistered(part)
+        elif isinstance(value, Declaring):
+            yield from value.networks()
         elif isinstance(value, FunctionType):
             yield from self._of_function(value)
         elif isinstance(value, MethodType):

@@ -1,0 +1,136 @@
+"""From a pipeline's latents to pictures and back, by what the pipeline does after its loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpointed
+
+from .opened import OpenedLoop
+
+DECODERS = ("vae", "movq", "vqgan", "vqvae")
+PROCESSORS = ("image_processor", "video_processor")
+
+
+class _Reached(Exception):  # noqa: N818  (no error: what the pipeline was to hand on)
+    """Ends the pipeline's closing with what it has made."""
+
+    def __init__(self, made: Tensor) -> None:
+        super().__init__()
+        self.made = made
+
+
+class _StandIn:
+    """A pipeline's VAE, whose `decode` is another function."""
+
+    def __init__(self, vae: nn.Module, decode: Callable[..., Any]) -> None:
+        self._vae, self.decode = vae, decode
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vae, name)
+
+
+class _Processor:
+    """In place of what makes pictures of tensors: hands the tensor on."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("postprocess"):
+            return _handed
+        return getattr(self._processor, name)
+
+
+def _handed(made: Tensor, *args: Any, **kwargs: Any) -> Any:
+    raise _Reached(made)
+
+
+def decoder_of(pipe: Any) -> str | None:
+    """The name of what decodes the pipeline's latents; None where they are the pictures."""
+    return next((name for name in DECODERS if isinstance(getattr(pipe, name, None), nn.Module)), None)
+
+
+def decoded(loop: OpenedLoop, x: Tensor, checkpoint: bool) -> Tensor:
+    """The picture, in the VAE's own range, of latents x."""
+    name = decoder_of(loop.pipe)
+    if name is None:
+        return x
+    vae = getattr(loop.pipe, name)
+
+    def decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if checkpoint and torch.is_grad_enabled():
+            return checkpointed(vae.decode, z, *args, use_reentrant=False, **kwargs)
+        return vae.decode(z, *args, **kwargs)
+
+    if any(hasattr(loop.pipe, each) for each in PROCESSORS):
+        return _closed(loop, x, name, decode)
+
+    def first(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = decode(z, *args, **kwargs)
+        raise _Reached(out[0] if isinstance(out, tuple) else out.sample)
+
+    return _closed(loop, x, name, first)
+
+
+def latents_of(loop: OpenedLoop, picture: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The latents x that `decoded` makes z(x) = the VAE's code of the picture of, before it decodes: z is x with its
+    numbers scaled, shifted and put into another order, which is found out by looking.
+    """
+    name = decoder_of(loop.pipe)
+    if name is None:
+        return picture
+    vae, shape, device = getattr(loop.pipe, name), loop.state.shape, loop.state.device
+
+    def seen(x: Tensor) -> Tensor:
+        return _closed(loop, x.to(loop.state.dtype), name, _handed).double()
+
+    zero = torch.zeros(shape, device=device)
+    shift = seen(zero)
+    scale = seen(zero + 1) - shift
+    number = torch.arange(zero.numel(), device=device)
+    place = torch.zeros_like(shift, dtype=torch.long)  # which number of x stands there: its binary digits one by one
+    for digit in range(max(1, (len(number) - 1).bit_length())):
+        bit = (number >> digit) & 1
+        place |= ((seen(bit.reshape(shape).to(zero)) - shift).abs() > scale.abs() / 2).long() << digit
+    code = _encoded(vae, picture, generator)
+    if code.shape != shift.shape or place.unique().numel() != place.numel() or place.numel() != zero.numel():
+        raise ValueError(
+            f"image: got {tuple(picture.shape)} with code {tuple(code.shape)}, expected {tuple(shift.shape)}, as "
+            f"{loop.code.source.name} decodes with these arguments; pass an image of its height and width in [-1, 1]"
+        )
+    found = torch.empty_like(zero, dtype=torch.double).reshape(-1)
+    found = found.index_copy(0, place.reshape(-1), ((code - shift) / scale).reshape(-1).to(found))
+    return found.reshape(shape).to(loop.state.dtype)
+
+
+def _encoded(vae: nn.Module, picture: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The VAE's code: the mean, or a sample by `generator`."""
+    first = next(vae.parameters())
+    found = vae.encode(picture.to(first))  # type: ignore[operator]
+    posterior = getattr(found, "latent_dist", None)
+    if posterior is None:
+        return found.latents if hasattr(found, "latents") else found.latent
+    return posterior.mode() if generator is None else posterior.sample(generator)
+
+
+def _closed(loop: OpenedLoop, x: Tensor, name: str, decode: Callable[..., Any]) -> Tensor:
+    """What reaches the pipeline's processor of pictures, or what `decode` hands out before."""
+    import copy
+
+    pipe = copy.copy(loop.pipe)
+    vae = getattr(loop.pipe, name)
+    vars(pipe)[name] = _StandIn(vae, decode)
+    for each in ("safety_checker", "watermark"):
+        if hasattr(pipe, each):
+            vars(pipe)[each] = None
+    for each in PROCESSORS:
+        if hasattr(pipe, each):
+            vars(pipe)[each] = _Processor(getattr(pipe, each))
+    given = {loop.code.source.state: x, "self": pipe, "output_type": "pt", "generator": None}
+    try:
+        loop.code.played(loop.code.closing, loop.variables, **given)
+    except _Reached as reached:
+        return reached.made
+    raise ValueError(f"{loop.code.source.name}: got no call of {name}.decode after its loop; decode by hand")

@@ -1,0 +1,99 @@
+"""One turn of a pipeline's loop as a network, and how it is called."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..broadcast import per_sample
+from ..labels import Label
+from ..modules_behind import Declaring
+from ..process import Process
+from ..schedulers import SchedulerPlan
+from ..schedulers.scaled_call import UnitInput
+from .compiled import INDEX, LABEL, PipelineCode
+from .variables import LoopVariables
+
+
+class PipelineTurn(Declaring):
+    """(x, label, index, cond) -> what the pipeline hands to `scheduler.step` in the turn of that number: guidance,
+    rescaling, added conditions, ControlNets and signs are its own code.
+    """
+
+    def __init__(self, loops: LoopVariables) -> None:
+        self.loops = loops
+
+    def networks(self) -> list[nn.Module]:
+        found = (getattr(self.loops.pipe, name, None) for name in sorted(self.code.source.parts))
+        return [each for each in found if isinstance(each, nn.Module)]
+
+    @property
+    def code(self) -> PipelineCode:
+        """The parts of the pipeline."""
+        return self.loops.code
+
+    def __call__(self, x: Tensor, label: Tensor, index: int, cond: Any) -> Tensor:
+        loop, variables = self.loops.of(cond, len(x))
+        own = loop.state
+        if x.shape != own.shape:
+            raise ValueError(
+                f"x: got {tuple(x.shape)}, expected {tuple(own.shape)}, the latents of {self.code.source.name} with "
+                "these arguments; pass height= and width= to from_diffusers"
+            )
+        state = x.to(own.dtype)
+        if loop.doubled > 1:
+            state = state.repeat(loop.doubled, *[1] * (x.ndim - 1))
+        label = label.to(loop.labels) if loop.labels.is_floating_point() else label.round().to(loop.labels)
+        given = {self.code.source.state: state, LABEL: label, INDEX: index}
+        return self.code.played(self.code.turn, variables, **given)[: len(x)]
+
+
+@dataclass(frozen=True, eq=False)
+class TurnCall(Declaring):
+    """Calls a `PipelineTurn` with the scheduler's label and scaling of a time.
+
+    Args:
+        times: of the loop's turns.
+        first: the number of the first turn.
+        counts: whether the pipeline looks at the number.
+    """
+
+    found: SchedulerPlan
+    times: Sequence[float]
+    counts: bool
+
+    def networks(self) -> list[nn.Module]:
+        return []
+
+    def __call__(self, network: Callable[..., Any], x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        told, level = self.found.label.both(t[:1])
+        index = self._turn(float(t[0])) if self.counts else 0
+        scales = self.found.scales
+        if scales is None:
+            return network(x, told[0], index, cond)
+        level = level.to(x)
+        out = network(x * per_sample(scales.c_in(level), x), told[0], index, cond)
+        if isinstance(scales, UnitInput):
+            return out
+        skip, gain = scales.outputs(level)
+        return per_sample(skip, x) * x + per_sample(gain, x) * out
+
+    def _turn(self, time: float) -> int:
+        """The turn at the time, or the nearest."""
+        return min(range(len(self.times)), key=lambda k: abs(self.times[k] - time))
+
+
+@dataclass(frozen=True)
+class OneForAll(Label):
+    """t itself, the same for all samples: a pipeline is told one time a turn."""
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        return t
+
+    def check(self, times: Tensor, process: Process) -> None:
+        if times.ndim > 1 and bool((times != times[..., :1]).any()):
+            raise ValueError(
+                "plan: got a grid for each sample, expected one for all: a pipeline is told one time a turn; sample "
+                "them apart"
+            )

@@ -1,0 +1,190 @@
+"""A pipeline's loop, opened: what it has computed before its first network call."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .compiled import LABELS, Local, PipelineCode
+
+# arguments that say how many samples come of one prompt, under the names that pipelines have for it
+COPIES = (
+    "num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "num_images", "batch_size"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedLoop:
+    """The variables of a pipeline's `__call__` when its loop begins.
+
+    Attributes:
+        variables: by name; "self" is a copy of the pipeline that no one else holds.
+        code: the loop's parts.
+        timesteps: how `set_timesteps` was called, without its device; None where it was not.
+        doubled: how often the state repeats the sample: a pipeline may carry both branches of guidance along.
+    """
+
+    variables: Local
+    code: PipelineCode
+    timesteps: Mapping[str, Any] | None
+    doubled: int
+
+    @property
+    def pipe(self) -> Any:
+        """The copy of the pipeline, with what the call has set on it."""
+        return self.variables["self"]
+
+    @property
+    def labels(self) -> Tensor:
+        """What the loop runs over."""
+        return torch.as_tensor(self.variables[LABELS])
+
+    @property
+    def scheduler(self) -> Any:
+        """The pipeline's scheduler, a copy, after `set_timesteps`."""
+        return _named(self.code.source.scheduler, self.variables)
+
+    @property
+    def state(self) -> Tensor:
+        """The pipeline's own starting latents (B, ...)."""
+        whole = self.variables[self.code.source.state]
+        return whole[: len(whole) // self.doubled]
+
+    def options(self) -> dict[str, Any]:
+        """Further arguments that the loop gives to `scheduler.step`."""
+        found = self.code.played(self.code.options, self.variables)
+        return {name: value for name, value in found.items() if name not in ("generator", "return_dict")}
+
+
+def opened(
+    code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], batch: int | None = None
+) -> OpenedLoop:
+    """Play what `pipe(**arguments)` does before its loop, on a copy.
+
+    Args:
+        batch: samples wanted; None: as many as the arguments say.
+
+    Cost: no network call but those that the pipeline makes before its loop (text encoders where it is given prompts, a
+    VAE's where it is given images).
+    """
+    given = _known(code, {"output_type": "latent", **arguments}, optional={"output_type"})
+    accepts = inspect.signature(code.opening).parameters
+    if "generator" in accepts and given.get("generator") is None:  # its own noise is not what is sampled from
+        given["generator"] = torch.Generator().manual_seed(0)
+    found = _played(code, pipe, given)
+    if batch is None or len(found.state) == batch:
+        return found
+    own = len(found.state)
+    name = next((each for each in COPIES if each in accepts), None)
+    before = given.get(name, accepts[name].default) if name is not None else None
+    if name is None or not isinstance(before or 1, int) or batch * (before or 1) % own:
+        raise ValueError(
+            f"{code.source.name}: got {batch} samples where its arguments say {own}, expected as many, or a multiple; "
+            "pass embeddings of that many prompts in cond"
+        )
+    return _played(code, pipe, {**given, name: batch * (before or 1) // own})
+
+
+def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pipeline makes of its prompts: those arguments of its call, by name, that it fills in itself."""
+    if code.encoding is None:
+        return {}
+    own = _own(pipe)
+    given = _known(code, arguments)
+    found = code.encoding(own, **given)
+    accepts = inspect.signature(code.opening).parameters
+    return {
+        name: value
+        for name, value in found.items()
+        if name in accepts and isinstance(value, Tensor) and value is not given.get(name)
+    }
+
+
+def _own(pipe: Any) -> Any:
+    """A copy of the pipeline on which its call may set what it likes; the networks are the user's."""
+    own = copy.copy(pipe)
+    # not through the pipeline's own __setattr__, which would write into the configuration that both share
+    vars(own)["_progress_bar_config"] = {"disable": True}
+    vars(own)["maybe_free_model_hooks"] = _nothing
+    return own
+
+
+def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLoop:
+    own = _own(pipe)
+    seen: dict[str, Any] = {}
+    attribute = code.source.scheduler.removeprefix("self.")
+    scheduler = None
+    if attribute != code.source.scheduler:
+        scheduler = copy.deepcopy(getattr(pipe, attribute))
+        vars(own)[attribute] = scheduler
+        if hasattr(scheduler, "set_timesteps"):
+            vars(scheduler)["set_timesteps"] = _noted(scheduler.set_timesteps, seen)
+    variables = code.opening(own, **given)
+    if scheduler is not None:
+        vars(scheduler).pop("set_timesteps", None)
+        vars(scheduler)["scale_model_input"] = _as_it_is  # the model scales what it gives to the turn
+    return OpenedLoop(variables, code, seen.get("call"), _doubled(variables, code.source.state))
+
+
+def _noted(function: Any, seen: dict[str, Any]) -> Any:
+    """`set_timesteps` that writes down what it was called with."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs).arguments
+        more = bound.pop("kwargs", {})
+        seen["call"] = {name: value for name, value in {**bound, **more}.items() if name != "device"}
+        return function(*args, **kwargs)
+
+    return noted
+
+
+def _doubled(variables: Local, state: str) -> int:
+    """How often the state repeats `latents`, where it is another variable."""
+    whole, once = variables.get(state), variables.get("latents")
+    if state == "latents" or not (isinstance(whole, Tensor) and isinstance(once, Tensor)):
+        return 1
+    times, over = divmod(len(whole), len(once))
+    same = not over and whole.shape[1:] == once.shape[1:]
+    return times if same and torch.equal(whole, once.repeat(times, *[1] * (once.ndim - 1))) else 1
+
+
+def _known(
+    code: PipelineCode, arguments: Mapping[str, Any], optional: set[str] = frozenset()  # type: ignore[assignment]
+) -> dict[str, Any]:
+    """The arguments, all of which `__call__` takes."""
+    accepts = inspect.signature(code.opening).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in accepts.values()):
+        return dict(arguments)
+    unknown = arguments.keys() - accepts.keys() - optional
+    if unknown:
+        raise TypeError(
+            f"{code.source.name}: got {sorted(unknown)}, expected arguments of its call: "
+            f"{', '.join(list(accepts)[1:])}; leave them out"
+        )
+    return {name: value for name, value in arguments.items() if name in accepts}
+
+
+def _named(path: str, variables: Local) -> Any:
+    first, *rest = path.split(".")
+    return functools.reduce(getattr, rest, variables[first])
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """In place of what frees a pipeline's models after its call."""
+
+
+def _as_it_is(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """In place of `scale_model_input`."""
+    return sample
+
+
+def networks_of(pipe: Any, names: set[str]) -> dict[str, nn.Module]:
+    """The pipeline's own networks of those names."""
+    return {name: each for name in sorted(names) if isinstance(each := getattr(pipe, name, None), nn.Module)}

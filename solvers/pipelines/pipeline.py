@@ -1,0 +1,132 @@
+"""from_diffusers: a diffusers pipeline as a model and a plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checked import checked
+from ..instructions import Evaluate
+from ..kinds import described
+from ..model import Denoiser
+from ..plan import Plan
+from ..process import Process
+from ..schedulers import SchedulerPlan, plan_from_scheduler
+from ..wanted import Count
+from .compiled import PipelineCode, code_of
+from .decoding import decoded, latents_of
+from .network import OneForAll, PipelineTurn, TurnCall
+from .opened import OpenedLoop, encoded
+from .variables import LoopVariables
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusersPipeline:
+    """A pipeline's sampler, and the ways in and out of its latents.
+
+    Attributes:
+        model: one turn of the pipeline's own loop as a network: conditioning is a dict of arguments of its call, which
+            take the place of those that `from_diffusers` was given.
+        plan: the scheduler's steps.
+        cond: what the pipeline makes of its prompts, by the names of its call's arguments.
+    """
+
+    model: Denoiser
+    plan: Plan
+    scheduler: SchedulerPlan
+    cond: dict[str, Tensor]
+    loops: LoopVariables
+
+    @property
+    def scale(self) -> float:
+        """The pipeline's `latents` times this is where the plan starts (`init_noise_sigma`)."""
+        return self.scheduler.scale
+
+    @property
+    def process(self) -> Process:
+        """alpha and sigma of the latents."""
+        return self.plan.process
+
+    def start(self, generator: torch.Generator, batch: int | None = None, cond: Any = None) -> Tensor:
+        """The pipeline's own starting latents (B, ...), drawn by `generator`: noise, or a noised image."""
+        loop = self.loops.opened({**(cond or {}), "generator": generator}, batch)
+        return loop.state
+
+    def encode_prompt(self, **prompts: Any) -> dict[str, Tensor]:
+        """Conditioning of prompts, as the pipeline encodes them; differentiable in the text encoders' weights.
+
+        Args:
+            prompts: `prompt=`, `negative_prompt=` and what else its call takes.
+        """
+        return encoded(self.loops.code, self.loops.pipe, {**self.loops.arguments, **prompts})
+
+    def decode(self, x: Tensor, *, checkpoint: bool = False) -> Tensor:
+        """Pictures of latents x (B, ...), in the VAE's range, [-1, 1] but for overshoot; x itself where the pipeline
+        samples pictures.
+
+        Args:
+            checkpoint: the VAE is evaluated again in the backward pass, and its activations are not kept.
+        """
+        return decoded(self._loop(x), x, checkpoint)
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, ...) of pictures in [-1, 1]: the mean of the VAE's code, or a draw by `generator`."""
+        return latents_of(self.loops.opened(None, len(image)), image, generator)
+
+    def _loop(self, x: Tensor) -> OpenedLoop:
+        return self.loops.of(None, len(x))[0]
+
+
+@checked
+def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> DiffusersPipeline:
+    """`pipe(**call, num_inference_steps=steps)` as a model and a plan."""
+    code = _code(pipe)
+    arguments = dict(call)
+    if steps is not None:
+        arguments["num_inference_steps"] = steps
+    with torch.no_grad():
+        cond = encoded(code, pipe, arguments)
+    arguments = {name: value for name, value in arguments.items() if not _prompt(name, cond)} | cond
+    loops = LoopVariables(code, pipe, arguments, tuple(cond))
+    loop = loops.opened(None)
+    found = _scheduler_plan(pipe, loop)
+    times = [float(op.t) for op in found.plan.instructions if isinstance(op, Evaluate)]
+    call_ = TurnCall(found, times, code.source.counts)
+    kind = found.calling
+    model = Denoiser(
+        PipelineTurn(loops),
+        found.process,
+        found.prediction,
+        call=call_ if kind is None else kind(call_),
+        label=OneForAll(),
+    )
+    return DiffusersPipeline(model, found.plan, found, cond, loops)
+
+
+def _code(pipe: Any) -> PipelineCode:
+    if isinstance(pipe, type) or not hasattr(pipe, "scheduler"):
+        raise TypeError(f"pipe: got {described(pipe)}, expected a diffusers pipeline with a scheduler; load one")
+    return code_of(type(pipe))
+
+
+def _prompt(name: str, cond: Mapping[str, Any]) -> bool:
+    """Whether an argument is text that `cond` stands for."""
+    return bool(cond) and name.rstrip("_0123456789") in ("prompt", "negative_prompt")
+
+
+def _scheduler_plan(pipe: Any, loop: OpenedLoop) -> SchedulerPlan:
+    source = loop.code.source
+    scheduler = getattr(pipe, source.scheduler.removeprefix("self."))
+    if loop.timesteps is None:
+        raise ValueError(f"{source.name}: got a loop without scheduler.set_timesteps, expected its timesteps")
+    given = {name: value for name, value in loop.timesteps.items() if value is not None}
+    every, labels = torch.as_tensor(loop.scheduler.timesteps), loop.labels
+    begin = len(every) - len(labels)
+    if begin < 0 or not torch.equal(every[begin:].to(labels), labels):
+        raise ValueError(
+            f"{source.name}: got a loop over {len(labels)} timesteps that are not the last of its scheduler's "
+            f"{len(every)}, expected those"
+        )
+    return plan_from_scheduler(scheduler, begin=begin, **given, **loop.options())

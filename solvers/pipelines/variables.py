@@ -1,0 +1,177 @@
+"""The variables of a pipeline's loop for given conditioning, computed once and kept."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from ..kinds import described
+from .compiled import Local, PipelineCode
+from .opened import OpenedLoop, opened
+from .rebound import OnceComputed
+
+KEPT = 4  # openings: guidance scales, prompts and batches that take turns
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """One opening, and what must live as long as it is known by its memory."""
+
+    loop: OpenedLoop
+    once: OnceComputed | None
+    holds: Any
+
+
+class LoopVariables:
+    """Opens the loop for each conditioning and batch, and remembers the last few: what does not depend on the state is
+    not computed again at each network call. Conditioning is known by its memory and its count of writes in place.
+
+    Args:
+        arguments: of the pipeline's call; conditioning takes their place by name.
+        shared: those of `arguments` that may be one for all samples.
+    """
+
+    def __init__(self, code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], shared: Sequence[str]) -> None:
+        self.code, self.pipe, self.arguments, self.shared = code, pipe, dict(arguments), tuple(shared)
+        self._kept: OrderedDict[Any, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"pipe": self.pipe, "arguments": self.arguments, "shared": self.shared}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from .compiled import code_of
+
+        self.__init__(code_of(type(state["pipe"])), **state)  # type: ignore[misc]
+
+    def opened(self, cond: Any, batch: int | None = None) -> OpenedLoop:
+        """The loop for `cond`, without gradients."""
+        with torch.no_grad():
+            return opened(self.code, self.pipe, self._arguments(cond), batch)
+
+    def of(self, cond: Any, batch: int) -> tuple[OpenedLoop, Local]:
+        """The loop, and its variables as functions of the tensors in `cond`."""
+        tensors = [each for each in tree_leaves(cond) if isinstance(each, Tensor)]
+        wanted = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+        if any(is_functorch_wrapped_tensor(each) or each.is_inference() for each in tensors):
+            loop = opened(self.code, self.pipe, self._arguments(cond), batch)
+            return loop, loop.variables
+        key = (batch, wanted, *_identity(cond))
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None:
+                kept = self._open(cond, batch, wanted)
+                self._kept[key] = kept
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            else:
+                self._kept.move_to_end(key)
+        if kept.once is None:
+            return kept.loop, kept.loop.variables
+        grads = [each for each in tensors if each.requires_grad]
+        return kept.loop, _replaced(self.code, kept.loop.variables, kept.once.at(grads))
+
+    def _open(self, cond: Any, batch: int, wanted: bool) -> _Kept:
+        if not wanted:
+            return _Kept(self.opened(cond, batch), None, cond)
+        inputs: list[Tensor] = []
+
+        def own(leaf: Any) -> Any:
+            if not (isinstance(leaf, Tensor) and leaf.requires_grad):
+                return leaf
+            inputs.append(leaf.detach().requires_grad_())
+            return inputs[-1]
+
+        mine = tree_map(own, cond)
+        with torch.enable_grad():
+            loop = opened(self.code, self.pipe, self._arguments(mine), batch)
+        outputs = tuple(_depending(self.code, loop.variables))
+        self._check_reached(cond, inputs, outputs)
+
+        def again(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+            given = iter(tensors)
+            other = tree_map(
+                lambda leaf: next(given) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf, mine
+            )
+            return tuple(_depending(self.code, opened(self.code, self.pipe, self._arguments(other), batch).variables))
+
+        return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond)
+
+    def _arguments(self, cond: Any) -> dict[str, Any]:
+        """The pipeline's arguments with `cond` in their place."""
+        if cond is None:
+            return self.arguments
+        if not isinstance(cond, Mapping):
+            raise TypeError(
+                f"cond: got {described(cond)}, expected a dict of arguments of {self.code.source.name}'s call; pass "
+                'cond={"prompt_embeds": ...}'
+            )
+        found = {**self.arguments, **cond}
+        each = [value for name in self.shared if isinstance(value := found.get(name), Tensor)]
+        most = max((len(value) for value in each), default=1)
+        for name in self.shared:  # one negative prompt for all
+            value = found.get(name)
+            if isinstance(value, Tensor) and len(value) == 1 < most:
+                found[name] = value.expand(most, *value.shape[1:])
+        return found
+
+    def _check_reached(self, cond: Mapping[str, Any], inputs: list[Tensor], outputs: tuple[Tensor, ...]) -> None:
+        found = torch.autograd.grad(
+            [each.sum() for each in outputs], inputs, retain_graph=True, allow_unused=True
+        ) if outputs else [None] * len(inputs)  # fmt: skip
+        names = [
+            name for name, value in cond.items()
+            for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.requires_grad
+        ]  # fmt: skip
+        lost = sorted({name for name, g in zip(names, found, strict=True) if g is None})
+        if lost:
+            raise ValueError(
+                f"cond: got {lost} that require grad, and {self.code.source.name} makes no use of them that could be "
+                "differentiated with these arguments (it makes numbers of them, or leaves them aside); pass them "
+                "detached"
+            )
+
+
+def _identity(cond: Any) -> tuple[Any, ...]:
+    """What tells conditioning from another: memory and writes of tensors, values of numbers, else the object."""
+    leaves, form = tree_flatten(cond)
+    known: list[Any] = [form]
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            known.append((leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, leaf._version, leaf.requires_grad))
+        else:
+            known.append(leaf if isinstance(leaf, str | int | float | bool | None) else id(leaf))
+    return tuple(known)
+
+
+def _places(code: PipelineCode, variables: Local) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The variables that a turn reads, and the tensors that the call set on its copy of the pipeline."""
+    read = {name: variables[name] for name in code.reads[code.turn] if name in variables and name != "self"}
+    return read, {name: value for name, value in vars(variables["self"]).items() if isinstance(value, Tensor)}
+
+
+def _depending(code: PipelineCode, variables: Local) -> list[Tensor]:
+    """The tensors among them that depend on conditioning."""
+    leaves = tree_leaves(_places(code, variables))
+    return [each for each in leaves if isinstance(each, Tensor) and each.requires_grad]
+
+
+def _replaced(code: PipelineCode, variables: Local, outputs: Sequence[Tensor]) -> Local:
+    """The variables with `outputs` in the place of `_depending`."""
+    leaves, form = tree_flatten(_places(code, variables))
+    given = iter(outputs)
+    put = [next(given) if isinstance(each, Tensor) and each.requires_grad else each for each in leaves]
+    read, own = tree_unflatten(put, form)
+    found = {**variables, **read}
+    if own:
+        pipe = copy(variables["self"])
+        vars(pipe).update(own)
+        found["self"] = pipe
+    return found
