@@ -12,7 +12,7 @@ from .calling import Calling, Positional, prediction_in
 from .diagnosis import USUAL, described_call, diagnosis
 from .kinds import check_kind, described, instance
 from .labels import Label
-from .modules_behind import Behind, behind
+from .modules_behind import Behind, Declaring, behind
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
 
@@ -127,6 +127,8 @@ class Denoiser(Model):
 
     def _explain(self, error: Exception, x: Tensor, t: Tensor, cond: Any) -> None:
         """Raise what is wrong with the input where that can be told, else note it on the network's own error."""
+        if isinstance(self.network, Declaring):
+            return  # it says itself what is wrong
         reason = diagnosis(error, self.network, list(self.networks()), x, t, cond)
         if reason is not None:
             raise ValueError(reason) from error

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from .opened import OpenedLoop
+from .opened import OpenedLoop, decoder_of
 
-DECODERS = ("vae", "movq", "vqgan", "vqvae")
 PROCESSORS = ("image_processor", "video_processor")
 
 
@@ -45,11 +44,6 @@ class _Processor:
 
 def _handed(made: Tensor, *args: Any, **kwargs: Any) -> Any:
     raise _Reached(made)
-
-
-def decoder_of(pipe: Any) -> str | None:
-    """The name of what decodes the pipeline's latents; None where they are the pictures."""
-    return next((name for name in DECODERS if isinstance(getattr(pipe, name, None), nn.Module)), None)
 
 
 def decoded(loop: OpenedLoop, x: Tensor, checkpoint: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from .variables import LoopVariables
 
 
 class PipelineTurn(Declaring):
-    """(x, label, index, cond) -> what the pipeline hands to `scheduler.step` in the turn of that number: guidance,
+    """(x, label, index, cond, c_in) -> what the pipeline hands to `scheduler.step` in the turn of that number: guidance,
     rescaling, added conditions, ControlNets and signs are its own code.
     """
 
@@ -33,7 +34,7 @@ class PipelineTurn(Declaring):
         """The parts of the pipeline."""
         return self.loops.code
 
-    def __call__(self, x: Tensor, label: Tensor, index: int, cond: Any) -> Tensor:
+    def __call__(self, x: Tensor, label: Tensor, index: int, cond: Any, c_in: Tensor | None = None) -> Tensor:
         loop, variables = self.loops.of(cond, len(x))
         own = loop.state
         if x.shape != own.shape:
@@ -46,6 +47,7 @@ class PipelineTurn(Declaring):
             state = state.repeat(loop.doubled, *[1] * (x.ndim - 1))
         label = label.to(loop.labels) if loop.labels.is_floating_point() else label.round().to(loop.labels)
         given = {self.code.source.state: state, LABEL: label, INDEX: index}
+        given["self"] = loop.turned(variables["self"], index, partial(_scaled, c_in))
         return self.code.played(self.code.turn, variables, **given)[: len(x)]
 
 
@@ -73,7 +75,7 @@ class TurnCall(Declaring):
         if scales is None:
             return network(x, told[0], index, cond)
         level = level.to(x)
-        out = network(x * per_sample(scales.c_in(level), x), told[0], index, cond)
+        out = network(x, told[0], index, cond, scales.c_in(level)[0])
         if isinstance(scales, UnitInput):
             return out
         skip, gain = scales.outputs(level)
@@ -82,6 +84,10 @@ class TurnCall(Declaring):
     def _turn(self, time: float) -> int:
         """The turn at the time, or the nearest."""
         return min(range(len(self.times)), key=lambda k: abs(self.times[k] - time))
+
+
+def _scaled(c_in: Tensor | None, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return sample if c_in is None else sample * c_in.to(sample)
 
 
 @dataclass(frozen=True)

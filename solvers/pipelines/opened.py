@@ -3,19 +3,23 @@
 import copy
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..schedulers.copying import copied
 from .compiled import LABELS, Local, PipelineCode
 
 # arguments that say how many samples come of one prompt, under the names that pipelines have for it
 COPIES = (
     "num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "num_images", "batch_size"
 )  # fmt: skip
+
+DECODERS = ("vae", "movq", "vqgan", "vqvae")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,21 @@ class OpenedLoop:
         whole = self.variables[self.code.source.state]
         return whole[: len(whole) // self.doubled]
 
+    def turned(self, pipe: Any, index: int, scale: Callable[..., Tensor]) -> Any:
+        """A copy of `pipe` whose scheduler stands in the turn of that number, and scales what the network is shown by
+        `scale`. Turns are played in any order, and a scheduler that looks for its place by itself would miscount.
+        """
+        path = self.code.source.scheduler.removeprefix("self.")
+        if path == self.code.source.scheduler:
+            return pipe
+        scheduler = copy.copy(getattr(pipe, path))
+        vars(scheduler)["scale_model_input"] = scale
+        if hasattr(scheduler, "_step_index"):
+            scheduler._step_index = (getattr(scheduler, "begin_index", None) or 0) + index
+        own = copy.copy(pipe)
+        vars(own)[path] = scheduler
+        return own
+
     def options(self) -> dict[str, Any]:
         """Further arguments that the loop gives to `scheduler.step`."""
         found = self.code.played(self.code.options, self.variables)
@@ -72,10 +91,11 @@ def opened(
     Cost: no network call but those that the pipeline makes before its loop (text encoders where it is given prompts, a
     VAE's where it is given images).
     """
-    given = _known(code, {"output_type": "latent", **arguments}, optional={"output_type"})
+    kind = "pt" if decoder_of(pipe) is None else "latent"
+    given = _known(code, {"output_type": kind, **arguments}, optional={"output_type"})
     accepts = inspect.signature(code.opening).parameters
-    if "generator" in accepts and given.get("generator") is None:  # its own noise is not what is sampled from
-        given["generator"] = torch.Generator().manual_seed(0)
+    if "generator" in accepts:
+        given["generator"] = _fresh(given.get("generator"))
     found = _played(code, pipe, given)
     if batch is None or len(found.state) == batch:
         return found
@@ -87,7 +107,8 @@ def opened(
             f"{code.source.name}: got {batch} samples where its arguments say {own}, expected as many, or a multiple; "
             "pass embeddings of that many prompts in cond"
         )
-    return _played(code, pipe, {**given, name: batch * (before or 1) // own})
+    again = {"generator": _fresh(given["generator"])} if "generator" in given else {}
+    return _played(code, pipe, {**given, **again, name: batch * (before or 1) // own})
 
 
 def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +132,10 @@ def _own(pipe: Any) -> Any:
     # not through the pipeline's own __setattr__, which would write into the configuration that both share
     vars(own)["_progress_bar_config"] = {"disable": True}
     vars(own)["maybe_free_model_hooks"] = _nothing
+    for name in ("encode_prompt", "encode_image", "prepare_image", "prepare_latents"):
+        method = getattr(type(pipe), name, None)
+        if hasattr(method, "__wrapped__"):  # in its own `no_grad`
+            vars(own)[name] = MethodType(inspect.unwrap(method), own)
     return own
 
 
@@ -120,14 +145,15 @@ def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLo
     attribute = code.source.scheduler.removeprefix("self.")
     scheduler = None
     if attribute != code.source.scheduler:
-        scheduler = copy.deepcopy(getattr(pipe, attribute))
+        scheduler = copied(getattr(pipe, attribute))
         vars(own)[attribute] = scheduler
         if hasattr(scheduler, "set_timesteps"):
             vars(scheduler)["set_timesteps"] = _noted(scheduler.set_timesteps, seen)
-    variables = code.opening(own, **given)
+    with torch.random.fork_rng():  # some draw from the global state
+        torch.manual_seed(_seed(given.get("generator")))
+        variables = code.opening(own, **given)
     if scheduler is not None:
         vars(scheduler).pop("set_timesteps", None)
-        vars(scheduler)["scale_model_input"] = _as_it_is  # the model scales what it gives to the turn
     return OpenedLoop(variables, code, seen.get("call"), _doubled(variables, code.source.state))
 
 
@@ -176,15 +202,24 @@ def _named(path: str, variables: Local) -> Any:
     return functools.reduce(getattr, rest, variables[first])
 
 
+def _fresh(generator: Any) -> Any:
+    """A generator that draws the same numbers, so that the loop opens alike each time."""
+    if isinstance(generator, list):
+        return [_fresh(each) for each in generator]
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    return torch.Generator(generator.device).set_state(generator.get_state())
+
+
+def _seed(generator: Any) -> int:
+    first = generator[0] if isinstance(generator, list) else generator
+    return 0 if first is None else first.initial_seed()
+
+
+def decoder_of(pipe: Any) -> str | None:
+    """The name of what decodes the pipeline's latents; None where they are the pictures."""
+    return next((name for name in DECODERS if isinstance(getattr(pipe, name, None), nn.Module)), None)
+
+
 def _nothing(*args: Any, **kwargs: Any) -> None:
     """In place of what frees a pipeline's models after its call."""
-
-
-def _as_it_is(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """In place of `scale_model_input`."""
-    return sample
-
-
-def networks_of(pipe: Any, names: set[str]) -> dict[str, nn.Module]:
-    """The pipeline's own networks of those names."""
-    return {name: each for name in sorted(names) if isinstance(each := getattr(pipe, name, None), nn.Module)}

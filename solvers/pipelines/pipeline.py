@@ -14,7 +14,9 @@ from ..model import Denoiser
 from ..plan import Plan
 from ..process import Process
 from ..schedulers import SchedulerPlan, plan_from_scheduler
+from ..schedulers.learned import HalfCall, widened
 from ..wanted import Count
+from .after import with_rest
 from .compiled import PipelineCode, code_of
 from .decoding import decoded, latents_of
 from .network import OneForAll, PipelineTurn, TurnCall
@@ -40,19 +42,35 @@ class DiffusersPipeline:
     loops: LoopVariables
 
     @property
-    def scale(self) -> float:
-        """The pipeline's `latents` times this is where the plan starts (`init_noise_sigma`)."""
-        return self.scheduler.scale
-
-    @property
     def process(self) -> Process:
         """alpha and sigma of the latents."""
         return self.plan.process
 
-    def start(self, generator: torch.Generator, batch: int | None = None, cond: Any = None) -> Tensor:
-        """The pipeline's own starting latents (B, ...), drawn by `generator`: noise, or a noised image."""
-        loop = self.loops.opened({**(cond or {}), "generator": generator}, batch)
-        return loop.state
+    def draw(self, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
+        """The pipeline's own starting latents (B, ...), noise or a noised image, as its plan takes them.
+
+        Args:
+            generator: as of the pipeline's call; None: the one that `from_diffusers` was given, or one of seed 0.
+            batch: samples; None: as many as there are prompts.
+        """
+        given = None if generator is None else {"generator": generator}
+        x = self.loops.opened(given, batch).state
+        return widened(x) if self._learned else x
+
+    def start(self, latents: Tensor) -> Tensor:
+        """Where the plan starts of `latents` (B, ...) as the pipeline's call takes them: what it makes of them before
+        its loop, scaling and packing for one, differentiably; themselves where it takes none.
+        """
+        x = self.loops.started(latents)
+        return widened(x) if self._learned else x
+
+    def end(self, x: Tensor) -> Tensor:
+        """The pipeline's latents of what the plan ends with: x, but where variances are learned."""
+        return self.scheduler.end(x)
+
+    @property
+    def _learned(self) -> bool:
+        return self.scheduler.calling is HalfCall
 
     def encode_prompt(self, **prompts: Any) -> dict[str, Tensor]:
         """Conditioning of prompts, as the pipeline encodes them; differentiable in the text encoders' weights.
@@ -69,6 +87,7 @@ class DiffusersPipeline:
         Args:
             checkpoint: the VAE is evaluated again in the backward pass, and its activations are not kept.
         """
+        x = self.end(x)
         return decoded(self._loop(x), x, checkpoint)
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -88,7 +107,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         arguments["num_inference_steps"] = steps
     with torch.no_grad():
         cond = encoded(code, pipe, arguments)
-    arguments = {name: value for name, value in arguments.items() if not _prompt(name, cond)} | cond
+    arguments = {name: None if _prompt(name, cond) else value for name, value in arguments.items()} | cond
     loops = LoopVariables(code, pipe, arguments, tuple(cond))
     loop = loops.opened(None)
     found = _scheduler_plan(pipe, loop)
@@ -102,7 +121,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         call=call_ if kind is None else kind(call_),
         label=OneForAll(),
     )
-    return DiffusersPipeline(model, found.plan, found, cond, loops)
+    return DiffusersPipeline(model, with_rest(found.plan, loops), found, cond, loops)
 
 
 def _code(pipe: Any) -> PipelineCode:
@@ -123,10 +142,10 @@ def _scheduler_plan(pipe: Any, loop: OpenedLoop) -> SchedulerPlan:
         raise ValueError(f"{source.name}: got a loop without scheduler.set_timesteps, expected its timesteps")
     given = {name: value for name, value in loop.timesteps.items() if value is not None}
     every, labels = torch.as_tensor(loop.scheduler.timesteps), loop.labels
-    begin = len(every) - len(labels)
-    if begin < 0 or not torch.equal(every[begin:].to(labels), labels):
+    begins = [k for k in range(len(every)) if torch.equal(every[k : k + len(labels)].to(labels), labels)]
+    if not begins:
         raise ValueError(
-            f"{source.name}: got a loop over {len(labels)} timesteps that are not the last of its scheduler's "
-            f"{len(every)}, expected those"
+            f"{source.name}: got a loop over {len(labels)} timesteps that are none of its scheduler's {len(every)}, "
+            "expected some of those"
         )
-    return plan_from_scheduler(scheduler, begin=begin, **given, **loop.options())
+    return plan_from_scheduler(scheduler, begin=begins[-1], turns=len(labels), **given, **loop.options())

@@ -159,6 +159,12 @@ def prediction_of(call: ast.Call) -> ast.expr:
     return call.args[0] if call.args else next(each.value for each in call.keywords if each.arg == "model_output")
 
 
+def _usual(calls: list[ast.Call], targets: set[str]) -> ast.Call:
+    """Of several calls, for schedulers of several kinds, that of (prediction, label, sample)."""
+    usual = [each for each in calls if len(each.args) < 3 or ast.unparse(each.args[2]) not in targets]
+    return (usual or calls)[0]
+
+
 def _scheduler(call: ast.Call) -> str:
     assert isinstance(call.func, ast.Attribute)
     return ast.unparse(call.func.value)
@@ -192,6 +198,6 @@ def _loops(block: Block) -> Iterator[tuple[tuple[tuple[Block, int], ...], ast.Ca
         ]
         yield from ((((block, k), *path), call) for path, call in inner)
         if not inner and isinstance(statement, ast.For):
-            yield ((block, k),), steps(statement)[0]
+            yield ((block, k),), _usual(steps(statement), set(names(statement.target, ast.Store)))
 
 

@@ -1,5 +1,6 @@
 """The variables of a pipeline's loop for given conditioning, computed once and kept."""
 
+import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..kinds import described
-from .compiled import Local, PipelineCode
+from .compiled import Local, PipelineCode, code_of
 from .opened import OpenedLoop, opened
 from .rebound import OnceComputed
 
@@ -36,25 +38,33 @@ class LoopVariables:
     Args:
         arguments: of the pipeline's call; conditioning takes their place by name.
         shared: those of `arguments` that may be one for all samples.
+
+    Attributes:
+        worked_on: whether the loop works on its latents after each step, with its arguments.
     """
 
     def __init__(self, code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], shared: Sequence[str]) -> None:
         self.code, self.pipe, self.arguments, self.shared = code, pipe, dict(arguments), tuple(shared)
+        self.worked_on = False
         self._kept: OrderedDict[Any, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"pipe": self.pipe, "arguments": self.arguments, "shared": self.shared}
+        return {**vars(self), "code": None, "_kept": OrderedDict(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from .compiled import code_of
-
-        self.__init__(code_of(type(state["pipe"])), **state)  # type: ignore[misc]
+        vars(self).update(state, code=code_of(type(state["pipe"])), _lock=threading.Lock())
 
     def opened(self, cond: Any, batch: int | None = None) -> OpenedLoop:
         """The loop for `cond`, without gradients."""
         with torch.no_grad():
             return opened(self.code, self.pipe, self._arguments(cond), batch)
+
+    def started(self, latents: Tensor) -> Tensor:
+        """The state that the loop begins with of given latents."""
+        if "latents" not in inspect.signature(self.code.opening).parameters:
+            return latents
+        return opened(self.code, self.pipe, {**self.arguments, "latents": latents}, len(latents)).state
 
     def of(self, cond: Any, batch: int) -> tuple[OpenedLoop, Local]:
         """The loop, and its variables as functions of the tensors in `cond`."""
@@ -90,7 +100,8 @@ class LoopVariables:
             return inputs[-1]
 
         mine = tree_map(own, cond)
-        with torch.enable_grad():
+        # hooks of a strategy that counts what a call saves are not for what several calls share
+        with torch.enable_grad(), saved_tensors_hooks(_same, _same):
             loop = opened(self.code, self.pipe, self._arguments(mine), batch)
         outputs = tuple(_depending(self.code, loop.variables))
         self._check_reached(cond, inputs, outputs)
@@ -112,6 +123,12 @@ class LoopVariables:
             raise TypeError(
                 f"cond: got {described(cond)}, expected a dict of arguments of {self.code.source.name}'s call; pass "
                 'cond={"prompt_embeds": ...}'
+            )
+        fixed = cond.keys() - {*self.shared, "guidance_scale", "generator"} if self.worked_on else set()
+        if fixed:
+            raise ValueError(
+                f"cond: got {sorted(fixed)}, expected prompts alone: {self.code.source.name} works on its latents after "
+                "each step, by what from_diffusers was given; pass them there"
             )
         found = {**self.arguments, **cond}
         each = [value for name in self.shared if isinstance(value := found.get(name), Tensor)]
@@ -137,6 +154,10 @@ class LoopVariables:
                 "differentiated with these arguments (it makes numbers of them, or leaves them aside); pass them "
                 "detached"
             )
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
 
 
 def _identity(cond: Any) -> tuple[Any, ...]:

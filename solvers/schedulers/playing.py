@@ -39,11 +39,12 @@ class Playing:
     labels: Sequence[Tensor] = ()
     variances: Variances | None = None
 
-    def found(self, begin: int) -> SchedulerPlan:
-        """The whole loop but for its first `begin` turns."""
+    def found(self, begin: int, turns: int | None = None) -> SchedulerPlan:
+        """The loop without its first `begin` turns, and of `turns` turns at most."""
         s, recorder, convention = self.s, self.recorder, self.convention
         calling = self._prepare()
-        self.labels = convention.labels(s)[begin:]
+        left = convention.labels(s)[begin:]
+        self.labels = left[:turns]
         scale = float(getattr(s, "init_noise_sigma", 1.0))
         x = recorder.register("x")
         for k in range(len(self.labels)):
@@ -59,7 +60,7 @@ class Playing:
         plan = Plan(
             f"{type(s).__name__}, as shipped",
             convention.process(s),
-            (*self.times, convention.end(s)),
+            (*self.times, self._end(left)),
             tuple(recorder.ops),
             tuple(recorder.starts),
             named_order(s),
@@ -73,6 +74,11 @@ class Playing:
             whole=not torch.as_tensor(self.labels[0]).is_floating_point(),
         )
         return SchedulerPlan(plan, convention.prediction(s), label, scale, convention.scales(s), calling)
+
+    def _end(self, left: Sequence[Tensor]) -> float:
+        """The time of the last state: the process's own, or where the next turn would begin."""
+        last = len(self.labels)
+        return self.convention.end(self.s) if last == len(left) else self.convention.time(self.s, left[last])
 
     def _prepare(self) -> type[FirstChannels] | type[HalfCall] | None:
         """What is not linear or draws by itself goes through the recorder. How a learned variance is taken."""
@@ -115,11 +121,9 @@ class Playing:
         return new
 
     def _told_apart(self) -> float:
-        """The newest level, or next to it where a call before had another label there: two places of float32 away."""
-        time, label = self.levels[-1], float(self.labels[len(self.times)])
-        while any(
-            time == t and label != float(told) for t, told in zip(self.times, self.labels, strict=False)
-        ):
+        """The newest level, or next to it where there was a call before: two places of float32 away."""
+        time = self.levels[-1]
+        while time in self.times:
             at = np.float32(time)
             for _ in range(2):
                 at = np.nextafter(at, np.float32(np.inf))

@@ -1,6 +1,5 @@
 """plan_from_scheduler: a diffusers scheduler's own loop as a plan."""
 
-import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..checked import checked
 from ..kinds import described
 from ..wanted import Count, Finite, Whole
+from .copying import copied
 from .conventions import Convention
 from .corrected import true_plan
 from .found import SchedulerPlan
@@ -27,6 +27,7 @@ def plan_from_scheduler(
     sigmas: Sequence[float] | Sequence[int] | Tensor | None = None,
     mu: Finite | None = None,
     begin: Whole = 0,
+    turns: Count | None = None,
     corrected: bool = False,
     **options: Any,
 ) -> SchedulerPlan:
@@ -40,6 +41,7 @@ def plan_from_scheduler(
         scheduler: an object of diffusers 0.42 (`CONVENTIONS` names the classes).
         num_inference_steps, timesteps, sigmas, mu: as its `set_timesteps` takes them.
         begin: turns of the loop left out at its start, as image-to-image pipelines do.
+        turns: how many are made from there, as pipelines do that hand over to another; None: all that are left.
         corrected: the method of that name with the weights of its paper, on the same nodes, in place of what ships.
         options: further arguments of `set_timesteps` (`original_inference_steps`) and of `step` (`eta`, `s_churn`).
 
@@ -56,7 +58,7 @@ def plan_from_scheduler(
             "num_inference_steps: got none, nor timesteps or sigmas, expected one of them; write "
             "plan_from_scheduler(scheduler, 20)"
         )
-    s = copy.deepcopy(scheduler)
+    s = copied(scheduler)
     for name, value in vars(s).items():
         if isinstance(value, Tensor):
             setattr(s, name, value.cpu())
@@ -78,9 +80,9 @@ def plan_from_scheduler(
     if begin and hasattr(s, "set_begin_index"):
         s.set_begin_index(begin)
     playing = Playing(s, convention, options)
-    found, broken = playing.found(begin), playing.recorder.broken
+    found, broken = playing.found(begin, turns), playing.recorder.broken
     if corrected:
-        return replace(found, plan=true_plan(s, found.process, convention.nodes(s)[begin:], options))
+        return replace(found, plan=true_plan(s, found.process, convention.nodes(s)[begin:][: turns and turns + 1], options))
     if broken is not None:
         raise ValueError(
             f"{type(s).__name__}: got a coefficient that is not finite in step {broken} of its own loop, expected "
