@@ -1,6 +1,6 @@
 """From noise to sample: processes, predictions, grids, plans and noise. Knows no gradients."""
 
-from . import endpoint, methods, neural, phase_space, readings, schedulers, toy
+from . import endpoint, methods, neural, phase_space, pipelines, readings, schedulers, toy
 from .brownian import Brownian
 from .calling import CastCond, FirstChannels, Keywords, Positional
 from .checking import Checked, Trial, check
@@ -37,6 +37,7 @@ from .on_process import OnProcess
 from .path import Exponential, FromTorchSDE, Path
 from .phase_space import *
 from .plan import Plan
+from .pipelines import *
 from .poisson_flow import PoissonFlow
 from .preconditioning import (
     EDMPreconditioning,
@@ -65,11 +66,13 @@ __all__ = [
     "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning",
     "TwoHeads", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VEPreconditioning", "VP",
     "VPPreconditioning", "WholeLabels", "advance", "check", "coefficients", "combine", "compiled",
-    "convert", "endpoint", "methods", "neural", "phase_space", "readings", "run", "schedulers", "toy",
+    "convert", "endpoint", "methods", "neural", "phase_space", "pipelines", "readings", "run", "schedulers",
+    "toy",
 ]  # fmt: skip
 __all__ += endpoint.__all__
 __all__ += methods.__all__
 __all__ += neural.__all__
 __all__ += phase_space.__all__
+__all__ += pipelines.__all__
 __all__ += readings.__all__
 __all__ += toy.__all__

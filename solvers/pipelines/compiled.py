@@ -72,8 +72,12 @@ class _Builder:
     def code(self) -> PipelineCode:
         turn = self._part("turn", [self._one_turn()], {INDEX, LABEL})
         rest = self.source.loop.body[self.source.place + 1 :]
-        after = self._part("rest", [*rest, _returns(_name(self.source.state))]) if self._goes_on(rest) else None
-        closing = self._part("closing", [each for block, k in reversed(self.source.path) for each in block[k + 1 :]])
+        after = (
+            self._part("rest", [*rest, _returns(_name(self.source.state))]) if self._goes_on(rest) else None
+        )
+        closing = self._part(
+            "closing", [each for block, k in reversed(self.source.path) for each in block[k + 1 :]]
+        )
         options = self._part("options", [_returns(self._options())])
         return PipelineCode(
             self.source, self._opening(), self._encoding(), turn, after, closing, options, self.reads
@@ -91,7 +95,9 @@ class _Builder:
         at = [k for k, each in enumerate(block[:last]) if "self.encode_prompt(" in ast.unparse(each)]
         if not at:
             return None
-        return self._compiled("encoding", self.source.function.args, [*block[: at[-1] + 1], _returns(_call("locals"))])
+        return self._compiled(
+            "encoding", self.source.function.args, [*block[: at[-1] + 1], _returns(_call("locals"))]
+        )
 
     def _until(self, path: tuple[Any, ...], end: ast.stmt) -> list[ast.stmt]:
         """The function as far as the end of the path, where `end` stands."""
@@ -128,7 +134,7 @@ class _Builder:
 
     def _options(self) -> ast.expr:
         """dict(eta=eta, **extra_step_kwargs) of the call of `step`."""
-        own = [each for each in self.source.call.keywords if each.arg not in GIVEN]
+        own = [each for each in self.source.call.keywords if each.arg not in STEP_ARGUMENTS]
         return ast.Call(_name("dict"), [], own)
 
     def _part(self, name: str, body: list[ast.stmt], also: Iterable[str] = ()) -> Callable[..., Any]:
@@ -149,13 +155,15 @@ class _Builder:
                 each.annotation = None
         block = ast.Module([copy.deepcopy(each) for each in body] or [ast.Pass()], [])
         function = ast.FunctionDef(name, plain, _Differentiable().visit(block).body, [])
-        module = ast.fix_missing_locations(ast.copy_location(ast.Module([function], []), self.source.function))
+        module = ast.fix_missing_locations(
+            ast.copy_location(ast.Module([function], []), self.source.function)
+        )
         space = {**self.module, "_once": _once, "_unset": UNSET}
         exec(compile(module, self.source.filename, "exec"), space)  # noqa: S102  (the pipeline's own source)
         return space[name]
 
 
-GIVEN = ("generator", "return_dict", "noise", "variance_noise", "model_output", "timestep", "sample")
+STEP_ARGUMENTS = ("generator", "return_dict", "noise", "variance_noise", "model_output", "timestep", "sample")
 GRADLESS = ("torch.no_grad()", "torch.inference_mode()")
 
 
@@ -180,7 +188,9 @@ def _once(items: Iterable[Any]) -> list[Any]:
     """The items of a loop around the denoising loop, which must run once."""
     found = list(items)
     if len(found) != 1:
-        raise ValueError(f"from_diffusers: got a pipeline that samples {len(found)} times, expected once; turn it off")
+        raise ValueError(
+            f"from_diffusers: got a pipeline that samples {len(found)} times, expected once; turn it off"
+        )
     return found
 
 

@@ -84,7 +84,9 @@ def latents_of(loop: OpenedLoop, picture: Tensor, generator: torch.Generator | N
     shift = seen(zero)
     scale = seen(zero + 1) - shift
     number = torch.arange(zero.numel(), device=device)
-    place = torch.zeros_like(shift, dtype=torch.long)  # which number of x stands there: its binary digits one by one
+    place = torch.zeros_like(
+        shift, dtype=torch.long
+    )  # which number of x stands there: its binary digits one by one
     for digit in range(max(1, (len(number) - 1).bit_length())):
         bit = (number >> digit) & 1
         place |= ((seen(bit.reshape(shape).to(zero)) - shift).abs() > scale.abs() / 2).long() << digit

@@ -182,7 +182,9 @@ def _doubled(variables: Local, state: str) -> int:
 
 
 def _known(
-    code: PipelineCode, arguments: Mapping[str, Any], optional: set[str] = frozenset()  # type: ignore[assignment]
+    code: PipelineCode,
+    arguments: Mapping[str, Any],
+    optional: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> dict[str, Any]:
     """The arguments, all of which `__call__` takes."""
     accepts = inspect.signature(code.opening).parameters

@@ -126,7 +126,9 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
 
 def _code(pipe: Any) -> PipelineCode:
     if isinstance(pipe, type) or not hasattr(pipe, "scheduler"):
-        raise TypeError(f"pipe: got {described(pipe)}, expected a diffusers pipeline with a scheduler; load one")
+        raise TypeError(
+            f"pipe: got {described(pipe)}, expected a diffusers pipeline with a scheduler; load one"
+        )
     return code_of(type(pipe))
 
 

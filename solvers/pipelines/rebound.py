@@ -37,11 +37,17 @@ class _Pulled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         once, inputs, outputs = ctx.once, ctx.once.inputs, ctx.once.outputs
-        second = torch.is_grad_enabled()  # a gradient that is to be differentiated: f is computed again, with a graph
+        second = (
+            torch.is_grad_enabled()
+        )  # a gradient that is to be differentiated: f is computed again, with a graph
         if second:
             inputs = ctx.saved_tensors
             outputs = once.again(inputs)
-        used = [(out, g) for out, g in zip(outputs, cotangents, strict=True) if g is not None and out.requires_grad]
+        used = [
+            (out, g)
+            for out, g in zip(outputs, cotangents, strict=True)
+            if g is not None and out.requires_grad
+        ]
         wanted = [each for each in inputs if each.requires_grad]
         found = torch.autograd.grad(
             [out for out, _ in used],

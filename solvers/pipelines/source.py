@@ -81,7 +81,9 @@ class LoopSource:
         while isinstance(found, ast.Call) and found.args and not _ranges(found):
             found = found.args[0]
         if _ranges(found):
-            raise ValueError(f"from_diffusers: got {self.name}, whose loop runs over numbers, expected timesteps")
+            raise ValueError(
+                f"from_diffusers: got {self.name}, whose loop runs over numbers, expected timesteps"
+            )
         return found
 
     @cached_property
@@ -99,7 +101,11 @@ class LoopSource:
     def state(self) -> str:
         """The name of the sample that `step` is given."""
         given = self.argument(2, "sample")
-        while isinstance(given, ast.Call) and isinstance(given.func, ast.Attribute) and given.func.attr in CASTS:
+        while (
+            isinstance(given, ast.Call)
+            and isinstance(given.func, ast.Attribute)
+            and given.func.attr in DTYPE_CASTS
+        ):
             given = given.func.value
         if not isinstance(given, ast.Name):
             raise ValueError(
@@ -129,7 +135,9 @@ class LoopSource:
             node.attr
             for each in self.turn
             for node in ast.walk(each)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
         )
 
     @property
@@ -144,7 +152,7 @@ class LoopSource:
         return frozenset(own | set(names(self.function, ast.Store)))
 
 
-CASTS = ("to", "float")
+DTYPE_CASTS = ("to", "float")
 
 
 def names(tree: ast.AST, context: type[ast.expr_context]) -> Iterator[str]:
@@ -156,7 +164,11 @@ def names(tree: ast.AST, context: type[ast.expr_context]) -> Iterator[str]:
 
 def prediction_of(call: ast.Call) -> ast.expr:
     """What a call of `step` is given as the network's answer."""
-    return call.args[0] if call.args else next(each.value for each in call.keywords if each.arg == "model_output")
+    return (
+        call.args[0]
+        if call.args
+        else next(each.value for each in call.keywords if each.arg == "model_output")
+    )
 
 
 def _usual(calls: list[ast.Call], targets: set[str]) -> ast.Call:
@@ -199,5 +211,3 @@ def _loops(block: Block) -> Iterator[tuple[tuple[tuple[Block, int], ...], ast.Ca
         yield from ((((block, k), *path), call) for path, call in inner)
         if not inner and isinstance(statement, ast.For):
             yield ((block, k),), _usual(steps(statement), set(names(statement.target, ast.Store)))
-
-

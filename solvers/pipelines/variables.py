@@ -43,7 +43,9 @@ class LoopVariables:
         worked_on: whether the loop works on its latents after each step, with its arguments.
     """
 
-    def __init__(self, code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], shared: Sequence[str]) -> None:
+    def __init__(
+        self, code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], shared: Sequence[str]
+    ) -> None:
         self.code, self.pipe, self.arguments, self.shared = code, pipe, dict(arguments), tuple(shared)
         self.worked_on = False
         self._kept: OrderedDict[Any, _Kept] = OrderedDict()
@@ -111,7 +113,9 @@ class LoopVariables:
             other = tree_map(
                 lambda leaf: next(given) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf, mine
             )
-            return tuple(_depending(self.code, opened(self.code, self.pipe, self._arguments(other), batch).variables))
+            return tuple(
+                _depending(self.code, opened(self.code, self.pipe, self._arguments(other), batch).variables)
+            )
 
         return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond)
 
@@ -139,7 +143,9 @@ class LoopVariables:
                 found[name] = value.expand(most, *value.shape[1:])
         return found
 
-    def _check_reached(self, cond: Mapping[str, Any], inputs: list[Tensor], outputs: tuple[Tensor, ...]) -> None:
+    def _check_reached(
+        self, cond: Mapping[str, Any], inputs: list[Tensor], outputs: tuple[Tensor, ...]
+    ) -> None:
         found = torch.autograd.grad(
             [each.sum() for each in outputs], inputs, retain_graph=True, allow_unused=True
         ) if outputs else [None] * len(inputs)  # fmt: skip
@@ -166,7 +172,9 @@ def _identity(cond: Any) -> tuple[Any, ...]:
     known: list[Any] = [form]
     for leaf in leaves:
         if isinstance(leaf, Tensor):
-            known.append((leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, leaf._version, leaf.requires_grad))
+            known.append(
+                (leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, leaf._version, leaf.requires_grad)
+            )
         else:
             known.append(leaf if isinstance(leaf, str | int | float | bool | None) else id(leaf))
     return tuple(known)

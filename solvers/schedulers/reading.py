@@ -82,7 +82,10 @@ def plan_from_scheduler(
     playing = Playing(s, convention, options)
     found, broken = playing.found(begin, turns), playing.recorder.broken
     if corrected:
-        return replace(found, plan=true_plan(s, found.process, convention.nodes(s)[begin:][: turns and turns + 1], options))
+        return replace(
+            found,
+            plan=true_plan(s, found.process, convention.nodes(s)[begin:][: turns and turns + 1], options),
+        )
     if broken is not None:
         raise ValueError(
             f"{type(s).__name__}: got a coefficient that is not finite in step {broken} of its own loop, expected "

@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "solvers.methods.reversible": {"solvers", "solvers.methods", "solvers.methods.around"},
     "solvers.neural": {"solvers"},
     "solvers.phase_space": {"solvers", "solvers.methods"},
+    "solvers.pipelines": {"solvers", "solvers.schedulers"},
     "solvers.readings": {"solvers"},
     "solvers.schedulers": {"solvers", "solvers.methods", "solvers.methods.around"},
     "solvers.toy": {"solvers"},
