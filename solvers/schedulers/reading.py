@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checked import checked
 from ..kinds import described
 from ..wanted import Count, Finite, Whole
-from .conventions import Convention
+from .convention import Convention
 from .corrected import true_plan
 from .found import SchedulerPlan
 from .known import CONVENTIONS, REFUSED
