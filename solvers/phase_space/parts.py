@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..checked import CheckedFields
 from ..linear_map import Mixing
 from ..wanted import Finite
 from .method import integral
@@ -47,7 +48,7 @@ class Part:
         return Mixing(state), Mixing(push)
 
 
-class Parts(ABC):
+class Parts(CheckedFields, ABC):
     """How the parts of a splitting are solved."""
 
     @abstractmethod
