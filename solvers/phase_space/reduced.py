@@ -56,7 +56,7 @@ class ReducedOBA(PhaseMethod):
         A   x <- x + h (gamma x - m/(2M) + gamma score_x)           the same score, the new m
 
     O is the damping and the noise, exactly; B and A the rest, by Euler or by `ConjugateParts`. Lie and Trotter's
-    splitting: weak order 1, also with the score at t, which is further from Gaussian data (1.3 to 3.5 times).
+    splitting: weak order 1, also with the score at t, which by Euler was 1.1 to 3.4 times as far on Gaussian data.
 
     Source: the idea of Pandey et al. 2024, arXiv 2310.07894 and 2402.07211 (ROBA; conjugate OBA), the formulas derived
     here from the equation. The paper also tunes the position's noise, which is left out: it changes the law that is
