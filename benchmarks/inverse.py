@@ -342,7 +342,8 @@ def table(make: Callable[[int], Problem], seeds: int, n: int, only: str) -> dict
             continue
         scale = entry.scales[0]
         if len(entry.scales) > 1:
-            scale = min(entry.scales, key=lambda s: measured(entry, trial, 999, max(n // 3, 30), s)["sw2"])  # noqa: B023
+            tried = {s: measured(entry, trial, 999, max(n // 3, 30), s)["sw2"] for s in entry.scales}
+            scale = min(tried, key=tried.__getitem__)
         runs = [measured(entry, p, seed, n, scale) for seed, p in enumerate(problems)]
         distances = [r["sw2"] for r in runs]
         rows[entry.name] = {

@@ -36,8 +36,8 @@ from .noise import Addressed, GivenNoise, Noise, RecordedNoise
 from .on_process import OnProcess
 from .path import Exponential, FromTorchSDE, Path
 from .phase_space import *
-from .plan import Plan
 from .pipelines import *
+from .plan import Plan
 from .poisson_flow import PoissonFlow
 from .preconditioning import (
     EDMPreconditioning,

@@ -1,13 +1,13 @@
 """NodeTape: a run that remembers its states at the grid's nodes, for adjoints that are not the run's own transpose."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ...solvers import DATA, NOISE, Call, Combine, Evaluate, Plan
+from ...solvers import DATA, NOISE, Call, Combine, Evaluate, Plan, Process
 from ...solvers.prediction import conversion
 from ...solvers.program import BoundEvaluate, Program, prepare
 from ..gradient import Gradient
@@ -48,7 +48,10 @@ class _Witness:
 
 
 class NodeTape(Tape):
-    """A run that records x, and the data prediction there, when each step opens.
+    """A run that records the state at each node, and the data prediction there.
+
+    That is x when the step opens. A `staggered` plan's x is half a step on by then, which would leave gradients of
+    first order: its state is the register that the network is shown at the node's time.
 
     Args:
         strategy: named in errors.
@@ -65,11 +68,15 @@ class NodeTape(Tape):
         plan, ops = rollout.program.plan, rollout.program.ops
         self.states, self.kept = states, _Kept([], [])
         self.grid = AdjointGrid.over(plan, ops[0].step if ops else 0, steps)
-        self.first_calls = _first_calls(rollout.program) if states is States.INTEGRATED else {}
+        at_nodes = {} if states is States.RESOLVED else _calls_at_nodes(rollout.program)
+        self.to_data = _to_data(at_nodes.values(), plan.process) if states is States.INTEGRATED else {}
+        # of a staggered plan: the node at which a call is made, by the call's index
+        self.node_of = {item.call.index: node for node, item in at_nodes.items() if plan.staggered}
+        self.shown: dict[int, Tensor] = {}  # states of nodes whose steps have not opened yet
         self.witness: _Witness | None = None
         plan.check_numbers(str(strategy))
         refuse_registers(strategy, registers)
-        refuse_unpredicted(plan, states, len(self.first_calls), self.grid)
+        refuse_unpredicted(plan, states, len(self.to_data), self.grid)
         refuse_decoupled(strategy, states, rollout, self.grid)
         if states is States.RESOLVED:
             self._resolver()  # which refuses what it cannot solve for; the one in use is made when it is needed
@@ -78,7 +85,7 @@ class NodeTape(Tape):
         def before(step: int, live: Registers) -> None:
             self.rollout.before(step, live)
             if self.states is not States.RESOLVED:
-                self.kept.nodes.append(live["x"])
+                self.kept.nodes.append(self.shown.pop(step, live["x"]))
 
         done = self.rollout.execute(registers, self.evaluate, before=before)
         self.kept.nodes.append(done["x"].clone())  # the sample is the caller's, to write to
@@ -87,14 +94,23 @@ class NodeTape(Tape):
     def record(self, call: Call, state: Tensor, out: Tensor, live: LiveCall | None) -> None:
         if self.witness is None:
             self.witness = _Witness(call, state, self.projection(out))
-        if call.index in self.first_calls:
-            a, b = self.first_calls[call.index]
+        if call.index in self.to_data:
+            a, b = self.to_data[call.index]
             self.kept.predictions.append(a * state + b * out)
+        if call.index in self.node_of:
+            self._shown_at(self.node_of[call.index], state)
         if self.calls.of(call).random:
             raise ValueError(
                 "a continuous adjoint evaluates the network elsewhere than the run did: got a network that "
                 "draws random numbers, expected a deterministic one; call eval(), or use Checkpoint()"
             )
+
+    def _shown_at(self, node: int, state: Tensor) -> None:
+        opened = node - self.grid.begin
+        if opened < len(self.kept.nodes):
+            self.kept.nodes[opened] = state
+        else:
+            self.shown[node] = state
 
     def restored(self) -> AbstractContextManager[None]:
         """Autocast as in the run, for a call that the run did not make; grad mode on."""
@@ -164,16 +180,21 @@ class NodeTape(Tape):
         )
 
 
-def _first_calls(program: Program) -> dict[int, tuple[Tensor, Tensor]]:
-    """{index of the call at its step's node: how its output becomes a data prediction}."""
-    found, plan, steps = {}, program.plan, set()
+def _calls_at_nodes(program: Program) -> dict[int, BoundEvaluate]:
+    """The first call at the state of each node, none at the sample."""
+    found: dict[int, BoundEvaluate] = {}
+    plan = program.plan
     for item in program.ops:
-        if (
-            isinstance(item, BoundEvaluate)
-            and item.step not in steps
-            and item.op.t == plan.times[item.step]
-            and item.op.src == "x"
-        ):
-            steps.add(item.step)
-            found[item.call.index] = conversion(item.op.want, DATA, plan.process, item.op.t)  # type: ignore[arg-type]
+        if not isinstance(item, BoundEvaluate):
+            continue
+        # a staggered plan is at a node when it calls there, in whichever step and register
+        node = item.step + (plan.staggered and item.op.t == plan.times[item.step + 1])
+        own = plan.staggered or item.op.src == "x"
+        if own and node < plan.steps and item.op.t == plan.times[node]:
+            found.setdefault(node, item)
     return found
+
+
+def _to_data(calls: Iterable[BoundEvaluate], process: Process) -> dict[int, tuple[Tensor, Tensor]]:
+    """{index of a call: (a, b)}: its data prediction is a state + b output."""
+    return {item.call.index: conversion(item.op.want, DATA, process, item.op.t) for item in calls}  # type: ignore

@@ -15,9 +15,10 @@ from ...solvers.methods.weights import data_weights
 class States(Enum):
     """Where a continuous adjoint takes x_t from.
 
-    RECORDED: kept in the forward pass, N states. INTEGRATED: those, re-integrated with the data predictions
-    of the forward pass, linear in lambda between them: 2 N states, no network call; for deterministic plans
-    with one prediction at each node. RESOLVED: integrated backwards from the sample, two states whatever N.
+    RECORDED: kept in the forward pass, N states; of a staggered plan those that the network sees at the nodes.
+    INTEGRATED: those, re-integrated with the data predictions of the forward pass, linear in lambda between them: 2 N
+    states, no network call; for deterministic plans with one prediction at each node. RESOLVED: integrated backwards
+    from the sample, two states whatever N.
     """
 
     RECORDED = "recorded"

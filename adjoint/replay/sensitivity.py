@@ -54,7 +54,8 @@ class Sensitivity:
         # one pass over the parameters that have a sum already: there may be hundreds
         there = {name: grad for name, grad in found.shared.items() if grad is not None and name in self.sums}
         if there:
-            torch._foreach_add_([self.sums[name] for name in there], list(there.values()))  # pyright: ignore[reportPrivateImportUsage]
+            sums = [self.sums[name] for name in there]
+            torch._foreach_add_(sums, list(there.values()))  # pyright: ignore[reportPrivateImportUsage]
         for name, grad in found.shared.items():
             if name not in there:
                 self.add(name, grad)

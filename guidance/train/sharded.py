@@ -8,7 +8,8 @@ from torch import Tensor
 
 def whole(value: Tensor) -> Tensor:
     """A sharded tensor gathered (by all processes together), any other as it is."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value  # pyright: ignore[reportAttributeAccessIssue]
+    gather: Any = getattr(value, "full_tensor", None)
+    return value if gather is None else gather()
 
 
 def put(value: Tensor, new: Tensor) -> None:

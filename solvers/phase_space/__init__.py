@@ -5,10 +5,12 @@ and methods, no gradient.
 from .conjugate import ConjugateDDIM
 from .method import PhaseMethod
 from .noise import CholeskyNoise
+from .parts import ConjugateParts, EulerParts, Parts
 from .process import PhaseSpaceLangevin
-from .splitting import SSCS, PhaseEulerMaruyama, ReducedVerlet
+from .reduced import ReducedOBA, ReducedVerlet
+from .splitting import SSCS, PhaseEulerMaruyama
 
 __all__ = [
-    "CholeskyNoise", "ConjugateDDIM", "PhaseEulerMaruyama", "PhaseMethod", "PhaseSpaceLangevin", "ReducedVerlet",
-    "SSCS",
+    "CholeskyNoise", "ConjugateDDIM", "ConjugateParts", "EulerParts", "Parts", "PhaseEulerMaruyama", "PhaseMethod",
+    "PhaseSpaceLangevin", "ReducedOBA", "ReducedVerlet", "SSCS",
 ]  # fmt: skip

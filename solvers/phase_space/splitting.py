@@ -80,38 +80,3 @@ class SSCS(PhaseMethod):
         rest = score(b, i, "m", t, point)
         b.combine("x", (1.0, "x"), (Mixing(h * pull), point), (Mixing(h * push), rest))
         b.combine("x", (half, "x"), noise=noise)
-
-
-@dataclass(frozen=True)
-class ReducedVerlet(PhaseMethod):
-    """The flow by velocity Verlet, half a step of the momentum on either side of one of the position:
-
-        m <- m + (h/4) (x + nu m + M nu score_m)                    score at (x, m), s
-        x <- x + (h/2) (gamma x - m/M + gamma score_x)              the same score, the new m
-        m <- m + (h/4) (x + nu m + M nu score_m)                    score at the new (x, m), t
-
-    "Reduced" as one score serves two updates and the last is taken at the time it arrives at. Written from the paper's
-    description. Source: Pandey et al. 2024, arXiv 2310.07894, section 4 (RVV). Order 1: the two halves of the momentum
-    are Euler steps in m. Cost: 2 network calls a step, 3 states.
-    """
-
-    order = 1
-
-    def move(self, b: Builder, i: int, process: PhaseSpaceLangevin, h: float) -> None:
-        mass, nu, gamma = process.mass, process.nu, process.gamma
-
-        def momentum(at: str) -> None:
-            b.combine(
-                "x",
-                (Mixing([[1.0, 0.0], [h / 4, 1 + h / 4 * nu]]), "x"),
-                (Mixing([[0.0, 0.0], [0.0, h / 4 * mass * nu]]), at),
-            )
-
-        first = score(b, i, "", b.t[i])
-        momentum(first)
-        b.combine(
-            "x",
-            (Mixing([[1 + h / 2 * gamma, -h / 2 / mass], [0.0, 1.0]]), "x"),
-            *([(Mixing([[h / 2 * gamma, 0.0], [0.0, 0.0]]), first)] if gamma else []),
-        )
-        momentum(score(b, i, "m", b.t[i + 1]))

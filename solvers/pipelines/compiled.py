@@ -89,15 +89,14 @@ class _Builder:
         return self._compiled("opening", self.source.function.args, body)
 
     def _encoding(self) -> Callable[..., Local] | None:
-        """As far as the last statement that names `encode_prompt` or the like."""
-        block = self.source.function.body
-        last = self.source.path[0][1]
-        at = [k for k, each in enumerate(block[:last]) if "self.encode_prompt(" in ast.unparse(each)]
-        if not at:
+        """As far as the last call of `encode_prompt` before the loop."""
+        path = _to_encoding(self.source.function.body[: self.source.path[0][1]])
+        if path is None:
             return None
-        return self._compiled(
-            "encoding", self.source.function.args, [*block[: at[-1] + 1], _returns(_call("locals"))]
-        )
+        block, k = path[-1]
+        path = (*path[:-1], ([*block[: k + 1]], k + 1))
+        body = self._until(path, _returns(_call("locals")))
+        return self._compiled("encoding", self.source.function.args, body)
 
     def _until(self, path: tuple[Any, ...], end: ast.stmt) -> list[ast.stmt]:
         """The function as far as the end of the path, where `end` stands."""
@@ -105,7 +104,7 @@ class _Builder:
         if not inner:
             return [*block[:k], end]
         outer = copy.copy(block[k])
-        for part in ("body", "orelse", "finalbody"):
+        for part in PARTS:
             if getattr(outer, part, None) is inner[0][0]:
                 setattr(outer, part, self._until(tuple(inner), end))
         if isinstance(outer, ast.For):
@@ -125,12 +124,11 @@ class _Builder:
 
     def _goes_on(self, rest: list[ast.stmt]) -> bool:
         """Whether what follows `step` writes to the state, callbacks and casts aside."""
-        for each in rest:
-            words = ast.unparse(each)
-            if "callback_outputs" not in words and ".dtype" not in words:
-                if self.source.state in names(each, ast.Store):
-                    return True
-        return False
+        state = self.source.state
+        kept = [
+            each for each in rest if "callback_outputs" not in ast.unparse(each) and not _casts(each, state)
+        ]
+        return any(state in names(each, ast.Store) for each in kept)
 
     def _options(self) -> ast.expr:
         """dict(eta=eta, **extra_step_kwargs) of the call of `step`."""
@@ -163,8 +161,33 @@ class _Builder:
         return space[name]
 
 
-STEP_ARGUMENTS = ("generator", "return_dict", "noise", "variance_noise", "model_output", "timestep", "sample")
+PARTS = ("body", "orelse", "finalbody")
+STEP_ARGUMENTS = ("generator", "return_dict", "noise", "variance_noise", "model_output", "timestep", "sample",
+                  "prev_timestep")  # fmt: skip
 GRADLESS = ("torch.no_grad()", "torch.inference_mode()")
+
+
+def _casts(statement: ast.stmt, state: str) -> bool:
+    """Whether it does no more than cast the state."""
+    inner = statement.body if isinstance(statement, ast.If) else [statement]
+    cast = f"{state} = {state}.to("
+    return all(
+        ast.unparse(each).startswith(cast) or isinstance(each, ast.If) and _casts(each, state)
+        for each in inner
+    )
+
+
+def _to_encoding(block: list[ast.stmt]) -> tuple[tuple[list[ast.stmt], int], ...] | None:
+    """The path to the last statement that calls `encode_prompt`."""
+    for k, statement in reversed(list(enumerate(block))):
+        if "self.encode_prompt(" not in ast.unparse(statement):
+            continue
+        for part in PARTS:
+            inner = _to_encoding(getattr(statement, part, []))
+            if inner is not None:
+                return ((block, k), *inner)
+        return ((block, k),)
+    return None
 
 
 class _Handing(ast.NodeTransformer):

@@ -1,6 +1,7 @@
 """From a pipeline's latents to pictures and back, by what the pipeline does after its loop."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -68,6 +69,18 @@ def decoded(loop: OpenedLoop, x: Tensor, checkpoint: bool) -> Tensor:
     return _closed(loop, x, name, first)
 
 
+def finished(loop: OpenedLoop, x: Tensor) -> Tensor:
+    """What the pipeline returns of latents x where it is asked for latents; x where it has no such output."""
+    name = decoder_of(loop.pipe)
+    asked = loop.variables.get("output_type")
+    if name is None or asked != "latent":
+        return x
+    given = {loop.code.source.state: x, "self": _closing(loop.pipe), "return_dict": False}
+    found = loop.code.played(loop.code.closing, loop.variables, **given)
+    found = found[0] if isinstance(found, tuple) else found
+    return found if isinstance(found, Tensor) else x
+
+
 def latents_of(loop: OpenedLoop, picture: Tensor, generator: torch.Generator | None) -> Tensor:
     """The latents x that `decoded` makes z(x) = the VAE's code of the picture of, before it decodes: z is x with its
     numbers scaled, shifted and put into another order, which is found out by looking.
@@ -113,14 +126,8 @@ def _encoded(vae: nn.Module, picture: Tensor, generator: torch.Generator | None)
 
 def _closed(loop: OpenedLoop, x: Tensor, name: str, decode: Callable[..., Any]) -> Tensor:
     """What reaches the pipeline's processor of pictures, or what `decode` hands out before."""
-    import copy
-
-    pipe = copy.copy(loop.pipe)
-    vae = getattr(loop.pipe, name)
-    vars(pipe)[name] = _StandIn(vae, decode)
-    for each in ("safety_checker", "watermark"):
-        if hasattr(pipe, each):
-            vars(pipe)[each] = None
+    pipe = _closing(loop.pipe)
+    vars(pipe)[name] = _StandIn(getattr(loop.pipe, name), decode)
     for each in PROCESSORS:
         if hasattr(pipe, each):
             vars(pipe)[each] = _Processor(getattr(pipe, each))
@@ -130,3 +137,12 @@ def _closed(loop: OpenedLoop, x: Tensor, name: str, decode: Callable[..., Any]) 
     except _Reached as reached:
         return reached.made
     raise ValueError(f"{loop.code.source.name}: got no call of {name}.decode after its loop; decode by hand")
+
+
+def _closing(pipe: Any) -> Any:
+    """A copy of the pipeline that neither judges nor marks what it has made."""
+    own = copy(pipe)
+    for each in ("safety_checker", "watermark"):
+        if hasattr(own, each):
+            vars(own)[each] = None
+    return own

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..broadcast import per_sample
@@ -18,8 +19,8 @@ from .variables import LoopVariables
 
 
 class PipelineTurn(Declaring):
-    """(x, label, index, cond, c_in) -> what the pipeline hands to `scheduler.step` in the turn of that number: guidance,
-    rescaling, added conditions, ControlNets and signs are its own code.
+    """(x, label, index, cond, c_in) -> what the pipeline hands to `scheduler.step` in the turn of that number:
+    guidance, rescaling, added conditions, ControlNets and signs are its own code.
     """
 
     def __init__(self, loops: LoopVariables) -> None:
@@ -48,7 +49,15 @@ class PipelineTurn(Declaring):
         label = label.to(loop.labels) if loop.labels.is_floating_point() else label.round().to(loop.labels)
         given = {self.code.source.state: state, LABEL: label, INDEX: index}
         given["self"] = loop.turned(variables["self"], index, partial(_scaled, c_in))
-        return self.code.played(self.code.turn, variables, **given)[: len(x)]
+        out = self.code.played(self.code.turn, variables, **given)
+        if isinstance(out, list):  # one prediction a sample
+            out = torch.stack(out)
+        if out.shape != state.shape and out.shape[:1] + out.shape[2:] != state.shape[:1] + state.shape[2:]:
+            raise ValueError(
+                f"{self.code.source.name}: got a prediction {tuple(out.shape)} of latents {tuple(state.shape)}, "
+                "expected their shape: it steps them in another; wrap its network by plan_from_scheduler"
+            )
+        return out[: len(x)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,7 +56,13 @@ class OpenedLoop:
     @property
     def state(self) -> Tensor:
         """The pipeline's own starting latents (B, ...)."""
-        whole = self.variables[self.code.source.state]
+        name = self.code.source.state
+        whole = self.variables.get(name)
+        if not isinstance(whole, Tensor):
+            raise ValueError(
+                f"from_diffusers: got {self.code.source.name}, which steps `{name}`, a part of its latents, expected "
+                "one state; wrap its network: plan_from_scheduler(pipe.scheduler, steps).denoiser(network)"
+            )
         return whole[: len(whole) // self.doubled]
 
     def turned(self, pipe: Any, index: int, scale: Callable[..., Tensor]) -> Any:

@@ -18,9 +18,9 @@ from ..schedulers.learned import HalfCall, widened
 from ..wanted import Count
 from .after import with_rest
 from .compiled import PipelineCode, code_of
-from .decoding import decoded, latents_of
+from .decoding import decoded, finished, latents_of
 from .network import OneForAll, PipelineTurn, TurnCall
-from .opened import OpenedLoop, encoded
+from .opened import COPIES, OpenedLoop, encoded
 from .variables import LoopVariables
 
 
@@ -65,8 +65,9 @@ class DiffusersPipeline:
         return widened(x) if self._learned else x
 
     def end(self, x: Tensor) -> Tensor:
-        """The pipeline's latents of what the plan ends with: x, but where variances are learned."""
-        return self.scheduler.end(x)
+        """What `pipe(..., output_type="latent")` returns of the state that the plan ends with: x itself mostly."""
+        x = self.scheduler.end(x)
+        return finished(self._loop(x), x)
 
     @property
     def _learned(self) -> bool:
@@ -87,7 +88,7 @@ class DiffusersPipeline:
         Args:
             checkpoint: the VAE is evaluated again in the backward pass, and its activations are not kept.
         """
-        x = self.end(x)
+        x = self.scheduler.end(x)
         return decoded(self._loop(x), x, checkpoint)
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -106,7 +107,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
     if steps is not None:
         arguments["num_inference_steps"] = steps
     with torch.no_grad():
-        cond = encoded(code, pipe, arguments)
+        cond = _encoded(code, pipe, arguments)
     arguments = {name: None if _prompt(name, cond) else value for name, value in arguments.items()} | cond
     loops = LoopVariables(code, pipe, arguments, tuple(cond))
     loop = loops.opened(None)
@@ -122,6 +123,25 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         label=OneForAll(),
     )
     return DiffusersPipeline(model, with_rest(found.plan, loops), found, cond, loops)
+
+
+def _encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What stands for prompts given as text; nothing where the pipeline would not take it back."""
+    texts = [value for name, value in arguments.items() if name.rstrip("_0123456789") == "prompt" and value]
+    if not texts:
+        return {
+            name: arguments[name]
+            for name in arguments
+            if isinstance(arguments[name], Tensor) and "embeds" in name
+        }
+    found = encoded(code, pipe, arguments)
+    prompts = len(texts[0]) if isinstance(texts[0], list) else 1
+    rows = {len(value) for name, value in found.items() if "embeds" in name}
+    return (
+        found
+        if rows <= {prompts, prompts * next((arguments[c] for c in COPIES if c in arguments), 1)}
+        else {}
+    )
 
 
 def _code(pipe: Any) -> PipelineCode:

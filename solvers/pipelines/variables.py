@@ -131,8 +131,8 @@ class LoopVariables:
         fixed = cond.keys() - {*self.shared, "guidance_scale", "generator"} if self.worked_on else set()
         if fixed:
             raise ValueError(
-                f"cond: got {sorted(fixed)}, expected prompts alone: {self.code.source.name} works on its latents after "
-                "each step, by what from_diffusers was given; pass them there"
+                f"cond: got {sorted(fixed)}, expected prompts alone: {self.code.source.name} works on its latents "
+                "after each step, by what from_diffusers was given; pass them there"
             )
         found = {**self.arguments, **cond}
         each = [value for name in self.shared if isinstance(value := found.get(name), Tensor)]

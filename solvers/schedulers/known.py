@@ -2,25 +2,12 @@
 
 from typing import Any
 
-from .conventions import (
-    ConsistencyLevels,
-    Convention,
-    CosineKarras,
-    CosineLabels,
-    DataWard,
-    Exploding,
-    Flow,
-    Interpolated,
-    Karras2022,
-    Midpoint,
-    NextLabel,
-    Quarter,
-    RisingTable,
-    Table,
-    TrigFlow,
-    TwoPredictions,
-    UnitVariance,
-)
+from .angles import CosineLabels, Quarter, TrigFlow
+from .convention import Convention
+from .edm_levels import ConsistencyLevels, CosineKarras, Karras2022
+from .flows import DataWard, Flow
+from .levels import Exploding, Interpolated, Midpoint, UnitVariance
+from .tables import NextLabel, RisingTable, Table, TwoPredictions
 
 CONVENTIONS: dict[str, Convention] = {
     "CMStochasticIterativeScheduler": ConsistencyLevels(),

@@ -13,7 +13,7 @@ from ..methods.around.on_data import DynamicThreshold
 from ..plan import Plan
 from ..process import as_time
 from .clocks import TableLabels
-from .conventions import Convention
+from .convention import Convention
 from .found import SchedulerPlan
 from .known import named_order
 from .learned import HalfCall, OnHalf, Variances

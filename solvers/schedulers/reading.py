@@ -10,8 +10,8 @@ from torch import Tensor
 from ..checked import checked
 from ..kinds import described
 from ..wanted import Count, Finite, Whole
+from .convention import Convention
 from .copying import copied
-from .conventions import Convention
 from .corrected import true_plan
 from .found import SchedulerPlan
 from .known import CONVENTIONS, REFUSED

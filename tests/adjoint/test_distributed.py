@@ -153,7 +153,8 @@ def _gradients(
             model = Denoiser(called, PROCESS, DATA)
             out = sample(model, plan, x.clone().requires_grad_(), gradient=strategy)
             (out.square().sum(1).mean() / len(batches)).backward()
-    return [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in net.parameters()]  # type: ignore
+    grads: list[Any] = [p.grad for p in net.parameters()]
+    return [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
 
 
 def _hidden(wrap: str, net: nn.Module) -> Any:

@@ -177,7 +177,10 @@ def test_coefficients_against_fifty_digits(n):
                 points = [lam[i - j] for j in range(order)]
                 assert abs(got["x"] - alpha[i + 1] / alpha[i]) < 1e-12
                 for j in range(order):
-                    kernel = lambda u, i=i, lam=lam, sigma=sigma: -sigma[i + 1] * mpmath.exp(lam[i + 1] - u)  # noqa: E731
+
+                    def kernel(u, end=lam[i + 1], sigma=sigma[i + 1]):
+                        return -sigma * mpmath.exp(end - u)
+
                     assert abs(got[f"E{i - j}"] - lagrange(kernel, points, j, lam[i], lam[i + 1])) < 1e-12
         for i, got, (_, _, sigma, lam) in steps_of(DPMSolver(2), n):
             slope = -sigma[i + 1] * mpmath.expm1(lam[i + 1] - lam[i]) / 2 * (lam[i + 1] - lam[i])

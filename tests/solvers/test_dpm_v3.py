@@ -105,7 +105,10 @@ def test_integrals_against_quadrature_of_the_papers_formula(low, high):
 
         def share(j) -> Any:
             points = [mpf(v) for v in nodes]
-            basis = lambda u: mpmath.fprod((u - q) / (points[j] - q) for k, q in enumerate(points) if k != j)  # noqa: E731
+
+            def basis(u):
+                return mpmath.fprod((u - q) / (points[j] - q) for k, q in enumerate(points) if k != j)
+
             return integral(lambda u: growth(u) * basis(u), start, end)
 
         keep: Any = mpmath.exp(-since(l, end))

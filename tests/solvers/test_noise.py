@@ -124,7 +124,8 @@ def test_global_generators_are_untouched(device):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     Addressed(0)(0, torch.empty(2, 3, device=device))
     assert device.type != "cuda" or torch.equal(torch.cuda.get_rng_state(), there)
-    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
 
 
 def test_recorded_noise_replays(device):

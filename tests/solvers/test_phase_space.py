@@ -17,11 +17,13 @@ from pullback.solvers import (
     Addressed,
     CholeskyNoise,
     ConjugateDDIM,
+    ConjugateParts,
     Denoiser,
     GivenNoise,
     PhaseEulerMaruyama,
     PhaseMethod,
     PhaseSpaceLangevin,
+    ReducedOBA,
     ReducedVerlet,
     Reverse,
     UniformT,
@@ -42,8 +44,9 @@ ODE = [
     SSCS(2, Reverse.ODE),
     PhaseEulerMaruyama(Reverse.ODE),
     ReducedVerlet(),
+    ReducedVerlet(ConjugateParts(-0.5)),
 ]
-SDE = [PhaseEulerMaruyama(), SSCS(1), SSCS(2)]
+SDE = [PhaseEulerMaruyama(), SSCS(1), SSCS(2), ReducedOBA(), ReducedOBA(ConjugateParts(-0.5))]
 
 
 def law(process, u):
@@ -185,6 +188,83 @@ def test_one_step_against_the_published_updates():
     )
 
 
+def test_a_step_of_oba_written_out():
+    """Damping and noise exactly, then momentum and position by Euler with one score, which is of the state between."""
+    process, xi, z = BOTH, torch.tensor([0.8, -0.5], dtype=F64), torch.tensor([[0.4, -0.3]], dtype=F64)
+    plan = ReducedOBA().plan(process, torch.tensor([0.6, 0.55], dtype=F64))
+    x, m = run(denoiser(process), plan, z, noise=GivenNoise(xi.reshape(1, 1, 2)))[0].tolist()
+    h, mass = float(process.clock(0.6) - process.clock(0.55)), 4 / 2.5**2
+    damped = torch.tensor([
+        math.exp(-0.25 * h) * 0.4 + math.sqrt(1 - math.exp(-0.5 * h)) * 0.8,
+        math.exp(-1.5 * h) * -0.3 - math.sqrt(mass * (1 - math.exp(-3 * h))) * 0.5,
+    ])  # fmt: skip
+    s = denoiser(process)(damped[None].to(F64), torch.tensor([0.6], dtype=F64))[0]
+    kicked = damped[1] + h * (damped[0] / 2 + 3 * damped[1] + mass * 3 * s[1])
+    assert m == pytest.approx(float(kicked))
+    assert x == pytest.approx(float(damped[0] + h * (damped[0] / 2 - kicked / (2 * mass) + s[0] / 2)))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7])
+@pytest.mark.parametrize("method", [ReducedVerlet, ReducedOBA])
+def test_conjugate_parts_solve_their_linear_equations(method, lam):
+    """Half of z at a time by 60 steps of RK4, eps constant, from (1 - lam h) of it and with its rate raised by lam."""
+    process, eps = BOTH, torch.tensor([0.5, -0.9], dtype=F64)
+    start, end = process.clock(0.6), process.clock(0.55)
+
+    def network(z, t):
+        lower = torch.linalg.cholesky(process.covariance(process.clock(t)))
+        return -torch.linalg.solve(lower.mT, eps.expand(len(z), 2)[..., None])[..., 0]
+
+    def part(z, row, share, begin, stop):
+        rate = torch.tensor([share * process.gamma, share * process.nu], dtype=F64)[row] + lam
+
+        def field(u, z):
+            score = -torch.linalg.solve(torch.linalg.cholesky(process.covariance(u)).T, eps)
+            other = -process.drift[row, 1 - row] * z[:, 1 - row]
+            moved = rate * z[:, row] + other + share * process.diffusion[row, row] * score[row]
+            return -torch.stack([moved * (row == k) for k in (0, 1)], 1)
+
+        z = z.clone()
+        z[:, row] *= 1 - lam * (begin - stop)
+        return rk4(field, z, begin, stop, 60)
+
+    x = torch.randn(3, 2, dtype=F64)
+    plan = method(ConjugateParts(lam)).plan(process, torch.tensor([0.6, 0.55], dtype=F64))
+    noise = GivenNoise(torch.zeros(1, 3, 2, dtype=F64)) if plan.slots else None
+    found = run(Denoiser(network, process, SCORE), plan, x, noise=noise)
+    if method is ReducedVerlet:
+        middle = (start + end) / 2
+        moves = [(1, 0.5, start, middle), (0, 0.5, start, end), (1, 0.5, middle, end)]
+    else:
+        x = x * torch.exp(-torch.tensor([process.gamma, process.nu], dtype=F64) / 2 * (start - end))
+        moves = [(1, 1.0, start, end), (0, 1.0, start, end)]
+    for move in moves:
+        x = part(x, *move)
+    assert torch.allclose(found, x, rtol=1e-8, atol=1e-8)
+
+
+def test_what_verlet_leaves_out_is_the_force_of_the_momentum():
+    """A step less the flow is -(h^2/4) (df/dm) f in m and O(h^3) in x, f = dm/du', where gamma = 0."""
+    process, t = MOMENTUM, 0.5
+    z = torch.tensor([[1.4, 0.6]], dtype=F64)
+
+    def rates(u, z):  # dz/du' of the flow
+        mean, cov = law(process, u)
+        return -z @ process.drift.T - (z - mean) @ torch.linalg.inv(cov) @ process.diffusion / 2
+
+    f, by_m = rates(process.clock(t), z)[0, 1], rates(process.clock(t), torch.eye(2, dtype=F64))[1, 1]
+    by_m = by_m - rates(process.clock(t), torch.zeros(1, 2, dtype=F64))[0, 1]
+    off = []
+    for h in (0.01, 0.005):
+        end = float(process.time_at(process.clock(t) - h))
+        step = run(denoiser(process), ReducedVerlet().plan(process, torch.tensor([t, end], dtype=F64)), z)
+        off.append(
+            (step - rk4(lambda u, z: -rates(u, z), z, process.clock(t), process.clock(end), 4))[0] / h**2
+        )
+    assert float(2 * off[1][1] - off[0][1]) == pytest.approx(float(-by_m * f / 4), rel=2e-2)
+    assert float(off[0][0] / off[1][0]) == pytest.approx(2.0, rel=0.1)
+
+
 def test_sscs_is_exact_at_rest():
     """Data that are at rest already stay there whatever the step: the rest of the splitting is zero."""
     process = CLD
@@ -241,7 +321,9 @@ class Network(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "method", [ConjugateDDIM(2), SSCS(2), ReducedVerlet(), PhaseEulerMaruyama()], ids=str
+    "method",
+    [ConjugateDDIM(2), SSCS(2), ReducedVerlet(), ReducedOBA(ConjugateParts()), PhaseEulerMaruyama()],
+    ids=str,
 )
 def test_exact_strategies_agree(method):
     torch.manual_seed(0)
@@ -257,7 +339,11 @@ def test_exact_strategies_agree(method):
         assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-12) for a, b in zip(found[0], other, strict=True))
 
 
-@pytest.mark.parametrize("method", [ConjugateDDIM(2), SSCS(2, Reverse.ODE), ReducedVerlet()], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [ConjugateDDIM(2), SSCS(2, Reverse.ODE), ReducedVerlet(), ReducedVerlet(ConjugateParts())],
+    ids=str,
+)
 def test_the_gradient_converges_at_the_order(method):
     """dz_0/dz_T of the flow dz = (A + D P^-1/2) z du, P = Cov z."""
 

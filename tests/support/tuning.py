@@ -143,7 +143,8 @@ class ScoreFunction(Objective):
             mean = chain.mean(
                 program, lambda call, x: predict(policy.denoiser, call, x, batch.cond), list(states), step
             )
-            log_p = -((states[step + 1] - mean).square().sum(1)) / (2 * float(chain.stds[step]) ** 2)  # type: ignore[arg-type]
+            std = float(chain.stds[step])  # type: ignore[arg-type]
+            log_p = -((states[step + 1] - mean).square().sum(1)) / (2 * std**2)
             yield LossTerm(-(experience.extra * log_p).mean(), {"step": float(step)})
 
         for _ in range(2):

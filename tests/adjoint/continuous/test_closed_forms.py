@@ -8,8 +8,10 @@ from problems import PROCESS
 
 from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, PerStep, Reversible, States, sample
 from pullback.solvers import (
+    BDIA,
     DDPM,
     NOISE,
+    OBELM,
     Combine,
     Denoiser,
     DPMSolverPP,
@@ -79,6 +81,22 @@ def test_scheduled_mean_of_the_flow(strategy, method, tolerance):
     want = v_0.sqrt() * (a_1 / v_1.sqrt() - a_2 / v_2.sqrt())
     # multistep rows reach one step over the edges of the interval
     assert float(grad[60:120].sum()) == pytest.approx(float(want), rel=max(0.02, tolerance))
+
+
+@pytest.mark.parametrize("states", [States.RECORDED, States.INTEGRATED], ids=lambda s: s.name)
+@pytest.mark.parametrize("method", [ReversibleHeun(), BDIA(), OBELM()], ids=lambda m: type(m).__name__)
+def test_staggered_runs_keep_the_second_order(method, states):
+    """T2's derivative for the standard deviation, which hangs on the states: x half a step on would make it order 1."""
+    width = torch.tensor(S, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad((at(ENDS["end"], width)[1] / at(ENDS["start"], width)[1]).sqrt(), width)
+    want, errors = float((1.3 - PROCESS.alpha(ENDS["start"]) * M) * slope), []
+    for n in (40, 80):
+        m, s, x = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (M, S, [[1.3]]))
+        plan = method.plan(PROCESS, UniformLambda(n, **ENDS))
+        model, cond = gaussian(m, s)
+        out = sample(model, plan, x, cond=cond, gradient=Continuous(method=DPMSolverPP(2), states=states))
+        errors.append(abs(float(torch.autograd.grad(out.sum(), s)[0]) - want))
+    assert math.log2(errors[0] / errors[1]) > 1.7
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ def test_half_precision_weights_are_trained_in_float32(tmp_path):
     assert latest is not None
     assert {v.dtype for v in load_file(latest / "weights.safetensors").values()} == {torch.float32}
     seen: list[torch.dtype] = []
-    next(got.denoiser.networks()).enter.register_forward_hook(lambda *a: seen.append(a[2].dtype))  # type: ignore[union-attr]
+    network: Any = next(got.denoiser.networks())
+    network.enter.register_forward_hook(lambda *a: seen.append(a[2].dtype))
     got.evaluate()
     assert set(seen) == {torch.bfloat16}

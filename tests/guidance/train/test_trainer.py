@@ -204,7 +204,8 @@ def test_a_reward_that_breaks_is_named_and_destroys_nothing(tmp_path):
     def breaks(x: Tensor, context: Any) -> Tensor:
         breaks.calls += 1  # type: ignore[attr-defined]
         value = reward(x)
-        return torch.where(torch.arange(len(x)) == 5, torch.nan, value) if breaks.calls == 4 else value  # type: ignore[attr-defined]
+        broken = breaks.calls == 4  # type: ignore[attr-defined]
+        return torch.where(torch.arange(len(x)) == 5, torch.nan, value) if broken else value
 
     breaks.calls = 0  # type: ignore[attr-defined]
     got = trainer(tmp_path, scored=breaks, evaluate_every=None, iterations=9, checkpoint_every=1)

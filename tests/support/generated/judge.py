@@ -184,7 +184,8 @@ REMEDY = re.compile(
     r"(?:[;:,]|\bor|\band|\bthen) (?:or |and |then )?"
     r"(use|pass|call|clone|register|set|take|fix|make|move|end|write|slice|declare|give|turn|switch|check|sample|keep|"
     r"wrap|import|put|add|raise|lower|choose|ask|detach|sort|swap|try|convert|cast|expand|repeat|drop|load|run|read|"
-    r"see|start|name|leave|divide|do|build|list|return|train|unfreeze|freeze|save|copy|mark|reduce|let|compute|remove)\b"
+    r"see|start|name|leave|divide|do|build|list|return|train|unfreeze|freeze|save|copy|mark|reduce|let|compute|"
+    r"remove)\b"
 )
 # where an argument is named, what was expected of it is what to change
 ARGUMENT = re.compile(r"[^:;]{1,200}: got .+, expected ", re.S)

@@ -114,9 +114,10 @@ def cases(count: int) -> list[Shared]:
 
 def grads(net: nn.Module) -> list[Tensor]:
     """Whole gradients, zeros for none."""
-    whole = [(p.full_tensor(), g) for p in net.parameters() for g in [p.grad] if hasattr(p, "full_tensor")]  # type: ignore
+    sharded: list[Any] = [p for p in net.parameters() if hasattr(p, "full_tensor")]
+    whole = [(p.full_tensor(), p.grad) for p in sharded]
     if whole:
-        return [torch.zeros_like(p) if g is None else g.full_tensor() for p, g in whole]  # type: ignore
+        return [torch.zeros_like(p) if g is None else g.full_tensor() for p, g in whole]
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
 
 
