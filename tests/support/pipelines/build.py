@@ -71,8 +71,11 @@ def uniform(pipe: Any, *shape: int, seed: int) -> Tensor:
     return drawn.to(pipe.dtype)
 
 
-def vae(channels: int = 4, **more: Any) -> nn.Module:
-    """Half the picture's size a side."""
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    size = {"block_out_channels": (4, 8), "norm_num_groups": 2, "sample_size": 16}
+def vae(channels: int = 4, levels: int = 2, **more: Any) -> nn.Module:
+    """Each level but the first halves the picture's sides."""
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
+    size = {"block_out_channels": (4,) * (levels - 1) + (8,), "norm_num_groups": 2, "sample_size": 16}
     return network("AutoencoderKL", latent_channels=channels, **{**blocks, **size, **more})

@@ -43,7 +43,7 @@ def as_draw(pipe: Any, latents: Tensor) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def as_noised(pipe: Any, latents: Tensor) -> Iterator[dict[str, Any]]:
-    """The pipeline makes its start of an image: what the scheduler's `add_noise` or `scale_noise` returns is `latents`."""
+    """The pipeline makes its start of an image: `latents` is what `add_noise` or `scale_noise` returns."""
     name = "scale_noise" if hasattr(pipe.scheduler, "scale_noise") else "add_noise"
     with mock.patch.object(pipe.scheduler, name, lambda *given, **named: latents):
         yield {}

@@ -6,7 +6,7 @@ from torch import nn
 
 from .build import BETAS, normal, pipeline, scheduler, vae
 from .case import BATCH, PipelineCase, as_image, as_noised
-from .stable_diffusion import OTHERS, WIDTH, controlnet, masked, network, sized, unet, windowed, with_image
+from .stable_diffusion import OTHERS, controlnet, masked, sized, unet, windowed, with_image
 
 POOLED = 6
 ADDED = {"addition_embed_type": "text_time", "addition_time_embed_dim": 2, "use_linear_projection": True}

@@ -11,7 +11,7 @@ from torch import nn
 from .build import BETAS, fresh, network, normal, other, pipeline, scheduler, vae
 from .case import BATCH, PipelineCase
 from .sdxl import POOLED, TEXT, pooled
-from .stable_diffusion import BLOCKS, DOWN, OTHERS, UP, WIDTH, sized, unet
+from .stable_diffusion import OTHERS, WIDTH, sized, unet
 from .text import clip_text
 
 EMBEDDING = 6
