@@ -241,5 +241,11 @@ CASES = (
         schedulers=(EULER, *MULTISTEP),
         note="With guidance it takes one sample only: its label is repeated twice, whatever the batch.",
     ),
-    case("kandinsky3", kandinsky3, attended),
+    case(
+        "kandinsky3",
+        kandinsky3,
+        attended,
+        TEXT[1:],
+        note="Its encode_prompt, which a given text goes through, is under no_grad.",
+    ),
 )
