@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from pipelines.case import PipelineCase, asking, built, leaves, reference, start
+from pipelines.case import PipelineCase, asking, built, leaves, reference, single, start
 from pipelines.image import CASES
 
+PLAIN = ("sd15", "sdxl", "sd3", "flux", "lumina2", "flux2", "kandinsky22", "sd15_text")
 FORGETFUL = (
     1000  # Stable Cascade's start has alpha = 0.01: the x0 of a random network is a hundred times larger
 )
@@ -21,6 +22,14 @@ def test_every_input_reaches_the_latents(case: PipelineCase):
     for gradient in torch.autograd.grad(found.square().mean().sqrt(), asked):
         assert 1e-4 < gradient.norm() < 1e4
         assert (gradient.flatten(1).norm(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in PLAIN], ids=str)
+def test_the_reference_is_what_the_pipeline_hands_out(case: PipelineCase):
+    pipe, latents = built(case), start(built(case), case)
+    with single():
+        shown = pipe(**case.call(pipe), latents=latents, num_inference_steps=case.steps, output_type="latent")
+    assert torch.equal(reference(pipe, case, latents, grad=True), shown.images)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from .flow import (
     MULTISTEP,
     ONE,
     POOL,
+    POOLED,
     TEXT,
     WIDTH,
     both,
@@ -40,13 +41,16 @@ def upscaler() -> Any:
     return pipeline("StableDiffusionUpscale", **parts, watermarker=None, max_noise_level=350)
 
 
+def depth() -> Any:
+    sampler = scheduler("PNDM", **SD, skip_prk_steps=True)
+    parts = {"unet": unet(in_channels=5), "vae": vae(), "scheduler": sampler, "feature_extractor": None}
+    return pipeline("StableDiffusionDepth2Img", **parts, **NO_TEXT, depth_estimator=None)
+
+
 def latent_upscaler() -> Any:
     net = unet(in_channels=8, out_channels=5, time_cond_proj_dim=128 + POOLED)
     sampler = scheduler("EulerDiscrete", **BETAS, prediction_type="sample")
     return pipeline("StableDiffusionLatentUpscale", unet=net, vae=vae(), scheduler=sampler, **NO_TEXT)
-
-
-POOLED = 6
 
 
 def sd3_controlnet() -> Any:
@@ -156,6 +160,14 @@ CASES = (
         (*TEXT, "control_image"),
         enter=as_noised,
         note="Two ControlNets, each with its window; the loop's index counts from the first turn that is played.",
+    ),
+    case(
+        "sd_depth",
+        depth,
+        lambda pipe: {**with_image(pipe), "strength": 0.75, "depth_map": uniform(pipe, BATCH, 8, 8, seed=3)},
+        (*TEXT, "depth_map"),
+        enter=as_noised,
+        note="No latents argument; the depth, stretched to [-1, 1], is a channel of the network's input.",
     ),
     case(
         "sd_upscale",
