@@ -1,0 +1,357 @@
+"""Video pipelines: Wan, LTX, HunyuanVideo, CogVideoX, Mochi, Latte, AnimateDiff, Stable Video Diffusion,
+Sana-Video."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .build import network, normal, other, pipeline, redrawn, scheduler, uniform, vae
+from .case import BATCH, PipelineCase
+
+TOKENS, WIDTH = 5, 16  # of the text
+TEXT = ("prompt_embeds", "negative_prompt_embeds")
+NOISE = tuple(
+    other(name, timestep_spacing="leading")
+    for name in ("DPMSolverMultistep", "EulerDiscrete", "DEISMultistep")
+)
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+FLOW_SIGMAS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+STRETCHED = other("FlowMatchEulerDiscrete", use_dynamic_shifting=False, shift=5.0, shift_terminal=None)
+FLOW = (STRETCHED, other("UniPCMultistep", **FLOW_SIGMAS), other("FlowMatchLCM"))
+PNG = {"height": 32, "width": 32}
+NO_TEXT = {"text_encoder": None, "tokenizer": None}
+
+
+def text(pipe: Any, **more: Any) -> dict[str, Any]:
+    """Both prompts, a scale and the size of the video."""
+    shape = (BATCH, TOKENS, WIDTH)
+    prompts = {name: normal(pipe, *shape, seed=k) for k, name in enumerate(TEXT)}
+    return {**prompts, "guidance_scale": 3.0, **PNG, **more}
+
+
+def handed_out(pipe: Any, loop: Callable[..., Any]) -> Tensor:
+    """The pipeline hands its latents out alone, not in a tuple."""
+    return loop(output_type="latent", return_dict=False)
+
+
+def masks() -> dict[str, Tensor]:
+    """Of two prompts of different lengths, and of the empty one."""
+    mask = torch.ones(BATCH, TOKENS, dtype=torch.long)
+    mask[1, -2:] = 0
+    return {"prompt_attention_mask": mask, "negative_prompt_attention_mask": torch.ones_like(mask)}
+
+
+def wan_vae() -> nn.Module:
+    moments = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 1.5, 0.5]}
+    return network(
+        "AutoencoderKLWan", base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **moments
+    )
+
+
+def wan_net(**more: Any) -> nn.Module:
+    heads = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1}
+    sizes = {"in_channels": 4, "out_channels": 4, "text_dim": WIDTH, "freq_dim": 16, "ffn_dim": 24}
+    return network("WanTransformer3DModel", **heads, **{**sizes, **more})
+
+
+def wan(kind: str = "Wan", **parts: Any) -> Any:
+    sampler = scheduler("UniPCMultistep", **FLOW_SIGMAS, flow_shift=3.0)
+    return pipeline(
+        kind, **NO_TEXT, **{"transformer": wan_net(), "vae": wan_vae(), "scheduler": sampler, **parts}
+    )
+
+
+def wan_image(pipe: Any, **more: Any) -> dict[str, Any]:
+    """One image for the whole batch: the pipeline repeats it."""
+    return text(pipe, image=uniform(pipe, 1, 3, 32, 32, seed=0), num_frames=5, **more)
+
+
+def wan_case(name: str, build: Any, **more: Any) -> PipelineCase:
+    given = {"call": lambda pipe: text(pipe, num_frames=5), "cond": TEXT, "shape": (4, 2, 4, 4), **more}
+    flow = other("FlowMatchEulerDiscrete", shift=3.0)
+    others = (flow, other("DPMSolverMultistep", **FLOW_SIGMAS), other("FlowMatchHeunDiscrete", shift=3.0))
+    return PipelineCase(name=name, build=build, schedulers=others, **given)
+
+
+WAN = (
+    wan_case("wan", wan, note="latents come back float32."),
+    wan_case(
+        "wan_2_2",
+        lambda: wan(transformer_2=wan_net(), boundary_ratio=0.875),
+        call=lambda pipe: text(pipe, num_frames=5, guidance_scale_2=2.0),
+        note="Two networks with a scale each: the label says which.",
+    ),
+    wan_case(
+        "wan_image",
+        lambda: wan("WanImageToVideo", transformer=wan_net(in_channels=12)),
+        call=wan_image,
+        cond=(*TEXT, "image"),
+        note="The image, encoded, stands beside the latents: it is given once and repeated over the batch.",
+    ),
+    wan_case(
+        "wan_first_frame",
+        lambda: wan("WanImageToVideo", expand_timesteps=True),
+        call=wan_image,
+        cond=(*TEXT, "image"),
+        note="The first frame is the image in every call, and is put back after the loop; a label for every token.",
+    ),
+)
+
+
+def ltx_vae() -> nn.Module:
+    widths = {
+        "block_out_channels": (4, 4, 4, 4),
+        "decoder_block_out_channels": (4, 4, 4, 4),
+        "latent_channels": 4,
+    }
+    depths = {"layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5}
+    return network("AutoencoderKLLTXVideo", **widths, **depths, patch_size=1, encoder_causal=True)
+
+
+def ltx() -> Any:
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1}
+    sizes = {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 16, "caption_channels": WIDTH}
+    sampler = scheduler("FlowMatchEulerDiscrete", use_dynamic_shifting=True, shift_terminal=0.1)
+    net = network("LTXVideoTransformer3DModel", **heads, **sizes)
+    return pipeline("LTX", **NO_TEXT, transformer=net, vae=ltx_vae(), scheduler=sampler)
+
+
+def hunyuan_vae() -> nn.Module:
+    sizes = {
+        "block_out_channels": (4, 4, 4, 4),
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+    }
+    return network("AutoencoderKLHunyuanVideo", **sizes, mid_block_add_attention=False)
+
+
+def hunyuan() -> Any:
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "rope_axes_dim": (2, 2, 4), "patch_size": 2}
+    depths = {"num_layers": 1, "num_single_layers": 1, "num_refiner_layers": 1}
+    sizes = {"in_channels": 4, "out_channels": 4, "text_embed_dim": WIDTH, "pooled_projection_dim": 8}
+    net = network("HunyuanVideoTransformer3DModel", **heads, **depths, **sizes)
+    parts = {
+        "transformer": net,
+        "vae": hunyuan_vae(),
+        "scheduler": scheduler("FlowMatchEulerDiscrete", shift=7.0),
+    }
+    return pipeline("HunyuanVideo", **NO_TEXT, text_encoder_2=None, tokenizer_2=None, **parts)
+
+
+def hunyuan_call(pipe: Any) -> dict[str, Any]:
+    pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    vectors = {name: normal(pipe, BATCH, 8, seed=k) for k, name in enumerate(pooled, 2)}
+    return text(pipe, num_frames=5, true_cfg_scale=2.0, **vectors, **masks())
+
+
+def cogvideox() -> Any:
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "time_embed_dim": 8}
+    sizes = {"in_channels": 4, "out_channels": 4, "text_embed_dim": WIDTH, "max_text_seq_length": TOKENS}
+    grid = {"sample_width": 4, "sample_height": 4, "sample_frames": 5}
+    blocks = {
+        "block_out_channels": (4, 4, 4, 4),
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+    }
+    zero_snr = {
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": True,
+    }
+    parts = {"scheduler": scheduler("CogVideoXDDIM", **zero_snr, snr_shift_scale=1.0)}
+    parts["transformer"] = network("CogVideoXTransformer3DModel", **heads, **sizes, **grid)
+    return pipeline("CogVideoX", **NO_TEXT, **parts, vae=network("AutoencoderKLCogVideoX", **blocks))
+
+
+def mochi() -> Any:
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "time_embed_dim": 8}
+    text_sizes = {"text_embed_dim": WIDTH, "pooled_projection_dim": 8, "max_sequence_length": TOKENS}
+    widths = {"encoder_block_out_channels": (32,) * 4, "decoder_block_out_channels": (32,) * 4}
+    net = network("MochiTransformer3DModel", **heads, **text_sizes)
+    decoder = network("AutoencoderKLMochi", **widths, layers_per_block=(1,) * 5)
+    sampler = scheduler("FlowMatchEulerDiscrete", invert_sigmas=True)
+    return pipeline("Mochi", **NO_TEXT, transformer=net, vae=decoder, scheduler=sampler)
+
+
+def latte() -> Any:
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "cross_attention_dim": 16}
+    sizes = {
+        "in_channels": 4,
+        "out_channels": 8,
+        "caption_channels": WIDTH,
+        "sample_size": 8,
+        "patch_size": 2,
+    }
+    norms = {"norm_type": "ada_norm_single", "num_embeds_ada_norm": 1000, "norm_elementwise_affine": False}
+    net = network("LatteTransformer3DModel", **heads, **sizes, **norms, attention_bias=True, video_length=2)
+    sampler = scheduler("DDIM", **BETAS)
+    return pipeline("Latte", **NO_TEXT, transformer=net, vae=vae(), scheduler=sampler)
+
+
+def animatediff() -> Any:
+    blocks = {"block_out_channels": (8, 16), "norm_num_groups": 4}
+    heads = {"motion_num_attention_heads": 2, "motion_max_seq_length": 4, "use_motion_mid_block": False}
+    sizes = {"sample_size": 8, "attention_head_dim": 4, "cross_attention_dim": WIDTH, "layers_per_block": 1}
+    down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    unet = network("UNet2DConditionModel", **blocks, **sizes, down_block_types=down, up_block_types=up)
+    motion = {
+        **heads,
+        "motion_layers_per_block": 1,
+        "motion_norm_num_groups": 4,
+        "block_out_channels": (8, 16),
+    }
+    parts = {"unet": unet, "motion_adapter": network("MotionAdapter", **motion), "vae": vae()}
+    return pipeline("AnimateDiff", **NO_TEXT, **parts, scheduler=scheduler("DDIM", **BETAS))
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A feature extractor that keeps gradients, as that of transformers does not: 8 x 8 pixels."""
+
+    def __call__(self, images: Tensor, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(pixel_values=nn.functional.interpolate(images, size=8) * 2 - 1)
+
+
+def clip_vision() -> nn.Module:
+    import transformers
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = transformers.CLIPVisionConfig(**sizes, projection_dim=WIDTH, image_size=8, patch_size=4)
+    return redrawn(transformers.CLIPVisionModelWithProjection(config))
+
+
+def stable_video() -> Any:
+    blocks = {
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "num_attention_heads": (2, 4),
+        "num_frames": 2,
+    }
+    down = ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal")
+    types = {
+        "down_block_types": down,
+        "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+    }
+    sizes = {
+        "cross_attention_dim": WIDTH,
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24,
+    }
+    unet = network("UNetSpatioTemporalConditionModel", sample_size=8, **blocks, **types, **sizes)
+    halves = {"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2}
+    levels = {
+        "sigma_min": 0.002,
+        "sigma_max": 700.0,
+        "use_karras_sigmas": True,
+        "timestep_type": "continuous",
+    }
+    sampler = scheduler("EulerDiscrete", prediction_type="v_prediction", **levels)
+    decoder = network("AutoencoderKLTemporalDecoder", **halves)
+    eyes = {"image_encoder": clip_vision(), "feature_extractor": Normalised()}
+    return pipeline("StableVideoDiffusion", unet=unet, vae=decoder, scheduler=sampler, **eyes)
+
+
+def stable_video_call(pipe: Any) -> dict[str, Any]:
+    images = uniform(pipe, BATCH, 3, 16, 16, seed=0)
+    return {"image": images, "height": 16, "width": 16, "num_frames": 2, "noise_aug_strength": 0.0}
+
+
+def sana_video() -> Any:
+    heads = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "num_layers": 1,
+        "num_cross_attention_heads": 2,
+    }
+    sizes = {"in_channels": 4, "out_channels": 4, "caption_channels": WIDTH, "cross_attention_head_dim": 12}
+    net = network("SanaVideoTransformer3DModel", **heads, **sizes, cross_attention_dim=24)
+    sampler = scheduler("DPMSolverMultistep", **FLOW_SIGMAS, flow_shift=3.0)
+    return pipeline("SanaVideo", **NO_TEXT, transformer=net, vae=wan_vae(), scheduler=sampler)
+
+
+LEFT_OUT = {
+    "cosmos": "it wants a safety checker of a package that is not installed, and refuses to run without one"
+}
+CASES = (
+    *WAN,
+    PipelineCase(
+        name="ltx",
+        build=ltx,
+        call=lambda pipe: text(pipe, num_frames=9, **masks()),
+        cond=TEXT,
+        shape=(32, 4),
+        schedulers=FLOW,
+    ),
+    PipelineCase(
+        name="hunyuan_video",
+        build=hunyuan,
+        call=hunyuan_call,
+        cond=(*TEXT, "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
+        shape=(4, 2, 4, 4),
+        schedulers=FLOW,
+    ),
+    PipelineCase(
+        name="cogvideox",
+        build=cogvideox,
+        call=lambda pipe: text(pipe, num_frames=5, use_dynamic_cfg=True),
+        cond=TEXT,
+        shape=(2, 4, 4, 4),
+        schedulers=(other("DDIM", clip_sample=False), other("CogVideoXDPM")),
+    ),
+    PipelineCase(
+        name="mochi",
+        build=mochi,
+        call=lambda pipe: text(pipe, num_frames=7, **masks()),
+        cond=TEXT,
+        shape=(12, 2, 4, 4),
+        schedulers=(
+            other("FlowMatchEulerDiscrete", stochastic_sampling=True),
+            other("FlowMatchEulerDiscrete", shift=2.0),
+        ),
+    ),
+    PipelineCase(
+        name="latte",
+        build=latte,
+        call=lambda pipe: text(
+            pipe, video_length=2, negative_prompt=None, guidance_scale=2.0, height=16, width=16
+        ),
+        cond=TEXT,
+        shape=(4, 2, 8, 8),
+        schedulers=NOISE,
+    ),
+    PipelineCase(
+        name="animatediff",
+        build=animatediff,
+        call=lambda pipe: text(pipe, num_frames=2, height=16, width=16),
+        cond=TEXT,
+        shape=(4, 2, 8, 8),
+        schedulers=NOISE,
+    ),
+    PipelineCase(
+        name="stable_video",
+        build=stable_video,
+        call=stable_video_call,
+        cond=("image",),
+        shape=(2, 4, 8, 8),
+        schedulers=(other("EDMEuler"),),
+        leave=handed_out,
+    ),
+    PipelineCase(
+        name="sana_video",
+        build=sana_video,
+        call=lambda pipe: text(pipe, frames=5, use_resolution_binning=False, negative_prompt=None, **masks()),
+        cond=TEXT,
+        shape=(4, 2, 4, 4),
+        schedulers=(
+            other("FlowMatchEulerDiscrete", shift=3.0),
+            other("UniPCMultistep"),
+            other("FlowMatchHeunDiscrete"),
+        ),
+    ),
+)
