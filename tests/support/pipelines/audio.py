@@ -1,4 +1,4 @@
-"""Audio pipelines: AudioLDM2 and MusicLDM on spectrograms, Stable Audio on one-dimensional latents."""
+"""Audio pipelines: AudioLDM, AudioLDM2 and MusicLDM on spectrograms, Stable Audio on one-dimensional latents."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .build import network, normal, other, pipeline, redrawn, scheduler, vae
-from .case import BATCH, PipelineCase
+from .case import BATCH, PipelineCase, by_last_step
 
 TOKENS, WIDTH = 5, 16  # of the text
 LANGUAGE = 12  # width of what AudioLDM2's language model writes
@@ -36,7 +36,7 @@ def vocoder() -> nn.Module:
 
 def spectrograms(kind: str, unet: nn.Module, **parts: Any) -> Any:
     sampler = scheduler("DDIM", **BETAS, set_alpha_to_one=False, steps_offset=1)
-    mel = {"vae": vae(in_channels=1, out_channels=1), "vocoder": vocoder(), "feature_extractor": None}
+    mel = {"vae": vae(in_channels=1, out_channels=1), "vocoder": vocoder()}
     return pipeline(kind, unet=unet, scheduler=sampler, tokenizer=None, **mel, **parts)
 
 
@@ -48,15 +48,14 @@ def audioldm2() -> Any:
         "cross_attention_dim": ((None, LANGUAGE, WIDTH),) * 2,
     }
     unet = network("AudioLDM2UNet2DConditionModel", 0.7, **BLOCKS, **types)
+    none = {name: None for name in ("text_encoder", "tokenizer_2", "projection_model", "feature_extractor")}
     heads = {"num_layers": 1, "num_heads": 1, "d_kv": 8, "d_ff": 8, "vocab_size": 8}
     written = {"n_embd": LANGUAGE, "n_layer": 1, "n_head": 1, "vocab_size": 8}
     speakers = {
         "text_encoder_2": made("T5EncoderModel", "T5Config", d_model=WIDTH, **heads),
         "language_model": made("GPT2LMHeadModel", "GPT2Config", **written),
     }
-    return spectrograms(
-        "AudioLDM2", unet, text_encoder=None, tokenizer_2=None, projection_model=None, **speakers
-    )
+    return spectrograms("AudioLDM2", unet, **none, **speakers)
 
 
 def audioldm2_call(pipe: Any) -> dict[str, Any]:
@@ -69,19 +68,18 @@ def audioldm2_call(pipe: Any) -> dict[str, Any]:
     return {**given, **masks, "guidance_scale": 2.0, "audio_length_in_s": SECONDS}
 
 
-def musicldm() -> Any:
-    types = {
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    }
+def labelled(kind: str, **parts: Any) -> Any:
+    """The text is one label; what stands for cross-attention looks at the picture itself."""
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
+    types = {"down_block_types": down, "up_block_types": up, "cross_attention_dim": (8, 16)}
     labels = {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": WIDTH}
     unet = network("UNet2DConditionModel", **BLOCKS, **types, **labels, class_embeddings_concat=True)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
     ears = made("ClapTextModelWithProjection", "ClapTextConfig", **sizes, vocab_size=8, projection_dim=WIDTH)
-    return spectrograms("MusicLDM", unet, text_encoder=ears)
+    return spectrograms(kind, unet, text_encoder=ears, **parts)
 
 
-def musicldm_call(pipe: Any) -> dict[str, Any]:
+def label_call(pipe: Any) -> dict[str, Any]:
     given = {name: normal(pipe, BATCH, WIDTH, seed=k) for k, name in enumerate(TEXT)}
     return {**given, "guidance_scale": 2.0, "audio_length_in_s": SECONDS}
 
@@ -133,12 +131,22 @@ CASES = (
     ),
     PipelineCase(
         name="musicldm",
-        build=musicldm,
-        call=musicldm_call,
+        build=lambda: labelled("MusicLDM", feature_extractor=None),
+        call=label_call,
         cond=TEXT,
         shape=(4, 8, 4),
         schedulers=NOISE,
         note="The prompt is a class label, concatenated to the time embedding.",
+    ),
+    PipelineCase(
+        name="audioldm",
+        build=lambda: labelled("AudioLDM"),
+        call=label_call,
+        cond=TEXT,
+        shape=(4, 8, 4),
+        schedulers=NOISE,
+        leave=by_last_step,
+        note="Hands sound out only.",
     ),
     PipelineCase(
         name="stable_audio",

@@ -23,6 +23,11 @@ def other(kind: str, **settings: Any) -> Scheduler:
     return lambda pipe: getattr(library(), f"{kind}Scheduler").from_config(pipe.scheduler.config, **settings)
 
 
+def fresh(kind: str, **settings: Any) -> Scheduler:
+    """pipeline -> another scheduler, whatever the configuration of its own."""
+    return lambda pipe: scheduler(kind, **BETAS, **settings)
+
+
 def redrawn(module: nn.Module, gain: float = 1.0) -> nn.Module:
     """All weights drawn anew, normal of deviation gain / sqrt(fan in): layers that start at zero are none any more."""
     for name, weight in module.named_parameters():
@@ -66,8 +71,11 @@ def uniform(pipe: Any, *shape: int, seed: int) -> Tensor:
     return drawn.to(pipe.dtype)
 
 
-def vae(channels: int = 4, **more: Any) -> nn.Module:
-    """Half the picture's size a side."""
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    size = {"block_out_channels": (4, 8), "norm_num_groups": 2, "sample_size": 16}
+def vae(channels: int = 4, levels: int = 2, **more: Any) -> nn.Module:
+    """Each level but the first halves the picture's sides."""
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
+    size = {"block_out_channels": (4,) * (levels - 1) + (8,), "norm_num_groups": 2, "sample_size": 16}
     return network("AutoencoderKL", latent_channels=channels, **{**blocks, **size, **more})

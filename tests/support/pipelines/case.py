@@ -43,7 +43,7 @@ def as_draw(pipe: Any, latents: Tensor) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def as_noised(pipe: Any, latents: Tensor) -> Iterator[dict[str, Any]]:
-    """The pipeline makes its start of an image: what the scheduler's `add_noise` or `scale_noise` returns is `latents`."""
+    """The pipeline makes its start of an image: `latents` is what `add_noise` or `scale_noise` returns."""
     name = "scale_noise" if hasattr(pipe.scheduler, "scale_noise") else "add_noise"
     with mock.patch.object(pipe.scheduler, name, lambda *given, **named: latents):
         yield {}
@@ -57,7 +57,8 @@ def as_image(pipe: Any, latents: Tensor) -> Iterator[dict[str, Any]]:
 
 def by_output_type(pipe: Any, loop: Callable[..., Any]) -> Tensor:
     """The pipeline hands its latents out."""
-    return loop(output_type="latent", return_dict=False)[0]
+    found = loop(output_type="latent", return_dict=False)
+    return found if isinstance(found, Tensor) else found[0]  # Stable Cascade's decoder returns no tuple
 
 
 def by_last_step(pipe: Any, loop: Callable[..., Any]) -> Tensor:

@@ -1,7 +1,6 @@
 """Video pipelines: Wan, LTX, HunyuanVideo, CogVideoX, Mochi, Latte, AnimateDiff, Stable Video Diffusion,
 Sana-Video."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -31,11 +30,6 @@ def text(pipe: Any, **more: Any) -> dict[str, Any]:
     shape = (BATCH, TOKENS, WIDTH)
     prompts = {name: normal(pipe, *shape, seed=k) for k, name in enumerate(TEXT)}
     return {**prompts, "guidance_scale": 3.0, **PNG, **more}
-
-
-def handed_out(pipe: Any, loop: Callable[..., Any]) -> Tensor:
-    """The pipeline hands its latents out alone, not in a tuple."""
-    return loop(output_type="latent", return_dict=False)
 
 
 def masks() -> dict[str, Tensor]:
@@ -340,7 +334,6 @@ CASES = (
         cond=("image",),
         shape=(2, 4, 8, 8),
         schedulers=(other("EDMEuler"),),
-        leave=handed_out,
     ),
     PipelineCase(
         name="sana_video",
