@@ -2,21 +2,15 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from .build import network, normal, other, pipeline, redrawn, scheduler, vae
+from .build import BETAS, network, normal, other, pipeline, redrawn, scheduler, vae
 from .case import BATCH, PipelineCase, by_last_step
+from .prompts import NOISE, TEXT, TOKENS, masks, prompts
 
-TOKENS, WIDTH = 5, 16  # of the text
+WIDTH = 16  # of a token of the text
 LANGUAGE = 12  # width of what AudioLDM2's language model writes
-TEXT = ("prompt_embeds", "negative_prompt_embeds")
-BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear", "clip_sample": False}
 BLOCKS = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
-NOISE = tuple(
-    other(name, timestep_spacing="leading")
-    for name in ("DPMSolverMultistep", "EulerDiscrete", "DEISMultistep")
-)
 SECONDS = 16 * 4 / 16000  # sixteen frames of the spectrogram
 
 
@@ -35,7 +29,7 @@ def vocoder() -> nn.Module:
 
 
 def spectrograms(kind: str, unet: nn.Module, **parts: Any) -> Any:
-    sampler = scheduler("DDIM", **BETAS, set_alpha_to_one=False, steps_offset=1)
+    sampler = scheduler("DDIM", **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     mel = {"vae": vae(in_channels=1, out_channels=1), "vocoder": vocoder()}
     return pipeline(kind, unet=unet, scheduler=sampler, tokenizer=None, **mel, **parts)
 
@@ -59,13 +53,9 @@ def audioldm2() -> Any:
 
 
 def audioldm2_call(pipe: Any) -> dict[str, Any]:
-    mask = torch.ones(BATCH, TOKENS, dtype=torch.long)
-    mask[1, -2:] = 0
-    shapes = {"prompt_embeds": (TOKENS, WIDTH), "generated_prompt_embeds": (3, LANGUAGE)}
-    pairs = {sign + name: shape for name, shape in shapes.items() for sign in ("", "negative_")}
-    given = {name: normal(pipe, BATCH, *shape, seed=k) for k, (name, shape) in enumerate(pairs.items())}
-    masks = {"attention_mask": mask, "negative_attention_mask": torch.ones_like(mask)}
-    return {**given, **masks, "guidance_scale": 2.0, "audio_length_in_s": SECONDS}
+    names = ("generated_prompt_embeds", "negative_generated_prompt_embeds")
+    written = {name: normal(pipe, BATCH, 3, LANGUAGE, seed=k) for k, name in enumerate(names, 2)}
+    return prompts(pipe, TOKENS, WIDTH, **written, **masks(), audio_length_in_s=SECONDS)
 
 
 def labelled(kind: str, **parts: Any) -> Any:
@@ -80,8 +70,7 @@ def labelled(kind: str, **parts: Any) -> Any:
 
 
 def label_call(pipe: Any) -> dict[str, Any]:
-    given = {name: normal(pipe, BATCH, WIDTH, seed=k) for k, name in enumerate(TEXT)}
-    return {**given, "guidance_scale": 2.0, "audio_length_in_s": SECONDS}
+    return prompts(pipe, WIDTH, audio_length_in_s=SECONDS)
 
 
 def stable_audio() -> Any:
@@ -111,14 +100,6 @@ def stable_audio() -> Any:
     return pipeline("StableAudio", text_encoder=None, tokenizer=None, **parts)
 
 
-def stable_audio_call(pipe: Any) -> dict[str, Any]:
-    mask = torch.ones(BATCH, TOKENS, dtype=torch.long)
-    mask[1, -2:] = 0
-    masks = {"attention_mask": mask, "negative_attention_mask": torch.ones_like(mask)}
-    given = {name: normal(pipe, BATCH, TOKENS, WIDTH, seed=k) for k, name in enumerate(TEXT)}
-    return {**given, **masks, "guidance_scale": 2.0, "audio_end_in_s": 3.0}
-
-
 CASES = (
     PipelineCase(
         name="audioldm2",
@@ -127,7 +108,7 @@ CASES = (
         cond=(*TEXT, "generated_prompt_embeds", "negative_generated_prompt_embeds"),
         shape=(4, 8, 4),
         schedulers=NOISE,
-        note="Two texts of different lengths; neither a network nor a language model runs without its dtype.",
+        note="Text encoder and language model are asked for their dtype, if for nothing else.",
     ),
     PipelineCase(
         name="musicldm",
@@ -151,7 +132,7 @@ CASES = (
     PipelineCase(
         name="stable_audio",
         build=stable_audio,
-        call=stable_audio_call,
+        call=lambda pipe: prompts(pipe, TOKENS, WIDTH, **masks(), audio_end_in_s=3.0),
         cond=TEXT,
         shape=(4, 8),
         schedulers=(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .build import network, normal, other, pipeline, redrawn, scheduler, uniform
 from .case import BATCH, PipelineCase
+from .prompts import TEXT, TOKENS, clip_vision, prompts
 from .text import clip_text, clip_tokens
 
-TOKENS, WIDTH = 5, 8  # of the text
-TEXT = ("prompt_embeds", "negative_prompt_embeds")
+WIDTH = 8  # of a token of the text
 PROMPTS = ["a cat", "dogs"]
 LEFT_OUT = {"unclip": "three loops with three schedulers in one call, and pictures as numpy at the end"}
 
@@ -44,11 +44,6 @@ def as_first_draw_told(pipe: Any, latents: Tensor) -> Iterator[dict[str, Any]]:
     encode = functools.partial(inspect.unwrap(type(pipe).encode_prompt), pipe)
     with mock.patch.object(pipe, "encode_prompt", encode), as_first_draw(pipe, latents) as entered:
         yield entered
-
-
-def text(pipe: Any, **more: Any) -> dict[str, Any]:
-    prompts = {name: normal(pipe, BATCH, TOKENS, WIDTH, seed=k) for k, name in enumerate(TEXT)}
-    return {**prompts, "guidance_scale": 3.0, **more}
 
 
 def calm(network: nn.Module, last: nn.Module) -> nn.Module:
@@ -94,22 +89,14 @@ def wuerstchen_decoder_call(pipe: Any) -> dict[str, Any]:
     return {"prompt": PROMPTS[0], "image_embeddings": embeddings, "guidance_scale": 2.0}
 
 
-def clip_vision() -> nn.Module:
-    import transformers
-
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
-    config = transformers.CLIPVisionConfig(**sizes, projection_dim=WIDTH, image_size=8, patch_size=4)
-    return redrawn(transformers.CLIPVisionModelWithProjection(config))
-
-
 def kandinsky_prior() -> Any:
-    heads = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1}
-    prior = network("PriorTransformer", 2.0, **heads, embedding_dim=WIDTH, num_embeddings=12)
+    heads = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 3}
+    prior = network("PriorTransformer", 2.0, **heads, embedding_dim=WIDTH, num_embeddings=6)
     sampler = scheduler(
         "UnCLIP", variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=5.0
     )
-    speaks = {"tokenizer": clip_tokens(), "text_encoder": clip_text(WIDTH, projection=WIDTH)}
-    sees = {"image_encoder": clip_vision(), "image_processor": None}
+    speaks = {"tokenizer": clip_tokens(6), "text_encoder": clip_text(WIDTH, projection=WIDTH, length=6)}
+    sees = {"image_encoder": clip_vision(WIDTH), "image_processor": None}
     return pipeline("KandinskyV22Prior", prior=prior, scheduler=sampler, **speaks, **sees)
 
 
@@ -155,10 +142,10 @@ CASES = (
     PipelineCase(
         name="wuerstchen_prior",
         build=wuerstchen_prior,
-        call=lambda pipe: text(pipe, height=8, width=8),
+        call=lambda pipe: prompts(pipe, TOKENS, WIDTH, height=8, width=8),
         cond=TEXT,
         shape=(4, 4, 4),
-        schedulers=(other("DDPMWuerstchen", scaler=2.0),),
+        schedulers=(other("DDPMWuerstchen", scaler=0.5),),
         note="Scales and shifts its latents after the loop, which leaves the last time out.",
     ),
     PipelineCase(
@@ -167,7 +154,7 @@ CASES = (
         call=wuerstchen_decoder_call,
         cond=("image_embeddings",),
         shape=(4, 8, 8),
-        schedulers=(other("DDPMWuerstchen", scaler=2.0),),
+        schedulers=(other("DDPMWuerstchen", s=0.02),),
         note="Takes one prompt as words, for all embeddings.",
     ),
     PipelineCase(
@@ -183,7 +170,7 @@ CASES = (
     PipelineCase(
         name="deepfloyd",
         build=lambda: deepfloyd("IF", 3),
-        call=text,
+        call=lambda pipe: prompts(pipe, TOKENS, WIDTH),
         cond=TEXT,
         shape=(3, 8, 8),
         schedulers=IF_OTHERS,
@@ -194,7 +181,9 @@ CASES = (
     PipelineCase(
         name="deepfloyd_up",
         build=lambda: deepfloyd("IFSuperResolution", 6, image_noising_scheduler=scheduler("DDPM")),
-        call=lambda pipe: text(pipe, image=2 * uniform(pipe, BATCH, 3, 4, 4, seed=0) - 1, noise_level=100),
+        call=lambda pipe: prompts(
+            pipe, TOKENS, WIDTH, image=2 * uniform(pipe, BATCH, 3, 4, 4, seed=0) - 1, noise_level=100
+        ),
         cond=(*TEXT, "image"),
         shape=(3, 8, 8),
         schedulers=IF_OTHERS,

@@ -9,7 +9,7 @@ from .build import redrawn
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def clip_tokens(length: int = 12) -> Any:
+def clip_tokens(length: int = 20) -> Any:
     """CLIP's tokenizer with the letters as its words."""
     from transformers import CLIPTokenizer
 
@@ -17,7 +17,7 @@ def clip_tokens(length: int = 12) -> Any:
     return CLIPTokenizer(vocab={word: k for k, word in enumerate(words)}, merges=[], model_max_length=length)
 
 
-def clip_text(width: int = 8, projection: int | None = None, length: int = 12) -> nn.Module:
+def clip_text(width: int = 8, projection: int | None = None, length: int = 20) -> nn.Module:
     """CLIP's text encoder; with a projection of the pooled text where its width is given."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -37,7 +37,7 @@ def clip_text(width: int = 8, projection: int | None = None, length: int = 12) -
     return redrawn((CLIPTextModelWithProjection if projection else CLIPTextModel)(config))
 
 
-def t5_tokens(length: int = 12) -> Any:
+def t5_tokens(length: int = 20) -> Any:
     """T5's tokenizer with the letters as its words."""
     from transformers import T5Tokenizer
 

@@ -1,42 +1,27 @@
-"""Video pipelines: Wan, LTX, HunyuanVideo, CogVideoX, Mochi, Latte, AnimateDiff, Stable Video Diffusion,
-Sana-Video."""
+"""Video pipelines around a transformer: Wan, LTX, HunyuanVideo, CogVideoX, Mochi, Latte, Sana-Video."""
 
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .build import network, normal, other, pipeline, redrawn, scheduler, uniform, vae
+from .build import BETAS, network, normal, other, pipeline, scheduler, uniform, vae
 from .case import BATCH, PipelineCase
+from .prompts import NOISE, TEXT, TOKENS, masks, prompts
 
-TOKENS, WIDTH = 5, 16  # of the text
-TEXT = ("prompt_embeds", "negative_prompt_embeds")
-NOISE = tuple(
-    other(name, timestep_spacing="leading")
-    for name in ("DPMSolverMultistep", "EulerDiscrete", "DEISMultistep")
-)
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+WIDTH = 16  # of a token of the text
 FLOW_SIGMAS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 STRETCHED = other("FlowMatchEulerDiscrete", use_dynamic_shifting=False, shift=5.0, shift_terminal=None)
 FLOW = (STRETCHED, other("UniPCMultistep", **FLOW_SIGMAS), other("FlowMatchLCM"))
-PNG = {"height": 32, "width": 32}
+SIZE = {"height": 32, "width": 32}
 NO_TEXT = {"text_encoder": None, "tokenizer": None}
 
 
 def text(pipe: Any, **more: Any) -> dict[str, Any]:
-    """Both prompts, a scale and the size of the video."""
-    shape = (BATCH, TOKENS, WIDTH)
-    prompts = {name: normal(pipe, *shape, seed=k) for k, name in enumerate(TEXT)}
-    return {**prompts, "guidance_scale": 3.0, **PNG, **more}
+    return prompts(pipe, TOKENS, WIDTH, **SIZE, **more)
 
 
-def masks() -> dict[str, Tensor]:
-    """Of two prompts of different lengths, and of the empty one."""
-    mask = torch.ones(BATCH, TOKENS, dtype=torch.long)
-    mask[1, -2:] = 0
-    return {"prompt_attention_mask": mask, "negative_prompt_attention_mask": torch.ones_like(mask)}
+def lengths() -> dict[str, Tensor]:
+    return masks("prompt_attention_mask")
 
 
 def wan_vae() -> nn.Module:
@@ -140,7 +125,7 @@ def hunyuan() -> Any:
 def hunyuan_call(pipe: Any) -> dict[str, Any]:
     pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     vectors = {name: normal(pipe, BATCH, 8, seed=k) for k, name in enumerate(pooled, 2)}
-    return text(pipe, num_frames=5, true_cfg_scale=2.0, **vectors, **masks())
+    return text(pipe, num_frames=5, true_cfg_scale=2.0, **vectors, **lengths())
 
 
 def cogvideox() -> Any:
@@ -184,76 +169,8 @@ def latte() -> Any:
     }
     norms = {"norm_type": "ada_norm_single", "num_embeds_ada_norm": 1000, "norm_elementwise_affine": False}
     net = network("LatteTransformer3DModel", **heads, **sizes, **norms, attention_bias=True, video_length=2)
-    sampler = scheduler("DDIM", **BETAS)
+    sampler = scheduler("DDIM", **BETAS, clip_sample=False)
     return pipeline("Latte", **NO_TEXT, transformer=net, vae=vae(), scheduler=sampler)
-
-
-def animatediff() -> Any:
-    blocks = {"block_out_channels": (8, 16), "norm_num_groups": 4}
-    heads = {"motion_num_attention_heads": 2, "motion_max_seq_length": 4, "use_motion_mid_block": False}
-    sizes = {"sample_size": 8, "attention_head_dim": 4, "cross_attention_dim": WIDTH, "layers_per_block": 1}
-    down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
-    unet = network("UNet2DConditionModel", **blocks, **sizes, down_block_types=down, up_block_types=up)
-    motion = {
-        **heads,
-        "motion_layers_per_block": 1,
-        "motion_norm_num_groups": 4,
-        "block_out_channels": (8, 16),
-    }
-    parts = {"unet": unet, "motion_adapter": network("MotionAdapter", **motion), "vae": vae()}
-    return pipeline("AnimateDiff", **NO_TEXT, **parts, scheduler=scheduler("DDIM", **BETAS))
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """A feature extractor that keeps gradients, as that of transformers does not: 8 x 8 pixels."""
-
-    def __call__(self, images: Tensor, **options: Any) -> SimpleNamespace:
-        return SimpleNamespace(pixel_values=nn.functional.interpolate(images, size=8) * 2 - 1)
-
-
-def clip_vision() -> nn.Module:
-    import transformers
-
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
-    config = transformers.CLIPVisionConfig(**sizes, projection_dim=WIDTH, image_size=8, patch_size=4)
-    return redrawn(transformers.CLIPVisionModelWithProjection(config))
-
-
-def stable_video() -> Any:
-    blocks = {
-        "block_out_channels": (32, 64),
-        "layers_per_block": 1,
-        "num_attention_heads": (2, 4),
-        "num_frames": 2,
-    }
-    down = ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal")
-    types = {
-        "down_block_types": down,
-        "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-    }
-    sizes = {
-        "cross_attention_dim": WIDTH,
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 24,
-    }
-    unet = network("UNetSpatioTemporalConditionModel", sample_size=8, **blocks, **types, **sizes)
-    halves = {"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2}
-    levels = {
-        "sigma_min": 0.002,
-        "sigma_max": 700.0,
-        "use_karras_sigmas": True,
-        "timestep_type": "continuous",
-    }
-    sampler = scheduler("EulerDiscrete", prediction_type="v_prediction", **levels)
-    decoder = network("AutoencoderKLTemporalDecoder", **halves)
-    eyes = {"image_encoder": clip_vision(), "feature_extractor": Normalised()}
-    return pipeline("StableVideoDiffusion", unet=unet, vae=decoder, scheduler=sampler, **eyes)
-
-
-def stable_video_call(pipe: Any) -> dict[str, Any]:
-    images = uniform(pipe, BATCH, 3, 16, 16, seed=0)
-    return {"image": images, "height": 16, "width": 16, "num_frames": 2, "noise_aug_strength": 0.0}
 
 
 def sana_video() -> Any:
@@ -277,7 +194,7 @@ CASES = (
     PipelineCase(
         name="ltx",
         build=ltx,
-        call=lambda pipe: text(pipe, num_frames=9, **masks()),
+        call=lambda pipe: text(pipe, num_frames=9, **lengths()),
         cond=TEXT,
         shape=(32, 4),
         schedulers=FLOW,
@@ -301,7 +218,7 @@ CASES = (
     PipelineCase(
         name="mochi",
         build=mochi,
-        call=lambda pipe: text(pipe, num_frames=7, **masks()),
+        call=lambda pipe: text(pipe, num_frames=7, **lengths()),
         cond=TEXT,
         shape=(12, 2, 4, 4),
         schedulers=(
@@ -312,33 +229,19 @@ CASES = (
     PipelineCase(
         name="latte",
         build=latte,
-        call=lambda pipe: text(
-            pipe, video_length=2, negative_prompt=None, guidance_scale=2.0, height=16, width=16
+        call=lambda pipe: prompts(
+            pipe, TOKENS, WIDTH, video_length=2, negative_prompt=None, height=16, width=16
         ),
         cond=TEXT,
         shape=(4, 2, 8, 8),
         schedulers=NOISE,
     ),
     PipelineCase(
-        name="animatediff",
-        build=animatediff,
-        call=lambda pipe: text(pipe, num_frames=2, height=16, width=16),
-        cond=TEXT,
-        shape=(4, 2, 8, 8),
-        schedulers=NOISE,
-    ),
-    PipelineCase(
-        name="stable_video",
-        build=stable_video,
-        call=stable_video_call,
-        cond=("image",),
-        shape=(2, 4, 8, 8),
-        schedulers=(other("EDMEuler"),),
-    ),
-    PipelineCase(
         name="sana_video",
         build=sana_video,
-        call=lambda pipe: text(pipe, frames=5, use_resolution_binning=False, negative_prompt=None, **masks()),
+        call=lambda pipe: text(
+            pipe, frames=5, use_resolution_binning=False, negative_prompt=None, **lengths()
+        ),
         cond=TEXT,
         shape=(4, 2, 4, 4),
         schedulers=(
