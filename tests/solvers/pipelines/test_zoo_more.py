@@ -24,6 +24,7 @@ def test_gradients_reach_latents_and_conditions(case: PipelineCase):
         assert (size > 0.05).all() and (size < 1e4).all(), size  # of each sample
 
 
+@pytest.mark.slow
 @each
 def test_other_schedulers_end_elsewhere(case: PipelineCase):
     pipe = built(case)

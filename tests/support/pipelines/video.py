@@ -57,7 +57,7 @@ def wan_case(name: str, build: Any, **more: Any) -> PipelineCase:
 
 
 WAN = (
-    wan_case("wan", wan, note="latents come back float32."),
+    wan_case("wan", wan, note="The state is float32, whatever the weights are."),
     wan_case(
         "wan_2_2",
         lambda: wan(transformer_2=wan_net(), boundary_ratio=0.875),
@@ -91,12 +91,12 @@ def ltx_vae() -> nn.Module:
     return network("AutoencoderKLLTXVideo", **widths, **depths, patch_size=1, encoder_causal=True)
 
 
-def ltx() -> Any:
+def ltx(kind: str = "LTX") -> Any:
     heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1}
     sizes = {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 16, "caption_channels": WIDTH}
     sampler = scheduler("FlowMatchEulerDiscrete", use_dynamic_shifting=True, shift_terminal=0.1)
     net = network("LTXVideoTransformer3DModel", **heads, **sizes)
-    return pipeline("LTX", **NO_TEXT, transformer=net, vae=ltx_vae(), scheduler=sampler)
+    return pipeline(kind, **NO_TEXT, transformer=net, vae=ltx_vae(), scheduler=sampler)
 
 
 def hunyuan_vae() -> nn.Module:
@@ -198,6 +198,16 @@ CASES = (
         cond=TEXT,
         shape=(32, 4),
         schedulers=FLOW,
+        note="Latents are packed tokens; times are shifted by the number that height, width and frames make.",
+    ),
+    PipelineCase(
+        name="ltx_image",
+        build=lambda: ltx("LTXImageToVideo"),
+        call=lambda pipe: text(pipe, num_frames=9, **lengths()),
+        cond=TEXT,
+        shape=(32, 4),
+        schedulers=FLOW,
+        note="The latents hold the image as first frame: step is shown the other frames only, of another shape.",
     ),
     PipelineCase(
         name="hunyuan_video",
@@ -206,6 +216,7 @@ CASES = (
         cond=(*TEXT, "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
         shape=(4, 2, 4, 4),
         schedulers=FLOW,
+        note="The scale is an input of the network; true guidance by a second call.",
     ),
     PipelineCase(
         name="cogvideox",
@@ -214,6 +225,7 @@ CASES = (
         cond=TEXT,
         shape=(2, 4, 4, 4),
         schedulers=(other("DDIM", clip_sample=False), other("CogVideoXDPM")),
+        note="Frames before channels; with use_dynamic_cfg the scale depends on the label and the number of steps.",
     ),
     PipelineCase(
         name="mochi",
@@ -225,6 +237,7 @@ CASES = (
             other("FlowMatchEulerDiscrete", stochastic_sampling=True),
             other("FlowMatchEulerDiscrete", shift=2.0),
         ),
+        note="Time runs from 0 to 1 and the velocity's sign is its own; states and predictions go through float32.",
     ),
     PipelineCase(
         name="latte",
@@ -235,6 +248,7 @@ CASES = (
         cond=TEXT,
         shape=(4, 2, 8, 8),
         schedulers=NOISE,
+        note="The network also says variances, which the pipeline cuts off.",
     ),
     PipelineCase(
         name="sana_video",
@@ -249,5 +263,6 @@ CASES = (
             other("UniPCMultistep"),
             other("FlowMatchHeunDiscrete"),
         ),
+        note="One batched call of both branches; states and predictions go through float32.",
     ),
 )

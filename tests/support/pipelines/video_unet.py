@@ -88,6 +88,7 @@ CASES = (
         cond=TEXT,
         shape=(4, 2, 8, 8),
         schedulers=NOISE,
+        note="Texts are repeated for every frame; FreeInit, where it is on, is a loop around the loop.",
     ),
     PipelineCase(
         name="stable_video",
@@ -96,5 +97,6 @@ CASES = (
         cond=("image",),
         shape=(2, 4, 8, 8),
         schedulers=(other("EDMEuler"),),
+        note="Each frame has a scale; the image goes in twice, with noise that is drawn before the loop.",
     ),
 )
