@@ -89,7 +89,7 @@ def stable_audio() -> Any:
     }
     given = {"global_states_input_dim": 16, "cross_attention_input_dim": 8}
     waves = {"encoder_hidden_size": 4, "decoder_channels": 4, "decoder_input_channels": 4, "sampling_rate": 4}
-    levels = {"downsampling_ratios": [1, 2], "channel_multiples": [1, 2]}
+    levels: dict[str, Any] = {"downsampling_ratios": [1, 2], "channel_multiples": [1, 2]}
     spans = {"text_encoder_dim": WIDTH, "conditioning_dim": 8, "min_value": 0, "max_value": 16}
     parts = {
         "transformer": network("StableAudioDiTModel", **heads, **sizes, **given),

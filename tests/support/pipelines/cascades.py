@@ -46,7 +46,7 @@ def as_first_draw_told(pipe: Any, latents: Tensor) -> Iterator[dict[str, Any]]:
         yield entered
 
 
-def calm(network: nn.Module, last: nn.Module) -> nn.Module:
+def calm(network: nn.Module, last: Any) -> nn.Module:
     """Its answer is (x - a) / |1 - b|: b stays away from one."""
     for weight in last.parameters():
         weight.data.mul_(0.2)
@@ -54,7 +54,7 @@ def calm(network: nn.Module, last: nn.Module) -> nn.Module:
 
 
 def wuerstchen_prior() -> Any:
-    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_prior import WuerstchenPrior
 
     net = redrawn(WuerstchenPrior(c_in=4, c=8, c_cond=WIDTH, c_r=8, depth=1, nhead=2, dropout=0.0))
     speaks = {"tokenizer": None, "text_encoder": clip_text(WIDTH)}
@@ -69,7 +69,8 @@ def wuerstchen_prior() -> Any:
 
 
 def wuerstchen_decoder() -> Any:
-    from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel, WuerstchenDiffNeXt
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext import WuerstchenDiffNeXt
 
     levels = {"c_hidden": [8, 8], "nhead": [-1, 2], "blocks": [1, 1], "level_config": ["CT", "CTA"]}
     told = {"inject_effnet": [False, True], "effnet_embd": 4, "clip_embd": WIDTH, "c_cond": 8, "c_r": 8}
@@ -107,21 +108,25 @@ def deepfloyd(kind: str, in_channels: int, **more: Any) -> Any:
         "norm_num_groups": 4,
         "attention_head_dim": 4,
     }
-    types = {
+    types: dict[str, Any] = {
         "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
         "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
         "cross_attention_norm": "group_norm",
         "resnet_time_scale_shift": "scale_shift",
     }
-    told = {"encoder_hid_dim": WIDTH, "cross_attention_dim": 32, "addition_embed_type": "text"}
+    told: dict[str, Any] = {
+        "encoder_hid_dim": WIDTH,
+        "cross_attention_dim": 32,
+        "addition_embed_type": "text",
+    }
     given = {
         "in_channels": in_channels,
         "out_channels": 6,
         "sample_size": 8,
         "addition_embed_type_num_heads": 2,
     }
-    label = {"class_embed_type": "timestep"} if in_channels == 6 else {}
+    label: dict[str, Any] = {"class_embed_type": "timestep"} if in_channels == 6 else {}
     unet = network("UNet2DConditionModel", **blocks, **types, **told, **given, **label)
     clips = {"thresholding": True, "sample_max_value": 1.5, "variance_type": "learned_range"}
     sampler = scheduler("DDPM", beta_schedule="squaredcos_cap_v2", **clips)

@@ -34,6 +34,11 @@ def clip_vision(projection: int) -> nn.Module:
     """An image encoder for 8 x 8 pixels."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+    }
     config = CLIPVisionConfig(**sizes, projection_dim=projection, image_size=8, patch_size=4)
     return redrawn(CLIPVisionModelWithProjection(config))

@@ -25,7 +25,7 @@ def lengths() -> dict[str, Tensor]:
 
 
 def wan_vae() -> nn.Module:
-    moments = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 1.5, 0.5]}
+    moments: dict[str, Any] = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 1.5, 0.5]}
     return network(
         "AutoencoderKLWan", base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **moments
     )
@@ -82,12 +82,12 @@ WAN = (
 
 
 def ltx_vae() -> nn.Module:
-    widths = {
+    widths: dict[str, Any] = {
         "block_out_channels": (4, 4, 4, 4),
         "decoder_block_out_channels": (4, 4, 4, 4),
         "latent_channels": 4,
     }
-    depths = {"layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5}
+    depths: dict[str, Any] = {"layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5}
     return network("AutoencoderKLLTXVideo", **widths, **depths, patch_size=1, encoder_causal=True)
 
 
@@ -151,7 +151,10 @@ def cogvideox() -> Any:
 def mochi() -> Any:
     heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "time_embed_dim": 8}
     text_sizes = {"text_embed_dim": WIDTH, "pooled_projection_dim": 8, "max_sequence_length": TOKENS}
-    widths = {"encoder_block_out_channels": (32,) * 4, "decoder_block_out_channels": (32,) * 4}
+    widths: dict[str, Any] = {
+        "encoder_block_out_channels": (32,) * 4,
+        "decoder_block_out_channels": (32,) * 4,
+    }
     net = network("MochiTransformer3DModel", **heads, **text_sizes)
     decoder = network("AutoencoderKLMochi", **widths, layers_per_block=(1,) * 5)
     sampler = scheduler("FlowMatchEulerDiscrete", invert_sigmas=True)
