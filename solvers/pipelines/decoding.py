@@ -1,5 +1,6 @@
 """From a pipeline's latents to pictures and back, by what the pipeline does after its loop."""
 
+import inspect
 from collections.abc import Callable
 from copy import copy
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from .compiled import Local
 from .opened import OpenedLoop, decoder_of
 
 PROCESSORS = ("image_processor", "video_processor")
@@ -47,8 +49,8 @@ def _handed(made: Tensor, *args: Any, **kwargs: Any) -> Any:
     raise _Reached(made)
 
 
-def decoded(loop: OpenedLoop, x: Tensor, checkpoint: bool) -> Tensor:
-    """The picture, in the VAE's own range, of latents x."""
+def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> Tensor:
+    """The picture, in the VAE's own range, of latents x; `variables` of the loop, as functions of conditioning."""
     name = decoder_of(loop.pipe)
     if name is None:
         return x
@@ -60,23 +62,23 @@ def decoded(loop: OpenedLoop, x: Tensor, checkpoint: bool) -> Tensor:
         return vae.decode(z, *args, **kwargs)
 
     if any(hasattr(loop.pipe, each) for each in PROCESSORS):
-        return _closed(loop, x, name, decode)
+        return _closed(loop, variables, x, name, decode)
 
     def first(z: Tensor, *args: Any, **kwargs: Any) -> Any:
         out = decode(z, *args, **kwargs)
         raise _Reached(out[0] if isinstance(out, tuple) else out.sample)
 
-    return _closed(loop, x, name, first)
+    return _closed(loop, variables, x, name, first)
 
 
-def finished(loop: OpenedLoop, x: Tensor) -> Tensor:
-    """What the pipeline returns of latents x where it is asked for latents; x where it has no such output."""
-    name = decoder_of(loop.pipe)
-    asked = loop.variables.get("output_type")
-    if name is None or asked != "latent":
+def finished(loop: OpenedLoop, variables: Local, x: Tensor) -> Tensor:
+    """What the pipeline returns of latents x where it is asked for no pictures; x where it always makes some."""
+    default = inspect.signature(loop.code.opening).parameters.get("output_type")
+    plain = default is not None and default.default == "pt"  # of a prior, say, which has no pictures
+    if loop.variables.get("output_type") != "latent" and not plain:
         return x
     given = {loop.code.source.state: x, "self": _closing(loop.pipe), "return_dict": False}
-    found = loop.code.played(loop.code.closing, loop.variables, **given)
+    found = loop.code.played(loop.code.closing, variables, **given)
     found = found[0] if isinstance(found, tuple) else found
     return found if isinstance(found, Tensor) else x
 
@@ -91,7 +93,7 @@ def latents_of(loop: OpenedLoop, picture: Tensor, generator: torch.Generator | N
     vae, shape, device = getattr(loop.pipe, name), loop.state.shape, loop.state.device
 
     def seen(x: Tensor) -> Tensor:
-        return _closed(loop, x.to(loop.state.dtype), name, _handed).double()
+        return _closed(loop, loop.variables, x.to(loop.state.dtype), name, _handed).double()
 
     zero = torch.zeros(shape, device=device)
     shift = seen(zero)
@@ -124,7 +126,9 @@ def _encoded(vae: nn.Module, picture: Tensor, generator: torch.Generator | None)
     return posterior.mode() if generator is None else posterior.sample(generator)
 
 
-def _closed(loop: OpenedLoop, x: Tensor, name: str, decode: Callable[..., Any]) -> Tensor:
+def _closed(
+    loop: OpenedLoop, variables: Local, x: Tensor, name: str, decode: Callable[..., Any]
+) -> Tensor:
     """What reaches the pipeline's processor of pictures, or what `decode` hands out before."""
     pipe = _closing(loop.pipe)
     vars(pipe)[name] = _StandIn(getattr(loop.pipe, name), decode)
@@ -133,7 +137,7 @@ def _closed(loop: OpenedLoop, x: Tensor, name: str, decode: Callable[..., Any]) 
             vars(pipe)[each] = _Processor(getattr(pipe, each))
     given = {loop.code.source.state: x, "self": pipe, "output_type": "pt", "generator": None}
     try:
-        loop.code.played(loop.code.closing, loop.variables, **given)
+        loop.code.played(loop.code.closing, variables, **given)
     except _Reached as reached:
         return reached.made
     raise ValueError(f"{loop.code.source.name}: got no call of {name}.decode after its loop; decode by hand")

@@ -64,10 +64,10 @@ class DiffusersPipeline:
         x = self.loops.started(latents)
         return widened(x) if self._learned else x
 
-    def end(self, x: Tensor) -> Tensor:
+    def end(self, x: Tensor, cond: Any = None) -> Tensor:
         """What `pipe(..., output_type="latent")` returns of the state that the plan ends with: x itself mostly."""
         x = self.scheduler.end(x)
-        return finished(self._loop(x), x)
+        return finished(*self.loops.of(cond, len(x)), x)
 
     @property
     def _learned(self) -> bool:
@@ -81,22 +81,20 @@ class DiffusersPipeline:
         """
         return encoded(self.loops.code, self.loops.pipe, {**self.loops.arguments, **prompts})
 
-    def decode(self, x: Tensor, *, checkpoint: bool = False) -> Tensor:
+    def decode(self, x: Tensor, cond: Any = None, *, checkpoint: bool = False) -> Tensor:
         """Pictures of latents x (B, ...), in the VAE's range, [-1, 1] but for overshoot; x itself where the pipeline
         samples pictures.
 
         Args:
+            cond: as of the model, where the pictures depend on it: a first frame that is put back.
             checkpoint: the VAE is evaluated again in the backward pass, and its activations are not kept.
         """
         x = self.scheduler.end(x)
-        return decoded(self._loop(x), x, checkpoint)
+        return decoded(*self.loops.of(cond, len(x)), x, checkpoint)
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, ...) of pictures in [-1, 1]: the mean of the VAE's code, or a draw by `generator`."""
         return latents_of(self.loops.opened(None, len(image)), image, generator)
-
-    def _loop(self, x: Tensor) -> OpenedLoop:
-        return self.loops.of(None, len(x))[0]
 
 
 @checked
@@ -113,6 +111,11 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
     loop = loops.opened(None)
     found = _scheduler_plan(pipe, loop)
     times = [float(op.t) for op in found.plan.instructions if isinstance(op, Evaluate)]
+    if found.scales is not None and code.source.writes_state:
+        raise ValueError(
+            f"{code.source.name}: got {type(loop.scheduler).__name__}, expected a scheduler that does not scale the "
+            "network's input: the pipeline hands the scaled one to its step, and ends elsewhere; take DDIMScheduler"
+        )
     call_ = TurnCall(found, times, code.source.counts)
     kind = found.calling
     model = Denoiser(

@@ -129,6 +129,11 @@ class LoopSource:
         return any(self.targets[0] in names(each, ast.Load) for each in self.turn)
 
     @cached_property
+    def writes_state(self) -> bool:
+        """Whether a turn writes to its state before the step."""
+        return any(self.state in names(each, ast.Store) for each in self.loop.body[: self.place])
+
+    @cached_property
     def parts(self) -> frozenset[str]:
         """What a turn uses of the pipeline: its networks among others."""
         return frozenset(
