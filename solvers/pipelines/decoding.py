@@ -53,7 +53,7 @@ def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> 
     """The picture, in the VAE's own range, of latents x; `variables` of the loop, as functions of conditioning."""
     name = decoder_of(loop.pipe)
     if name is None:
-        return x
+        return _plain(loop, variables, x)
     vae = getattr(loop.pipe, name)
 
     def decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -71,16 +71,14 @@ def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> 
     return _closed(loop, variables, x, name, first)
 
 
-def finished(loop: OpenedLoop, variables: Local, x: Tensor) -> Tensor:
-    """What the pipeline returns of latents x where it is asked for no pictures; x where it always makes some."""
+def _plain(loop: OpenedLoop, variables: Local, x: Tensor) -> Tensor:
+    """What a pipeline without a decoder makes of latents x: a prior scales its embeddings; one of pictures has them."""
     default = inspect.signature(loop.code.opening).parameters.get("output_type")
-    plain = default is not None and default.default == "pt"  # of a prior, say, which has no pictures
-    if loop.variables.get("output_type") != "latent" and not plain:
+    if default is None or default.default != "pt":
         return x
-    given = {loop.code.source.state: x, "self": _closing(loop.pipe), "return_dict": False}
+    given = {loop.code.source.state: x, "output_type": "pt", "return_dict": False}
     found = loop.code.played(loop.code.closing, variables, **given)
-    found = found[0] if isinstance(found, tuple) else found
-    return found if isinstance(found, Tensor) else x
+    return found[0] if isinstance(found, tuple) else found
 
 
 def latents_of(loop: OpenedLoop, picture: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -126,9 +124,7 @@ def _encoded(vae: nn.Module, picture: Tensor, generator: torch.Generator | None)
     return posterior.mode() if generator is None else posterior.sample(generator)
 
 
-def _closed(
-    loop: OpenedLoop, variables: Local, x: Tensor, name: str, decode: Callable[..., Any]
-) -> Tensor:
+def _closed(loop: OpenedLoop, variables: Local, x: Tensor, name: str, decode: Callable[..., Any]) -> Tensor:
     """What reaches the pipeline's processor of pictures, or what `decode` hands out before."""
     pipe = _closing(loop.pipe)
     vars(pipe)[name] = _StandIn(getattr(loop.pipe, name), decode)

@@ -18,7 +18,7 @@ from ..schedulers.learned import HalfCall, widened
 from ..wanted import Count
 from .after import with_rest
 from .compiled import PipelineCode, code_of
-from .decoding import decoded, finished, latents_of
+from .decoding import decoded, latents_of
 from .network import OneForAll, PipelineTurn, TurnCall
 from .opened import COPIES, OpenedLoop, encoded
 from .variables import LoopVariables
@@ -64,10 +64,9 @@ class DiffusersPipeline:
         x = self.loops.started(latents)
         return widened(x) if self._learned else x
 
-    def end(self, x: Tensor, cond: Any = None) -> Tensor:
-        """What `pipe(..., output_type="latent")` returns of the state that the plan ends with: x itself mostly."""
-        x = self.scheduler.end(x)
-        return finished(*self.loops.of(cond, len(x)), x)
+    def end(self, x: Tensor) -> Tensor:
+        """The pipeline's latents of the state that the plan ends with: x itself, but where variances are learned."""
+        return self.scheduler.end(x)
 
     @property
     def _learned(self) -> bool:
@@ -89,8 +88,7 @@ class DiffusersPipeline:
             cond: as of the model, where the pictures depend on it: a first frame that is put back.
             checkpoint: the VAE is evaluated again in the backward pass, and its activations are not kept.
         """
-        x = self.scheduler.end(x)
-        return decoded(*self.loops.of(cond, len(x)), x, checkpoint)
+        return decoded(*self.loops.of(cond, len(x)), self.end(x), checkpoint)
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, ...) of pictures in [-1, 1]: the mean of the VAE's code, or a draw by `generator`."""

@@ -181,9 +181,11 @@ def _identity(cond: Any) -> tuple[Any, ...]:
 
 
 def _places(code: PipelineCode, variables: Local) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables that are read in and after the loop, and the tensors that the call set on its copy of the pipeline."""
+    """The variables that are read in and after the loop; the tensors that the call set on its copy of the pipeline."""
     parts = (code.turn, code.closing, *(() if code.rest is None else (code.rest,)))
-    names = dict.fromkeys(name for part in parts for name in code.reads[part] if name in variables and name != "self")
+    names = dict.fromkeys(
+        name for part in parts for name in code.reads[part] if name in variables and name != "self"
+    )
     read = {name: variables[name] for name in names}
     return read, {name: value for name, value in vars(variables["self"]).items() if isinstance(value, Tensor)}
 
