@@ -85,7 +85,7 @@ def z_image() -> Any:
         "n_kv_heads": 2,
         "cap_feat_dim": WIDTH,
     }
-    rope = {"axes_dims": [4, 2, 2], "axes_lens": [64, 16, 16]}
+    rope: dict[str, Any] = {"axes_dims": [4, 2, 2], "axes_lens": [64, 16, 16]}
     return flowing("ZImage", "ZImageTransformer2DModel", in_channels=4, shift=3.0, **size, **rope)
 
 

@@ -19,7 +19,10 @@ def sd15_with_text() -> Any:
 
 def sdxl_with_text() -> Any:
     """Texts of width 4 + 4, the second also pooled."""
-    encoders = {"text_encoder": clip_text(4), "text_encoder_2": clip_text(4, projection=POOLED)}
+    encoders: dict[str, Any] = {
+        "text_encoder": clip_text(4),
+        "text_encoder_2": clip_text(4, projection=POOLED),
+    }
     return sdxl(**encoders, tokenizer=clip_tokens(), tokenizer_2=clip_tokens())
 
 
@@ -32,7 +35,7 @@ def sd3_with_text() -> Any:
 
 def flux_with_text() -> Any:
     """A CLIP text that is pooled and a T5 text."""
-    encoders = {"text_encoder": clip_text(POOLED), "text_encoder_2": t5_text()}
+    encoders: dict[str, Any] = {"text_encoder": clip_text(POOLED), "text_encoder_2": t5_text()}
     return flux(**encoders, tokenizer=clip_tokens(), tokenizer_2=t5_tokens())
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from .build import BETAS, network, normal, other, pipeline, scheduler, uniform, vae
+from .build import BETAS, network, normal, other, pipeline, redrawn, scheduler, uniform, vae
 from .case import BATCH, PipelineCase, as_draw, as_noised, by_last_step
 
 WIDTH, TOKENS = 8, 5  # of a text
@@ -50,7 +50,7 @@ def controlnet(**more: Any) -> nn.Module:
         "down_block_types": DOWN,
         "conditioning_embedding_out_channels": (4, 8),
     }
-    return network("ControlNetModel", gain=1.5, **{**BLOCKS, **sizes, **more})
+    return redrawn(network("ControlNetModel", **{**BLOCKS, **sizes, **more}), gain=1.5)
 
 
 def with_ip_adapter() -> Any:

@@ -88,6 +88,9 @@ def decoded(pipe: Any) -> dict[str, Any]:
     return call | {"image_embeddings": normal(pipe, BATCH, EMBEDDING, 4, 4, seed=22)}
 
 
+NO_TEXT: dict[str, Any] = {"text_encoder": None, "tokenizer": None}
+
+
 def kolors() -> Any:
     """Its module wants sentencepiece, for a tokenizer that is not needed here."""
     stand_in = types.ModuleType("sentencepiece")
@@ -99,7 +102,8 @@ def kolors() -> Any:
     told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 2, "encoder_hid_dim": WIDTH + 1}
     net = unet(encoder_hid_dim_type="text_proj", projection_class_embeddings_input_dim=12 + POOLED, **told)
     sampler = scheduler("EulerDiscrete", **BETAS, steps_offset=1, timestep_spacing="leading")
-    pipe = KolorsPipeline(vae(), None, None, net, sampler)
+    parts: dict[str, Any] = {"vae": vae(), "unet": net, "scheduler": sampler, **NO_TEXT}
+    pipe = KolorsPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

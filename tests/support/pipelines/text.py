@@ -49,7 +49,7 @@ def t5_tokens(length: int = 20) -> Any:
 def t5_text(width: int = 8) -> nn.Module:
     from transformers import T5Config, T5EncoderModel
 
-    size = {"vocab_size": 4 + len(LETTERS), "d_model": width, "d_kv": 4, "d_ff": 2 * width}
+    size: dict[str, Any] = {"vocab_size": 4 + len(LETTERS), "d_model": width, "d_kv": 4, "d_ff": 2 * width}
     return redrawn(
         T5EncoderModel(T5Config(**size, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"))
     )
