@@ -187,7 +187,7 @@ class _OnTrees(NetworkCall):
         x = given[place]
         given[place] = self.packing.unpack(x)
         try:
-            out = network(*(given.pop(k) for k in range(len(args))), **given)
+            out = network(*[given[k] for k in range(len(args))], **{name: given[name] for name in named})
         except Exception as error:
             error.add_note(
                 f"the network was called on a joint state with the leaves {_listed(self.packing.names)}, as x has "
