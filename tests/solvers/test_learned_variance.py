@@ -7,7 +7,7 @@ import torch
 from problems import MIXTURE, PROCESS, warped
 from torch import nn
 
-from pullback.adjoint import Checkpoint, Direct, PerStep, Reversible, Truncated, sample
+from pullback.adjoint import Checkpoint, Direct, PerStep, Reversible, Truncated, audit, sample
 from pullback.guidance import MPGD, steer
 from pullback.solvers import (
     DATA,
@@ -184,3 +184,16 @@ def test_guidance_of_a_model_without_variance_is_refused_as_before():
         sample(
             model, LEARNED.plan(PROCESS, GRID), torch.randn(3, 2), cond=torch.zeros(3, 2), noise=Addressed(0)
         )
+
+
+def test_a_lost_sample_and_an_audit():
+    """What stands around the model for a while says its variance too."""
+    network, x, draws = Network(), torch.randn(3, 2, 3), torch.randn(6, 3, 2, 3)
+    model, plan = LearnedVariance(network, PROCESS, NOISE), LEARNED.plan(PROCESS, GRID)
+    broken = x.clone()
+    broken[1] = torch.nan
+    with pytest.warns(RuntimeWarning, match=r"not finite for samples \[1\]"):
+        kept = sample(model, plan, broken, noise=draws, keep_finite=True)
+    assert torch.allclose(kept[[0, 2]], sample(model, plan, x, noise=draws)[[0, 2]], atol=1e-12)
+    found = audit(model, plan, x, lambda x: x.square().sum(), {"checkpoint": Checkpoint()}, noise=draws)
+    assert float(found.rows[0].error) < 1e-10

@@ -304,6 +304,19 @@ def test_one_call_or_two_and_a_null_for_all(passes, null_shape):
     assert net.calls == (1 if passes is Passes.ONE else 2)
 
 
+@pytest.mark.parametrize("passes", Passes)
+def test_a_scale_for_each_channel(passes):
+    """A scale of 1 leaves a channel conditional; a float32 state stays one."""
+    base = Denoiser(lambda x, t, c: x.square() + c[:, None, None, None], PROCESS, V)
+    x, t, cond = torch.randn(2, 4, 3, 3).float(), torch.rand(2).float(), torch.ones(2).float()
+    scale = torch.tensor([3.0, 3.0, 3.0, 1.0], requires_grad=True)
+    out = ClassifierFree(base, scale[:, None, None], torch.tensor(0.0).float(), passes=passes)(x, t, cond)
+    assert out.dtype == torch.float32
+    assert torch.allclose(out, x.square() + scale.float()[:, None, None], atol=1e-6)
+    (gradient,) = torch.autograd.grad(out.sum(), scale)
+    assert torch.allclose(gradient, torch.full((4,), 18.0))
+
+
 def test_integer_labels_and_nested_conditioning_in_one_call():
     table, net = nn.Embedding(11, 3), network()
     base = Denoiser(lambda x, t, c: net(x, t, table(c["label"]) + c["more"][0]), PROCESS, V)
