@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from .kinds import described
 
-Calling = Callable[[Callable[..., Any], Any, Tensor, Any], Any]
+Calling = Callable[[Any, Any, Tensor, Any], Any]
 
 
 @dataclass(frozen=True)

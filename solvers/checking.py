@@ -22,7 +22,6 @@ FITS = 0.9  # a prediction fits that beats the best constant by a tenth
 CLOSE = (
     0.02  # two cannot be told apart within this share of the loss, or 3 standard errors of their difference
 )
-TRIED = (*PREDICTIONS, -FLOW)
 Labelling = Callable[[Tensor, Process], Tensor]
 
 
@@ -173,7 +172,7 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
             if isinstance(outputs, Exception):
                 why = why or outputs
                 continue
-            for prediction in TRIED:
+            for prediction in (*PREDICTIONS, -FLOW):
                 losses, excess = _losses(outputs, prediction, denoiser.process, x0, times, eps)
                 trials.append(
                     Trial(prediction, label, declared and prediction == denoiser.prediction, losses, excess)

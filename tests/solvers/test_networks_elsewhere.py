@@ -73,7 +73,7 @@ def sample_euler(model, x, sigmas, noise=None, **extra_args):
     return x
 
 
-def sample_heun(model, x, sigmas, noise=None, s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0, **extra):
+def sample_heun(model, x, sigmas, noise=(), s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0, **extra):
     ones, drawn = x.new_ones(len(x)), 0
     for i in range(len(sigmas) - 1):
         inside = s_tmin <= sigmas[i] <= s_tmax

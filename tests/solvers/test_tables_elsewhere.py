@@ -130,8 +130,8 @@ def test_dit_with_its_own_guidance_and_with_ours():
     plan = LEARNED.plan(TABLE, EVERY)
     noise, null = torch.randn(plan.slots, 6, CHANNELS), torch.full_like(y, 3)
     scale = torch.tensor(4.0, requires_grad=True)
-    doubled = {"y": torch.cat([y, null]), "cfg_scale": scale}
-    want = p_sample_loop(net.forward_with_cfg, torch.cat([x, x]), noise, **doubled)[:3]
+    both = torch.cat([y, null])
+    want = p_sample_loop(net.forward_with_cfg, torch.cat([x, x]), noise, y=both, cfg_scale=scale)[:3]
     as_it_is = LearnedVariance(
         net, TABLE, NOISE, label=WholeLabels(),
         call=lambda net, x, t, y: net.forward_with_cfg(
