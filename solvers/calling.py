@@ -49,6 +49,8 @@ class Keywords:
                 'call=Keywords(); pass cond={"encoder_hidden_states": ...}, or leave call= out'
             )
         cond = {} if cond is None else cond
+        if self.x is None and self.t is None:
+            return network(x, t, **cond)
         placed = [value for name, value in ((self.x, x), (self.t, t)) if name is None]
         named = {name: value for name, value in ((self.x, x), (self.t, t)) if name is not None}
         if twice := named.keys() & cond.keys():

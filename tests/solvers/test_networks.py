@@ -22,21 +22,28 @@ from pullback.solvers import (
     DiscreteVP,
     DPMSolverPP,
     DPMSolverPPSingle,
+    EDMPreconditioning,
     FirstChannels,
     Guided,
     Keywords,
     LabelsAt,
     LabelTable,
+    LevelIndex,
     LogNoiseLevel,
     Mixture,
+    Nearest,
     NoiseLevel,
+    OwnTime,
     Passes,
     Positional,
     Scaled,
     Trailing,
+    TrigFlowPreconditioning,
     UniformLambda,
     UniformT,
     V,
+    VEPreconditioning,
+    VPPreconditioning,
     WholeLabels,
     coefficients,
     run,
@@ -200,6 +207,36 @@ def test_labels():
     assert torch.allclose(told(LogNoiseLevel(0.25), EDM(), t), t.log() / 4, rtol=1e-12)
     low = told(NoiseLevel(), PROCESS, t.float())
     assert low.dtype == torch.float32
+
+
+LABELS = [
+    OwnTime(),
+    Scaled(9.0),
+    NoiseLevel(),
+    LogNoiseLevel(0.25),
+    EDMPreconditioning(),
+    VPPreconditioning(),
+    VEPreconditioning(),
+    TrigFlowPreconditioning(),
+    LevelIndex(),
+    Nearest(LevelIndex()),
+    WholeLabels(Nearest()),
+    LabelTable(torch.linspace(0, 999, 100)),
+    LabelsAt([0.25, 7.5], [1.0, 2.0]),
+]
+
+
+@pytest.mark.parametrize("label", LABELS, ids=repr)
+def test_every_label_keeps_shape_and_dtype_pickles_and_compares(label):
+    """Of a float32 state as of a float64 one, to float32's accuracy; whole labels are int64."""
+    t = torch.tensor([7.5, 0.25, 7.5])
+    exact = label(t, TABLE)
+    for dtype in (torch.float32, torch.float64):
+        out = label(t.to(dtype), TABLE)
+        assert out.shape == (3,) and out.dtype == (torch.int64 if isinstance(label, WholeLabels) else dtype)
+        assert torch.allclose(out.double(), exact.double(), rtol=1e-5)
+    again = pickle.loads(pickle.dumps(label))
+    assert again == label and hash(again) == hash(label) and torch.equal(again(t, TABLE), exact)
 
 
 def test_a_table_of_labels_is_linear_between_its_own():
