@@ -165,6 +165,7 @@ class Preconditioned(Model):
                 f"Preconditioned: got a network call at t={float(t):.6g}, where sigma/alpha is "
                 f"{float(rho[bad].flatten()[0]):.3g}, expected a positive finite level; end the grid inside the process"
             )
+        self.raw.check_times(times)
 
     def around(self, network: Callable[..., Any]) -> "Preconditioned":
         """The same with another network."""
