@@ -204,10 +204,15 @@ class _Counted(Model):
         self.inner, self.process, self.prediction = inner, inner.process, inner.prediction
         self.calls: list[int] = []  # grows by one each: copies of this model count here too
         self.network = getattr(inner, "network", None)
+        self.learns_variance = inner.learns_variance
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         self.calls.append(1)
         return self.inner(x, t, cond)
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        self.calls.append(1)
+        return self.inner.with_variance(x, t, cond)
 
     def parameters(self):
         return self.inner.parameters()

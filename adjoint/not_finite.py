@@ -5,7 +5,7 @@ network 0 * NaN is NaN: in the gradient of a weight, which is a sum over the bat
 So the run is made again, with the lost samples taking no part in any network call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -107,9 +107,16 @@ class _Without(Model):
     def __init__(self, model: Model, rows: Tensor) -> None:
         self.model, self.rows = model, rows
         self.process, self.prediction = model.process, model.prediction
+        self.learns_variance = model.learns_variance
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        out = self.model(x.index_select(0, self.rows), t.index_select(0, self.rows), cond)
+        return self._called(self.model, x, t, cond)
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return self._called(self.model.with_variance, x, t, cond)
+
+    def _called(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        out = model(x.index_select(0, self.rows), t.index_select(0, self.rows), cond)
         if not finite(out):
             raise FloatingPointError(
                 f"keep_finite: got conditioning for which the network is not finite whatever the state, for "

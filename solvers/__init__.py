@@ -2,7 +2,7 @@
 
 from . import endpoint, methods, neural, phase_space, pipelines, readings, schedulers, toy
 from .brownian import Brownian
-from .calling import CastCond, FirstChannels, Keywords, Positional
+from .calling import CastCond, FirstChannels, Keywords, Positional, TimeFirst
 from .checking import Checked, Trial, check
 from .classifier_free import ClassifierFree, Guided, Passes
 from .coefficient_tensor import coefficients, compiled
@@ -25,7 +25,17 @@ from .grid import (
 )
 from .instructions import Apply, Combine, Evaluate
 from .interpolant import Interpolant
-from .labels import LabelsAt, LabelTable, LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
+from .labels import (
+    LabelsAt,
+    LabelTable,
+    LevelIndex,
+    LogNoiseLevel,
+    Nearest,
+    NoiseLevel,
+    OwnTime,
+    Scaled,
+    WholeLabels,
+)
 from .learned_variance import LearnedVariance
 from .linear_map import LinearMap, Mixing, PerElement
 from .loop import advance, combine, run
@@ -59,11 +69,11 @@ __all__ = [
     "Addressed", "Apply", "Brownian", "Builder", "Call", "CastCond", "Checked", "ClassifierFree", "Combine",
     "CosineVP", "DATA", "Denoiser", "DiscreteVP", "EDM", "EDMPreconditioning", "Evaluate", "Exponential",
     "FLOW", "FirstChannels", "FromTorchSDE", "GivenNoise", "GivenTimes", "Grid", "Guided", "Interpolant",
-    "Karras", "Keywords", "LabelTable", "LabelsAt", "Leading", "LearnedVariance", "LinearMap", "Linspace",
-    "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE", "Noise", "NoiseLevel", "OnProcess", "OwnNoise",
+    "Karras", "Keywords", "LabelTable", "LabelsAt", "Leading", "LearnedVariance", "LevelIndex", "LinearMap", "Linspace",
+    "LogNoiseLevel", "Method", "Mixing", "Model", "NOISE", "Nearest", "Noise", "NoiseLevel", "OnProcess", "OwnNoise",
     "OwnTime", "Passes", "Path", "PerElement", "Plan", "PoissonFlow", "Positional", "Preconditioned",
     "Preconditioning", "Prediction", "Process", "Quadratic", "RecordedNoise", "RectifiedFlow", "Repeating",
-    "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "Trailing", "Trial", "TrigFlowPreconditioning",
+    "Rising", "SCORE", "Scaled", "Shifted", "SubVP", "TimeFirst", "Trailing", "Trial", "TrigFlowPreconditioning",
     "TwoHeads", "UniformLambda", "UniformT", "UserPair", "V", "VE", "VEPreconditioning", "VP",
     "VPPreconditioning", "WholeLabels", "advance", "check", "coefficients", "combine", "compiled",
     "convert", "endpoint", "methods", "neural", "phase_space", "pipelines", "readings", "run", "schedulers",

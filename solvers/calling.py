@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from .kinds import described
 
-Calling = Callable[[Callable[..., Any], Any, Tensor, Any], Any]
+Calling = Callable[[Any, Any, Tensor, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,47 @@ class Keywords:
         Denoiser(unet, process, NOISE, call=Keywords())
         sample(denoiser, plan, x, cond={"encoder_hidden_states": text})
 
+    Args:
+        x, t: names for these two where they are to go by name as well: `Keywords("x", "t")` calls
+            network(x=x, t=t, **cond), as flow_matching does. None: by place.
+
     Raises:
-        TypeError: cond is not a dict.
+        TypeError: cond is not a dict, or has one of these names.
     """
 
+    x: str | None = None
+    t: str | None = None
+
     def __call__(self, network: Callable[..., Any], x: Any, t: Tensor, cond: Any) -> Any:
-        if cond is None:
-            return network(x, t)
-        if not isinstance(cond, Mapping):
+        if cond is not None and not isinstance(cond, Mapping):
             raise TypeError(
                 f"cond: got {described(cond)}, expected a dict of the network's keyword arguments for "
                 'call=Keywords(); pass cond={"encoder_hidden_states": ...}, or leave call= out'
             )
-        return network(x, t, **cond)
+        cond = {} if cond is None else cond
+        if self.x is None and self.t is None:
+            return network(x, t, **cond)
+        placed = [value for name, value in ((self.x, x), (self.t, t)) if name is None]
+        named = {name: value for name, value in ((self.x, x), (self.t, t)) if name is not None}
+        if twice := named.keys() & cond.keys():
+            raise TypeError(
+                f"cond: got an entry {sorted(twice)[0]!r}, expected none of the name that {self} gives to x or t; "
+                "leave it out of cond, or name x and t as the network does"
+            )
+        return network(*placed, **named, **cond)
+
+
+@dataclass(frozen=True)
+class TimeFirst:
+    """network(t, x) and what else `inner` passes: the order of ODE solvers, torchcfm and torchdiffeq."""
+
+    inner: Calling = Positional()
+
+    def __call__(self, network: Callable[..., Any], x: Any, t: Tensor, cond: Any) -> Any:
+        def swapped(x: Any, t: Tensor, *rest: Any, **named: Any) -> Any:
+            return network(t, x, *rest, **named)
+
+        return self.inner(swapped, x, t, cond)
 
 
 @dataclass(frozen=True)

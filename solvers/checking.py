@@ -12,7 +12,7 @@ from .labels import LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
 from .model import Denoiser
 from .network_faults import network_faults
 from .noise import Addressed
-from .prediction import PREDICTIONS, Prediction
+from .prediction import FLOW, PREDICTIONS, Prediction
 from .process import Process, as_time
 
 FEWEST = 8  # samples for a verdict: of 4 the best trial was the wrong one for every third seed
@@ -131,8 +131,9 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
     """Try every prediction on every time scale: which does the network make on noised data?
 
     At `LEVELS` levels x_t = alpha x0 + sigma eps goes through the network with t as it is, scaled to [0, 1], 0 .. 999
-    and 0 .. 1000, and as sigma/alpha and its logarithm; the output is compared with eps, x0, v, the velocity and the
-    score. Where a network takes whole labels only, they are rounded.
+    and 0 .. 1000, counted from the noise where it is in [0, 1], and as sigma/alpha and its logarithm; the output is
+    compared with eps, x0, v, the score, the velocity and, of a clock that runs to the data, its negative. Where a
+    network takes whole labels only, they are rounded.
 
     Args:
         x0: (B, ...) real data as the network was trained on: the more samples, the surer. 16 will do; of fewer than 8
@@ -144,7 +145,7 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
         Checked: a table, a verdict, and faults of the network that would spoil samples or gradients: one that is not
         the same twice, mixes its batch, or hides a part from autograd.
 
-    Cost: about 60 network calls and one VJP.
+    Cost: about 70 network calls and one VJP.
     """
     check_kind(
         "denoiser", denoiser, Denoiser, "a Denoiser; wrap the network: Denoiser(network, process, prediction)"
@@ -171,7 +172,7 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
             if isinstance(outputs, Exception):
                 why = why or outputs
                 continue
-            for prediction in PREDICTIONS:
+            for prediction in (*PREDICTIONS, -FLOW):
                 losses, excess = _losses(outputs, prediction, denoiser.process, x0, times, eps)
                 trials.append(
                     Trial(prediction, label, declared and prediction == denoiser.prediction, losses, excess)
@@ -203,8 +204,10 @@ def _labels(denoiser: Denoiser) -> list[tuple[Labelling, bool]]:
     """(label, whether declared) to try."""
     process, own = denoiser.process, denoiser.label or OwnTime()
     width = process.t_max - max(process.t_min, 0.0)  # of a table too: its clean end -1 was never trained on
+    from_noise = [Scaled(-1.0, offset=1.0)] if (process.t_min, process.t_max) == (0.0, 1.0) else []
     scales = [
         OwnTime(),
+        *from_noise,
         *(Scaled(top / width) for top in (1.0, 999.0, 1000.0) if top != width),
         NoiseLevel(),
         LogNoiseLevel(),

@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -38,12 +38,14 @@ class ClassifierFree(Model):
 
     Args:
         denoiser: called with `null` and with `cond`.
-        scale: guidance scale; 1 is conditional sampling, 0 unconditional; a tensor, () or one for each sample (B,),
-            receives its gradient. A run's own, per step too: `Guided`.
+        scale: guidance scale; 1 is conditional sampling, 0 unconditional; a tensor, () or one for each sample (B,) or
+            channel (C, 1, 1), receives its gradient. A run's own, per step too: `Guided`.
         null: the unconditional conditioning, nested as cond is. Each tensor in it is one for all samples, without
             the batch axis of its counterpart in cond or with one of length 1, or has that counterpart's shape.
         passes: ONE makes a single call of 2B samples, which suits a GPU that B do not fill: the same to round-off;
             null and cond must then be nested alike, and every tensor of cond (B, ...) or (1, ...).
+
+    Of a `LearnedVariance` the variance is the conditional call's.
 
     Cost: two network calls per evaluation, or one of twice the batch.
     """
@@ -64,8 +66,34 @@ class ClassifierFree(Model):
         check_kind("passes", passes, Passes, "Passes.ONE or Passes.TWO; import it from pullback.solvers")
         self.denoiser, self.scale, self.null, self.passes = denoiser, scale, null, passes
         self.process, self.prediction = denoiser.process, denoiser.prediction
+        self.learns_variance = denoiser.learns_variance
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        cond, scale = self._asked(x, cond)
+        null = self._null(cond)
+        if self.passes is Passes.ONE:
+            without, with_cond = self._in_one_call(self.denoiser, x, t, null, cond)
+        else:
+            without, with_cond = self.denoiser(x, t, null), self.denoiser(x, t, cond)
+        return without + scale * (with_cond - without)
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """The guided prediction, and behind it the variance as it is with `cond`: what DiT's and ADM's sampling takes.
+        To extrapolate it too would leave the two bounds that it lies between.
+        """
+        cond, scale = self._asked(x, cond)
+        null = self._null(cond)
+        both = self.denoiser.with_variance
+        if self.passes is Passes.ONE:
+            without, with_cond = self._in_one_call(both, x, t, null, cond)
+            without = without[:, : x.shape[1]]
+        else:
+            without, with_cond = self.denoiser(x, t, null), both(x, t, cond)
+        prediction, variance = with_cond.split(x.shape[1], 1)
+        return torch.cat([without + scale * (prediction - without), variance], 1)
+
+    def _asked(self, x: Tensor, cond: Any) -> tuple[Any, Any]:
+        """(conditioning, scale in a shape that broadcasts)."""
         scale = self.scale
         if isinstance(cond, Guided):
             cond, scale = cond
@@ -76,12 +104,9 @@ class ClassifierFree(Model):
                     "a step pass cond=Guided(cond, PerStep(scales))"
                 )
             scale = per_sample(scale.to(x), x)
-        null = self._null(cond)
-        if self.passes is Passes.ONE:
-            without, with_cond = self._in_one_call(x, t, null, cond)
-        else:
-            without, with_cond = self.denoiser(x, t, null), self.denoiser(x, t, cond)
-        return without + scale * (with_cond - without)
+        elif isinstance(scale, Tensor) and scale.ndim:
+            scale = scale.to(x)
+        return cond, scale
 
     def around(self, denoiser: Model) -> "ClassifierFree":
         """The same guidance of another model."""
@@ -106,7 +131,10 @@ class ClassifierFree(Model):
             return self.null
         return tree_unflatten([_expanded(a, b) for a, b in zip(mine, theirs, strict=True)], form)
 
-    def _in_one_call(self, x: Tensor, t: Tensor, null: Any, cond: Any) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _in_one_call(
+        model: Callable[[Tensor, Tensor, Any], Tensor], x: Tensor, t: Tensor, null: Any, cond: Any
+    ) -> tuple[Tensor, Tensor]:
         mine, form = tree_flatten(null)
         theirs, other = tree_flatten(cond)
         if form != other:
@@ -122,7 +150,7 @@ class ClassifierFree(Model):
                     f"batch of {len(x)}; give null=, expand cond to the batch, or use Passes.TWO"
                 )
         both = [torch.cat(pair) for pair in zip(mine, theirs, strict=True)]
-        out = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), tree_unflatten(both, form))
+        out = model(torch.cat([x, x]), torch.cat([t, t]), tree_unflatten(both, form))
         return out[: len(x)], out[len(x) :]
 
 

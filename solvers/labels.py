@@ -104,6 +104,46 @@ class LabelTable(Label):
         return torch.lerp(labels[cell], labels[cell + 1], place - cell)
 
 
+@dataclass(frozen=True)
+class LevelIndex(Label):
+    """Where log(sigma/alpha) stands among a `DiscreteVP`'s own levels: the index, linear in that logarithm between two.
+
+    k-diffusion's `sigma_to_t`. t itself, which is linear in log alpha, is the same at every level of the table, and
+    on Stable Diffusion's up to 0.09 away between two. Before the first level 0.
+    """
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        if not isinstance(process, DiscreteVP):
+            raise ValueError(
+                f"LevelIndex: got {process}, expected a DiscreteVP; build the denoiser on the table that the network "
+                "was trained on, and wrap it in OnProcess to sample on another process"
+            )
+        place = as_time(t)
+        low = place.detach().floor().clamp(0, process.t_max - 1)
+        here, left, right = (process.lam(at) for at in (place, low, low + 1))
+        # at alpha = 0 a level is infinite, and nothing stands between it and the one before
+        part = torch.where(right.isinf(), place - low, (left - here) / (left - right))
+        return (low + part.clamp(0, 1)).to(t)
+
+
+@dataclass(frozen=True)
+class Nearest(Label):
+    """`inner`'s labels rounded to whole ones, in t's dtype: told of up to half a label of other noise than there is.
+
+    `Nearest(LevelIndex())` is ComfyUI's time and k-diffusion's with `quantize`; `WholeLabels(Nearest(...))` the same
+    as int64, for networks that look it up.
+    """
+
+    inner: Callable[[Tensor, Process], Tensor] = OwnTime()
+
+    def __call__(self, t: Tensor, process: Process) -> Tensor:
+        return self.inner(t, process).round()
+
+    def check(self, times: Tensor, process: Process) -> None:
+        if isinstance(self.inner, Label):
+            self.inner.check(times, process)
+
+
 class LabelsAt(Label):
     """The label of each of the plan's own nodes, given with it: for labels that follow no formula, as the rounded
     ones of a Karras grid, or those of a scheduler.

@@ -38,6 +38,19 @@ class LearnedVariance(Denoiser):
             network, process, prediction, dtype, call=FirstChannels(call), label=label, modules=modules
         )
 
+    def around(self, network: Callable[..., Any]) -> "LearnedVariance":
+        """The same with another network, which says its variance too."""
+        assert isinstance(self.call, FirstChannels)
+        return LearnedVariance(
+            network,
+            self.process,
+            self.prediction,
+            self.dtype,
+            call=self.call.inner,
+            label=self.label,
+            modules=self.modules,
+        )
+
     def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         assert isinstance(self.call, FirstChannels)
         out = self._output(self.call.inner, x, t, cond)

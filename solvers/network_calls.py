@@ -12,11 +12,13 @@ from .model import Denoiser, Model
 
 
 class NetworkCall(ABC):
-    """What happens in place of `network(x, ...)`."""
+    """What happens in place of `network(x, ...)`, or of `network(t, x, ...)`."""
 
     @abstractmethod
-    def __call__(self, network: Callable[..., Any], x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        """The output; `network` may be called on something else than x, and its output changed."""
+    def __call__(self, network: Callable[..., Any], *args: Any, **named: Any) -> Tensor:
+        """The output; `network` may be called on something else than x, and its output changed. x is among the
+        arguments, wherever the network takes it.
+        """
 
 
 def around(model: Model, call: NetworkCall) -> Model:
@@ -48,8 +50,8 @@ class _Module(nn.Module):
         self.network, self.call = network, call
         self.training = network.training
 
-    def forward(self, x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        return self.call(self.network, x, *rest, **named)
+    def forward(self, *args: Any, **named: Any) -> Tensor:
+        return self.call(self.network, *args, **named)
 
 
 class _Whole(Model):

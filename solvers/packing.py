@@ -180,10 +180,14 @@ class _OnTrees(NetworkCall):
 
     packing: Joint
 
-    def __call__(self, network: Any, x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        tree = self.packing.unpack(x)
+    def __call__(self, network: Any, *args: Any, **named: Any) -> Tensor:
+        # the state is the first of its form, since a network may take t before it
+        given = dict(enumerate(args)) | named
+        place = next((key for key, value in given.items() if self._packed(value)), next(iter(given)))
+        x = given[place]
+        given[place] = self.packing.unpack(x)
         try:
-            out = network(tree, *rest, **named)
+            out = network(*[given[k] for k in range(len(args))], **{name: given[name] for name in named})
         except Exception as error:
             error.add_note(
                 f"the network was called on a joint state with the leaves {_listed(self.packing.names)}, as x has "
@@ -193,6 +197,10 @@ class _OnTrees(NetworkCall):
         return replace(self.packing, batch=len(x)).pack(
             out, "network output"
         )  # guidance may call on 2B at once
+
+    def _packed(self, value: Any) -> bool:
+        size = sum(map(math.prod, self.packing.shapes))
+        return isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == size
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,8 @@ class Preconditioned(Model):
         process: whose x_t comes in.
         preconditioning: EDMPreconditioning(sigma_data), VPPreconditioning(), VEPreconditioning(),
             TrigFlowPreconditioning(sigma_data).
+        label: what the network is told where that is not c_noise, as for `Denoiser`: `NoiseLevel()` for k-diffusion's
+            networks, which take the logarithm themselves.
         dtype, call, modules: as for `Denoiser`; x is scaled before it is cast, the output after.
 
     Raises:
@@ -126,6 +128,7 @@ class Preconditioned(Model):
         dtype: torch.dtype | None = None,
         *,
         call: Calling = Positional(),
+        label: Callable[[Tensor, Process], Tensor] | None = None,
         modules: Iterable[Any] = (),
     ) -> None:
         check_kind(
@@ -134,7 +137,8 @@ class Preconditioned(Model):
             Preconditioning,
             "one such as EDMPreconditioning(sigma_data=0.5)",
         )
-        self.raw = Denoiser(network, process, DATA, dtype, call=call, label=preconditioning, modules=modules)
+        label = preconditioning if label is None else label
+        self.raw = Denoiser(network, process, DATA, dtype, call=call, label=label, modules=modules)
         self.process, self.preconditioning = process, preconditioning
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -161,12 +165,19 @@ class Preconditioned(Model):
                 f"Preconditioned: got a network call at t={float(t):.6g}, where sigma/alpha is "
                 f"{float(rho[bad].flatten()[0]):.3g}, expected a positive finite level; end the grid inside the process"
             )
+        self.raw.check_times(times)
 
     def around(self, network: Callable[..., Any]) -> "Preconditioned":
         """The same with another network."""
         raw = self.raw
         return Preconditioned(
-            network, self.process, self.preconditioning, raw.dtype, call=raw.call, modules=raw.modules
+            network,
+            self.process,
+            self.preconditioning,
+            raw.dtype,
+            call=raw.call,
+            label=raw.label,
+            modules=raw.modules,
         )
 
     def parameters(self) -> Iterator[Tensor]:

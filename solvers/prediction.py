@@ -13,13 +13,32 @@ from .process import Process, as_table, as_time
 
 @dataclass(frozen=True)
 class Prediction:
-    """A linear combination A x_0 + B eps of data and noise; `row(process, t)` gives (A, B)."""
+    """A linear combination A x_0 + B eps of data and noise; `row(process, t)` gives (A, B).
+
+    `-FLOW` is its negative: the velocity of a clock that runs from noise to data.
+    """
 
     name: str
     row: Callable[[Process, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
 
+    def __neg__(self) -> "Prediction":
+        return (
+            self.row.of if isinstance(self.row, _Negative) else Prediction(f"-{self.name}", _Negative(self))
+        )
+
     def __reduce__(self):
         return (_named, (self.name,)) if self in PREDICTIONS else (Prediction, (self.name, self.row))
+
+
+@dataclass(frozen=True)
+class _Negative:
+    """The row of -`of`."""
+
+    of: Prediction
+
+    def __call__(self, process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.of.row(process, t)
+        return -a, -b
 
 
 def _one(t: Tensor) -> Tensor:
@@ -58,6 +77,8 @@ def conversion(
     t = as_time(t)
     if have == want:
         return torch.zeros_like(t), torch.ones_like(t)
+    if have == -want:
+        return torch.zeros_like(t), -torch.ones_like(t)
     process.check_conversion(have.name, want.name)
     alpha, sigma = process.alpha(t), process.sigma(t)
     (a_have, b_have), (a_want, b_want) = have.row(process, t), want.row(process, t)

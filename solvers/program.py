@@ -116,8 +116,8 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
     if not model.learns_variance and any(op.variance for op in calls):
         raise ValueError(
-            f"{plan.name}: got a model that predicts no variance, expected a LearnedVariance itself; wrap the network "
-            "in one, or take PosteriorVariance.SMALL"
+            f"{plan.name}: got a model that predicts no variance, expected a LearnedVariance, or ClassifierFree "
+            "of one; wrap the network in it, or take PosteriorVariance.SMALL"
         )
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)
     model.check_times(times)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..broadcast import per_sample
 from ..kinds import check_kind, described
 from ..model import Model
-from ..prediction import DATA, FLOW, NOISE, SCORE
+from ..prediction import DATA, FLOW, NOISE, PREDICTIONS, SCORE
 from .process import EndpointProcess
 
 
@@ -55,6 +55,11 @@ class WithEndpoint(Model):
         check_kind("denoiser.process", denoiser.process, EndpointProcess, "an EndpointProcess, such as "
                    "MeanReverting(level=0.2) or DiffusionBridge(VP()); build the Denoiser on one")  # fmt: skip
         assert isinstance(denoiser.process, EndpointProcess)
+        if denoiser.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"denoiser.prediction: got {denoiser.prediction.name}, expected NOISE, DATA, V, FLOW or SCORE, of "
+                "which it is known what x and y make of them; turn the network's answer into one of these by call="
+            )
         self.denoiser, self.prediction = denoiser, denoiser.prediction
         self.process = denoiser.process  # pyright: ignore[reportIncompatibleVariableOverride]
 

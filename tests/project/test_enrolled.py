@@ -30,6 +30,7 @@ from pullback.guidance import (
     Stepping,
 )
 from pullback.solvers import Process
+from pullback.solvers.labels import Label
 
 TESTS = pathlib.Path(__file__).parents[1]
 KINDS = {
@@ -46,6 +47,7 @@ KINDS = {
     ),
     **dict.fromkeys((Dequantisation, FlowDivergence), (adjoint.density, "adjoint/density")),
     Process: (solvers, "solvers/test_conversion.py"),
+    Label: (solvers, "solvers"),
 }
 
 

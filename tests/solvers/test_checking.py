@@ -85,6 +85,7 @@ def test_equal_predictions_are_both_named(process):
         (VP(), lambda s: VP().time(-s.log()), NoiseLevel()),
         (VP(), lambda s: VP().time(-s), LogNoiseLevel()),
         (EDM(), lambda s: (4 * s).exp(), LogNoiseLevel(0.25)),
+        (RectifiedFlow(), lambda s: 1 - s, Scaled(-1.0, offset=1.0)),
     ],
     ids=lambda v: repr(v) if not callable(v) or hasattr(v, "factor") else None,
 )
@@ -94,6 +95,13 @@ def test_every_time_scale_is_named(process, back, wanted):
     assert wanted in [trial.label for trial in found.fitting], str(found)
     assert not found.right
     assert check(Denoiser(network, process, DATA, label=wanted), X0).right
+
+
+def test_a_velocity_towards_the_data_is_named():
+    """As flow_matching, torchcfm and SiT have it: t = 1 at the data, and dx/dt of that clock."""
+    velocity = made(RectifiedFlow(), FLOW, lambda s: 1 - s)
+    found = check(Denoiser(lambda x, s: -velocity(x, s), RectifiedFlow(), FLOW), X0)
+    assert found.verdict.endswith("write Denoiser(..., -FLOW, label=Scaled(-1.0, offset=1.0))"), str(found)
 
 
 def test_the_loss_is_over_the_variance_of_the_data():

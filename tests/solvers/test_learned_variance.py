@@ -7,7 +7,7 @@ import torch
 from problems import MIXTURE, PROCESS, warped
 from torch import nn
 
-from pullback.adjoint import Checkpoint, Direct, PerStep, Reversible, Truncated, sample
+from pullback.adjoint import Checkpoint, Direct, PerStep, Reversible, Truncated, audit, sample
 from pullback.guidance import MPGD, steer
 from pullback.solvers import (
     DATA,
@@ -16,12 +16,17 @@ from pullback.solvers import (
     NOISE,
     Addressed,
     Clamp,
+    ClassifierFree,
     Denoiser,
     GivenNoise,
+    Guided,
+    Keywords,
     LearnedVariance,
     OnData,
+    Passes,
     PosteriorVariance,
     RectifiedFlow,
+    Scaled,
     Transitions,
     UniformT,
     expand,
@@ -136,3 +141,59 @@ def test_what_is_refused():
     short = LearnedVariance(lambda x, t: exact(x, t), PROCESS, DATA)
     with pytest.raises(ValueError, match=r"got shape \(3, 2\), expected \(3, 4\)"):
         sample(short, plan, x, noise=Addressed(0))
+
+
+def test_another_network_keeps_its_variance():
+    first, second, x = Network(), Network(), torch.randn(3, 2, 3)
+    model = LearnedVariance(first, PROCESS, NOISE, call=Keywords(), label=Scaled(9.0)).around(second)
+    want = LearnedVariance(second, PROCESS, NOISE, call=Keywords(), label=Scaled(9.0))
+    plan, draws = LEARNED.plan(PROCESS, GRID), torch.randn(6, 3, 2, 3)
+    got, wanted = (sample(each, plan, x, noise=draws) for each in (model, want))
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("strategy", [Direct(), Checkpoint()], ids=str)
+@pytest.mark.parametrize("passes", Passes)
+def test_under_guidance_the_variance_is_the_conditional_half_s(passes, strategy):
+    """As DiT and ADM sample: eps extrapolated, v of the call with conditioning."""
+    network, null = Network(), torch.zeros(2, 3)
+    x, cond = torch.randn(4, 2, 3, requires_grad=True), torch.randn(4, 2, 3, requires_grad=True)
+    draws = torch.randn(6, 4, 2, 3, requires_grad=True)
+    scales = (1 + torch.rand(6, 4)).requires_grad_()
+    calls = iter(scales)
+
+    def guided(x, t):
+        (without, _), (eps, v) = (network(x, t, c).chunk(2, 1) for c in (null, cond))
+        return torch.cat([without + next(calls)[:, None, None] * (eps - without), v], 1)
+
+    want = by_hand(guided, x, draws)
+    model = ClassifierFree(LearnedVariance(network, PROCESS, NOISE), 7.0, null, passes)
+    plan = LEARNED.plan(PROCESS, GRID)
+    given = Guided(cond, PerStep(scales))
+    got = sample(model, plan, x, cond=given, noise=draws, gradient=strategy)
+    assert torch.allclose(got, want, atol=1e-12)
+    inputs = [x, draws, cond, scales, *network.parameters()]
+    grads = [torch.autograd.grad(out.square().sum(), inputs) for out in (got, want)]
+    for a, b in zip(*grads, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_guidance_of_a_model_without_variance_is_refused_as_before():
+    model = ClassifierFree(Denoiser(lambda x, t, c: x, PROCESS, NOISE), 2.0, torch.zeros(2))
+    with pytest.raises(ValueError, match="got a model that predicts no variance, expected a LearnedVariance"):
+        sample(
+            model, LEARNED.plan(PROCESS, GRID), torch.randn(3, 2), cond=torch.zeros(3, 2), noise=Addressed(0)
+        )
+
+
+def test_a_lost_sample_and_an_audit():
+    """What stands around the model for a while says its variance too."""
+    network, x, draws = Network(), torch.randn(3, 2, 3), torch.randn(6, 3, 2, 3)
+    model, plan = LearnedVariance(network, PROCESS, NOISE), LEARNED.plan(PROCESS, GRID)
+    broken = x.clone()
+    broken[1] = torch.nan
+    with pytest.warns(RuntimeWarning, match=r"not finite for samples \[1\]"):
+        kept = sample(model, plan, broken, noise=draws, keep_finite=True)
+    assert torch.allclose(kept[[0, 2]], sample(model, plan, x, noise=draws)[[0, 2]], atol=1e-12)
+    found = audit(model, plan, x, lambda x: x.square().sum(), {"checkpoint": Checkpoint()}, noise=draws)
+    assert float(found.rows[0].error) < 1e-10

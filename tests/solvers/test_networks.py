@@ -22,21 +22,28 @@ from pullback.solvers import (
     DiscreteVP,
     DPMSolverPP,
     DPMSolverPPSingle,
+    EDMPreconditioning,
     FirstChannels,
     Guided,
     Keywords,
     LabelsAt,
     LabelTable,
+    LevelIndex,
     LogNoiseLevel,
     Mixture,
+    Nearest,
     NoiseLevel,
+    OwnTime,
     Passes,
     Positional,
     Scaled,
     Trailing,
+    TrigFlowPreconditioning,
     UniformLambda,
     UniformT,
     V,
+    VEPreconditioning,
+    VPPreconditioning,
     WholeLabels,
     coefficients,
     run,
@@ -202,6 +209,36 @@ def test_labels():
     assert low.dtype == torch.float32
 
 
+LABELS = [
+    OwnTime(),
+    Scaled(9.0),
+    NoiseLevel(),
+    LogNoiseLevel(0.25),
+    EDMPreconditioning(),
+    VPPreconditioning(),
+    VEPreconditioning(),
+    TrigFlowPreconditioning(),
+    LevelIndex(),
+    Nearest(LevelIndex()),
+    WholeLabels(Nearest()),
+    LabelTable(torch.linspace(0, 999, 100)),
+    LabelsAt([0.25, 7.5], [1.0, 2.0]),
+]
+
+
+@pytest.mark.parametrize("label", LABELS, ids=repr)
+def test_every_label_keeps_shape_and_dtype_pickles_and_compares(label):
+    """Of a float32 state as of a float64 one, to float32's accuracy; whole labels are int64."""
+    t = torch.tensor([7.5, 0.25, 7.5])
+    exact = label(t, TABLE)
+    for dtype in (torch.float32, torch.float64):
+        out = label(t.to(dtype), TABLE)
+        assert out.shape == (3,) and out.dtype == (torch.int64 if isinstance(label, WholeLabels) else dtype)
+        assert torch.allclose(out.double(), exact.double(), rtol=1e-5)
+    again = pickle.loads(pickle.dumps(label))
+    assert again == label and hash(again) == hash(label) and torch.equal(again(t, TABLE), exact)
+
+
 def test_a_table_of_labels_is_linear_between_its_own():
     labels = torch.linspace(0, 999, 100) ** 1.1
     table = LabelTable(labels)
@@ -302,6 +339,19 @@ def test_one_call_or_two_and_a_null_for_all(passes, null_shape):
     net.calls = 0
     model(x, t, cond)
     assert net.calls == (1 if passes is Passes.ONE else 2)
+
+
+@pytest.mark.parametrize("passes", Passes)
+def test_a_scale_for_each_channel(passes):
+    """A scale of 1 leaves a channel conditional; a float32 state stays one."""
+    base = Denoiser(lambda x, t, c: x.square() + c[:, None, None, None], PROCESS, V)
+    x, t, cond = torch.randn(2, 4, 3, 3).float(), torch.rand(2).float(), torch.ones(2).float()
+    scale = torch.tensor([3.0, 3.0, 3.0, 1.0], requires_grad=True)
+    out = ClassifierFree(base, scale[:, None, None], torch.tensor(0.0).float(), passes=passes)(x, t, cond)
+    assert out.dtype == torch.float32
+    assert torch.allclose(out, x.square() + scale.float()[:, None, None], atol=1e-6)
+    (gradient,) = torch.autograd.grad(out.sum(), scale)
+    assert torch.allclose(gradient, torch.full((4,), 18.0))
 
 
 def test_integer_labels_and_nested_conditioning_in_one_call():

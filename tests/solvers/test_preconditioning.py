@@ -21,6 +21,8 @@ from pullback.solvers import (
     EDMPreconditioning,
     GivenNoise,
     Karras,
+    LabelsAt,
+    NoiseLevel,
     Preconditioned,
     RectifiedFlow,
     TrigFlowPreconditioning,
@@ -251,6 +253,16 @@ def test_another_network_in_the_same_frame(raw):
     assert other.process == VP() and other.preconditioning == VPPreconditioning()
     x, t = torch.randn(2, 2), torch.full((2,), 0.5)
     assert torch.allclose(other(x, t), x / VP().alpha(0.5))
+    told = Preconditioned(raw, EDM(), label=NoiseLevel()).around(lambda x, t: 0 * x + t[:, None])
+    scaled = t / (t**2 + 0.25).sqrt() * 0.5  # c_out, of F = sigma
+    assert torch.allclose(told(0 * x, t), (scaled * t)[:, None].expand(2, 2))
+
+
+def test_a_label_of_its_own_is_checked_before_a_run(raw):
+    model = Preconditioned(raw, EDM(), label=LabelsAt([80.0, 1.0], [3.0, 1.0]))
+    sample(model, DPMSolverPP(2).plan(EDM(), [80.0, 1.0, 0.0]), torch.randn(2, 2))
+    with pytest.raises(ValueError, match="LabelsAt: got a network call at t=2,"):
+        sample(model, DPMSolverPP(2).plan(EDM(), [80.0, 2.0, 0.0]), torch.randn(2, 2))
 
 
 @pytest.mark.parametrize("process, grid", [(EDM(), [0.0, 1.0, 2.0]), (RectifiedFlow(), UniformT(3))], ids=str)

@@ -11,8 +11,10 @@ LAWS: dict[str, tuple[str, ...]] = {
     "solvers/grid": ("solvers/test_conversion.py", "solvers/test_plan.py", "solvers/test_preconditioning.py"),
     "solvers/grid_warnings": ("solvers/test_grid_warnings.py",),
     "solvers/process": ("solvers/test_conversion.py", "solvers/test_coefficients.py"),
-    "solvers/prediction": ("solvers/test_conversion.py", "solvers/test_laws.py"),
-    "solvers/preconditioning": ("solvers/test_preconditioning.py",),
+    "solvers/prediction": (
+        "solvers/test_conversion.py", "solvers/test_flows_elsewhere.py", "solvers/test_laws.py",
+    ),
+    "solvers/preconditioning": ("solvers/test_preconditioning.py", "solvers/test_networks_elsewhere.py"),
     "solvers/drift": ("solvers/test_stochastic_flow.py", "solvers/test_interpolants.py"),
     "solvers/interpolant": ("solvers/test_interpolants.py", "solvers/test_conversion.py"),
     "solvers/two_heads": ("solvers/test_interpolants.py",),
@@ -27,10 +29,15 @@ LAWS: dict[str, tuple[str, ...]] = {
         "solvers/test_networks.py", "project/test_beginners.py", "solvers/test_laws.py", "adjoint/test_brought.py",
         "adjoint/test_never_silent.py",
     ),
-    "solvers/calling": ("solvers/test_networks.py", "solvers/test_checking.py"),
-    "solvers/labels": ("solvers/test_networks.py", "solvers/test_checking.py"),
+    "solvers/calling": (
+        "solvers/test_networks.py", "solvers/test_flows_elsewhere.py", "solvers/test_checking.py",
+    ),
+    "solvers/labels": (
+        "solvers/test_networks.py", "solvers/test_networks_elsewhere.py", "solvers/test_checking.py",
+    ),
     "solvers/classifier_free": (
-        "solvers/test_networks.py", "adjoint/test_tree_states.py", "adjoint/test_coefficients_gradient.py",
+        "solvers/test_networks.py", "solvers/test_learned_variance.py", "adjoint/test_tree_states.py",
+        "adjoint/test_coefficients_gradient.py",
     ),
     "solvers/per_step": ("solvers/test_networks.py", "solvers/test_checking.py"),
     "solvers/checking": ("solvers/test_checking.py", "project/test_beginners.py"),
