@@ -110,7 +110,7 @@ class Addressed(Noise):
     def _rows(self, ids: Sequence[int], slot: int, size: int) -> np.ndarray:
         """(B, size): the draws of `slot` for each sample."""
         out = np.empty((len(ids), (size + 1) // 2, 2), dtype=np.float32)
-        bits = np.random.Philox(_Key(self.seed))
+        bits = np.random.Philox(_Key(self.seed))  # pyright: ignore[reportArgumentType]  (any ISeedSequence will do)
         start = bits.state  # to set it takes half the time of another generator
         wide = min(out.shape[1], _BLOCK)
         high = _BLOCK // max(wide, 1)
