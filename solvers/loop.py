@@ -47,10 +47,21 @@ def _added(total: Tensor, value: Tensor, c: Value) -> Tensor:
     return total.addcmul_(value, c) if isinstance(c, Tensor) else total.add_(value, alpha=c)
 
 
+def _sum(x: Tensor, value: Tensor, c: Value) -> Tensor:
+    """x + c value, a fresh tensor; of like tensors in one pass, with the very numbers of `_added` to a copy of x."""
+    if isinstance(c, float) and x.dtype == value.dtype and x.shape == value.shape:
+        return torch.add(x, value, alpha=c)
+    return _added(x * 1.0, value, c)
+
+
 def total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None) -> Tensor:
     """What a Combine writes."""
     (c, name), *rest = item.terms
-    value = registers[name] * c
+    if rest and isinstance(c, float) and c == 1.0:
+        (c, other), *rest = rest
+        value = _sum(registers[name], registers[other], c)
+    else:
+        value = registers[name] * c
     for c, name in rest:
         value = _added(value, registers[name], c)
     for c, slot in item.noise:

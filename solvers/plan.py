@@ -4,15 +4,18 @@ Registers hold tensors; "x" is the state on entry and on exit. Coefficients are 
 the first call; in a stacked plan (one grid per sample) they are tuples with one number per sample.
 """
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, Time, called_as, reads, writes
 from .inverse import inverted, undoing
 from .linear_map import LinearMap
 from .liveness import lifetimes
+from .prediction import Prediction
 from .process import Process, as_time
 
 
@@ -52,12 +55,22 @@ class Plan:
         """Number of steps N."""
         return len(self.starts)
 
+    @cached_property
+    def calls(self) -> tuple[Evaluate, ...]:
+        """The network calls of one run."""
+        return tuple([op for op in self.instructions if isinstance(op, Evaluate)])
+
+    @cached_property
+    def wants(self) -> tuple[Prediction, ...]:
+        """What the calls ask for, each once."""
+        return tuple(dict.fromkeys(op.want for op in self.calls))
+
     @property
     def nfe(self) -> int:
         """Network evaluations of one run."""
-        return sum(isinstance(op, Evaluate) for op in self.instructions)
+        return len(self.calls)
 
-    @property
+    @cached_property
     def slots(self) -> int:
         """Noise slots drawn: 0 .. slots - 1."""
         return 1 + max(
@@ -81,9 +94,7 @@ class Plan:
     @cached_property
     def functions(self) -> tuple[Callable[[Any], Any], ...]:
         """What is applied to predictions, once for each network call that has such a function."""
-        return tuple(
-            [op.then for op in self.instructions if isinstance(op, Evaluate) and op.then is not None]
-        )
+        return tuple([op.then for op in self.calls if op.then is not None])
 
     @property
     def held(self) -> int:
@@ -102,6 +113,11 @@ class Plan:
         return tuple(
             [shared.setdefault(d, d) for d in lifetimes(self.instructions, self.starts, self.exit)[1]]
         )
+
+    @cached_property
+    def calls_before(self) -> MutableSequence[int]:
+        """For each instruction the number of network calls before it; 8 bytes each."""
+        return array("l", accumulate((isinstance(op, Evaluate) for op in self.instructions), initial=0))
 
     def step(self, i: int) -> tuple[Instruction, ...]:
         """The instructions of step i."""

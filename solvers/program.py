@@ -1,6 +1,5 @@
 """Program: a plan bound to one model, batch, dtype and device; its instructions are made ready one at a time."""
 
-from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, replace
@@ -113,7 +112,7 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
         raise ValueError(
             f"per-sample plan: got a batch of {len(like)}, expected {plan.batch}, one column of the grid each"
         )
-    calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
+    calls = plan.calls
     if not model.learns_variance and any(op.variance for op in calls):
         raise ValueError(
             f"{plan.name}: got a model that predicts no variance, expected a LearnedVariance, or ClassifierFree "
@@ -124,22 +123,19 @@ def prepare(plan: Plan, model: Model, like: Tensor) -> Program:
     # of a 16-bit state too: 979 is no number of bfloat16
     told = times.to(like.device, torch.promote_types(like.dtype, torch.float32))
     labels = told.reshape(len(calls), plan.batch or 1).expand(-1, len(like))
-    count, index = 0, array("l")
-    for op in plan.instructions:
-        index.append(count)
-        count += isinstance(op, Evaluate)
-    maps = _maps(plan, model, calls, times)
-    numbers = _Numbers(plan, labels, maps, plan.last_uses, index, like.shape, like.dtype)
+    maps = _maps(plan, model, times)
+    numbers = _Numbers(plan, labels, maps, plan.last_uses, plan.calls_before, like.shape, like.dtype)
     if plan.maps:
         _ = numbers.rows  # which refuses maps for states of another shape
     return Program(plan, _OnDemand(numbers, 0, len(plan.instructions)))
 
 
-def _maps(plan: Plan, model: Model, calls: Sequence[Evaluate], times: Tensor) -> np.ndarray:
+def _maps(plan: Plan, model: Model, times: Tensor) -> np.ndarray:
     """(a, b) of every call, (K, 2) or (K, 2, B), computed in one float64 sweep per kind of prediction asked for."""
-    result = np.zeros((len(calls), 2, *times.shape[1:]))
-    for want in {op.want for op in calls}:
-        index = [k for k, op in enumerate(calls) if op.want == want]
+    result = np.zeros((len(times), 2, *times.shape[1:]))
+    for want in plan.wants:
+        alone = len(plan.wants) == 1  # all calls are quick to take
+        index = slice(None) if alone else [k for k, op in enumerate(plan.calls) if op.want == want]
         a, b = conversion(model.prediction, want, plan.process, as_time(times[index]))
         result[index, 0], result[index, 1] = a.tolist(), b.tolist()  # numpy() fails inside torch.func
     return result

@@ -8,6 +8,7 @@ from strategies import EXACT, close, plan_for
 from torch import nn
 
 from pullback.adjoint import Auto, Direct, PerStep, sample, trajectory
+from pullback.adjoint.transforms import finite
 from pullback.guidance import Over, lbfgs, optimise
 from pullback.guidance.latents.priors import NormPrior
 from pullback.solvers import DATA, DDIM, DDPM, ClassifierFree, Denoiser, DPMSolverPP, UniformT, coefficients
@@ -83,6 +84,12 @@ def test_it_is_an_error_by_default_that_names_samples_step_and_call():
     with pytest.raises(FloatingPointError, match="samples") as found:  # nobody is left
         sample(model, plan, torch.ones(3, 2), keep_finite=True)
     assert "keep_finite" not in str(found.value)  # what was done already is no advice
+
+
+def test_a_sum_that_overflows_is_no_value_that_does():
+    assert finite(torch.full((2, 3), 3e38)) and finite(torch.empty(0, 3))
+    for wrong in ([torch.inf, 0.0], [torch.inf, -torch.inf], [torch.nan, 1.0], [3e38, 3e38, -torch.inf]):
+        assert not finite(torch.tensor(wrong))
 
 
 def test_the_warning_names_them():

@@ -43,7 +43,9 @@ from pullback.solvers import (
     expand,
     run,
 )
+from pullback.solvers.loop import total
 from pullback.solvers.plan import stack
+from pullback.solvers.program import BoundCombine
 
 DATA_SIDE = [
     m
@@ -291,6 +293,35 @@ def test_numbers_inside_a_function_do_not_stack():
     with pytest.raises(ValueError, match="per-sample grid: sample 1"):
         stack(plans)
     assert stack([plans[0], plans[0]]).batch == 2
+
+
+def test_a_first_factor_of_one_changes_no_number():
+    """x + c k in one pass: the very numbers and gradients of 1 x, then c k added in place; shapes and dtypes too."""
+    for size, dtype in ((7, torch.float32), (4099, torch.float32), (7, torch.float64)):
+        x, k, seen = (
+            torch.randn(3, size, dtype=dtype),
+            torch.randn(3, size, dtype=dtype),
+            torch.randn(3, size),
+        )
+        x.requires_grad_(), k.requires_grad_()
+        terms = ((1.0, "x"), (-0.24, "k"), (0.7, "x"))
+        fast = total(BoundCombine("x", terms, (), (), 0), {"x": x, "k": k}, None)
+        plain = (x * 1.0).add_(k, alpha=-0.24).add_(x, alpha=0.7)
+        assert torch.equal(fast, plain)
+        for got, wanted in zip(
+            *(torch.autograd.grad((y * seen).sum(), (x, k)) for y in (fast, plain)), strict=True
+        ):
+            assert torch.equal(got, wanted)
+
+    def both(x, k):
+        return total(BoundCombine("x", ((1.0, "x"), (2.0, "k")), (), (), 0), {"x": x, "k": k}, None)
+
+    assert both(torch.ones(2, 3), torch.ones(1, 3)).shape == (2, 3)
+    assert both(torch.ones(2, 3).float(), torch.ones(2, 3).double()).dtype == torch.float32
+    with pytest.raises(RuntimeError, match="shape"):  # one sample's state is not broadcast to many
+        both(torch.ones(1, 3), torch.ones(2, 3))
+    x = torch.ones(2, 3)
+    assert total(BoundCombine("y", ((1.0, "x"),), (), (), 0), {"x": x}, None) is not x
 
 
 def test_split_runs_like_the_whole():
