@@ -50,16 +50,13 @@ def plan_from_scheduler(
     Coefficients are float64 numbers of the scheduler's own arithmetic; where it computes them in float32 they have
     float32's accuracy, and where it rounds the state to float32 the plan does not. Cost: no network call.
     """
-    convention = _convention(scheduler)
+    convention = convention_of(scheduler)
     if num_inference_steps is timesteps is sigmas is None:
         raise ValueError(
             "num_inference_steps: got none, nor timesteps or sigmas, expected one of them; write "
             "plan_from_scheduler(scheduler, 20)"
         )
-    s = copy.deepcopy(scheduler)
-    for name, value in vars(s).items():
-        if isinstance(value, Tensor):
-            setattr(s, name, value.cpu())
+    s = on_cpu(scheduler)
     given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas, "mu": mu}
     given = {name: value for name, value in given.items() if value is not None}
     known = inspect.signature(s.set_timesteps).parameters
@@ -89,7 +86,17 @@ def plan_from_scheduler(
     return found
 
 
-def _convention(scheduler: Any) -> Convention:
+def on_cpu(scheduler: Any) -> Any:
+    """A copy of it, its tensors on the CPU."""
+    s = copy.deepcopy(scheduler)
+    for name, value in vars(s).items():
+        if isinstance(value, Tensor):
+            setattr(s, name, value.cpu())
+    return s
+
+
+def convention_of(scheduler: Any) -> Convention:
+    """How its class goes. Raises ValueError, by its name, for one that is no plan; TypeError for no scheduler."""
     names = [base.__name__ for base in type(scheduler).__mro__]
     for name in names:
         if name in REFUSED:

@@ -1,0 +1,184 @@
+"""Turns: a plan cut at its network calls, one for each turn of a pipeline's loop."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..instructions import Combine, Evaluate
+from ..loop import converted, total, treated, write
+from ..noise import Noise
+from ..opening import carried
+from ..plan import Plan
+from ..prediction import DATA, Prediction, conversion
+from ..process import as_time
+from ..program import BoundApply, BoundCombine, Call
+from .found import SchedulerPlan
+
+Between = BoundCombine | BoundApply
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One network call of a plan, and the instructions from it to the next.
+
+    Attributes:
+        call: with op.want = a x + b F of F, the network's own answer to c_in x.
+        label: what the network is told.
+        level: the process's time there.
+        data: (a, b) of the data prediction, None where F does not determine it.
+        rest: what follows up to the next call.
+        shown: the register that the next call takes; "x" after the last.
+        opens: whether it is the first call of a step.
+    """
+
+    call: Call
+    c_in: float
+    label: float
+    level: float
+    data: tuple[float, float] | None
+    rest: tuple[Between, ...]
+    shown: str
+    opens: bool
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A plan as turns; `opening` goes before the first."""
+
+    plan: Plan
+    opening: tuple[Between, ...]
+    turns: tuple[Turn, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, found: SchedulerPlan) -> "Turns":
+        """`plan` around the network that `found` was found with.
+
+        Raises:
+            ValueError: a plan that a loop around one state and one label a call cannot run.
+        """
+        _check(plan)
+        before: list[Between] = []
+        gaps = [before]
+        evaluated: list[Call] = []
+        step = -1
+        for k, op in enumerate(plan.instructions):
+            while step + 1 < plan.steps and plan.starts[step + 1] <= k:
+                step += 1
+            dead = plan.last_uses[k]
+            if isinstance(op, Evaluate):
+                evaluated.append(Call(len(evaluated), step, as_time(op.t), 0.0, 1.0, op))
+                gaps.append([])
+            elif isinstance(op, Combine):
+                gaps[-1].append(BoundCombine(op.out, op.terms, op.noise, dead, step))  # type: ignore[arg-type]
+            else:
+                gaps[-1].append(BoundApply(op, dead, step))
+        _check_opening(plan, before)
+        sources = [call.op.src for call in evaluated if call.op is not None]
+        turns = [
+            _turn(call, found, gap, shown, not k or evaluated[k - 1].step != call.step)
+            for k, (call, gap, shown) in enumerate(zip(evaluated, gaps[1:], [*sources[1:], "x"], strict=True))
+        ]
+        return cls(plan, tuple(before), tuple(turns))
+
+
+@dataclass(eq=False)
+class Walk:
+    """A run of turns, one at a time: what it remembers between them. Registers are float32 at least."""
+
+    turns: Turns
+    noise: Noise | None
+    registers: dict[str, Tensor] | None = None
+
+    def take(self, turn: Turn, answer: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(the state for the next call, the data prediction) after the network's answer at `sample`."""
+        op = turn.call.op
+        assert op is not None
+        x = carried(sample)
+        if self.registers is None:
+            self.registers = {"x": x}
+            self._go(self.turns.opening)
+        elif sample.dtype in HALVES:
+            # what the pipeline was shown was rounded: its own changes are added to what was not
+            held = self.registers[op.src]
+            x = held + (x - held.to(sample.dtype).float())
+        self.registers[op.src] = x
+        answer = answer.to(x)
+        out = treated(turn.call, converted(turn.call, x, answer))
+        write(self.registers, op.outs, out.clone() if out is answer else out)
+        data = out if op.want == DATA and len(op.outs) == 1 else None
+        if data is None and turn.data is not None:
+            data = x * turn.data[0] + answer * turn.data[1]
+        self._go(turn.rest)
+        return self.registers[turn.shown].to(sample.dtype), data
+
+    def _go(self, items: tuple[Between, ...]) -> None:
+        registers = self.registers
+        assert registers is not None
+        for item in items:
+            if isinstance(item, BoundCombine):
+                registers[item.out] = total(item, registers, self.noise)
+            else:
+                write(registers, item.op.outs, item.op.fn(*[registers[name] for name in item.op.srcs]))
+            for name in item.dead:
+                registers.pop(name, None)
+
+
+def _turn(call: Call, found: SchedulerPlan, rest: list[Between], shown: str, opens: bool) -> Turn:
+    assert call.op is not None
+    label, level = found.label.both(call.t)
+    c_in, skip, gain = 1.0, 0.0, 1.0
+    if found.scales is not None:
+        c_in = float(found.scales.c_in(level))
+        skip, gain = (float(each) for each in found.scales.outputs(level))
+
+    def of_answer(want: Prediction) -> tuple[float, float]:
+        """(a, b) with want = a x + b F: the prediction is skip x + gain F."""
+        a, b = (float(each) for each in conversion(found.prediction, want, found.process, call.t))
+        return a + b * skip, b * gain
+
+    a, b = of_answer(call.op.want)
+    try:
+        data = of_answer(DATA)
+    except ValueError:
+        data = None
+    bound = call._replace(a=a, b=b)
+    return Turn(bound, c_in, float(label), float(call.t), data, tuple(rest), shown, opens)
+
+
+def _check(plan: Plan) -> None:
+    if plan.entry != ("x",) or plan.exit != ("x",) or not plan.nfe:
+        raise ValueError(
+            f"as_scheduler: got {plan.name} of {plan.nfe} network calls from {', '.join(plan.entry)} to "
+            f"{', '.join(plan.exit)}, expected a sampler from a state to a state; run it by pullback.adjoint.sample"
+        )
+    if plan.batch is not None:
+        raise ValueError(
+            f"as_scheduler: got a grid for each of {plan.batch} samples, expected one for all, since a pipeline has "
+            "one timestep for them; pass times (N+1,)"
+        )
+    plan.check_numbers("as_scheduler")
+    if any(isinstance(op, Evaluate) and op.variance for op in plan.instructions):
+        raise ValueError(
+            f"as_scheduler: got {plan.name}, which asks the network for a variance, expected the prediction alone; "
+            "take PosteriorVariance.SMALL or LARGE"
+        )
+
+
+def _check_opening(plan: Plan, before: list[Between]) -> None:
+    """Raise ValueError where the first call is not at the state that the pipeline starts from: followed on x = 1."""
+    first = next(op for op in plan.instructions if isinstance(op, Evaluate))
+    nan = torch.full((1, 1), math.nan, dtype=torch.float64)
+    registers = {"x": torch.ones_like(nan)}
+    for item in before:
+        if isinstance(item, BoundCombine):
+            registers[item.out] = nan if item.noise else total(item, registers, None)
+        else:
+            registers.update(dict.fromkeys(item.op.outs, nan))
+    if float(registers[first.src]) != 1.0:
+        raise ValueError(
+            f"as_scheduler: got {plan.name}, which changes the state before its first network call, expected a call at "
+            "the state that the pipeline starts from; where that is churn, leave the first noise levels out (s_max)"
+        )
