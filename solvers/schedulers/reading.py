@@ -1,6 +1,5 @@
 """plan_from_scheduler: a diffusers scheduler's own loop as a plan."""
 
-import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,12 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from ..checked import checked
-from ..kinds import described
 from ..wanted import Count, Finite, Whole
-from .conventions import Convention
 from .corrected import true_plan
+from .drop_in import InPlace
 from .found import SchedulerPlan
-from .known import CONVENTIONS, REFUSED
+from .known import convention_of, on_cpu
 from .playing import Playing
 
 
@@ -72,6 +70,8 @@ def plan_from_scheduler(
         raise ValueError(
             f"begin: got {begin}, expected less than the {len(s.timesteps)} turns of the loop; leave some"
         )
+    if isinstance(s, InPlace):
+        return s.found(begin)
     if begin and hasattr(s, "set_begin_index"):
         s.set_begin_index(begin)
     playing = Playing(s, convention, options)
@@ -84,30 +84,3 @@ def plan_from_scheduler(
             "numbers; it makes NaN of any sample: change its configuration, or pass corrected=True"
         )
     return found
-
-
-def on_cpu(scheduler: Any) -> Any:
-    """A copy of it, its tensors on the CPU."""
-    s = copy.deepcopy(scheduler)
-    for name, value in vars(s).items():
-        if isinstance(value, Tensor):
-            setattr(s, name, value.cpu())
-    return s
-
-
-def convention_of(scheduler: Any) -> Convention:
-    """How its class goes. Raises ValueError, by its name, for one that is no plan; TypeError for no scheduler."""
-    names = [base.__name__ for base in type(scheduler).__mro__]
-    for name in names:
-        if name in REFUSED:
-            raise ValueError(f"plan_from_scheduler: got {name}, {REFUSED[name]}")
-        if name in CONVENTIONS:
-            return CONVENTIONS[name]
-    if not hasattr(scheduler, "set_timesteps"):
-        raise TypeError(
-            f"scheduler: got {described(scheduler)}, expected a diffusers scheduler; pass pipe.scheduler"
-        )
-    raise ValueError(
-        f"plan_from_scheduler: got {names[0]}, expected one of {sorted(CONVENTIONS)}, or a subclass of one; write "
-        "its steps as a Method"
-    )

@@ -1,4 +1,4 @@
-"""Turns: a plan cut at its network calls, one for each turn of a pipeline's loop."""
+"""Stretches: a plan cut at its network calls, one for each turn of a pipeline's loop."""
 
 import math
 from dataclasses import dataclass
@@ -21,17 +21,16 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Turn:
+class Stretch:
     """One network call of a plan, and the instructions from it to the next.
 
     Attributes:
-        call: with op.want = a x + b F of F, the network's own answer to c_in x.
+        call: op.want = a x + b F of F, the network's own answer to c_in x.
         label: what the network is told.
         level: the process's time there.
         data: (a, b) of the data prediction, None where F does not determine it.
         rest: what follows up to the next call.
         shown: the register that the next call takes; "x" after the last.
-        opens: whether it is the first call of a step.
     """
 
     call: Call
@@ -41,78 +40,76 @@ class Turn:
     data: tuple[float, float] | None
     rest: tuple[Between, ...]
     shown: str
-    opens: bool
 
 
 @dataclass(frozen=True)
-class Turns:
-    """A plan as turns; `opening` goes before the first."""
+class Stretches:
+    """A plan in pieces: `opening` goes before the first call."""
 
     plan: Plan
     opening: tuple[Between, ...]
-    turns: tuple[Turn, ...]
+    calls: tuple[Stretch, ...]
 
     @classmethod
-    def of(cls, plan: Plan, found: SchedulerPlan) -> "Turns":
+    def of(cls, plan: Plan, found: SchedulerPlan) -> "Stretches":
         """`plan` around the network that `found` was found with.
 
         Raises:
             ValueError: a plan that a loop around one state and one label a call cannot run.
         """
         _check(plan)
-        before: list[Between] = []
-        gaps = [before]
-        evaluated: list[Call] = []
-        step = -1
-        for k, op in enumerate(plan.instructions):
-            while step + 1 < plan.steps and plan.starts[step + 1] <= k:
-                step += 1
-            dead = plan.last_uses[k]
-            if isinstance(op, Evaluate):
-                evaluated.append(Call(len(evaluated), step, as_time(op.t), 0.0, 1.0, op))
-                gaps.append([])
-            elif isinstance(op, Combine):
-                gaps[-1].append(BoundCombine(op.out, op.terms, op.noise, dead, step))  # type: ignore[arg-type]
-            else:
-                gaps[-1].append(BoundApply(op, dead, step))
-        _check_opening(plan, before)
-        sources = [call.op.src for call in evaluated if call.op is not None]
-        turns = [
-            _turn(call, found, gap, shown, not k or evaluated[k - 1].step != call.step)
-            for k, (call, gap, shown) in enumerate(zip(evaluated, gaps[1:], [*sources[1:], "x"], strict=True))
+        gaps: list[list[Between]] = [[]]
+        calls: list[Call] = []
+        for step in range(plan.steps):
+            span = plan.span(step, step + 1)
+            for op, dead in zip(plan.instructions[span], plan.last_uses[span], strict=True):
+                if isinstance(op, Evaluate):
+                    calls.append(Call(len(calls), step, as_time(op.t), 0.0, 1.0, op))
+                    gaps.append([])
+                elif isinstance(op, Combine):
+                    # coefficients are numbers (`_check`), ready as they stand
+                    gaps[-1].append(BoundCombine(op.out, op.terms, op.noise, dead, step))  # type: ignore[arg-type]
+                else:
+                    gaps[-1].append(BoundApply(op, dead, step))
+        sources = [call.op.src for call in calls if call.op is not None]
+        _check_opening(plan, gaps[0], sources[0])
+        made = [
+            _stretch(call, found, gap, shown)
+            for call, gap, shown in zip(calls, gaps[1:], [*sources[1:], "x"], strict=True)
         ]
-        return cls(plan, tuple(before), tuple(turns))
+        return cls(plan, tuple(gaps[0]), tuple(made))
 
 
 @dataclass(eq=False)
 class Walk:
-    """A run of turns, one at a time: what it remembers between them. Registers are float32 at least."""
+    """A run, one stretch at a time: what it remembers between them. Registers are float32 at least."""
 
-    turns: Turns
+    opening: tuple[Between, ...]
     noise: Noise | None
     registers: dict[str, Tensor] | None = None
 
-    def take(self, turn: Turn, answer: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+    def take(self, stretch: Stretch, answer: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
         """(the state for the next call, the data prediction) after the network's answer at `sample`."""
-        op = turn.call.op
+        call, op, x = stretch.call, stretch.call.op, carried(sample)
         assert op is not None
-        x = carried(sample)
         if self.registers is None:
             self.registers = {"x": x}
-            self._go(self.turns.opening)
+            self._go(self.opening)
         elif sample.dtype in HALVES:
-            # what the pipeline was shown was rounded: its own changes are added to what was not
+            # the pipeline was shown a rounded state: what it changed there is added to the one before rounding
             held = self.registers[op.src]
             x = held + (x - held.to(sample.dtype).float())
         self.registers[op.src] = x
         answer = answer.to(x)
-        out = treated(turn.call, converted(turn.call, x, answer))
+        out = treated(call, converted(call, x, answer))
+        # a compiled network writes its next answer where this one lies
         write(self.registers, op.outs, out.clone() if out is answer else out)
-        data = out if op.want == DATA and len(op.outs) == 1 else None
-        if data is None and turn.data is not None:
-            data = x * turn.data[0] + answer * turn.data[1]
-        self._go(turn.rest)
-        return self.registers[turn.shown].to(sample.dtype), data
+        self._go(stretch.rest)
+        if op.want == DATA and len(op.outs) == 1:
+            data = out
+        else:
+            data = None if stretch.data is None else x * stretch.data[0] + answer * stretch.data[1]
+        return self.registers[stretch.shown].to(sample.dtype), data
 
     def _go(self, items: tuple[Between, ...]) -> None:
         registers = self.registers
@@ -126,7 +123,7 @@ class Walk:
                 registers.pop(name, None)
 
 
-def _turn(call: Call, found: SchedulerPlan, rest: list[Between], shown: str, opens: bool) -> Turn:
+def _stretch(call: Call, found: SchedulerPlan, rest: list[Between], shown: str) -> Stretch:
     assert call.op is not None
     label, level = found.label.both(call.t)
     c_in, skip, gain = 1.0, 0.0, 1.0
@@ -142,10 +139,9 @@ def _turn(call: Call, found: SchedulerPlan, rest: list[Between], shown: str, ope
     a, b = of_answer(call.op.want)
     try:
         data = of_answer(DATA)
-    except ValueError:
+    except ValueError:  # eps at alpha = 0
         data = None
-    bound = call._replace(a=a, b=b)
-    return Turn(bound, c_in, float(label), float(call.t), data, tuple(rest), shown, opens)
+    return Stretch(call._replace(a=a, b=b), c_in, float(label), float(call.t), data, tuple(rest), shown)
 
 
 def _check(plan: Plan) -> None:
@@ -167,18 +163,17 @@ def _check(plan: Plan) -> None:
         )
 
 
-def _check_opening(plan: Plan, before: list[Between]) -> None:
+def _check_opening(plan: Plan, before: list[Between], first: str) -> None:
     """Raise ValueError where the first call is not at the state that the pipeline starts from: followed on x = 1."""
-    first = next(op for op in plan.instructions if isinstance(op, Evaluate))
-    nan = torch.full((1, 1), math.nan, dtype=torch.float64)
-    registers = {"x": torch.ones_like(nan)}
+    unknown = torch.full((1, 1), math.nan, dtype=torch.float64)
+    registers = {"x": torch.ones_like(unknown)}
     for item in before:
         if isinstance(item, BoundCombine):
-            registers[item.out] = nan if item.noise else total(item, registers, None)
+            registers[item.out] = unknown if item.noise else total(item, registers, None)
         else:
-            registers.update(dict.fromkeys(item.op.outs, nan))
-    if float(registers[first.src]) != 1.0:
+            registers.update(dict.fromkeys(item.op.outs, unknown))
+    if float(registers[first]) != 1.0:
         raise ValueError(
             f"as_scheduler: got {plan.name}, which changes the state before its first network call, expected a call at "
-            "the state that the pipeline starts from; where that is churn, leave the first noise levels out (s_max)"
+            "the state that the pipeline starts from; where that is churn, keep it from the first noise level (s_max)"
         )
