@@ -1,5 +1,5 @@
-"""What plan is this diffusers scheduler? Reads its own loop off it, or puts another there. Knows methods by their steps,
-never imports it.
+"""What plan is this diffusers scheduler? Reads its own loop off it, or puts another there. Knows methods by their
+steps, never imports it.
 """
 
 from .drop_in import as_scheduler

@@ -85,14 +85,14 @@ def stable_diffusion(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str,
     """The pipeline, what it is called with, and the network with guidance by hand."""
     from diffusers import StableDiffusionPipeline
 
-    parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    net, parts = unet(), dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
     pipe = StableDiffusionPipeline(
-        vae=vae(), unet=unet(), scheduler=scheduler, **parts, requires_safety_checker=False
+        vae=vae(), unet=net, scheduler=scheduler, **parts, requires_safety_checker=False
     )
     text, empty = drawn(1, 5, 16, seed=1).to(dtype), drawn(1, 5, 16, seed=2).to(dtype)
 
     def network(x: Tensor, t: Tensor) -> Tensor:
-        both = pipe.unet(torch.cat([x, x]), torch.cat([t, t]), torch.cat([empty, text])).sample
+        both = net(torch.cat([x, x]), torch.cat([t, t]), torch.cat([empty, text])).sample
         return both[:1] + GUIDED * (both[1:] - both[:1])
 
     given = {"prompt_embeds": text, "negative_prompt_embeds": empty, "height": 8, "width": 8}
@@ -106,13 +106,12 @@ def sdxl(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any], Any]:
     net = unet(**added, projection_class_embeddings_input_dim=6 * 4 + 8)
     parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
     pipe = StableDiffusionXLPipeline(vae=vae(), unet=net, scheduler=scheduler, **parts, add_watermarker=False)
-    pipe.text_encoder_2 = None
     text, empty = drawn(1, 5, 16, seed=1).to(dtype), drawn(1, 5, 16, seed=2).to(dtype)
     pooled, none = drawn(1, 8, seed=3).to(dtype), drawn(1, 8, seed=4).to(dtype)
 
     def network(x: Tensor, t: Tensor) -> Tensor:
         ids = torch.tensor([[8, 8, 0, 0, 8, 8]] * 2, dtype=x.dtype)
-        both = pipe.unet(
+        both = net(
             torch.cat([x, x]),
             torch.cat([t, t]),
             torch.cat([empty, text]),
