@@ -2,7 +2,8 @@
 
 import copy
 import inspect
-from dataclasses import replace
+import sys
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -73,8 +74,8 @@ def as_scheduler(
 
 
 class Stepped(NamedTuple):
-    """What `step` returns, with `return_dict` or without. The data prediction is None where the network's answer does
-    not determine it.
+    """What `step` returns, with `return_dict` or without. The data prediction is None where the scheduler replaced
+    returns none, and where the network's answer does not determine it.
     """
 
     prev_sample: Tensor
@@ -86,6 +87,7 @@ class InPlace:
 
     _base: type
     _options: dict[str, Any]  # of the step that it stands for, and their defaults
+    _with_data: bool  # whether that step returns the data prediction too
     _asked: Asked
     _loop: LaidOut | None = None
     _walk: Walk | None = None
@@ -170,7 +172,7 @@ class InPlace:
                 f"step: got model_output {tuple(model_output.shape)}, expected {tuple(sample.shape)}, that of sample; "
                 "pass the prediction alone"
             )
-        made = Stepped(*walk.take(stretch, model_output, sample))
+        made = Stepped(*walk.take(stretch, model_output, sample, self._with_data))
         self._step_index += 1
         return made
 
@@ -257,8 +259,12 @@ def _class_for(base: type) -> type:
     if "generator" not in known.parameters:
         generator = inspect.Parameter("generator", inspect.Parameter.KEYWORD_ONLY, default=None)
         step.__signature__ = known.replace(parameters=[*known.parameters.values(), generator])  # type: ignore[attr-defined]
+    outputs = [
+        each for name, each in vars(sys.modules[base.__module__]).items() if name.endswith("SchedulerOutput")
+    ]
     inside = {
         "_base": base,
+        "_with_data": any(len(fields(each)) > 1 for each in outputs),
         "_options": {name: each.default for name, each in known.parameters.items()},
         "set_timesteps": set_timesteps,
         "step": step,

@@ -31,6 +31,7 @@ class Stretch:
         data: (a, b) of the data prediction, None where F does not determine it.
         rest: what follows up to the next call.
         shown: the register that the next call takes; "x" after the last.
+        kept: whether what the call gave is read after the next one too.
     """
 
     call: Call
@@ -40,6 +41,7 @@ class Stretch:
     data: tuple[float, float] | None
     rest: tuple[Between, ...]
     shown: str
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ class Walk:
     noise: Noise | None
     registers: dict[str, Tensor] | None = None
 
-    def take(self, stretch: Stretch, answer: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(the state for the next call, the data prediction) after the network's answer at `sample`."""
+    def take(
+        self, stretch: Stretch, answer: Tensor, sample: Tensor, with_data: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """(the state for the next call, the data prediction if it is wanted) after the network's answer at `sample`."""
         call, op, x = stretch.call, stretch.call.op, carried(sample)
         assert op is not None
         if self.registers is None:
@@ -103,12 +107,11 @@ class Walk:
         answer = answer.to(x)
         out = treated(call, converted(call, x, answer))
         # a compiled network writes its next answer where this one lies
-        write(self.registers, op.outs, out.clone() if out is answer else out)
+        write(self.registers, op.outs, out.clone() if stretch.kept and out is answer else out)
         self._go(stretch.rest)
-        if op.want == DATA and len(op.outs) == 1:
-            data = out
-        else:
-            data = None if stretch.data is None else x * stretch.data[0] + answer * stretch.data[1]
+        data = None
+        if with_data and stretch.data is not None:
+            data = x * stretch.data[0] + answer * stretch.data[1]
         return self.registers[stretch.shown].to(sample.dtype), data
 
     def _go(self, items: tuple[Between, ...]) -> None:
@@ -141,7 +144,8 @@ def _stretch(call: Call, found: SchedulerPlan, rest: list[Between], shown: str) 
         data = of_answer(DATA)
     except ValueError:  # eps at alpha = 0
         data = None
-    return Stretch(call._replace(a=a, b=b), c_in, float(label), float(call.t), data, tuple(rest), shown)
+    kept = not any(call.op.outs[0] in item.dead for item in rest)
+    return Stretch(call._replace(a=a, b=b), c_in, float(label), float(call.t), data, tuple(rest), shown, kept)
 
 
 def _check(plan: Plan) -> None:
