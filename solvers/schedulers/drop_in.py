@@ -19,7 +19,7 @@ from .found import SchedulerPlan
 from .known import convention_of, on_cpu
 from .laid_out import Asked, LaidOut
 from .pipeline_noise import Generators, PipelineNoise
-from .stretches import Stretch, Walk
+from .stretches import Stretch, HeldRun
 
 OURS = ("_asked", "_loop", "_walk", "_step_index", "_begin_index")
 
@@ -90,7 +90,7 @@ class InPlace:
     _with_data: bool  # whether that step returns the data prediction too
     _asked: Asked
     _loop: LaidOut | None = None
-    _walk: Walk | None = None
+    _walk: HeldRun | None = None
     _step_index: int | None = None
     _begin_index: int | None = None
     timesteps: Tensor
@@ -162,7 +162,7 @@ class InPlace:
         walk, loop = self._walk, self._loop
         assert walk is not None and loop is not None and self._step_index is not None
         if isinstance(walk.noise, PipelineNoise):
-            walk.noise.generator, walk.noise.dtype = generator, sample.dtype
+            walk.noise.draw_from(generator, sample.dtype)
         elif walk.registers is None and walk.noise is not None:
             walk.noise.check(loop.run.plan.slots, sample)
         if loop.found.calling is not None and model_output.shape[1] == 2 * sample.shape[1]:
@@ -224,7 +224,7 @@ class InPlace:
             k = next((k for k, each in enumerate(loop.calls) if _near(value, each.label)), 0)
         self._loop = loop = loop.begun(k)
         noise = PipelineNoise.of(loop.run.plan) if self._asked.noise is None else self._asked.noise
-        self._walk, self._step_index = Walk(loop.run.opening, noise), k
+        self._walk, self._step_index = HeldRun(loop.run.opening, noise), k
         return loop
 
     def _check(self, options: dict[str, Any]) -> None:

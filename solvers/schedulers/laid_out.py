@@ -65,7 +65,7 @@ class LaidOut:
                 )
         run, scale = Stretches.of(plan, found), found.scale
         if isinstance(found.process, EDM):
-            scale *= plan.times[0] / nodes[0]  # 1 but for a grid that starts elsewhere
+            scale *= float(as_time(plan.times[0])) / nodes[0]  # 1 but for a grid that starts elsewhere
         calls = [sum(each.call.step == k for each in run.calls) for k in range(plan.steps)]
         return cls(
             replace(found, plan=plan, scale=scale), method, run, run.calls, mode([n for n in calls if n])

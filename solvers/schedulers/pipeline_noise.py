@@ -36,6 +36,10 @@ class PipelineNoise(Noise):
             dict(Counter(s for op in plan.instructions if isinstance(op, Combine) for _, s in op.noise))
         )
 
+    def draw_from(self, generator: Generators, dtype: torch.dtype) -> None:
+        """The generator and type of the next draws."""
+        self.generator, self.dtype = generator, dtype
+
     def check(self, slots: int, like: Tensor) -> None:
         """It serves any."""
 

@@ -83,7 +83,7 @@ class Stretches:
 
 
 @dataclass(eq=False)
-class Walk:
+class HeldRun:
     """A run, one stretch at a time: what it remembers between them. Registers are float32 at least."""
 
     opening: tuple[Between, ...]
