@@ -19,7 +19,7 @@ from .found import SchedulerPlan
 from .known import convention_of, on_cpu
 from .laid_out import Asked, LaidOut
 from .pipeline_noise import Generators, PipelineNoise
-from .stretches import Stretch, HeldRun
+from .stretches import HeldRun, Stretch
 
 OURS = ("_asked", "_loop", "_walk", "_step_index", "_begin_index")
 
