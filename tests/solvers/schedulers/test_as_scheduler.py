@@ -49,6 +49,7 @@ from pullback.solvers import (
 )  # fmt: skip
 from pullback.solvers.schedulers import as_scheduler, plan_from_scheduler
 from pullback.solvers.schedulers.known import CONVENTIONS
+from pullback.solvers.schedulers.pipeline_noise import PipelineNoise
 
 FLOAT64 = torch.float64
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -413,3 +414,10 @@ def test_the_prediction_of_the_data_comes_with_the_step():
         ours, true = (each.step(X, each.timesteps[0], X, return_dict=True) for each in (s, theirs))
         assert gap(ours.pred_original_sample, true.pred_original_sample) < 1e-6
         assert gap(ours.prev_sample, true.prev_sample) < (1e-6 if method == DDIM() else 1.0)
+
+
+def test_a_slot_that_is_asked_for_again_is_the_same_draw():
+    noise = PipelineNoise({0: 2, 1: 1})
+    noise.draw_from(torch.Generator().manual_seed(0), FLOAT64)
+    first, other, again = (noise(slot, X) for slot in (0, 1, 0))
+    assert torch.equal(first, again) and not torch.equal(first, other) and not noise.kept
