@@ -38,18 +38,24 @@ def true_plan(s: Any, process: Process, nodes: list[float], options: Options) ->
             f"plan_from_scheduler: got corrected=True for {name}, expected a scheduler of a method with an order; a "
             "distilled network's step has none, leave corrected out"
         )
-    if getattr(s.config, "thresholding", False):
-        method = OnData(
-            method, DynamicThreshold(s.config.dynamic_thresholding_ratio, s.config.sample_max_value)
-        )
-    elif getattr(s.config, "clip_sample", False):
-        method = OnData(method, Clamp(-s.config.clip_sample_range, s.config.clip_sample_range))
+    method = limited(method, s.config)
     times = [t for k, t in enumerate(nodes) if not k or t != nodes[k - 1]]
     if (
         name == "DPMSolverSinglestepScheduler"
     ):  # it counts network calls: a step of its method spans several nodes
         times = [*times[: -1 : s.config.solver_order], times[-1]]
     return method.along(process, times)
+
+
+def limited(method: Method, config: Any) -> Method:
+    """`method` with the clipping or thresholding that a scheduler's configuration asks for, unless it has its own."""
+    if isinstance(method, OnData):
+        return method
+    if getattr(config, "thresholding", False):
+        return OnData(method, DynamicThreshold(config.dynamic_thresholding_ratio, config.sample_max_value))
+    if getattr(config, "clip_sample", False):
+        return OnData(method, Clamp(-config.clip_sample_range, config.clip_sample_range))
+    return method
 
 
 def _multistep(s: Any, options: Options) -> Method | None:

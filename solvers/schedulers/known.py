@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from torch import Tensor
+
+from ..kinds import described
 from .angles import CosineLabels, Quarter, TrigFlow
 from .convention import Convention
+from .copying import copied
 from .edm_levels import ConsistencyLevels, CosineKarras, Karras2022
 from .flows import DataWard, Flow
 from .levels import Exploding, Interpolated, Midpoint, UnitVariance
@@ -79,3 +83,30 @@ ORDERS = {"HeunDiscreteScheduler": 2, "KDPM2DiscreteScheduler": 2, "KDPM2Ancestr
 def named_order(s: Any) -> int:
     """The order in its name or configuration, which the shipped loop need not have."""
     return int(s.config.get("solver_order", ORDERS.get(type(s).__name__, 1)))
+
+
+def on_cpu(scheduler: Any) -> Any:
+    """A copy of it, its tensors on the CPU."""
+    s = copied(scheduler)
+    for name, value in vars(s).items():
+        if isinstance(value, Tensor):
+            setattr(s, name, value.cpu())
+    return s
+
+
+def convention_of(scheduler: Any) -> Convention:
+    """How its class goes. Raises ValueError, by its name, for one that is no plan; TypeError for no scheduler."""
+    names = [base.__name__ for base in type(scheduler).__mro__]
+    for name in names:
+        if name in REFUSED:
+            raise ValueError(f"plan_from_scheduler: got {name}, {REFUSED[name]}")
+        if name in CONVENTIONS:
+            return CONVENTIONS[name]
+    if not hasattr(scheduler, "set_timesteps"):
+        raise TypeError(
+            f"scheduler: got {described(scheduler)}, expected a diffusers scheduler; pass pipe.scheduler"
+        )
+    raise ValueError(
+        f"plan_from_scheduler: got {names[0]}, expected one of {sorted(CONVENTIONS)}, or a subclass of one; write "
+        "its steps as a Method"
+    )

@@ -8,13 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from ..checked import checked
-from ..kinds import described
 from ..wanted import Count, Finite, Whole
-from .convention import Convention
-from .copying import copied
 from .corrected import true_plan
+from .drop_in import InPlace
 from .found import SchedulerPlan
-from .known import CONVENTIONS, REFUSED
+from .known import convention_of, on_cpu
 from .playing import Playing
 
 
@@ -52,16 +50,13 @@ def plan_from_scheduler(
     Coefficients are float64 numbers of the scheduler's own arithmetic; where it computes them in float32 they have
     float32's accuracy, and where it rounds the state to float32 the plan does not. Cost: no network call.
     """
-    convention = _convention(scheduler)
+    convention = convention_of(scheduler)
     if num_inference_steps is timesteps is sigmas is None:
         raise ValueError(
             "num_inference_steps: got none, nor timesteps or sigmas, expected one of them; write "
             "plan_from_scheduler(scheduler, 20)"
         )
-    s = copied(scheduler)
-    for name, value in vars(s).items():
-        if isinstance(value, Tensor):
-            setattr(s, name, value.cpu())
+    s = on_cpu(scheduler)
     given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas, "mu": mu}
     given = {name: value for name, value in given.items() if value is not None}
     known = inspect.signature(s.set_timesteps).parameters
@@ -77,6 +72,8 @@ def plan_from_scheduler(
         raise ValueError(
             f"begin: got {begin}, expected less than the {len(s.timesteps)} turns of the loop; leave some"
         )
+    if isinstance(s, InPlace):
+        return s.found(begin)
     if begin and hasattr(s, "set_begin_index"):
         s.set_begin_index(begin)
     playing = Playing(s, convention, options)
@@ -92,20 +89,3 @@ def plan_from_scheduler(
             "numbers; it makes NaN of any sample: change its configuration, or pass corrected=True"
         )
     return found
-
-
-def _convention(scheduler: Any) -> Convention:
-    names = [base.__name__ for base in type(scheduler).__mro__]
-    for name in names:
-        if name in REFUSED:
-            raise ValueError(f"plan_from_scheduler: got {name}, {REFUSED[name]}")
-        if name in CONVENTIONS:
-            return CONVENTIONS[name]
-    if not hasattr(scheduler, "set_timesteps"):
-        raise TypeError(
-            f"scheduler: got {described(scheduler)}, expected a diffusers scheduler; pass pipe.scheduler"
-        )
-    raise ValueError(
-        f"plan_from_scheduler: got {names[0]}, expected one of {sorted(CONVENTIONS)}, or a subclass of one; write "
-        "its steps as a Method"
-    )

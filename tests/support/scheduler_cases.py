@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pullback.adjoint import sample
+from pullback.solvers import Plan
 from pullback.solvers.schedulers import plan_from_scheduler
 
 
@@ -136,6 +137,16 @@ def own_loop(
             x = s.step(out, t, x, return_dict=False, **case.options)[0]
         last = t
     return x
+
+
+def slots_drawn(plan: Plan, like: Tensor, seed: int) -> Tensor:
+    """The draws of a generator, in the order in which the plan's instructions ask for them."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for op in plan.instructions:
+        for _, slot in getattr(op, "noise", ()):
+            if slot not in found:
+                found[slot] = torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    return torch.stack([found[slot] for slot in range(plan.slots)])
 
 
 def cases() -> list[Case]:
