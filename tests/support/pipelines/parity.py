@@ -101,10 +101,11 @@ def differences(case: PipelineCase, pipe: Any) -> Differences:
     for name in wanted:
         given = call[name] if isinstance(call[name], list) else [call[name]]
         leaves |= {f"{name} {k}" if k else name: each for k, each in enumerate(given)}
-    pairs = [
-        torch.autograd.grad(each.square().sum(), list(leaves.values()), allow_unused=True)
-        for each in (ours, theirs)
-    ]
+    with single():  # replays too see the default dtype that their first calls saw
+        pairs = [
+            torch.autograd.grad(each.square().sum(), list(leaves.values()), allow_unused=True)
+            for each in (ours, theirs)
+        ]
     both = [(name, a, b) for name, a, b in zip(leaves, *pairs, strict=True) if b is not None]
     return Differences(far(ours, theirs), {name: far(a, b) for name, a, b in both})
 
@@ -117,7 +118,9 @@ def found_of(case: PipelineCase, pipe: Any) -> DiffusersPipeline:
 
 def far(a: Tensor | None, b: Tensor) -> float:
     """The largest difference by the largest number."""
-    return float("inf") if a is None else float((a - b).abs().max() / b.abs().max())
+    if a is None:
+        return float("inf")
+    return float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
 
 
 def _sampled(found: DiffusersPipeline, x: Tensor, cond: Any, draws: list[Tensor]) -> Tensor:
