@@ -287,3 +287,10 @@ def test_what_goes_wrong_is_named():
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="got an empty batch, expected samples"):
         adapt(MIXTURE.denoiser(PROCESS), torch.zeros(0, 2), AdaptiveDPM(2), 0.9, 0.05, rtol=0.1, atol=0.1)
+
+
+def test_vmap_is_refused_by_name():
+    with pytest.raises(ValueError, match="got a call under torch.func.vmap, expected plain tensors"):
+        torch.func.vmap(lambda x: adapt(MODEL, x, AdaptiveDPM(2), START, END).state)(
+            torch.stack([draws(2)] * 2)
+        )
