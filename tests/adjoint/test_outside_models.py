@@ -51,6 +51,7 @@ from pullback.solvers import (
     TwoHeads,
     UniformT,
     UserPair,
+    VEPreconditioning,
     WithEndpoint,
     plan_from_scheduler,
 )
@@ -330,23 +331,48 @@ def test_copies_are_whole(around):
     assert torch.equal(*ends) and not shared
 
 
+# what these have of their own: their arguments, or what they are called with, leave no room for another
+OWN_CALL, OWN_LABEL = {"position and momentum"}, {"Preconditioned", "Euler of diffusers", "EDM of diffusers"}
+
+
 @pytest.mark.parametrize("name", AROUND)
 def test_what_is_asked_of_the_denoiser_inside_is_asked_of_it(name, monkeypatch):
-    """Declared modules, another way to call, and times at which it cannot be called."""
+    """Declared modules, another way to call, other labels, and times at which it cannot be called."""
     around, net, hidden, asked = AROUND[name], Net(), nn.Linear(2, 2), []
 
     def call(network, x, t, cond):
         asked.append("call")
         return network(x, t) if cond is None else network(x, t, cond)
 
-    own_call = name == "position and momentum"  # which is given as call itself
-    more = {} if own_call else {"call": call}
+    def label(t, process):
+        asked.append("label")
+        return t
+
+    more: dict[str, Any] = {} if name in OWN_CALL else {"call": call}
+    more |= {} if name in OWN_LABEL else {"label": label}
     around.run(net, around.start(), **more)
+    assert set(asked) == set(more)
     model = around.model(net, modules=[hidden], **more)
     assert hidden in list(model.networks())
     monkeypatch.setattr(Denoiser, "check_times", lambda self, times: asked.append("times"))
     model.check_times(torch.tensor([0.5]))
-    own_times = isinstance(model, Preconditioned)  # refuses by itself what its label cannot say
-    assert set(asked) == {"call", "times"} - ({"call"} if own_call else set()) - (
-        {"times"} if own_times else set()
-    )
+    assert "times" in asked or isinstance(
+        model, Preconditioned
+    )  # which refuses by itself what its label cannot say
+
+
+def test_another_network_is_called_as_the_first_was():
+    """`Preconditioned.around` keeps everything but the network."""
+    hidden, seen = nn.Linear(2, 2), []
+
+    def call(network, x, t, cond):
+        seen.append(x.dtype)
+        return network(x, t)
+
+    first = Preconditioned(Net(), EDM(), VEPreconditioning(), torch.bfloat16, call=call, modules=[hidden])
+    low = Net().to(torch.bfloat16)
+    again, x = first.around(low), AROUND["Preconditioned"].start(dtype=torch.float32)
+    wanted = Preconditioned(low, EDM(), VEPreconditioning(), torch.bfloat16)
+    t = torch.full((3,), 2.0, dtype=torch.float32)
+    assert torch.equal(again(x, t), wanted(x, t)) and seen == [torch.bfloat16]
+    assert hidden in list(again.networks())
