@@ -39,4 +39,4 @@ class EndpointProcess(Process):
     def state(self, y: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
         """x_t, (B, ...), at a time or at (B,) times; y itself where a = 0 and s = 1, as at t_min."""
         a, s = (per_sample(value.to(y), y) for value in (self.pull(t), self.scale(t)))
-        return a * end + s * y
+        return a * end.to(y.dtype) + s * y

@@ -330,3 +330,11 @@ def test_the_factor_is_its_formula(control, order):
             wanted, taken = min(max(wanted, control.low), control.high), e0 <= 1
         assert bool(accepted[k]) == taken
         assert float(factor[k]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_one_grid_for_all_sees_the_conditioning():
+    told = Denoiser(lambda x, t, c: torch.tanh(c * x), PROCESS, DATA)
+    built_in = Denoiser(lambda x, t: torch.tanh(4.0 * x), PROCESS, DATA)
+    x, given = draws(2), {"rtol": 1e-3, "atol": 1e-3}
+    times = accepted_times(told, x, START, END, cond=torch.tensor(4.0), **given)
+    assert torch.equal(times, accepted_times(built_in, x, START, END, **given))

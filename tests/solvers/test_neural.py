@@ -298,6 +298,9 @@ def test_what_does_not_fit_is_named():
     assert issubclass(ItoEuler, DriftMethod)
     with pytest.raises(TypeError, match="expected a Clock"):
         ItoEuler().plan(VP(), UniformT(3))
+    x, lone = torch.ones(2, 4), DriftDiffusion(lambda x, t: x)  # a batch of two is no pair  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got a tensor \(2, 2\).* of the field, expected a pair \(f, g\)"):
+        run(Denoiser(lone, CLOCK, FLOW), ItoEuler().plan(CLOCK, Rising(UniformT(2))), x, noise=Addressed(0))
     with pytest.raises(ValueError, match="t_min < t_max"):
         Clock(1.0, 0.0)
     with pytest.raises(ValueError, match="got a FLOW network and a plan that asks for DATA"):
