@@ -306,8 +306,8 @@ def test_the_error_is_its_formula(pair):
     else:
         scale = [max(0.1, 0.2 * 3.0), max(0.1, 0.2 * 2.0)]
     wanted = math.sqrt(((0.5 / scale[0]) ** 2 + (1.0 / scale[1]) ** 2) / 2)
-    states = [torch.cat([v, 0 * v]) for v in (x, low, high, before)]
-    assert pair.error(*states, 0.2, 0.1).tolist() == pytest.approx([wanted, 0.0])
+    x, low, high, before = (torch.cat([v, 0 * v]) for v in (x, low, high, before))
+    assert pair.error(x, low, high, before, 0.2, 0.1).tolist() == pytest.approx([wanted, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -335,6 +335,6 @@ def test_the_factor_is_its_formula(control, order):
 def test_one_grid_for_all_sees_the_conditioning():
     told = Denoiser(lambda x, t, c: torch.tanh(c * x), PROCESS, DATA)
     built_in = Denoiser(lambda x, t: torch.tanh(4.0 * x), PROCESS, DATA)
-    x, given = draws(2), {"rtol": 1e-3, "atol": 1e-3}
-    times = accepted_times(told, x, START, END, cond=torch.tensor(4.0), **given)
-    assert torch.equal(times, accepted_times(built_in, x, START, END, **given))
+    x = draws(2)
+    times = accepted_times(told, x, START, END, rtol=1e-3, atol=1e-3, cond=torch.tensor(4.0))
+    assert torch.equal(times, accepted_times(built_in, x, START, END, rtol=1e-3, atol=1e-3))

@@ -548,7 +548,7 @@ def test_asking_whether_a_gradient_is_wanted_draws_nothing():
 
 @pytest.mark.parametrize("divergence", [ExactDivergence(), Hutchinson(4), HutchPP(2, 4)], ids=str)
 def test_autocast_is_for_the_network_alone(divergence):
-    net, plan, x = network().network.float(), rising(DPMSolverPP(2), VP(), 4), torch.randn(4, 3, 4).float()
+    net, plan, x = Network().float(), rising(DPMSolverPP(2), VP(), 4), torch.randn(4, 3, 4).float()
 
     def inside(x, t):
         with torch.autocast("cpu", torch.bfloat16):
