@@ -338,3 +338,11 @@ def test_one_grid_for_all_sees_the_conditioning():
     x = draws(2)
     times = accepted_times(told, x, START, END, rtol=1e-3, atol=1e-3, cond=torch.tensor(4.0))
     assert torch.equal(times, accepted_times(built_in, x, START, END, rtol=1e-3, atol=1e-3))
+
+
+def test_a_callback_sees_states_in_their_own_form():
+    seen = []
+    model = Denoiser(lambda z, t: {"a": 0.5 * z["a"]}, PROCESS, DATA)
+    found = adapt(model, {"a": draws(2)}, AdaptiveDPM(2), START, END, callback=lambda k, t, x: seen.append(x))
+    assert len(seen) == int(found.attempts.max()) and all(set(x) == {"a"} for x in seen)
+    assert torch.equal(seen[-1]["a"], found.state["a"])

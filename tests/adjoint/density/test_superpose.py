@@ -13,6 +13,7 @@ from pullback.solvers import (
     NOISE,
     Addressed,
     Denoiser,
+    GivenNoise,
     Mixture,
     OnProcess,
     UniformLambda,
@@ -126,3 +127,15 @@ def test_low_precision_empty_batches_and_autocast(kappa):
     assert low.dtype == torch.float32 and torch.equal(low, exact)
     none = superpose(MODELS, grid, x[:0], start[:, :0], Addressed(3), kappa)
     assert [tuple(v.shape) for v in none] == [(0, 2), (3, 0)]
+
+
+def test_noise_that_does_not_suffice_is_refused_before_any_call():
+    x, grid = draws(2), UniformLambda(4, start=START, end=END)
+
+    def never(x, t):
+        raise AssertionError("the network was called")
+
+    with pytest.raises(ValueError, match=r"noise: got a tensor of shape \(3, 2, 2\), expected \(4, 2, 2\)"):
+        superpose(
+            [Denoiser(never, PROCESS, NOISE)], grid, x, torch.zeros(1, 2), GivenNoise(torch.zeros(3, 2, 2))
+        )
