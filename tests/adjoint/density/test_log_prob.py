@@ -569,3 +569,10 @@ def test_what_a_run_refuses_of_the_model_is_refused():
     net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     with pytest.raises(RuntimeError, match="buffer .* was changed by the forward pass"):
         log_prob(Denoiser(lambda x, t: net(x), VP(), V), plan, x, gradient=Checkpoint())
+
+
+def test_the_interval_has_one_degree_less_than_probes():
+    found = LogProb(torch.tensor([[1.0, 2.0, 4.0]]), False, torch.zeros(1, 2), 1, 1)
+    low, high = found.interval(0.9)
+    reach = student(0.9, 2) * math.sqrt(7 / 9)  # variance 7/3 of the lanes, over 3
+    assert torch.allclose(torch.stack([low, high]), 7 / 3 + torch.tensor([[-reach], [reach]]))

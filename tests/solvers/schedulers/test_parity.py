@@ -30,6 +30,7 @@ from pullback.solvers import (
     OnData,
     Plan,
     PosteriorVariance,
+    SDEDPMSolverPP,
     advance,
     moments,
     run,
@@ -293,6 +294,10 @@ LIMIT = DynamicThreshold(0.9, 3.0)
             OnData(DPMSolverPP(2, exact=True), LIMIT),
         ),
         (Case("DPMSolverSinglestep", {**LIMITED, "solver_order": 2}), OnData(DPMSolverPPSingle(2), LIMIT)),
+        (
+            Case("DPMSolverMultistep", {**SD, "algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+            SDEDPMSolverPP(2, exact=True),
+        ),
         (Case("DPMSolverMultistep", {**FINITE, "solver_order": 3}), DPMSolver(3)),
         (Case("DPMSolverMultistep", {**FINITE, "solver_type": "heun"}), DPMSolver(2, exact=True)),
         (Case("DPMSolverSDE", SD), SEEDS(2)),
