@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .full_precision import full_precision
 from .process import as_table
 
 
@@ -153,10 +154,16 @@ class Mixer:
         self.matrix = matrix
 
     def __mul__(self, x: Tensor) -> Tensor:
-        parts = x.reshape(len(x), self.matrix.shape[1], -1)
-        return torch.matmul(self.matrix, parts).reshape(x.shape)
+        parts = self._parts(x)
+        with full_precision(x):
+            return torch.matmul(self.matrix, parts).reshape(x.shape)
 
     __rmul__ = __mul__
+
+    def _parts(self, x: Tensor) -> Tensor:
+        """(B, k, n), of an empty batch too."""
+        count = self.matrix.shape[1]
+        return x.reshape(len(x), count, x.shape[1:].numel() // count)
 
     def __neg__(self) -> "Mixer":
         return Mixer(-self.matrix)
@@ -168,7 +175,7 @@ class Mixer:
 
     def solve(self, x: Tensor) -> Tensor:
         """y with this y = x."""
-        parts = x.reshape(len(x), self.matrix.shape[1], -1)
+        parts = self._parts(x)
         # LAPACK hands back columns side by side, and a network's graph may go by that
         return torch.linalg.solve(self.matrix.expand(len(x), -1, -1), parts).contiguous().reshape(x.shape)
 

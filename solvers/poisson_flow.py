@@ -1,6 +1,7 @@
 """PFGM++: data among D further dimensions, whose electric field takes the place of the score."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,12 +42,13 @@ class PoissonFlow(CheckedFields):
 
         Its length is sqrt(D R/(1 - R)), R of Beta(N/2, D/2) (the inverse beta law), its direction uniform.
         """
-        direction = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+        kind: Any = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
+        direction = torch.randn(like.shape, generator=generator, **kind)
         # R/(1 - R) is a ratio of gammas: that over the sum of squares of a normal vector, which is the direction's own
-        half = torch.full((len(like),), self.extra / 2, dtype=like.dtype, device=like.device)
+        half = torch.full((len(like),), self.extra / 2, **kind)
         # what torch.distributions.Gamma draws with, which takes no generator
         gamma = torch._standard_gamma(half, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
-        return direction * per_sample((self.extra / (2 * gamma)).sqrt(), like)
+        return (direction * per_sample((self.extra / (2 * gamma)).sqrt(), like)).to(like.dtype)
 
     @checked
     def prior(self, like: Samples, sigma: Positive, generator: torch.Generator) -> Tensor:
@@ -58,11 +60,15 @@ class PoissonFlow(CheckedFields):
         """x_0 + sigma n at levels sigma (B,). A network of DATA is trained to give x0 back; a raw one
         `Preconditioned.target(x0, x, sigma)`.
         """
+        if sigma.numel() not in (1, len(x0)):
+            raise ValueError(
+                f"sigma: got shape {tuple(sigma.shape)}, expected ({len(x0)},), one for each sample; draw as many"
+            )
         return x0 + per_sample(sigma.to(x0), x0) * self.noise(x0, generator)
 
     def log_kernel(self, offset: Tensor, sigma: Tensor | float) -> Tensor:
-        """log p(x given x_0), (B,), of offsets x - x_0 (B, ...) at sigma > 0, a number or (B,)."""
-        flat = offset.flatten(1)
+        """log p(x given x_0), (B,), of offsets x - x_0 (B, ...) at sigma > 0, a number or (B,); float32 at least."""
+        flat = offset.flatten(1).to(torch.promote_types(offset.dtype, torch.float32))
         n, d = flat.shape[1], self.extra
         sigma = torch.as_tensor(sigma, dtype=flat.dtype, device=flat.device)
         level, extra = sigma.log(), flat.new_tensor(d)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _top_saved_tensors_default_hooks
 
 from .checked import CheckedFields
 from .kinds import described
@@ -93,7 +94,11 @@ class Process(CheckedFields, ABC):
 def slope(fn: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
     """d fn/dt, of a function of each time by itself."""
     # by torch.func, which may stand inside a transform of the caller's: `requires_grad_` may not
-    return torch.func.grad(lambda at: fn(at).sum())(as_time(t).detach())
+    at = as_time(t).detach()
+    if _top_saved_tensors_default_hooks(True) is None:
+        return torch.func.grad(lambda at: fn(at).sum())(at)
+    # inside a checkpoint or a region, whose hooks torch.func.grad refuses; slower, and nothing is saved
+    return torch.func.jvp(fn, (at.clone(),), (torch.ones_like(at),))[1]  # of times that may be expanded
 
 
 class _VariancePreserving(Process):

@@ -45,4 +45,5 @@ def wants_gradient(model: Model, plan: Plan, x: Tensor, cond: Any) -> bool:
     if any(tensor.requires_grad for tensor in (x, *leaves(cond), *model.parameters())):
         return True
     t = next((op.t for op in plan.instructions if isinstance(op, Evaluate)), plan.times[0])
-    return model(x, as_time(t).to(x).reshape(-1).expand(len(x)), at_step(cond, 0)).requires_grad
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # the run's own draws are what they would be
+        return model(x, as_time(t).to(x).reshape(-1).expand(len(x)), at_step(cond, 0)).requires_grad

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields
+from ...solvers.full_precision import full_precision
 from ...solvers.noise import Addressed, Noise
 from ...solvers.wanted import Count
 
@@ -154,5 +155,6 @@ class HutchPP(FlowDivergence):
         image = torch.cat([pull(part).detach() for part in s.split(self.chunk)])
         q = torch.linalg.qr(image.permute(1, 2, 0)).Q  # (B, D, k)
         inside = self.quadratic(pull, q.permute(2, 0, 1)).sum(0)
-        v = v - torch.einsum("bdk,bek,nbe->nbd", q, q, v)
+        with full_precision(q):
+            v = v - torch.einsum("bdk,bek,nbe->nbd", q, q, v)
         return (inside + self.quadratic(pull, v)).T

@@ -16,6 +16,7 @@ from ...solvers.packing import State, packing_of
 from ...solvers.per_step import at_step, check_steps
 from ...solvers.process import Process, as_time
 from ...solvers.wanted import Limit
+from ..transforms import transform
 
 
 @checked
@@ -69,6 +70,12 @@ def ito_log_prob(
             f"start: got shape {tuple(start.shape)}, expected ({len(xs[0])},), log q of each first state"
         )
     _check_noise(plan)
+    if model.process != plan.process:
+        raise ValueError(
+            f"process: got a plan for {plan.process}, expected the denoiser's {model.process}; pass the denoiser that "
+            "drew the path"
+        )
+    model.check_times(torch.tensor(plan.times[:-1], dtype=torch.float64))
     scheduled, found = check_steps(cond, plan.steps), [start]
     for k in range(plan.steps):
         ends = as_time(plan.times[k]), as_time(plan.times[k + 1])
@@ -76,7 +83,7 @@ def ito_log_prob(
         arguments = model, xs[k], xs[k + 1], ends, known, variance
         gained = (
             checkpoint(_gained, *arguments, use_reentrant=False)
-            if torch.is_grad_enabled()
+            if torch.is_grad_enabled() and not transform()  # torch.func keeps what it saves itself
             else _gained(*arguments)
         )
         found.append(found[-1] + gained)
@@ -91,7 +98,7 @@ def _gained(
     y = x / alpha
     score = (data_prediction(model, x, ends[0], cond) - y) / v
     gained = kernel_ratio(score, x_next / alpha_next - y, v - v_next, variance + v_next)
-    return gained + x[0].numel() * (alpha / alpha_next).log().flatten()
+    return gained + x.shape[1:].numel() * (alpha / alpha_next).log().flatten()
 
 
 def kernel_ratio(score: Tensor, moved: Tensor, width: Tensor, spread: Tensor) -> Tensor:

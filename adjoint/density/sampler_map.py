@@ -111,7 +111,7 @@ def sampler_log_prob(
     at = at - _solved(jacobian, (end - x).flatten(1), at)
     _, log_det = map_log_det(denoiser, plan, at, cond=cond, gradient=gradient)
     calls, vjps = gradient.cost(plan)
-    rows = (steps + 2) * at[0].numel()
+    rows = (steps + 2) * at.shape[1:].numel()
     nfe = (steps + 2) * plan.nfe + rows * (calls - plan.nfe)
     value = _Once.apply(log_of_prior(prior, at, plan, 0) - log_det)
     return LogProb(value[:, None], True, at, nfe, rows * vjps)

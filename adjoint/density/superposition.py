@@ -10,8 +10,10 @@ from torch import Tensor
 from ...solvers import Model, Noise
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields, checked
+from ...solvers.full_precision import full_precision
 from ...solvers.grid import Times, checked_times
 from ...solvers.model import data_prediction
+from ...solvers.opening import carried
 from ...solvers.wanted import Finite, Limit, Samples
 from .ito import kernel_ratio, levels_at
 
@@ -45,10 +47,11 @@ class And(Superposition):
         apart = scores[1:] - scores[:1]
         level = scores.square().sum(-1)
         right = (level[1:] - level[:1]) / 2 - (apart * drawn).sum(-1) / width
-        rows = torch.einsum("ibd,jbd->bij", apart, scores)
-        rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
         right = torch.cat([right, torch.ones_like(right[:1])], 0)
-        return torch.einsum("bij,jb->ib", torch.linalg.pinv(rows), right)
+        with full_precision(scores):
+            rows = torch.einsum("ibd,jbd->bij", apart, scores)
+            rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
+            return torch.einsum("bij,jb->ib", torch.linalg.pinv(rows), right)
 
 
 @checked
@@ -76,6 +79,8 @@ def superpose(
 
     Cost: M network calls a step. Source: Skreta et al. 2024, arXiv 2412.17762, algorithm 1.
     """
+    if not models:
+        raise ValueError("models: got none, expected at least one; pass [model, other]")
     process, count = models[0].process, len(models)
     times = checked_times(grid, process)
     lam = process.lam(times)
@@ -90,8 +95,10 @@ def superpose(
         )
     if start.shape != (count, len(x)):
         raise ValueError(f"start: got shape {tuple(start.shape)}, expected {(count, len(x))}, (models, B)")
+    for model in models:
+        model.check_times(times[:-1])
     noise.check(len(times) - 1, x)
-    log_q = start
+    x, log_q = carried(x), start
     for k, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
         (alpha, v), (alpha_next, v_next) = levels_at(process, t, x), levels_at(process, t_next, x)
         y, width = x / alpha, v - v_next
@@ -99,10 +106,10 @@ def superpose(
         drawn = (v_next * width / v).sqrt() * noise(k, x)
         weights = kappa(log_q, scores.flatten(2), width.flatten().expand(len(x)), drawn.flatten(1))
         moved = drawn + width * sum(
-            per_sample(w, x) * score for w, score in zip(weights, scores, strict=True)
+            per_sample(w.to(x), x) * score for w, score in zip(weights, scores, strict=True)
         )
         x = alpha_next * (y + moved)
-        change = x[0].numel() * (alpha / alpha_next).log().flatten()
+        change = x.shape[1:].numel() * (alpha / alpha_next).log().flatten()
         log_q = (
             log_q + torch.stack([kernel_ratio(s, moved, width, variance + v_next) for s in scores]) + change
         )

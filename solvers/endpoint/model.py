@@ -69,7 +69,13 @@ class WithEndpoint(Model):
                 f"cond: got {described(cond)}, expected Endpoint(end, cond) with the image that the process ends at; "
                 "pass cond=Endpoint(degraded)"
             )
-        out = self.denoiser(self.process.state(x, cond.end, t), t, cond.cond)
+        end = cond.end
+        if not isinstance(end, Tensor) or end.shape[1:] != x.shape[1:] or len(end) not in (1, len(x)):
+            raise ValueError(
+                f"Endpoint: got end={described(end)}, expected a tensor {tuple(x.shape)}, as the state is one tensor; "
+                "pass one degraded image for each sample"
+            )
+        out = self.denoiser(self.process.state(x, end, t), t, cond.cond)
         if self.prediction in (NOISE, DATA):
             return out
         scale = per_sample(self.process.scale(t).to(x), x)
@@ -77,7 +83,7 @@ class WithEndpoint(Model):
             return scale * out
         if self.prediction == FLOW:
             pull, stretch = (per_sample(f(t).to(x), x) for f in (self.process.d_pull, self.process.d_scale))
-            out = out - pull * cond.end - stretch * x
+            out = out - pull * end.to(x.dtype) - stretch * x
         return out / scale
 
     def parameters(self) -> Iterator[Tensor]:

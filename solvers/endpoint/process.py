@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..broadcast import per_sample
-from ..process import Process, as_time
+from ..process import Process, as_time, slope
 
 
 class EndpointProcess(Process):
@@ -26,11 +26,11 @@ class EndpointProcess(Process):
 
     def d_pull(self, t: Tensor | float) -> Tensor:
         """da/dt."""
-        return torch.func.grad(lambda at: self.pull(at).sum())(as_time(t).detach())
+        return slope(self.pull, t)
 
     def d_scale(self, t: Tensor | float) -> Tensor:
         """ds/dt."""
-        return torch.func.grad(lambda at: self.scale(at).sum())(as_time(t).detach())
+        return slope(self.scale, t)
 
     @abstractmethod
     def start(self, end: Tensor, noise: Tensor) -> Tensor:
@@ -39,4 +39,4 @@ class EndpointProcess(Process):
     def state(self, y: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
         """x_t, (B, ...), at a time or at (B,) times; y itself where a = 0 and s = 1, as at t_min."""
         a, s = (per_sample(value.to(y), y) for value in (self.pull(t), self.scale(t)))
-        return a * end + s * y
+        return a * end.to(y.dtype) + s * y

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..compiler import Builder, Method
 from ..grid import Times, checked_times
 from ..instructions import Combine
-from ..kinds import check_kind
+from ..kinds import check_kind, described
 from ..linear_map import Mixing
 from ..plan import Plan, stack
 from ..prediction import FLOW
@@ -40,7 +40,14 @@ class DriftDiffusion:
 
     def __call__(self, z: Tensor, t: Tensor, *cond: Any) -> Tensor:
         x, dw = z.chunk(2, 1)
-        drift, diffusion = self.field(x, t, *cond)
+        found = self.field(x, t, *cond)
+        if (
+            not isinstance(found, tuple | list) or len(found) != 2
+        ):  # a tensor of two samples would fall in two
+            raise ValueError(
+                f"DriftDiffusion: got {described(found)} of the field, expected a pair (f, g); return drift, diffusion"
+            )
+        drift, diffusion = found
         return torch.cat([drift + torch.zeros_like(x), diffusion * dw], 1)
 
     @staticmethod

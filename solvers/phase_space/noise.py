@@ -27,12 +27,14 @@ class CholeskyNoise:
     inner: Calling = Positional()
 
     def __call__(self, network: Any, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        eps = prediction_in(self.inner(network, x, t, cond))
+        eps = prediction_in(self.inner(network, x, t, cond)).to(
+            t.dtype
+        )  # the state's: a network may be of less
         cov = self.process.covariance(self.process.clock(t))
         l11 = cov[:, 0, 0].sqrt()  # by hand: on a GPU the library's checks, for which the host waits
         l21 = cov[:, 1, 0] / l11
         l22 = (cov[:, 1, 1] - l21**2).sqrt()
-        l11, l21, l22 = (per_sample(c.to(x), x) for c in (l11, l21, l22))
+        l11, l21, l22 = (per_sample(c.to(eps), x) for c in (l11, l21, l22))
         if 2 * eps.shape[1] == x.shape[1]:
             if self.process.gamma:
                 raise ValueError(

@@ -1,6 +1,6 @@
 """SchedulerPlan: what was found of a scheduler, and how to run it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +46,21 @@ class SchedulerPlan:
         return self.plan.process
 
     def denoiser(
-        self, network: Callable[..., Any], *, call: Calling = Positional(), dtype: torch.dtype | None = None
+        self,
+        network: Callable[..., Any],
+        *,
+        call: Calling = Positional(),
+        dtype: torch.dtype | None = None,
+        modules: Iterable[Any] = (),
     ) -> Denoiser:
         """The network as the scheduler's pipeline calls it; arguments as of `Denoiser`."""
         call = call if self.calling is None else self.calling(call)
         if self.scales is None:
-            return Denoiser(network, self.process, self.prediction, dtype, call=call, label=self.label)
-        scaled = ScaledCall(self.scales, self.process, self.label, call)
-        return Denoiser(network, self.process, self.prediction, dtype, call=scaled)
+            return Denoiser(
+                network, self.process, self.prediction, dtype, call=call, label=self.label, modules=modules
+            )
+        scaled = ScaledCall(self.scales, self.process, self.label, call, dtype)
+        return Denoiser(network, self.process, self.prediction, call=scaled, modules=modules)
 
     def start(self, noise: Tensor) -> Tensor:
         """Where the plan starts from, of unit noise (B, C, ...); of 2 C channels where the variance is learned."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..broadcast import per_sample
 from ..calling import Calling, Positional, prediction_in
+from ..model import Denoiser
+from ..prediction import DATA
 from ..process import Process
 from .clocks import TableLabels
 
@@ -73,17 +75,24 @@ class Negated(Scales):
 
 @dataclass(frozen=True)
 class ScaledCall:
-    """Calls the network as `scales` say and as `inner` calls it."""
+    """Calls the network as `scales` say and as `inner` calls it, in `dtype` if that is not x's: x is scaled before it
+    is cast and the output after, for c_skip x + c_out F is nearly x where there is little noise.
+    """
 
     scales: Scales
     process: Process
     label: TableLabels
     inner: Calling = Positional()
+    dtype: torch.dtype | None = None
 
     def __call__(self, network: Callable[..., Any], x: Any, t: Tensor, cond: Any) -> Any:
         told, level = self.label.both(t)
         level = level.to(x)
-        out = prediction_in(self.inner(network, x * per_sample(self.scales.c_in(level), x), told, cond))
+        shown = x * per_sample(self.scales.c_in(level), x)
+        if self.dtype is None:
+            out = prediction_in(self.inner(network, shown, told, cond))
+        else:
+            out = Denoiser(network, self.process, DATA, self.dtype, call=self.inner)(shown, told, cond)
         if isinstance(self.scales, UnitInput):
             return out
         skip, gain = self.scales.outputs(level)

@@ -12,6 +12,7 @@ import pytest
 
 from pullback import adjoint, guidance, solvers
 from pullback.adjoint import Dequantisation, FlowDivergence
+from pullback.adjoint.density import Superposition
 from pullback.guidance import (
     Aim,
     Averaging,
@@ -29,7 +30,15 @@ from pullback.guidance import (
     Reward,
     Stepping,
 )
-from pullback.solvers import Process
+from pullback.solvers import (
+    DriftMethod,
+    EmbeddedPair,
+    Model,
+    PhaseMethod,
+    Preconditioning,
+    Process,
+    StepControl,
+)
 from pullback.solvers.labels import Label
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -46,8 +55,14 @@ KINDS = {
         (Aim, Ball, Defence, Protection, Stepping), (guidance.adversarial, "guidance/adversarial")
     ),
     **dict.fromkeys((Dequantisation, FlowDivergence), (adjoint.density, "adjoint/density")),
+    Superposition: (adjoint.density, "adjoint/density/test_superpose.py"),
     Process: (solvers, "solvers/test_conversion.py"),
     Label: (solvers, "solvers"),
+    Model: (solvers, "adjoint/test_outside_models.py"),
+    PhaseMethod: (solvers, "solvers/test_phase_space.py"),
+    DriftMethod: (solvers, "solvers/test_neural.py"),
+    Preconditioning: (solvers, "solvers/test_preconditioning.py"),
+    **dict.fromkeys((EmbeddedPair, StepControl), (solvers, "solvers/test_adaptive.py")),
 }
 
 

@@ -26,6 +26,7 @@ from pullback.solvers import (
     adapt,
     run,
 )
+from pullback.solvers.methods.adaptive.exponential_heun import ExponentialHeun
 
 START, END = 1.0, 0.02
 MODEL = MIXTURE.denoiser(PROCESS)
@@ -287,3 +288,61 @@ def test_what_goes_wrong_is_named():
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="got an empty batch, expected samples"):
         adapt(MIXTURE.denoiser(PROCESS), torch.zeros(0, 2), AdaptiveDPM(2), 0.9, 0.05, rtol=0.1, atol=0.1)
+
+
+def test_vmap_is_refused_by_name():
+    with pytest.raises(ValueError, match="got a call under torch.func.vmap, expected plain tensors"):
+        torch.func.vmap(lambda x: adapt(MODEL, x, AdaptiveDPM(2), START, END).state)(
+            torch.stack([draws(2)] * 2)
+        )
+
+
+@pytest.mark.parametrize("pair", [AdaptiveDPM(2), ExponentialHeun()], ids=lambda pair: type(pair).__name__)
+def test_the_error_is_its_formula(pair):
+    """Of each sample by itself; the units by the larger of two states, whichever it is."""
+    x, low, high, before = (torch.tensor(v) for v in ([[4.0, 0.1]], [[1.0, 2.0]], [[1.5, 1.0]], [[3.0, 0.2]]))
+    if isinstance(pair, ExponentialHeun):
+        scale = [0.1 + 0.2 * 4.0, 0.1 + 0.2 * 2.0]
+    else:
+        scale = [max(0.1, 0.2 * 3.0), max(0.1, 0.2 * 2.0)]
+    wanted = math.sqrt(((0.5 / scale[0]) ** 2 + (1.0 / scale[1]) ** 2) / 2)
+    x, low, high, before = (torch.cat([v, 0 * v]) for v in (x, low, high, before))
+    assert pair.error(x, low, high, before, 0.2, 0.1).tolist() == pytest.approx([wanted, 0.0])
+
+
+@pytest.mark.parametrize(
+    "control", [PID(0.3, 0.5, 0.2), IntegralControl(0.8), IntegralControl(exponent=0.7)], ids=str
+)
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_factor_is_its_formula(control, order):
+    """Of the error and the two accepted before it, with every power told apart."""
+    error, past = torch.tensor([0.3, 2.5, 1e9]), torch.tensor([[0.5, 1.7], [0.9, 0.2], [0.4, 0.6]])
+    accepted, factor = control(error, past, order)
+    for k in range(3):
+        e0, e1, e2 = float(error[k]), *past[k].tolist()
+        if isinstance(control, PID):
+            p, i, d = control.p, control.i, control.d
+            raw = e0 ** (-(p + i + d) / order) * e1 ** ((p + 2 * d) / order) * e2 ** (-d / order)
+            wanted = 1 + math.atan(raw - 1)
+            taken = wanted >= control.accept
+        else:
+            wanted = control.safety * e0 ** -(control.exponent or 1 / order)
+            wanted, taken = min(max(wanted, control.low), control.high), e0 <= 1
+        assert bool(accepted[k]) == taken
+        assert float(factor[k]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_one_grid_for_all_sees_the_conditioning():
+    told = Denoiser(lambda x, t, c: torch.tanh(c * x), PROCESS, DATA)
+    built_in = Denoiser(lambda x, t: torch.tanh(4.0 * x), PROCESS, DATA)
+    x = draws(2)
+    times = accepted_times(told, x, START, END, rtol=1e-3, atol=1e-3, cond=torch.tensor(4.0))
+    assert torch.equal(times, accepted_times(built_in, x, START, END, rtol=1e-3, atol=1e-3))
+
+
+def test_a_callback_sees_states_in_their_own_form():
+    seen = []
+    model = Denoiser(lambda z, t: {"a": 0.5 * z["a"]}, PROCESS, DATA)
+    found = adapt(model, {"a": draws(2)}, AdaptiveDPM(2), START, END, callback=lambda k, t, x: seen.append(x))
+    assert len(seen) == int(found.attempts.max()) and all(set(x) == {"a"} for x in seen)
+    assert torch.equal(seen[-1]["a"], found.state["a"])

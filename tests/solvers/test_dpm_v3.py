@@ -15,6 +15,8 @@ from problems import MIXTURE, PROCESS, warped
 from pullback.adjoint import Checkpoint, Direct
 from pullback.solvers import (
     DOPRI5,
+    EDM,
+    NOISE,
     Addressed,
     Denoiser,
     DPMSolver,
@@ -23,6 +25,7 @@ from pullback.solvers import (
     Method,
     Mixture,
     ModelStatistics,
+    OnProcess,
     Quadratic,
     RectifiedFlow,
     RhoRK,
@@ -35,6 +38,8 @@ from pullback.solvers import (
     run,
 )
 
+MODEL = MIXTURE.denoiser(PROCESS)
+FAR = Denoiser(lambda x, t: x, EDM(t_max=2.0), NOISE)  # of no more noise than sigma = 2
 LAM = torch.linspace(-2.2, 2.7, 12)
 OF_TWO = ModelStatistics(  # one of each of two elements, with a drift
     LAM,
@@ -264,8 +269,25 @@ def test_statistics_compare_pickle_and_print():
             lambda: model_statistics(MIXTURE.denoiser(RectifiedFlow()), START, start=1.0, end=0.1),
             "model_statistics: got lambda -inf",
         ),
+        (lambda: model_statistics(MODEL, START[:0], start=0.8, end=0.1), "data: got an empty batch"),
+        (
+            lambda: model_statistics(OnProcess(FAR, PROCESS), START, start=0.9, end=0.1),
+            "OnProcess: got a network call",
+        ),
     ],
 )
 def test_bad_arguments(bad, match):
     with pytest.raises(ValueError, match=match):
         bad()
+
+
+def test_statistics_see_the_conditioning_and_low_precision_is_carried():
+    """What cond says is what a network that has it built in says; data in bfloat16 are float32 data."""
+    gain = torch.tensor(0.3)
+    told = Denoiser(lambda x, t, c: torch.tanh(c * x), PROCESS, NOISE)
+    built_in = Denoiser(lambda x, t: torch.tanh(gain * x), PROCESS, NOISE)
+    found = model_statistics(told, START, start=0.8, end=0.1, knots=3, cond=gain)
+    assert found == model_statistics(built_in, START, start=0.8, end=0.1, knots=3)
+    low = START.bfloat16()
+    found = [model_statistics(built_in, x, start=0.8, end=0.1, knots=2) for x in (low, low.float())]
+    assert found[0] == found[1]

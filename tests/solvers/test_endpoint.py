@@ -274,6 +274,41 @@ def test_any_prediction_of_x_gives_the_same_sample(process, prediction):
     )
 
 
+@pytest.mark.parametrize(
+    "process", [MeanReverting(0.4), DiffusionBridge(VP()), DiffusionBridge(EDM(), 0.1)], ids=str
+)
+def test_times_start_and_what_float32_makes_of_the_end(process):
+    """lambda is undone by time; every level has the times' shape and is finite at T rounded to float32."""
+    t = torch.linspace(0.02, 0.98, 5, dtype=F64) * process.t_max
+    assert torch.allclose(process.time(process.lam(t)), t, rtol=1e-9)
+    end = torch.tensor([process.t_max], dtype=torch.float32)
+    for level in (process.pull, process.scale, process.alpha, process.sigma):
+        assert level(t).shape == t.shape and not bool(level(end).isnan().any())
+    e, noise = draw(3, 2), draw(3, 2, seed=1)
+    x = process.state(process.start(e, noise), e, process.t_max)
+    spread = (
+        process.level if isinstance(process, MeanReverting) else 0.0
+    )  # x_T is mu with noise on it, or e alone
+    assert torch.allclose(x, e + spread * noise, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", [NOISE, FLOW], ids=str)
+def test_an_endpoint_of_another_precision_leaves_the_state_s(prediction):
+    process, seen = MeanReverting(0.3), []
+
+    def network(x, t):
+        seen.append(x.dtype)
+        return 0.1 * x
+
+    outs = []
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        end = draw(2, 3).bfloat16().to(dtype)
+        plan = DDIM().plan(process, torch.linspace(0.9, 0.1, 4, dtype=F64))
+        denoiser = WithEndpoint(Denoiser(network, process, prediction))
+        outs.append(run(denoiser, plan, draw(2, 3, seed=1).float(), Endpoint(end)))
+    assert set(seen) == {torch.float32} and torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
 # gradients
 
 
@@ -349,6 +384,9 @@ def test_what_does_not_fit_is_named():
     plan, e = DDIM().plan(process, torch.tensor([1.0, 0.5], dtype=F64)), draw(2, 1)
     with pytest.raises(TypeError, match=r"cond: got .* expected Endpoint\(end, cond\)"):
         run(model(process), plan, e, e)
+    for wrong in (draw(3, 1), draw(2, 2)):
+        with pytest.raises(ValueError, match=r"Endpoint: got end=.*, expected a tensor \(2, 1\)"):
+            run(model(process), plan, e, Endpoint(wrong, e))
     with pytest.raises(TypeError, match="denoiser.process: got a VP"):
         WithEndpoint(Denoiser(lambda x, t: x, VP(), DATA))
     with pytest.raises(ValueError, match="got a V network at t=1, where the state is the endpoint alone"):
@@ -357,6 +395,9 @@ def test_what_does_not_fit_is_named():
         run(model(process, NOISE), plan, e, Endpoint(e, e))
     with pytest.raises(ValueError, match=r"DiffusionBridge: got end=1\.0 on RectifiedFlow"):
         DiffusionBridge(RectifiedFlow())
+    for end in (1.5, 0.0, -0.1):
+        with pytest.raises(ValueError, match=f"DiffusionBridge: got end={end} on VP"):
+            DiffusionBridge(VP(), end)
     with pytest.raises(ValueError, match="MeanReverting: got SubVP"):
         MeanReverting(0.2, SubVP())
     with pytest.raises(ValueError, match="MRS: got want="):

@@ -294,6 +294,20 @@ def test_labels_precision_and_guidance_go_through_both_heads():
     )
 
 
+def test_between_is_differentiable_and_modules_are_declared_to_both():
+    x0, x1, z = (torch.randn(2, 3).requires_grad_() for _ in range(3))
+    state, rate = LINEAR.between(x0, x1, z, torch.full((2,), 0.3))
+    grads = torch.autograd.grad((state + 10 * rate).sum(), [x0, x1, z])
+    (a, b, g2), (da, db, dg2) = weights(LINEAR, 0.3)
+    g = math.sqrt(g2)
+    for grad, wanted in zip(grads, (a + 10 * da, b + 10 * db, g + 10 * dg2 / (2 * g)), strict=True):
+        assert torch.allclose(grad, torch.full_like(grad, float(wanted)))
+    hidden = nn.Linear(2, 2)
+    model = TwoHeads(lambda x, t: (x, x), LINEAR, modules=[hidden])
+    plan = StochasticFlow(Bump(1.0)).plan(LINEAR, UniformT(3))
+    assert hidden in list(model.networks()) and hidden in list(model.on(plan).networks())
+
+
 def test_plans_pickle_and_print():
     plan = StochasticFlow(Bump(1.0)).plan(LINEAR, UniformT(3))
     assert pickle.loads(pickle.dumps(plan)) == plan and "DRIFT" in str(plan)

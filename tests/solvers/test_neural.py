@@ -103,6 +103,47 @@ def test_ornstein_uhlenbeck(method):
         assert math.log2(low / high) == pytest.approx(1 if isinstance(method, ItoEuler) else 2, abs=0.15)
 
 
+def swaying(x, t):
+    """A drift of t alone, which broadcasts, and a diffusion of both."""
+    return (3 * t[0]).sin(), 0.3 * torch.cos(2 * t)[:, None] + 0.2 * x
+
+
+def written_out(method, x, times, dw):
+    """Each method's docstring in a loop: K_n(y, t) = f(y, t) h_n + g(y, t) dw_n."""
+
+    def k(y, t, n):
+        f, g = swaying(y, t.expand(len(y)))
+        return f * (times[n + 1] - times[n]) + g * dw[n]
+
+    y = x
+    for n in range(len(times) - 1):
+        t, after = times[n], times[n + 1]
+        first = k(x, t, n)
+        if isinstance(method, ItoEuler):
+            x = x + first
+        elif isinstance(method, StratonovichHeun):
+            x = x + (first + k(x + first, after, n)) / 2
+        elif isinstance(method, StratonovichMidpoint):
+            x = x + k(x + first / 2, (t + after) / 2, n)
+        else:
+            first = k(y, t, n)
+            y = 2 * x - y + first
+            x = x + (first + k(y, after, n)) / 2
+    return x
+
+
+@pytest.mark.parametrize("times", [[0.0, 0.1, 0.45, 0.6, 1.0], [1.0, 0.7, 0.65, 0.2], [0.3, 0.9]], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_updates_written_out_where_time_and_steps_vary(method, times):
+    times, f = torch.tensor(times, dtype=F64), DriftDiffusion(swaying)
+    plan, x = method.plan(CLOCK, times), torch.randn(3, 2, dtype=F64)
+    xi = torch.randn(len(times) - 1, 3, 4, dtype=F64)
+    got = f.state(run(Denoiser(f, CLOCK, FLOW), plan, f.start(x), noise=xi))
+    wanted = written_out(method, x, times, times.diff().abs().sqrt()[:, None, None] * xi[..., 2:])
+    assert plan.slots == len(times) - 1 and torch.allclose(got, wanted, rtol=1e-13, atol=1e-13)
+    assert torch.equal(CLOCK.time(CLOCK.lam(times)), times)
+
+
 class Net(torch.nn.Module):
     """Drift and diffusion of one trunk, with conditioning."""
 
@@ -257,6 +298,9 @@ def test_what_does_not_fit_is_named():
     assert issubclass(ItoEuler, DriftMethod)
     with pytest.raises(TypeError, match="expected a Clock"):
         ItoEuler().plan(VP(), UniformT(3))
+    x, lone = torch.ones(2, 4), DriftDiffusion(lambda x, t: x)  # a batch of two is no pair  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got a tensor \(2, 2\).* of the field, expected a pair \(f, g\)"):
+        run(Denoiser(lone, CLOCK, FLOW), ItoEuler().plan(CLOCK, Rising(UniformT(2))), x, noise=Addressed(0))
     with pytest.raises(ValueError, match="t_min < t_max"):
         Clock(1.0, 0.0)
     with pytest.raises(ValueError, match="got a FLOW network and a plan that asks for DATA"):

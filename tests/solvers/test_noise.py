@@ -155,3 +155,9 @@ def test_draws_for_another_plan_are_refused():
     assert torch.equal(parts, whole)
     with pytest.raises(ValueError, match=r"got 2 draws, expected 4"):
         adjoint.sample(model, plan.split(2)[0], x, noise=draws[:2])  # its own slots alone
+
+
+def test_records_hold_numbers_and_no_graph():
+    given = GivenNoise(torch.randn(2, 3, 4, requires_grad=True))
+    recorded = RecordedNoise(given)
+    assert recorded(1, torch.zeros(3, 4)).requires_grad and not recorded.draws[1].requires_grad

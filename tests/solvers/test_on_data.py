@@ -31,6 +31,7 @@ from pullback.solvers import (
     DEIS,
     NOISE,
     OBELM,
+    VP,
     Addressed,
     Builder,
     Clamp,
@@ -45,6 +46,7 @@ from pullback.solvers import (
     OnData,
     OnDataOnly,
     Plan,
+    PosteriorVariance,
     RectifiedFlow,
     ReversibleHeun,
     SASolver,
@@ -150,9 +152,8 @@ def test_a_function_that_does_nothing_changes_nothing(method):
 def test_every_prediction_is_followed_by_the_function(method):
     """What steps and history read was written by it, or is x and it as noise or velocity."""
     ops = OnData(method, Squash()).plan(PROCESS, GRID).instructions
-    for op in ops:
-        if isinstance(op, Evaluate):
-            assert op.want == DATA and op.then == Squash()
+    calls = [op for op in ops if isinstance(op, Evaluate)]
+    assert calls and all(op.want == DATA and op.then == Squash() for op in calls)
 
 
 @pytest.mark.parametrize("fn", [Clamp(-0.4, 0.4), Squash(2.0)], ids=str)
@@ -477,3 +478,9 @@ def test_a_joint_state_is_treated_leaf_by_leaf(fn):
     for name, leaf in x.items():
         alone = run(Denoiser(lambda x, t: 2 * x, PROCESS, DATA), plan, leaf)
         assert torch.allclose(together[name], alone, atol=1e-12)
+
+
+def test_variances_are_no_part_of_a_clipped_prediction_beside_a_raw_one():
+    method = OnDataOnly(DDPM(PosteriorVariance.LEARNED), Clamp())
+    with pytest.raises(ValueError, match="which asks for variances, expected SMALL or LARGE; use OnData"):
+        method.plan(VP(), UniformT(4, start=0.9, end=0.1))

@@ -20,6 +20,8 @@ from pullback.solvers import (
     ConjugateParts,
     Denoiser,
     GivenNoise,
+    Keywords,
+    Mixing,
     PhaseEulerMaruyama,
     PhaseMethod,
     PhaseSpaceLangevin,
@@ -29,6 +31,7 @@ from pullback.solvers import (
     UniformT,
     run,
 )
+from pullback.solvers.phase_space.method import spread
 
 F64 = torch.float64
 MEAN, VAR = 0.7, 0.3
@@ -128,6 +131,50 @@ def test_cld_is_its_own_equation():
     assert mass == 0.25
     assert torch.allclose(8 * CLD.drift, 4 * torch.tensor([[0, 1 / mass], [-1, -1 / mass]], dtype=F64))
     assert torch.allclose(8 * CLD.diffusion, torch.diag(torch.tensor([0.0, 2 * 4], dtype=F64)))
+
+
+def test_cld_of_any_friction():
+    """Its own parameters in its own equation, the momentum's first variance among them; and where sampling starts."""
+    friction, beta, kappa = 0.7, 3.0, 0.2
+    process = PhaseSpaceLangevin.cld(friction, beta, kappa)
+    mass, rate = friction**2 / 4, float(process.beta(0.3))
+    wanted = beta * torch.tensor([[0, 1 / mass], [-1, -friction / mass]], dtype=F64)
+    assert torch.allclose(rate * process.drift, wanted)
+    assert torch.allclose(
+        rate * process.diffusion, torch.diag(torch.tensor([0.0, 2 * friction * beta], dtype=F64))
+    )
+    assert float(process.covariance(0.0)[1, 1]) == pytest.approx(kappa * mass)
+    start = process.start(torch.eye(2, dtype=F64))
+    assert torch.allclose(start.T @ start, process.rest)
+
+
+@pytest.mark.parametrize("process", [PSLD, CLD, BOTH], ids=["psld", "cld", "both"])
+def test_alpha_and_sigma_are_the_position_s(process):
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=F64)
+    u = process.clock(t)
+    assert torch.allclose(process.alpha(t), process.flow(u)[:, 0, 0])
+    assert torch.allclose(process.sigma(t) ** 2, process.covariance(u)[:, 0, 0])
+
+
+@pytest.mark.parametrize("process", [PSLD, CLD], ids=["psld", "cld"])
+def test_the_noise_of_a_long_step_is_rest(process):
+    """K = -A - D S^-1 comes to rest in N(0, S): what the spread over any long time is."""
+    linear = -process.drift - process.diffusion @ torch.linalg.inv(process.rest)
+    lower = spread(Mixing(linear), Mixing(process.diffusion), 300.0).values
+    assert torch.allclose(lower @ lower.T, process.rest, rtol=1e-9, atol=1e-9)
+
+
+def test_noise_predictions_in_any_answer():
+    """By keywords, from an output object, of half the precision: the arithmetic around it is the state's."""
+    z, t = torch.randn(5, 2, dtype=torch.float32), torch.full((5,), 0.3, dtype=torch.float32)
+    eps = torch.randn(5, 2, dtype=torch.float32).bfloat16()
+
+    def named(z, t, *, gain):
+        return {"sample": (gain * eps).to(z.dtype)}
+
+    told = Denoiser(named, PSLD, SCORE, torch.bfloat16, call=CholeskyNoise(PSLD, Keywords()))
+    plain = Denoiser(lambda z, t: 2.0 * eps.float(), PSLD, SCORE, call=CholeskyNoise(PSLD))
+    assert torch.allclose(told(z, t, {"gain": 2.0}), plain(z, t), rtol=1e-6)
 
 
 def test_noise_predictions_become_the_score():
@@ -263,6 +310,24 @@ def test_what_verlet_leaves_out_is_the_force_of_the_momentum():
         )
     assert float(2 * off[1][1] - off[0][1]) == pytest.approx(float(-by_m * f / 4), rel=2e-2)
     assert float(off[0][0] / off[1][0]) == pytest.approx(2.0, rel=0.1)
+
+
+def test_where_beta_and_the_score_vary_they_are_those_of_the_step_s_start():
+    """One step of SSCS(1) and of Euler: the score and beta at the first time alone."""
+    t, z = torch.tensor([0.6, 0.5], dtype=F64), torch.tensor([[0.4, -0.3]], dtype=F64)
+    asked = []
+
+    def network(z, t):
+        asked.append(float(t[0]))
+        return torch.stack([1.0 + t, -t], 1)
+
+    model = Denoiser(network, BOTH, SCORE)
+    out = run(model, PhaseEulerMaruyama(Reverse.ODE).plan(BOTH, t), z)
+    k = float(BOTH.beta(0.6)) * 0.1
+    score = torch.tensor([[1.6, -0.6]], dtype=F64)
+    assert torch.allclose(out, z - k * z @ BOTH.drift.T + k / 2 * score @ BOTH.diffusion.T)
+    run(model, SSCS(1).plan(BOTH, t), z, noise=Addressed(0))
+    assert asked == [0.6, 0.6]
 
 
 def test_sscs_is_exact_at_rest():

@@ -164,3 +164,18 @@ def test_training_finds_the_field():
     assert torch.allclose(f * (0.6 * 0.5 / math.sqrt(0.61)) + skip * x, x0)
     with pytest.raises(ValueError, match="extra: got 0.0"):
         PoissonFlow(0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_drawn_and_weighed_in_float32(dtype):
+    flow, like = PoissonFlow(128.0), torch.zeros(3, 5, dtype=dtype)
+
+    def drawn(x):
+        return flow.noise(x, torch.Generator().manual_seed(0))
+
+    assert torch.equal(drawn(like), drawn(like.float()).to(dtype))
+    assert flow.perturbed(like, torch.full((3,), 0.5), torch.Generator().manual_seed(0)).dtype == dtype
+    offset = torch.full((3, 5), 0.5, dtype=dtype)
+    assert torch.equal(flow.log_kernel(offset, 0.7), flow.log_kernel(offset.float(), 0.7))
+    with pytest.raises(ValueError, match=r"sigma: got shape \(2,\), expected \(3,\)"):
+        flow.perturbed(like, torch.ones(2), torch.Generator())

@@ -270,3 +270,10 @@ def test_calls_at_an_infinite_level_are_refused(raw, process, grid):
     plan = DPMSolverPP(2).along(process, grid)
     with pytest.raises(ValueError, match="network call at t=.*expected a positive finite level"):
         sample(Preconditioned(raw, process), plan, torch.randn(2, 2))
+
+
+def test_the_label_of_any_vp_is_its_own_time():
+    """c_noise of a network trained with other betas and another number of labels, at the rho of its own process."""
+    process, t = VP(0.2, 12.0), torch.tensor([0.05, 0.4, 0.9])
+    told = VPPreconditioning(0.2, 12.0, 500.0).told(process.sigma(t) / process.alpha(t))
+    assert torch.allclose(told, 499.0 * t, rtol=1e-9)

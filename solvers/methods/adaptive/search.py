@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.utils._pytree import tree_leaves
 
 from ...broadcast import per_sample
@@ -64,6 +65,12 @@ class Search:
             return self._walked(x)
 
     def _check(self, x: Tensor) -> None:
+        level = peek_interpreter_stack()
+        if level is not None and level.key() == TransformType.Vmap:
+            raise ValueError(
+                f"{self.asker}: got a call under torch.func.vmap, expected plain tensors, whose numbers say how many "
+                "steps there are; pass one batch: its samples have steps of their own"
+            )
         process = self.model.process
         for t in (self.start, self.end):
             if not process.t_min <= t <= process.t_max:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...checked import checked
 from ...model import Model
 from ...noise import Addressed
+from ...opening import carried
 from ...prediction import DATA, conversion
 from ...wanted import Count, Finite, Samples, Whole
 from .natural_spline import NaturalSpline
@@ -59,7 +60,11 @@ def model_statistics(
             f"model_statistics: got lambda {ends[0]:g} and {ends[1]:g} at its ends, expected two finite ones; "
             "start and end where alpha and sigma are positive"
         )
+    if not len(data):
+        raise ValueError("data: got an empty batch, expected samples to take means over; pass one at least")
     lam = torch.linspace(ends[0], ends[1], max(knots, 2), dtype=torch.float64)
+    model.check_times(process.time(lam))
+    data = carried(data)
     levels = [_Knot(model, data, cond, float(u), seed, k) for k, u in enumerate(lam)]
     l = torch.stack([knot.level() for knot in levels])  # noqa: E741  (the paper's name)
     bend = torch.from_numpy(NaturalSpline(lam.numpy(), l.numpy()).slope())

@@ -12,7 +12,7 @@ from pullback.adjoint import (
     UniformDequantisation,
     log_prob,
 )
-from pullback.solvers import VP, Addressed, DPMSolverPPSingle, Gaussian, Rising, UniformLambda
+from pullback.solvers import VP, Addressed, DPMSolverPPSingle, Gaussian, GivenNoise, Rising, UniformLambda
 
 END = 0.08  # sigma about 0.1
 
@@ -85,3 +85,9 @@ def test_refusals():
         )
     with pytest.raises(ValueError, match="width"):
         UniformDequantisation(0.0)
+
+
+def test_draws_that_do_not_fit_are_refused():
+    x = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=r"noise: got a tensor of shape \(1, 4\), expected \(1, 3, 4\)"):
+        UniformDequantisation(0.1)(x, plan(), GivenNoise(torch.zeros(1, 4)))

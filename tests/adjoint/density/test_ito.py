@@ -13,7 +13,9 @@ from pullback.solvers import (
     DATA,
     DDIM,
     DDPM,
+    EDM,
     ERSDE,
+    FLOW,
     LCM,
     Addressed,
     Brownian,
@@ -23,11 +25,13 @@ from pullback.solvers import (
     GottaGoFast,
     LangevinCorrected,
     Mixture,
+    OnProcess,
     SDEDPMSolverPP,
     StochasticImprovedEuler,
     UniformLambda,
     UniformT,
     adapt,
+    convert,
 )
 
 START, END = 0.9, 0.02
@@ -206,3 +210,36 @@ def test_steps_that_follow_no_diffusion_are_refused(method):
         sample(
             MIXTURE.denoiser(PROCESS), plan, x, noise=Addressed(0), gradient=AdjointDEIS()
         ).sum().backward()
+
+
+def test_what_a_run_would_refuse_is_refused():
+    """Times at which the model cannot be called, and a plan of another process: neither is the path's."""
+    plan, states = walked(GAUSSIAN, DDPM(), 3, drawn(GAUSSIAN, 2))
+    wrong = {
+        "OnProcess: got a network call at t=0.9": OnProcess(
+            Denoiser(lambda x, t: x, EDM(t_max=2.0), DATA), PROCESS
+        ),
+        "process: got a plan for": GAUSSIAN.denoiser(CosineVP()),
+    }
+    for words, model in wrong.items():
+        with pytest.raises(ValueError, match=words):
+            ito_log_prob(model, plan, states, torch.zeros(2))
+
+
+def test_any_prediction_empty_batches_and_torch_func():
+    """A velocity on a process whose rates are derivatives taken by torch, inside the checkpoint; and torch.func."""
+    data, process, x = GAUSSIAN, CosineVP(), drawn(GAUSSIAN, 3)
+    plan = DDPM().plan(process, UniformT(4, 0.9, 0.1))
+    exact = data.denoiser(process)
+    velocity = Denoiser(lambda x, t: convert(exact(x, t), x, DATA, FLOW, process, t), process, FLOW)
+    states = trajectory(exact, plan, x, range(5), noise=Addressed(0), gradient=None)
+    leaf = states[2].clone().requires_grad_()
+
+    def last(model, state):
+        return ito_log_prob(model, plan, [*states[:2], state, *states[3:]], torch.zeros(len(x)).double())[-1]
+
+    found = [torch.autograd.grad(last(model, leaf).sum(), leaf)[0] for model in (exact, velocity)]
+    assert torch.allclose(*found, rtol=1e-9, atol=1e-10)
+    assert torch.allclose(torch.func.grad(lambda s: last(velocity, s).sum())(states[2]), found[0], rtol=1e-9)
+    empty = ito_log_prob(velocity, plan, [state[:0] for state in states], torch.zeros(0).double())
+    assert empty.shape == (5, 0)

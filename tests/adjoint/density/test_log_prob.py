@@ -48,6 +48,7 @@ from pullback.solvers import (
     Gaussian,
     Mixture,
     OnData,
+    OnProcess,
     RectifiedFlow,
     ReversibleHeun,
     Rising,
@@ -532,3 +533,46 @@ def test_a_network_that_does_not_look_at_x():
     assert bool(found.value.isfinite().all())
     (grad,) = torch.autograd.grad(found.value.sum(), gain)
     assert bool(grad.abs().min() > 0)
+
+
+def test_asking_whether_a_gradient_is_wanted_draws_nothing():
+    """Of a frozen network in train mode the same value with and without grad mode, from one seed."""
+    net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3)).requires_grad_(False)
+    plan, x, found = rising(DPMSolverPP(2), VP(), 4), torch.randn(4, 3), []
+    for on in (True, False):
+        torch.manual_seed(3)
+        with torch.set_grad_enabled(on):
+            found.append(log_prob(Denoiser(lambda x, t: net(x), VP(), V), plan, x).value)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("divergence", [ExactDivergence(), Hutchinson(4), HutchPP(2, 4)], ids=str)
+def test_autocast_is_for_the_network_alone(divergence):
+    net, plan, x = Network().float(), rising(DPMSolverPP(2), VP(), 4), torch.randn(4, 3, 4).float()
+
+    def inside(x, t):
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(x, t)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        got = log_prob(Denoiser(net, VP(), V), plan, x, divergence=divergence)
+    wanted = log_prob(Denoiser(inside, VP(), V), plan, x, divergence=divergence)
+    assert got.value.dtype == torch.float32 and torch.allclose(got.lanes, wanted.lanes, rtol=1e-6, atol=1e-6)
+
+
+def test_what_a_run_refuses_of_the_model_is_refused():
+    """The model beside which log p is carried is asked for its times and watched as it would be alone."""
+    plan, x = rising(DDIM(), VP(), 3), torch.randn(4, 3)
+    far = OnProcess(Denoiser(lambda x, t: x, EDM(t_max=0.2), NOISE), VP())
+    with pytest.raises(ValueError, match="OnProcess: got a network call at"):
+        log_prob(far, plan, x)
+    net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    with pytest.raises(RuntimeError, match="buffer .* was changed by the forward pass"):
+        log_prob(Denoiser(lambda x, t: net(x), VP(), V), plan, x, gradient=Checkpoint())
+
+
+def test_the_interval_has_one_degree_less_than_probes():
+    found = LogProb(torch.tensor([[1.0, 2.0, 4.0]]), False, torch.zeros(1, 2), 1, 1)
+    low, high = found.interval(0.9)
+    reach = student(0.9, 2) * math.sqrt(7 / 9)  # variance 7/3 of the lanes, over 3
+    assert torch.allclose(torch.stack([low, high]), 7 / 3 + torch.tensor([[-reach], [reach]]))

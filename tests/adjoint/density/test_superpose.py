@@ -7,7 +7,19 @@ import torch
 from problems import PROCESS
 
 from pullback.adjoint.density.superposition import And, Or, superpose
-from pullback.solvers import DDPM, EDM, Addressed, Mixture, UniformLambda, run
+from pullback.solvers import (
+    DDPM,
+    EDM,
+    NOISE,
+    Addressed,
+    Denoiser,
+    GivenNoise,
+    Mixture,
+    OnProcess,
+    UniformLambda,
+    WholeLabels,
+    run,
+)
 
 MEANS, STD = torch.tensor([[0.9, 0.2], [-0.7, 0.5], [0.1, -0.8]], dtype=torch.float64), 0.4
 START, END = 0.9, 0.02
@@ -20,6 +32,9 @@ def isotropic(weights, means):
 
 ALONE = [isotropic([1.0], mean[None]) for mean in MEANS]
 MODELS = [each.denoiser(PROCESS) for each in ALONE]
+
+
+FAR = Denoiser(lambda x, t: x, EDM(t_max=2.0), NOISE)  # of no more noise than sigma = 2
 
 
 def at(t):
@@ -83,7 +98,44 @@ def test_what_does_not_fit_is_refused():
             torch.zeros(3, 2),
         ),
         r"start: got shape \(2,\)": (MODELS, grid, torch.zeros(2)),
+        "models: got none": ([], grid, torch.zeros(0, 2)),
+        # what a run refuses before it begins is refused here
+        "OnProcess: got a network call at t=0.9": ([OnProcess(FAR, PROCESS)], grid, torch.zeros(1, 2)),
+        "WholeLabels": (
+            [Denoiser(lambda x, t: x, PROCESS, NOISE, label=WholeLabels())],
+            grid,
+            torch.zeros(1, 2),
+        ),
     }
     for words, (models, given, start) in wrong.items():
         with pytest.raises(ValueError, match=words):
             superpose(models, given, x, start, Addressed(0))
+
+
+@pytest.mark.parametrize("kappa", [Or(), And()], ids=str)
+def test_low_precision_empty_batches_and_autocast(kappa):
+    """A state in bfloat16 is carried in float32, log q in its own dtype; autocast is for the networks alone."""
+    x, grid = draws(4).float(), UniformLambda(4, start=START, end=END)
+    start = densities(ALONE, x, START).double()
+    wanted = superpose(MODELS, grid, x, start, Addressed(3), kappa)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = superpose(MODELS, grid, x, start, Addressed(3), kappa)
+    assert [v.dtype for v in got] == [torch.float32, torch.float64]
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(got, wanted, strict=True))
+    low = superpose(MODELS, grid, x.bfloat16(), start, Addressed(3), kappa)[0]
+    exact = superpose(MODELS, grid, x.bfloat16().float(), start, Addressed(3), kappa)[0]
+    assert low.dtype == torch.float32 and torch.equal(low, exact)
+    none = superpose(MODELS, grid, x[:0], start[:, :0], Addressed(3), kappa)
+    assert [tuple(v.shape) for v in none] == [(0, 2), (3, 0)]
+
+
+def test_noise_that_does_not_suffice_is_refused_before_any_call():
+    x, grid = draws(2), UniformLambda(4, start=START, end=END)
+
+    def never(x, t):
+        raise AssertionError("the network was called")
+
+    with pytest.raises(ValueError, match=r"noise: got a tensor of shape \(3, 2, 2\), expected \(4, 2, 2\)"):
+        superpose(
+            [Denoiser(never, PROCESS, NOISE)], grid, x, torch.zeros(1, 2), GivenNoise(torch.zeros(3, 2, 2))
+        )

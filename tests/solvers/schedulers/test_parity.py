@@ -10,6 +10,7 @@ from scheduler_cases import FLOAT_SCALES, SD, Case, Net, cases, errors, own_loop
 
 from pullback.adjoint import Checkpoint, Direct, sample
 from pullback.solvers import (
+    DDIM,
     DDPM,
     IPNDM,
     LMS,
@@ -17,14 +18,19 @@ from pullback.solvers import (
     PNDM,
     SEEDS,
     Addressed,
+    Clamp,
     Denoiser,
     DPMSolver,
     DPMSolverPP,
+    DPMSolverPPSingle,
     DPMSolverSingle,
+    DynamicThreshold,
     Keywords,
     Mixture,
+    OnData,
     Plan,
     PosteriorVariance,
+    SDEDPMSolverPP,
     advance,
     moments,
     run,
@@ -273,10 +279,25 @@ def _variance(case: Case, steps: int, corrected: bool) -> float:
     return float(moments(found.plan, 0.3, 0.25, alpha * 0.3, alpha**2 * 0.25 + sigma**2)[1])
 
 
+LIMITED = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 3.0}
+LIMIT = DynamicThreshold(0.9, 3.0)
+
+
 @pytest.mark.parametrize(
     "case, method",
     [
         (Case("DDPM", {"variance_type": "fixed_large", "clip_sample": False}), DDPM(PosteriorVariance.LARGE)),
+        (Case("DDIM", {"clip_sample": False}, options={"eta": 0.6}), DDIM(0.6)),
+        (Case("DDIM", {"clip_sample": True, "clip_sample_range": 1.5}), OnData(DDIM(), Clamp(-1.5, 1.5))),
+        (
+            Case("DPMSolverMultistep", {**LIMITED, "solver_type": "heun"}),
+            OnData(DPMSolverPP(2, exact=True), LIMIT),
+        ),
+        (Case("DPMSolverSinglestep", {**LIMITED, "solver_order": 2}), OnData(DPMSolverPPSingle(2), LIMIT)),
+        (
+            Case("DPMSolverMultistep", {**SD, "algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+            SDEDPMSolverPP(2, exact=True),
+        ),
         (Case("DPMSolverMultistep", {**FINITE, "solver_order": 3}), DPMSolver(3)),
         (Case("DPMSolverMultistep", {**FINITE, "solver_type": "heun"}), DPMSolver(2, exact=True)),
         (Case("DPMSolverSDE", SD), SEEDS(2)),
@@ -289,6 +310,7 @@ def _variance(case: Case, steps: int, corrected: bool) -> float:
     ids=str,
 )
 def test_corrected_is_the_method_of_the_name(case, method):
+    """With what its configuration and the call say besides: clipping, thresholding, eta."""
     found = plan_from_scheduler(case.scheduler(), 9, corrected=True, **case.options)
     assert found.plan == method.along(found.process, as_time(found.plan.times))
 
