@@ -365,6 +365,7 @@ LEFT_OUT = {
     "superpose": "several models; under tests/adjoint/density/test_superpose.py",
     "model_statistics": "a calibration; under tests/solvers/test_dpm_v3.py",
     "as_scheduler": "needs diffusers: under tests/solvers/schedulers/test_as_scheduler.py",
+    "from_diffusers": "needs diffusers: under tests/solvers/pipelines/test_from_diffusers.py",
     "plan_from_scheduler": "needs diffusers: under tests/solvers/schedulers/test_parity.py",
     "lbfgs": "its factory takes what adam's takes",
     "advdiff": "a second network; Adversarial stands under the laws of guides",
