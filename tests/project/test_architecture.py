@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "solvers.methods.around": {"solvers", "solvers.methods"},
     "solvers.methods.calibrated": {"solvers", "solvers.methods"},
     "solvers.methods.reversible": {"solvers", "solvers.methods", "solvers.methods.around"},
+    "solvers.networks": {"solvers"},
     "solvers.neural": {"solvers"},
     "solvers.phase_space": {"solvers", "solvers.methods"},
     "solvers.pipelines": {"solvers", "solvers.schedulers"},

@@ -32,7 +32,7 @@ from pullback.solvers import (
     check,
     convert,
 )
-from pullback.solvers.checking import FITS, _levels
+from pullback.solvers.networks.checking import FITS, _levels
 
 LAW = Mixture.isotropic(
     torch.ones(3, dtype=torch.float64) / 3,

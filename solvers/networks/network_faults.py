@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .model import Denoiser
-from .noise import Addressed
+from ..model import Denoiser
+from ..noise import Addressed
 
 DIRECTIONS = 4  # directions along which the gradient is compared with finite differences
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .broadcast import per_sample
-from .kinds import check_kind, described
-from .model import Model
+from ..broadcast import per_sample
+from ..kinds import check_kind, described
+from ..model import Model
 
 
 class Passes(enum.Enum):

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calling import Calling, FirstChannels, Positional
-from .model import Denoiser
-from .process import Process
+from ..calling import Calling, FirstChannels, Positional
+from ..model import Denoiser
+from ..process import Process
 
 
 class LearnedVariance(Denoiser):

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kinds import check_kind
-from .labels import LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
-from .model import Denoiser
+from ..kinds import check_kind
+from ..labels import LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
+from ..model import Denoiser
+from ..noise import Addressed
+from ..prediction import FLOW, PREDICTIONS, Prediction
+from ..process import Process, as_time
 from .network_faults import network_faults
-from .noise import Addressed
-from .prediction import FLOW, PREDICTIONS, Prediction
-from .process import Process, as_time
 
 FEWEST = 8  # samples for a verdict: of 4 the best trial was the wrong one for every third seed
 LEVELS = 8  # noise levels, evenly in lambda

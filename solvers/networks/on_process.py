@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .broadcast import per_sample
-from .kinds import check_kind
-from .model import Model
-from .prediction import DATA, NOISE, Prediction, V
-from .process import Process, as_time
+from ..broadcast import per_sample
+from ..kinds import check_kind
+from ..model import Model
+from ..prediction import DATA, NOISE, Prediction, V
+from ..process import Process, as_time
 
 
 class OnProcess(Model):

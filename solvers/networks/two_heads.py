@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .broadcast import per_sample
-from .calling import Calling, Positional
-from .drift import Drift
-from .instructions import Evaluate
-from .interpolant import Interpolant
-from .kinds import check_kind, described
-from .model import Denoiser, Model
-from .plan import Plan
-from .prediction import FLOW, NOISE, SCORE, Prediction
-from .process import Process
+from ..broadcast import per_sample
+from ..calling import Calling, Positional
+from ..drift import Drift
+from ..instructions import Evaluate
+from ..interpolant import Interpolant
+from ..kinds import check_kind, described
+from ..model import Denoiser, Model
+from ..plan import Plan
+from ..prediction import FLOW, NOISE, SCORE, Prediction
+from ..process import Process
 
 
 class TwoHeads(Model):

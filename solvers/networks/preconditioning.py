@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .broadcast import per_sample
-from .calling import Calling, Positional
-from .kinds import check_kind
-from .labels import Label
-from .model import Denoiser, Model
-from .prediction import DATA
-from .process import VP, Process, as_time
-from .wanted import Positive
+from ..broadcast import per_sample
+from ..calling import Calling, Positional
+from ..kinds import check_kind
+from ..labels import Label
+from ..model import Denoiser, Model
+from ..prediction import DATA
+from ..process import VP, Process, as_time
+from ..wanted import Positive
 
 
 class Preconditioning(Label):
