@@ -78,7 +78,8 @@ class DiffusersPipeline:
         Args:
             prompts: `prompt=`, `negative_prompt=` and what else its call takes.
         """
-        return encoded(self.loops.code, self.loops.pipe, {**self.loops.arguments, **prompts})
+        given = {name: value for name, value in self.loops.arguments.items() if name not in self.cond}
+        return encoded(self.loops.code, self.loops.pipe, {**given, **prompts})
 
     def decode(self, x: Tensor, *, checkpoint: bool = False) -> Tensor:
         """Pictures of latents x (B, ...), in the VAE's range, [-1, 1] but for overshoot; x itself where the pipeline
