@@ -58,6 +58,7 @@ def decoded(loop: OpenedLoop, x: Tensor, checkpoint: bool) -> Tensor:
             return checkpointed(vae.decode, z, *args, use_reentrant=False, **kwargs)
         return vae.decode(z, *args, **kwargs)
 
+    x = x.to(loop.state.dtype)  # as the loop would hand it on: a plan's is wider
     if any(hasattr(loop.pipe, each) for each in PROCESSORS):
         return _closed(loop, x, name, decode)
 
