@@ -39,8 +39,8 @@ def lora(
     """Low-rank adapters W + (alpha / rank) B A on the network's modules; B starts at 0, so nothing changes yet.
 
     The network is frozen and its modules are replaced in place; what is trained are A and B, in float32 at
-    least. Of a pipeline's model (`from_diffusers`) all networks are frozen, and the UNet or transformer that its
-    `save_lora_weights` takes has the adapters.
+    least. Of a pipeline's model (`from_diffusers`) all networks are frozen, and the UNet or transformer of
+    its loop has the adapters.
 
     Args:
         rank: of B A.
@@ -74,7 +74,7 @@ def lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(network, PipelineTurn):
-            put_in(network, config)
+            put_in(network, config, peft.inject_adapter_in_model)
             return denoiser
         adapted = peft.get_peft_model(network, config(network))
     adapted.train(network.training)

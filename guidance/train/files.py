@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...solvers import Denoiser, Model
 from ...solvers.pipelines.network import PipelineTurn
 from .adapter import require_peft
-from .pipeline_adapter import WEIGHTS, adapted, prefix, save_lora
+from .pipeline_adapter import adapted, read_lora, save_lora
 from .sharded import whole
 
 
@@ -21,7 +21,7 @@ def save_adapter(denoiser: Model, folder: Path | str) -> None:
     """
     turn = _turn(denoiser)
     if turn is not None:
-        save_lora(turn, folder, _first_process(), require_peft().get_peft_model_state_dict)
+        save_lora(turn, folder, _first_process(), _adapter)
         return
     network: Any = next(denoiser.networks())
     network.save_pretrained(
@@ -39,13 +39,12 @@ def load_adapter(denoiser: Model, folder: Path | str) -> None:
     """
     turn = _turn(denoiser)
     if turn is None:
-        _take(next(denoiser.networks()), _read(Path(folder) / "adapter_model.safetensors"), folder)
+        network: Any = next(denoiser.networks())
+        _take(network, _read(Path(folder) / "adapter_model.safetensors"), folder)
         return
-    found = _read(Path(folder) / WEIGHTS)
+    found = read_lora(turn, folder)
     for name, network in adapted(turn).items():
-        start = prefix(turn, name)
-        own = {key.removeprefix(start): value for key, value in found.items() if key.startswith(start)}
-        _take(network, own, folder)
+        _take(network, found[name], folder)
 
 
 def _take(network: Any, found: dict[str, Tensor], folder: Path | str) -> None:
@@ -58,6 +57,12 @@ def _take(network: Any, found: dict[str, Tensor], folder: Path | str) -> None:
             f"in {odd[:3]}; build lora() with the rank and targets of adapter_config.json"
         )
     require_peft().set_peft_model_state_dict(network, found)
+
+
+def _adapter(network: Any) -> dict[str, Tensor]:
+    """The tensors of its adapter, whole."""
+    found = require_peft().get_peft_model_state_dict(network)
+    return {name: whole(value) for name, value in found.items()}
 
 
 def _read(file: Path) -> dict[str, Tensor]:

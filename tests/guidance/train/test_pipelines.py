@@ -4,11 +4,12 @@ import inspect
 import pathlib
 from typing import Any
 
+import peft
 import pytest
 import torch
-from pipelines import prompted, stable_diffusion
+from pipelines import dit, prompted, stable_diffusion
 from pipelines.build import BETAS, scheduler
-from pipelines.case import single
+from pipelines.case import reference, single, start
 from pipelines.stable_diffusion import SD
 from torch import Tensor, nn
 from tuning import config, logged
@@ -124,16 +125,16 @@ def test_drafts_gradient_is_autograds_through_the_pipelines_own_loop_and_its_vae
         model, source = tuned(found), TextPrompts(found, TEXTS, negative="blurry", repeats=2, shuffle=False)
         reward = DecodedReward(found.decode, redness)
         got = gradients(DRaFT(), model, found.plan, reward, source)
-        start = source.batch(range(4), found.plan, 0, torch.empty(0, dtype=dtype)).x
+        latents = source.batch(range(4), found.plan, 0, torch.empty(0, dtype=dtype)).x
         loop = inspect.unwrap(type(pipe).__call__)
-        latents = loop(
+        end = loop(
             pipe,
             **{**TINY, "prompt": [TEXTS[0], TEXTS[0], TEXTS[1], TEXTS[1]], "negative_prompt": ["blurry"] * 4},
-            latents=start,
+            latents=latents,
             num_inference_steps=4,
             output_type="latent",
         ).images
-        pictures = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+        pictures = pipe.vae.decode(end / pipe.vae.config.scaling_factor).sample
         want = torch.autograd.grad(-redness(pictures).mean(), trained(model))
     assert apart(got, list(want)) < near
 
@@ -404,8 +405,30 @@ def test_adapters_of_a_controlnet_pipeline_are_in_its_unet(tmp_path):
         assert fresh.get_list_adapters().keys() == {"unet"}
 
 
-def test_what_takes_no_adapters_is_refused():
+def test_adapters_of_a_pipeline_that_loads_none_are_pefts(tmp_path):
+    """PixArt has no `save_lora_weights`, and its transformer no `add_adapter`."""
+    (case,) = [case for case in dit.CASES if case.name == "pixart_sigma"]
+    pipes = []
+    for _ in range(3):
+        with single():
+            pipes.append(case.build())
+    pipe, fresh, other = pipes
     with single():
-        pipe = stable_diffusion.unconditional("DDPM", "DDPM")
-        with pytest.raises(ValueError, match="none of whose .*unet takes adapters"):
-            lora(from_diffusers(pipe, 4).model)
+        model = tuned(from_diffusers(pipe, 3, **case.call(pipe)))
+        save_adapter(model, tmp_path)
+        again = lora(from_diffusers(other, 3, **case.call(other)).model, 2, seed=1)
+        load_adapter(again, tmp_path)
+        assert all(torch.equal(a, b) for a, b in zip(trained(again), trained(model), strict=True))
+        latents, base = start(pipe, case), reference(fresh, case, start(pipe, case))
+        fresh.transformer = peft.PeftModel.from_pretrained(fresh.transformer, str(tmp_path))
+        found, want = reference(fresh, case, latents), reference(pipe, case, latents)
+    assert (found - want).abs().max() < 1e-5 and (want - base).abs().max() > 1e-3
+
+
+def test_a_loop_without_a_network_for_adapters_is_refused():
+    with single():
+        pipe = stable_diffusion.stable_diffusion(**parts_of_text())
+        found = from_diffusers(pipe, 2, prompt="a picture")
+        pipe.unet = pipe.unet.forward
+        with pytest.raises(ValueError, match="whose loop calls .*expected one of unet"):
+            lora(found.model)
