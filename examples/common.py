@@ -9,14 +9,15 @@ import torch
 
 
 def options(doc: str | None, **extra: Any) -> argparse.Namespace:
-    """--device, --seed, --out and the example's own options (name=default)."""
+    """--device, --seed, --out and the example's own options (name=default; False: a flag)."""
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     best = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=best, help=f"default: the best there is, {best}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
     for name, default in extra.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"default: {default}", **kind)
     found = parser.parse_args()
     found.out.mkdir(parents=True, exist_ok=True)
     return found

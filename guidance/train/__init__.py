@@ -9,10 +9,11 @@ from .log import read_log
 from .precision import Precision
 from .preflight import Preflight
 from .prompts import Prompt, Prompts
+from .text_prompts import TextPrompts
 from .trainer import End, RewardTrainer
 
 __all__ = [
-    "Checkpoints", "End", "Precision", "Preflight", "Prompt", "Prompts", "RewardTrainer", "TrainConfig",
-    "batch_arithmetic", "load_adapter", "load_weights", "lora", "read_log", "reference_of", "save_adapter",
-    "save_weights",
+    "Checkpoints", "End", "Precision", "Preflight", "Prompt", "Prompts", "RewardTrainer", "TextPrompts",
+    "TrainConfig", "batch_arithmetic", "load_adapter", "load_weights", "lora", "read_log", "reference_of",
+    "save_adapter", "save_weights",
 ]  # fmt: skip

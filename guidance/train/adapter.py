@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ...solvers import Denoiser, Model
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
+from ...solvers.pipelines.network import PipelineTurn
+from .pipeline_adapter import put_in
 from .wrapped import Wrapped, within
 
 
@@ -37,7 +39,8 @@ def lora(
     """Low-rank adapters W + (alpha / rank) B A on the network's modules; B starts at 0, so nothing changes yet.
 
     The network is frozen and its modules are replaced in place; what is trained are A and B, in float32 at
-    least.
+    least. Of a pipeline's model (`from_diffusers`) all networks are frozen, and the UNet or transformer of
+    its loop has the adapters.
 
     Args:
         rank: of B A.
@@ -57,24 +60,33 @@ def lora(
         "lora", denoiser, Denoiser, "a Denoiser; wrap the network: Denoiser(network, process, prediction)"
     )
     network = denoiser.network
-    if not isinstance(network, nn.Module):
+    if not isinstance(network, nn.Module | PipelineTurn):
         raise ValueError(
             f"lora: got a denoiser of {type(network).__name__}, expected one of an nn.Module; wrap the "
             "module itself"
         )
-    if targets == "all-linear":
-        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        targets = [name for name, module in network.named_modules() if isinstance(module, kinds)]
-    config = peft.LoraConfig(
-        r=rank,
-        lora_alpha=rank if alpha is None else alpha,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-    )
+
+    def config(part: nn.Module) -> Any:
+        return peft.LoraConfig(
+            r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=_targets(part, targets)
+        )
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = peft.get_peft_model(network, config)
+        if isinstance(network, PipelineTurn):
+            put_in(network, config, peft.inject_adapter_in_model)
+            return denoiser
+        adapted = peft.get_peft_model(network, config(network))
     adapted.train(network.training)
     return denoiser.around(adapted)
+
+
+def _targets(network: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
+    """The names of modules that adapters go to, or a pattern of theirs."""
+    if targets == "all-linear":
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        return [name for name, module in network.named_modules() if isinstance(module, kinds)]
+    return targets if isinstance(targets, str) else list(targets)
 
 
 class AdapterOff(Wrapped):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...solvers import Model, Plan
+from ...solvers.pipelines.network import PipelineTurn
 from ..objectives.objective import Objective
 from .config import TrainConfig
 from .prompts import Prompts
@@ -38,13 +39,7 @@ def settings(
     kept = {f"objective.{name}" for name, value in objective.state().items() if isinstance(value, PLAIN)}
     found = {field.name: _text(getattr(config, field.name)) for field in fields(config)}
     found |= {name: text for name, text in _entries("objective", objective) if name not in kept}
-    found |= {
-        "plan": plan.name,
-        "plan.steps": str(plan.steps),
-        "plan.times": _digest(repr(plan.times)),
-        "plan.instructions": _digest(repr(plan.instructions)),
-    }
-    found |= dict(_entries("plan.process", plan.process))
+    found |= dict(_entries("plan", plan))
     found |= dict(_entries("model", model))
     for name, items in prompts.items():
         found[f"{name}.items"] = str(len(items.items))
@@ -85,6 +80,17 @@ def _entries(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """`value` as a text under `name`, and what it consists of under names below."""
     if isinstance(value, Model):
         parts = {key: part for key, part in vars(value).items() if not _is_memory(part)}
+    elif isinstance(value, Plan):
+        parts = {
+            "steps": value.steps,
+            "times": _digest(repr(value.times)),
+            "instructions": _digest(repr(value.instructions)),
+            "process": value.process,
+        }
+    elif isinstance(value, PipelineTurn):
+        # what it calls is diffusers' code: told by the pipeline's class and arguments
+        loops = value.loops
+        parts = {"pipeline": type(loops.pipe), **loops.arguments, "networks": tuple(value.networks())}
     elif isinstance(value, torch.optim.Optimizer):
         parts = value.defaults
     elif isinstance(value, functools.partial):
@@ -142,6 +148,8 @@ def _text(value: Any) -> str:
         return (
             f"{type(value).__name__} of {sum(p.numel() for p in value.parameters())} {_digest(repr(shapes))}"
         )
+    if isinstance(value, Plan):
+        return value.name
     if _is_function(value):
         return f"{value.__module__}.{value.__qualname__}"
     return type(value).__name__

@@ -197,10 +197,12 @@ class RewardTrainer:
             return evaluate(self.run, self.evaluation, pause)
 
     def export(self, path: Path | str) -> None:
-        """Write what the evaluations see (averaged weights where there are some): a peft adapter folder, or
-        for full fine-tuning a safetensors file of the whole network. All processes call it.
+        """Write what the evaluations see (averaged weights where there are some): a peft adapter folder, of a
+        pipeline one that `pipe.load_lora_weights` reads, or for full fine-tuning a safetensors file of the whole
+        network. All processes call it.
         """
-        keep = save_adapter if hasattr(next(self.denoiser.networks()), "peft_config") else save_weights
+        adapters = any(hasattr(network, "peft_config") for network in self.denoiser.networks())
+        keep = save_adapter if adapters else save_weights
         with self.run.trained.averaged():
             keep(self.denoiser, path)
 

@@ -61,6 +61,7 @@ def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> 
             return checkpointed(vae.decode, z, *args, use_reentrant=False, **kwargs)
         return vae.decode(z, *args, **kwargs)
 
+    x = x.to(loop.state.dtype)  # as the loop would hand it on: a plan's is wider
     if any(hasattr(loop.pipe, each) for each in PROCESSORS):
         return _closed(loop, variables, x, name, decode)
 

@@ -91,7 +91,8 @@ class DiffusersPipeline:
             prompts: `prompt=`, `negative_prompt=` and what else its call takes, in place of what `from_diffusers` was
                 given.
         """
-        return encoded(self.loops.code, self.loops.pipe, {**self.call, **prompts})
+        given = {name: value for name, value in self.call.items() if name not in self.cond}
+        return encoded(self.loops.code, self.loops.pipe, {**given, **prompts})
 
     def decode(self, x: Tensor, cond: Any = None, *, checkpoint: bool = False) -> Tensor:
         """Pictures of latents x (B, ...), in the VAE's range, [-1, 1] but for overshoot; x itself where the pipeline
