@@ -3,9 +3,9 @@
 import copy
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
@@ -86,6 +86,15 @@ class OpenedLoop:
         return {name: value for name, value in found.items() if name not in ("generator", "return_dict")}
 
 
+def fixed(code: PipelineCode, pipe: Any) -> Any:
+    """The pipeline as it is now: its networks, and a scheduler that no one else holds."""
+    own = copy.copy(pipe)
+    path = code.source.scheduler.removeprefix("self.")
+    if path in vars(pipe):
+        vars(own)[path] = copied(vars(pipe)[path])
+    return own
+
+
 def opened(
     code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], batch: int | None = None
 ) -> OpenedLoop:
@@ -141,7 +150,8 @@ def _own(pipe: Any) -> Any:
     for name in ("encode_prompt", "encode_image", "prepare_image", "prepare_latents"):
         method = getattr(type(pipe), name, None)
         if hasattr(method, "__wrapped__"):  # in its own `no_grad`
-            vars(own)[name] = MethodType(inspect.unwrap(method), own)
+            # a weak reference: a copy that held itself would keep the networks until the next collection
+            vars(own)[name] = functools.partial(inspect.unwrap(method), weakref.proxy(own))
     return own
 
 
@@ -167,13 +177,13 @@ def _noted(function: Any, seen: dict[str, Any]) -> Any:
     """`set_timesteps` that writes down what it was called with."""
     signature = inspect.signature(function)
 
-    @functools.wraps(function)
     def noted(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs).arguments
         more = bound.pop("kwargs", {})
         seen["call"] = {name: value for name, value in {**bound, **more}.items() if name != "device"}
         return function(*args, **kwargs)
 
+    noted.__signature__ = signature  # type: ignore[attr-defined]  (pipelines look at it)
     return noted
 
 
@@ -193,16 +203,18 @@ def _known(
     optional: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> dict[str, Any]:
     """The arguments, all of which `__call__` takes."""
-    accepts = inspect.signature(code.opening).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in accepts.values()):
+    more = code.source.extras
+    if more is None:
         return dict(arguments)
-    unknown = arguments.keys() - accepts.keys() - optional
+    signature = inspect.signature(code.opening).parameters
+    accepts = [name for name, each in signature.items() if each.kind is not each.VAR_KEYWORD][1:]
+    unknown = arguments.keys() - {*accepts, *more, *optional}
     if unknown:
         raise TypeError(
-            f"{code.source.name}: got {sorted(unknown)}, expected arguments of its call: "
-            f"{', '.join(list(accepts)[1:])}; leave them out"
+            f"{code.source.name}: got {sorted(unknown)}, expected arguments of its call: {', '.join(accepts)}; leave "
+            "them out"
         )
-    return {name: value for name, value in arguments.items() if name in accepts}
+    return {name: value for name, value in arguments.items() if name in signature or name in more}
 
 
 def _named(path: str, variables: Local) -> Any:

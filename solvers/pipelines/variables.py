@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -70,12 +71,13 @@ class LoopVariables:
 
     def of(self, cond: Any, batch: int) -> tuple[OpenedLoop, Local]:
         """The loop, and its variables as functions of the tensors in `cond`."""
+        cond = self._with_given(cond)
         tensors = [each for each in tree_leaves(cond) if isinstance(each, Tensor)]
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-        if any(is_functorch_wrapped_tensor(each) or each.is_inference() for each in tensors):
+        if any(_passing(each) for each in tensors):
             loop = opened(self.code, self.pipe, self._arguments(cond), batch)
             return loop, loop.variables
-        key = (batch, wanted, *_identity(cond))
+        key = (batch, wanted, *self._setting(), *_identity(cond), *_identity(self.arguments))
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:
@@ -92,7 +94,8 @@ class LoopVariables:
 
     def _open(self, cond: Any, batch: int, wanted: bool) -> _Kept:
         if not wanted:
-            return _Kept(self.opened(cond, batch), None, cond)
+            held = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, cond)
+            return _Kept(self.opened(cond, batch), None, held)  # that memory is no one else's meanwhile
         inputs: list[Tensor] = []
 
         def own(leaf: Any) -> Any:
@@ -108,16 +111,36 @@ class LoopVariables:
         outputs = tuple(_depending(self.code, loop.variables))
         self._check_reached(cond, inputs, outputs)
 
-        def again(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        code, pipe, arguments, shared = self.code, self.pipe, self.arguments, self.shared
+
+        def again(tensors: Sequence[Tensor]) -> Sequence[Tensor]:  # of nothing that holds what is kept
             given = iter(tensors)
             other = tree_map(
                 lambda leaf: next(given) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf, mine
             )
             return tuple(
-                _depending(self.code, opened(self.code, self.pipe, self._arguments(other), batch).variables)
+                _depending(code, opened(code, pipe, _joined(arguments, other, shared), batch).variables)
             )
 
         return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond)
+
+    def _with_given(self, cond: Any) -> Any:
+        """`cond` and what else is to be differentiated: arguments of `from_diffusers` that require grad."""
+        if not torch.is_grad_enabled() or not isinstance(cond, Mapping | None):
+            return cond
+        asking = {
+            name: value
+            for name, value in self.arguments.items()
+            if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value))
+        }
+        return {**asking, **(cond or {})} if asking else cond
+
+    def _setting(self) -> tuple[Any, ...]:
+        """What an opening depends upon besides its arguments: where the networks are, and in which type."""
+        parts = (getattr(self.pipe, name, None) for name in sorted(self.code.source.parts))
+        first = [next(each.parameters(), None) for each in parts if isinstance(each, nn.Module)]
+        where = [(each.dtype, each.device) for each in first if each is not None]
+        return torch.is_autocast_enabled("cuda"), torch.is_autocast_enabled("cpu"), *where
 
     def _arguments(self, cond: Any) -> dict[str, Any]:
         """The pipeline's arguments with `cond` in their place."""
@@ -134,14 +157,7 @@ class LoopVariables:
                 f"cond: got {sorted(fixed)}, expected prompts alone: {self.code.source.name} works on its latents "
                 "after each step, by what from_diffusers was given; pass them there"
             )
-        found = {**self.arguments, **cond}
-        each = [value for name in self.shared if isinstance(value := found.get(name), Tensor)]
-        most = max((len(value) for value in each), default=1)
-        for name in self.shared:  # one negative prompt for all
-            value = found.get(name)
-            if isinstance(value, Tensor) and len(value) == 1 < most:
-                found[name] = value.expand(most, *value.shape[1:])
-        return found
+        return _joined(self.arguments, cond, self.shared)
 
     def _check_reached(
         self, cond: Mapping[str, Any], inputs: list[Tensor], outputs: tuple[Tensor, ...]
@@ -162,8 +178,27 @@ class LoopVariables:
             )
 
 
+def _joined(arguments: Mapping[str, Any], cond: Mapping[str, Any], shared: Sequence[str]) -> dict[str, Any]:
+    """`cond` in the place of arguments; of those `shared`, one for all is as many as the others."""
+    found = {**arguments, **cond}
+    each = [value for name in shared if isinstance(value := found.get(name), Tensor)]
+    most = max((len(value) for value in each), default=1)
+    for name in shared:  # one negative prompt for all
+        value = found.get(name)
+        if isinstance(value, Tensor) and len(value) == 1 < most:
+            found[name] = value.expand(most, *value.shape[1:])
+    return found
+
+
 def _same(value: Tensor) -> Tensor:
     return value
+
+
+def _passing(leaf: Tensor) -> bool:
+    """Whether a tensor stands for others for the time being, or does not count its writes."""
+    if is_functorch_wrapped_tensor(leaf) or leaf.is_inference():
+        return True
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(leaf).tangent is not None
 
 
 def _identity(cond: Any) -> tuple[Any, ...]:
