@@ -4,7 +4,8 @@ import copy
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,34 +107,32 @@ def opened(
     Cost: no network call but those that the pipeline makes before its loop (text encoders where it is given prompts, a
     VAE's where it is given images).
     """
-    kind = "pt" if decoder_of(pipe) is None else "latent"
-    given = _known(code, {"output_type": kind, **arguments}, optional={"output_type"})
     accepts = inspect.signature(code.opening).parameters
-    if "generator" in accepts:
-        given["generator"] = _fresh(given.get("generator"))
+    kind = "pt" if decoder_of(pipe) is None else "latent"
+    given = {"output_type": kind} if "output_type" in accepts else {}
+    given |= known(code, arguments)
     found = _played(code, pipe, given)
     if batch is None or len(found.state) == batch:
         return found
     own = len(found.state)
-    name = next((each for each in COPIES if each in accepts), None)
+    name = copies_of(code)
     before = given.get(name, accepts[name].default) if name is not None else None
     if name is None or not isinstance(before or 1, int) or batch * (before or 1) % own:
         raise ValueError(
             f"{code.source.name}: got {batch} samples where its arguments say {own}, expected as many, or a multiple; "
             "pass embeddings of that many prompts in cond"
         )
-    again = {"generator": _fresh(given["generator"])} if "generator" in given else {}
-    return _played(code, pipe, {**given, **again, name: batch * (before or 1) // own})
+    return _played(code, pipe, {**given, name: batch * (before or 1) // own})
 
 
 def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the pipeline makes of its prompts: those arguments of its call, by name, that it fills in itself."""
     if code.encoding is None:
         return {}
-    own = _own(pipe)
-    given = _known(code, arguments)
-    found = code.encoding(own, **given)
-    accepts = inspect.signature(code.opening).parameters
+    name, accepts = copies_of(code), inspect.signature(code.opening).parameters
+    given = known(code, arguments) | ({} if name is None else {name: 1})  # repeated when the loop opens
+    with ordinary():
+        found = code.encoding(_own(pipe), **given)
     return {
         name: value
         for name, value in found.items()
@@ -157,6 +156,8 @@ def _own(pipe: Any) -> Any:
 
 def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLoop:
     own = _own(pipe)
+    if "generator" in inspect.signature(code.opening).parameters:
+        given = {**given, "generator": _fresh(given.get("generator"))}
     seen: dict[str, Any] = {}
     attribute = code.source.scheduler.removeprefix("self.")
     scheduler = None
@@ -165,12 +166,20 @@ def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLo
         vars(own)[attribute] = scheduler
         if hasattr(scheduler, "set_timesteps"):
             vars(scheduler)["set_timesteps"] = _noted(scheduler.set_timesteps, seen)
-    with torch.random.fork_rng():  # some draw from the global state
+    with torch.random.fork_rng(), ordinary():  # some draw from the global state
         torch.manual_seed(_seed(given.get("generator")))
         variables = code.opening(own, **given)
     if scheduler is not None:
         vars(scheduler).pop("set_timesteps", None)
     return OpenedLoop(variables, code, seen.get("call"), _doubled(variables, code.source.state))
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """What is kept for later calls is no inference tensor, which could not be differentiated through."""
+    recording = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(recording):
+        yield
 
 
 def _noted(function: Any, seen: dict[str, Any]) -> Any:
@@ -183,7 +192,7 @@ def _noted(function: Any, seen: dict[str, Any]) -> Any:
         seen["call"] = {name: value for name, value in {**bound, **more}.items() if name != "device"}
         return function(*args, **kwargs)
 
-    noted.__signature__ = signature  # type: ignore[attr-defined]  (pipelines look at it)
+    noted.__signature__ = signature  # type: ignore[attr-defined]  (pipelines look whether it takes sigmas)
     return noted
 
 
@@ -197,24 +206,21 @@ def _doubled(variables: Local, state: str) -> int:
     return times if same and torch.equal(whole, once.repeat(times, *[1] * (once.ndim - 1))) else 1
 
 
-def _known(
-    code: PipelineCode,
-    arguments: Mapping[str, Any],
-    optional: set[str] = frozenset(),  # type: ignore[assignment]
-) -> dict[str, Any]:
-    """The arguments, all of which `__call__` takes."""
-    more = code.source.extras
-    if more is None:
-        return dict(arguments)
-    signature = inspect.signature(code.opening).parameters
-    accepts = [name for name, each in signature.items() if each.kind is not each.VAR_KEYWORD][1:]
-    unknown = arguments.keys() - {*accepts, *more, *optional}
+def known(code: PipelineCode, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments. Raises TypeError for one that the pipeline's call does not name."""
+    accepts = inspect.signature(code.opening).parameters
+    unknown = arguments.keys() - accepts.keys()
     if unknown:
         raise TypeError(
-            f"{code.source.name}: got {sorted(unknown)}, expected arguments of its call: {', '.join(accepts)}; leave "
-            "them out"
+            f"{code.source.name}: got {sorted(unknown)}, expected arguments of its call: "
+            f"{', '.join(list(accepts)[1:])}; leave them out"
         )
-    return {name: value for name, value in arguments.items() if name in signature or name in more}
+    return dict(arguments)
+
+
+def copies_of(code: PipelineCode) -> str | None:
+    """The argument that says how many samples come of one prompt."""
+    return next((name for name in COPIES if name in inspect.signature(code.opening).parameters), None)
 
 
 def _named(path: str, variables: Local) -> Any:

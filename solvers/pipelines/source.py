@@ -124,16 +124,6 @@ class LoopSource:
         raise ValueError(f"from_diffusers: got {self.name}, whose `{ast.unparse(self.call)}` gives no {name}")
 
     @cached_property
-    def extras(self) -> frozenset[str] | None:
-        """The names that the function's `**kwargs` is asked for; None where it is handed on whole."""
-        whole = self.function.args.kwarg
-        if whole is None:
-            return frozenset()
-        asked = [each for each in ast.walk(self.function) if _asks(each, whole.arg)]
-        uses = list(names(self.function, ast.Load)).count(whole.arg)
-        return frozenset(each.args[0].value for each in asked) if uses == len(asked) else None  # type: ignore[attr-defined]
-
-    @cached_property
     def counts(self) -> bool:
         """Whether a turn looks at its number."""
         return any(self.targets[0] in names(each, ast.Load) for each in self.turn)
@@ -183,18 +173,6 @@ def prediction_of(call: ast.Call) -> ast.expr:
         call.args[0]
         if call.args
         else next(each.value for each in call.keywords if each.arg == "model_output")
-    )
-
-
-def _asks(node: ast.AST, whole: str) -> bool:
-    """Whether it is `whole.pop("name", ...)` or `whole.get("name", ...)`."""
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("pop", "get")
-        and ast.unparse(node.func.value) == whole
-        and bool(node.args)
-        and isinstance(node.args[0], ast.Constant)
     )
 
 

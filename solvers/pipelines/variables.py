@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from ..kinds import described
 from .compiled import Local, PipelineCode, code_of
-from .opened import OpenedLoop, opened
+from .opened import OpenedLoop, known, opened
 from .rebound import OnceComputed
 
 KEPT = 4  # openings: guidance scales, prompts and batches that take turns
@@ -61,13 +61,15 @@ class LoopVariables:
     def opened(self, cond: Any, batch: int | None = None) -> OpenedLoop:
         """The loop for `cond`, without gradients."""
         with torch.no_grad():
-            return opened(self.code, self.pipe, self._arguments(cond), batch)
+            return opened(self.code, self.pipe, self._arguments(cond, batch), batch)
 
     def started(self, latents: Tensor) -> Tensor:
         """The state that the loop begins with of given latents."""
         if "latents" not in inspect.signature(self.code.opening).parameters:
             return latents
-        return opened(self.code, self.pipe, {**self.arguments, "latents": latents}, len(latents)).state
+        batch = len(latents)
+        given = {**self._arguments(None, batch), "latents": latents}
+        return opened(self.code, self.pipe, given, batch).state
 
     def of(self, cond: Any, batch: int) -> tuple[OpenedLoop, Local]:
         """The loop, and its variables as functions of the tensors in `cond`."""
@@ -75,7 +77,7 @@ class LoopVariables:
         tensors = [each for each in tree_leaves(cond) if isinstance(each, Tensor)]
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
         if any(_passing(each) for each in tensors):
-            loop = opened(self.code, self.pipe, self._arguments(cond), batch)
+            loop = opened(self.code, self.pipe, self._arguments(cond, batch), batch)
             return loop, loop.variables
         key = (batch, wanted, *self._setting(), *_identity(cond), *_identity(self.arguments))
         with self._lock:
@@ -93,9 +95,14 @@ class LoopVariables:
         return kept.loop, _replaced(self.code, kept.loop.variables, kept.once.at(grads))
 
     def _open(self, cond: Any, batch: int, wanted: bool) -> _Kept:
-        if not wanted:
-            held = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, cond)
-            return _Kept(self.opened(cond, batch), None, held)  # that memory is no one else's meanwhile
+        with torch._C._DisableFuncTorch():  # what is kept is no part of a transform
+            return self._differentiably(cond, batch) if wanted else self._plainly(cond, batch)
+
+    def _plainly(self, cond: Any, batch: int) -> _Kept:
+        held = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, cond)
+        return _Kept(self.opened(cond, batch), None, held)  # meanwhile that memory is no one else's
+
+    def _differentiably(self, cond: Any, batch: int) -> _Kept:
         inputs: list[Tensor] = []
 
         def own(leaf: Any) -> Any:
@@ -107,22 +114,25 @@ class LoopVariables:
         mine = tree_map(own, cond)
         # hooks of a strategy that counts what a call saves are not for what several calls share
         with torch.enable_grad(), saved_tensors_hooks(_same, _same):
-            loop = opened(self.code, self.pipe, self._arguments(mine), batch)
+            loop = opened(self.code, self.pipe, self._arguments(mine, batch), batch)
         outputs = tuple(_depending(self.code, loop.variables))
         self._check_reached(cond, inputs, outputs)
 
         code, pipe, arguments, shared = self.code, self.pipe, self.arguments, self.shared
 
-        def again(tensors: Sequence[Tensor]) -> Sequence[Tensor]:  # of nothing that holds what is kept
+        def again(tensors: Sequence[Tensor]) -> Sequence[Tensor]:  # holds nothing that holds what is kept
             given = iter(tensors)
             other = tree_map(
                 lambda leaf: next(given) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf, mine
             )
-            return tuple(
-                _depending(code, opened(code, pipe, _joined(arguments, other, shared), batch).variables)
-            )
+            merged = _merged(arguments, other, shared, batch)
+            return tuple(_depending(code, opened(code, pipe, merged, batch).variables))
 
         return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond)
+
+    def _arguments(self, cond: Any, batch: int | None) -> dict[str, Any]:
+        """The pipeline's arguments with `cond` in their place."""
+        return _merged(self.arguments, self._checked({} if cond is None else cond), self.shared, batch)
 
     def _with_given(self, cond: Any) -> Any:
         """`cond` and what else is to be differentiated: arguments of `from_diffusers` that require grad."""
@@ -136,28 +146,26 @@ class LoopVariables:
         return {**asking, **(cond or {})} if asking else cond
 
     def _setting(self) -> tuple[Any, ...]:
-        """What an opening depends upon besides its arguments: where the networks are, and in which type."""
+        """What an opening depends upon besides its arguments: where the networks are, in which type, and autocast."""
         parts = (getattr(self.pipe, name, None) for name in sorted(self.code.source.parts))
         first = [next(each.parameters(), None) for each in parts if isinstance(each, nn.Module)]
         where = [(each.dtype, each.device) for each in first if each is not None]
         return torch.is_autocast_enabled("cuda"), torch.is_autocast_enabled("cpu"), *where
 
-    def _arguments(self, cond: Any) -> dict[str, Any]:
-        """The pipeline's arguments with `cond` in their place."""
-        if cond is None:
-            return self.arguments
+    def _checked(self, cond: Any) -> Mapping[str, Any]:
         if not isinstance(cond, Mapping):
             raise TypeError(
                 f"cond: got {described(cond)}, expected a dict of arguments of {self.code.source.name}'s call; pass "
                 'cond={"prompt_embeds": ...}'
             )
+        known(self.code, cond)
         fixed = cond.keys() - {*self.shared, "guidance_scale", "generator"} if self.worked_on else set()
         if fixed:
             raise ValueError(
                 f"cond: got {sorted(fixed)}, expected prompts alone: {self.code.source.name} works on its latents "
                 "after each step, by what from_diffusers was given; pass them there"
             )
-        return _joined(self.arguments, cond, self.shared)
+        return cond
 
     def _check_reached(
         self, cond: Mapping[str, Any], inputs: list[Tensor], outputs: tuple[Tensor, ...]
@@ -178,15 +186,19 @@ class LoopVariables:
             )
 
 
-def _joined(arguments: Mapping[str, Any], cond: Mapping[str, Any], shared: Sequence[str]) -> dict[str, Any]:
-    """`cond` in the place of arguments; of those `shared`, one for all is as many as the others."""
+def _merged(
+    arguments: Mapping[str, Any], cond: Mapping[str, Any], shared: Sequence[str], batch: int | None
+) -> dict[str, Any]:
+    """The arguments with `cond` in their place, and one row of each prompt for each sample."""
     found = {**arguments, **cond}
-    each = [value for name in shared if isinstance(value := found.get(name), Tensor)]
-    most = max((len(value) for value in each), default=1)
-    for name in shared:  # one negative prompt for all
-        value = found.get(name)
-        if isinstance(value, Tensor) and len(value) == 1 < most:
-            found[name] = value.expand(most, *value.shape[1:])
+    rows = {name: found[name] for name in shared if isinstance(found.get(name), Tensor)}
+    most = max((len(value) for value in rows.values()), default=1)
+    wanted = batch if batch is not None and not batch % most else most
+    for name, value in rows.items():
+        if (
+            wanted % len(value) == 0 and len(value) != wanted
+        ):  # one negative prompt for all, or several samples each
+            found[name] = value.repeat_interleave(wanted // len(value), 0)
     return found
 
 
@@ -201,6 +213,10 @@ def _passing(leaf: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(leaf).tangent is not None
 
 
+def _writes(leaf: Tensor) -> int | None:
+    return None if leaf.is_inference() else leaf._version
+
+
 def _identity(cond: Any) -> tuple[Any, ...]:
     """What tells conditioning from another: memory and writes of tensors, values of numbers, else the object."""
     leaves, form = tree_flatten(cond)
@@ -208,7 +224,7 @@ def _identity(cond: Any) -> tuple[Any, ...]:
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             known.append(
-                (leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, leaf._version, leaf.requires_grad)
+                (leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, _writes(leaf), leaf.requires_grad)
             )
         else:
             known.append(leaf if isinstance(leaf, str | int | float | bool | None) else id(leaf))
