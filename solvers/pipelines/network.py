@@ -96,7 +96,8 @@ class TurnCall(Declaring):
 
 
 def _scaled(c_in: Tensor | None, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return sample if c_in is None else sample * c_in.to(sample)
+    """The product is rounded to the sample's type, and not its factor before."""
+    return sample if c_in is None else (sample.to(c_in.dtype) * c_in).to(sample.dtype)
 
 
 @dataclass(frozen=True)

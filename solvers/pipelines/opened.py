@@ -3,9 +3,10 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
@@ -86,6 +87,15 @@ class OpenedLoop:
         return {name: value for name, value in found.items() if name not in ("generator", "return_dict")}
 
 
+def fixed(code: PipelineCode, pipe: Any) -> Any:
+    """The pipeline as it is now: its networks, and a scheduler that no one else holds."""
+    own = copy.copy(pipe)
+    path = code.source.scheduler.removeprefix("self.")
+    if path in vars(pipe):
+        vars(own)[path] = copied(vars(pipe)[path])
+    return own
+
+
 def opened(
     code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], batch: int | None = None
 ) -> OpenedLoop:
@@ -121,7 +131,8 @@ def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict
         return {}
     name, accepts = copies_of(code), inspect.signature(code.opening).parameters
     given = known(code, arguments) | ({} if name is None else {name: 1})  # repeated when the loop opens
-    found = code.encoding(_own(pipe), **given)
+    with ordinary():
+        found = code.encoding(_own(pipe), **given)
     return {
         name: value
         for name, value in found.items()
@@ -138,7 +149,8 @@ def _own(pipe: Any) -> Any:
     for name in ("encode_prompt", "encode_image", "prepare_image", "prepare_latents"):
         method = getattr(type(pipe), name, None)
         if hasattr(method, "__wrapped__"):  # in its own `no_grad`
-            vars(own)[name] = MethodType(inspect.unwrap(method), own)
+            # a weak reference: a copy that held itself would keep the networks until the next collection
+            vars(own)[name] = functools.partial(inspect.unwrap(method), weakref.proxy(own))
     return own
 
 
@@ -154,12 +166,20 @@ def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLo
         vars(own)[attribute] = scheduler
         if hasattr(scheduler, "set_timesteps"):
             vars(scheduler)["set_timesteps"] = _noted(scheduler.set_timesteps, seen)
-    with torch.random.fork_rng():  # some draw from the global state
+    with torch.random.fork_rng(), ordinary():  # some draw from the global state
         torch.manual_seed(_seed(given.get("generator")))
         variables = code.opening(own, **given)
     if scheduler is not None:
         vars(scheduler).pop("set_timesteps", None)
     return OpenedLoop(variables, code, seen.get("call"), _doubled(variables, code.source.state))
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """What is kept for later calls is no inference tensor, which could not be differentiated through."""
+    recording = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(recording):
+        yield
 
 
 def _noted(function: Any, seen: dict[str, Any]) -> Any:

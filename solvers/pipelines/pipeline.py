@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +22,10 @@ from .after import with_rest
 from .compiled import PipelineCode, code_of
 from .decoding import decoded, latents_of
 from .network import OneForAll, PipelineTurn, TurnCall
-from .opened import OpenedLoop, copies_of, encoded, known
+from .opened import OpenedLoop, copies_of, encoded, fixed, known
 from .variables import LoopVariables
+
+CALLBACKS = ("callback", "callback_on_step_end")
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,8 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
     the text encoders; a network call costs what the pipeline's costs.
     """
     code = _code(pipe)
-    arguments = known(code, call) | ({} if steps is None else {"num_inference_steps": steps})
+    arguments = _arguments(code, steps, call)
+    pipe = fixed(code, pipe)
     with torch.no_grad():
         cond = _conditioning(code, pipe, arguments)
     told = {name: None if cond and _is_text(name) else value for name, value in arguments.items()} | cond
@@ -167,6 +171,20 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         label=OneForAll(),
     )
     return DiffusersPipeline(model, with_rest(found.plan, loops), found, cond, arguments, loops)
+
+
+def _arguments(code: PipelineCode, steps: int | None, call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the pipeline's call, the number of steps among them."""
+    if steps is not None and call.get("num_inference_steps", steps) != steps:
+        raise ValueError(
+            f"steps: got {steps} and num_inference_steps={call['num_inference_steps']}, expected one number"
+        )
+    called = sorted(name for name, value in call.items() if name in CALLBACKS and value is not None)
+    if called:
+        raise ValueError(
+            f"{code.source.name}: got {called}, expected none: its own loop does not run; pass callback= to sample"
+        )
+    return known(code, call) | ({} if steps is None else {"num_inference_steps": steps})
 
 
 def _conditioning(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -204,7 +222,11 @@ def _scheduler_plan(pipe: Any, loop: OpenedLoop) -> SchedulerPlan:
     scheduler = getattr(pipe, source.scheduler.removeprefix("self."))
     if loop.timesteps is None:
         raise ValueError(f"{source.name}: got a loop without scheduler.set_timesteps, expected its timesteps")
-    given = {name: value for name, value in loop.timesteps.items() if value is not None}
+    given = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in loop.timesteps.items()
+        if value is not None
+    }
     every, labels = torch.as_tensor(loop.scheduler.timesteps), loop.labels
     begins = [k for k in range(len(every)) if torch.equal(every[k : k + len(labels)].to(labels), labels)]
     if not begins:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -72,12 +73,13 @@ class LoopVariables:
 
     def of(self, cond: Any, batch: int) -> tuple[OpenedLoop, Local]:
         """The loop, and its variables as functions of the tensors in `cond`."""
+        cond = self._with_given(cond)
         tensors = [each for each in tree_leaves(cond) if isinstance(each, Tensor)]
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-        if any(is_functorch_wrapped_tensor(each) or each.is_inference() for each in tensors):
+        if any(_passing(each) for each in tensors):
             loop = opened(self.code, self.pipe, self._arguments(cond, batch), batch)
             return loop, loop.variables
-        key = (batch, wanted, *_identity(cond))
+        key = (batch, wanted, *self._setting(), *_identity(cond), *_identity(self.arguments))
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:
@@ -93,8 +95,14 @@ class LoopVariables:
         return kept.loop, _replaced(self.code, kept.loop.variables, kept.once.at(grads))
 
     def _open(self, cond: Any, batch: int, wanted: bool) -> _Kept:
-        if not wanted:
-            return _Kept(self.opened(cond, batch), None, cond)
+        with torch._C._DisableFuncTorch():  # what is kept is no part of a transform
+            return self._differentiably(cond, batch) if wanted else self._plainly(cond, batch)
+
+    def _plainly(self, cond: Any, batch: int) -> _Kept:
+        held = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, cond)
+        return _Kept(self.opened(cond, batch), None, held)  # meanwhile that memory is no one else's
+
+    def _differentiably(self, cond: Any, batch: int) -> _Kept:
         inputs: list[Tensor] = []
 
         def own(leaf: Any) -> Any:
@@ -110,31 +118,39 @@ class LoopVariables:
         outputs = tuple(_depending(self.code, loop.variables))
         self._check_reached(cond, inputs, outputs)
 
-        def again(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        code, pipe, arguments, shared = self.code, self.pipe, self.arguments, self.shared
+
+        def again(tensors: Sequence[Tensor]) -> Sequence[Tensor]:  # holds nothing that holds what is kept
             given = iter(tensors)
             other = tree_map(
                 lambda leaf: next(given) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf, mine
             )
-            return tuple(
-                _depending(
-                    self.code, opened(self.code, self.pipe, self._arguments(other, batch), batch).variables
-                )
-            )
+            merged = _merged(arguments, other, shared, batch)
+            return tuple(_depending(code, opened(code, pipe, merged, batch).variables))
 
         return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond)
 
     def _arguments(self, cond: Any, batch: int | None) -> dict[str, Any]:
-        """The pipeline's arguments with `cond` in their place, and one row of each prompt for each sample."""
-        found = {**self.arguments, **self._checked({} if cond is None else cond)}
-        rows = {name: found[name] for name in self.shared if isinstance(found.get(name), Tensor)}
-        most = max((len(value) for value in rows.values()), default=1)
-        wanted = batch if batch is not None and not batch % most else most
-        for name, value in rows.items():
-            if (
-                wanted % len(value) == 0 and len(value) != wanted
-            ):  # one negative prompt for all, or several samples each
-                found[name] = value.repeat_interleave(wanted // len(value), 0)
-        return found
+        """The pipeline's arguments with `cond` in their place."""
+        return _merged(self.arguments, self._checked({} if cond is None else cond), self.shared, batch)
+
+    def _with_given(self, cond: Any) -> Any:
+        """`cond` and what else is to be differentiated: arguments of `from_diffusers` that require grad."""
+        if not torch.is_grad_enabled() or not isinstance(cond, Mapping | None):
+            return cond
+        asking = {
+            name: value
+            for name, value in self.arguments.items()
+            if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value))
+        }
+        return {**asking, **(cond or {})} if asking else cond
+
+    def _setting(self) -> tuple[Any, ...]:
+        """What an opening depends upon besides its arguments: where the networks are, in which type, and autocast."""
+        parts = (getattr(self.pipe, name, None) for name in sorted(self.code.source.parts))
+        first = [next(each.parameters(), None) for each in parts if isinstance(each, nn.Module)]
+        where = [(each.dtype, each.device) for each in first if each is not None]
+        return torch.is_autocast_enabled("cuda"), torch.is_autocast_enabled("cpu"), *where
 
     def _checked(self, cond: Any) -> Mapping[str, Any]:
         if not isinstance(cond, Mapping):
@@ -170,8 +186,35 @@ class LoopVariables:
             )
 
 
+def _merged(
+    arguments: Mapping[str, Any], cond: Mapping[str, Any], shared: Sequence[str], batch: int | None
+) -> dict[str, Any]:
+    """The arguments with `cond` in their place, and one row of each prompt for each sample."""
+    found = {**arguments, **cond}
+    rows = {name: found[name] for name in shared if isinstance(found.get(name), Tensor)}
+    most = max((len(value) for value in rows.values()), default=1)
+    wanted = batch if batch is not None and not batch % most else most
+    for name, value in rows.items():
+        if (
+            wanted % len(value) == 0 and len(value) != wanted
+        ):  # one negative prompt for all, or several samples each
+            found[name] = value.repeat_interleave(wanted // len(value), 0)
+    return found
+
+
 def _same(value: Tensor) -> Tensor:
     return value
+
+
+def _passing(leaf: Tensor) -> bool:
+    """Whether a tensor stands for others for the time being, or does not count its writes."""
+    if is_functorch_wrapped_tensor(leaf) or leaf.is_inference():
+        return True
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(leaf).tangent is not None
+
+
+def _writes(leaf: Tensor) -> int | None:
+    return None if leaf.is_inference() else leaf._version
 
 
 def _identity(cond: Any) -> tuple[Any, ...]:
@@ -181,7 +224,7 @@ def _identity(cond: Any) -> tuple[Any, ...]:
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             known.append(
-                (leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, leaf._version, leaf.requires_grad)
+                (leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, _writes(leaf), leaf.requires_grad)
             )
         else:
             known.append(leaf if isinstance(leaf, str | int | float | bool | None) else id(leaf))
