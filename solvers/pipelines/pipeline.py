@@ -48,8 +48,8 @@ class DiffusersPipeline:
 
     @property
     def unit_plan(self) -> Plan:
-        """The plan from unit noise, `found.draw() / found.scheduler.scale`: it begins with the scheduler's scale (14.6 of
-        an Euler for Stable Diffusion). For whoever optimises noise: step sizes and priors suppose N(0, I).
+        """The plan from unit noise, `found.draw() / found.scheduler.scale`: it begins with the scheduler's scale, 14.6
+        for Stable Diffusion's Euler. For whoever optimises noise: step sizes and priors suppose N(0, I).
         """
         scale, plan = self.scheduler.scale, self.plan
         if scale == 1:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pipelines.case import PipelineCase, asking, leaves, reference, single, start
-from pipelines.image import CASES
+from pipelines.pictures import FAMILIES, tiny
 from torch import Tensor
 
 from pullback.adjoint import Checkpoint, Continuous, Direct, Gradient, Mechanism, Reversible, sample
@@ -19,7 +19,6 @@ from pullback.guidance import Brightness, Downsample, Over, adam, best_of, dno, 
 from pullback.solvers import BDIA, DDIM, Addressed
 from pullback.solvers.pipelines import DiffusersPipeline, from_diffusers
 
-FAMILIES = {case.name: case for case in CASES}
 EXACT = {
     "direct": Direct(),
     "checkpoint": Checkpoint(mechanism=Mechanism.TRAJECTORY),
@@ -85,21 +84,6 @@ def test_the_gradient_is_that_of_the_pipelines_own_loop(name, dtype, within, str
     latents = sample(found.model, found.plan, x, cond=given, gradient=EXACT[strategy])
     picture = found.decode(latents, checkpoint=strategy != "direct")
     assert error(torch.autograd.grad(loss(picture).sum(), asked), wanted) < within
-
-
-@functools.cache
-def tiny(name: str, steps: int, **settings: Any) -> DiffusersPipeline:
-    """A pipeline in float64, of DDIM's scheduler unless `scheduler` names another."""
-    import diffusers
-
-    case = FAMILIES[name]
-    with single():
-        pipe = case.build()
-        kind = getattr(diffusers, f"{settings.pop('scheduler', 'DDIM')}Scheduler")
-        more = {"clip_sample": False} if "DDIM" in kind.__name__ else {}
-        pipe.scheduler = kind.from_config(pipe.scheduler.config, timestep_spacing="trailing", **more)
-    pipe.to(torch.float64).vae.requires_grad_(False)
-    return from_diffusers(pipe, steps, **{**case.call(pipe), **settings})
 
 
 def gradients(found: DiffusersPipeline, plan: Any, strategy: Gradient) -> list[Tensor]:
