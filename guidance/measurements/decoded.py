@@ -57,11 +57,12 @@ class Decoded(Operator):
         return self.physics.A(self.pictures(x))
 
     def pictures(self, x: Tensor) -> Tensor:
-        """D(x), so many at once."""
+        """D(x), so many at once; as wide as x where D works in half precision."""
         if self.at_once is None:
-            return self.decode(x)
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return torch.cat([self.decode(part) for part in x.split(self.at_once)])
-        return torch.cat(
-            [checkpoint(self.decode, part, use_reentrant=False) for part in x.split(self.at_once)]
-        )
+            found = self.decode(x)
+        elif torch.is_grad_enabled() and x.requires_grad:
+            parts = x.split(self.at_once)
+            found = torch.cat([checkpoint(self.decode, part, use_reentrant=False) for part in parts])
+        else:
+            found = torch.cat([self.decode(part) for part in x.split(self.at_once)])
+        return found.to(torch.promote_types(found.dtype, x.dtype))

@@ -99,14 +99,5 @@ def test_particles_are_weighed_by_their_pictures(seed):
     rewards = bright(found.decode(free)).unflatten(0, (2, -1))
     weighed = cloud.mean(bright(found.decode(cloud.x.flatten(0, 1))).unflatten(0, (2, -1)))
     evidence = (rewards / beta).logsumexp(1) - torch.tensor(4.0 * count).log()
-    print(
-        "SMC",
-        weighed,
-        rewards[:, :count].mean(1),
-        rewards.std(1),
-        cloud.log_z,
-        evidence,
-        cloud.relative_variance,
-    )
     assert (weighed - rewards[:, :count].mean(1)).mean() > rewards.std(1).mean() / 2
     assert ((cloud.log_z - evidence).abs() < 1).all()

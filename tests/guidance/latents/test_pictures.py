@@ -215,3 +215,19 @@ def test_lora_weights_are_optimised_for_the_picture():
     assert torch.allclose(
         darkness(found)(sample(found.model, found.plan, x, gradient=None)), result.loss, rtol=1e-9
     )
+
+
+def test_half_precision_networks_take_a_wider_state():
+    """bfloat16 networks and VAE, float32 state and gradient: picture and slope are near those of float32."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        with single():
+            pipe = FAMILIES["sd15"].build().to(dtype)
+        one = from_diffusers(pipe, 3, **FAMILIES["sd15"].call(pipe))
+        x = start(pipe, FAMILIES["sd15"]).float().requires_grad_()
+        picture = one.decode(sample(one.model, one.plan, x)).float()
+        slope = torch.autograd.grad(loss(picture).sum(), x)[0]
+        assert slope.dtype == torch.float32
+        found[dtype] = (picture.detach(), slope)
+    for wide, half in zip(*found.values(), strict=True):
+        assert (wide - half).norm() < 0.1 * wide.norm()

@@ -161,6 +161,15 @@ def test_a_decoded_measurement_has_the_operators_noise():
     assert Measurement(Decoded(decode, physics), torch.zeros(1, 2)).std == 0.25
 
 
+def test_pictures_of_a_decoder_in_half_precision_are_measured_in_the_latents():
+    """Their sum of squares would have three digits else."""
+    x, y = torch.randn(3, 4).float(), torch.randn(3, 2).float()
+    half = Measurement(Decoded(lambda x: decode(x.double()).bfloat16(), Matrix(SEEING)), y, 0.3)
+    rounded = decode(x.double()).bfloat16().double() @ SEEING.T
+    assert half(x).dtype == torch.float32
+    assert torch.allclose(half(x).double(), (y - rounded).square().sum(1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3, 7])
 def test_pictures_are_made_so_many_at_once(at_once):
     """Same values and gradients; a gradient decodes twice, and no more than `at_once` pictures in a call."""
