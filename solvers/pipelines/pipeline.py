@@ -1,7 +1,7 @@
 """from_diffusers: a diffusers pipeline as a model and a plan."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checked import checked
 from ..grid import GivenTimes
-from ..instructions import Evaluate
+from ..instructions import Combine, Evaluate
 from ..kinds import described
 from ..model import Denoiser
 from ..plan import Plan
@@ -60,6 +60,20 @@ class DiffusersPipeline:
         told = as_time(self.plan.times)
         levels = self.scheduler.label.both(told)[1].tolist()
         return GivenTimes([t for k, t in enumerate(levels) if not k or t != levels[k - 1]])
+
+    @property
+    def unit_plan(self) -> Plan:
+        """The plan from unit noise, `found.draw() / found.scheduler.scale`: it begins with the scheduler's scale, 14.6
+        for Stable Diffusion's Euler. For whoever optimises noise: step sizes and priors suppose N(0, I).
+        """
+        scale, plan = self.scheduler.scale, self.plan
+        if scale == 1:
+            return plan
+        return replace(
+            plan,
+            instructions=(Combine("x", ((scale, "x"),)), *plan.instructions),
+            starts=(0, *[k + 1 for k in plan.starts[1:]]),
+        )
 
     def draw(self, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
         """The pipeline's own starting latents (B, ...), noise or a noised image, as its plan takes them.

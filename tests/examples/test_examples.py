@@ -22,6 +22,7 @@ SMALL = {
     "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
     "lookahead": ["--count", "2", "--steps", "20", "--steered", "2"],
     "diffusers_finetune": ["--tiny", "--iterations", "2", "--sampler-steps", "2", "--evaluation", "8"],
+    "diffusers_optimise": ["--tiny", "--updates", "12"],
     "restore_digits": ["--count", "2", "--steps", "3"],
     "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }
@@ -42,6 +43,7 @@ SHARED = {
     "procedural_card",
     "train_procedural",
     "diffusers_tiny",
+    "tiny_pipelines",
 }  # imported by the examples; train writes the weights
 
 

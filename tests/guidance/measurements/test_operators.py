@@ -18,6 +18,7 @@ from pullback.guidance import (
     TMPD,
     Blur,
     Clipping,
+    Decoded,
     DiffPIR,
     Downsample,
     GaussianNoise,
@@ -97,6 +98,134 @@ def test_nonlinear_operators():
     for op in (PhaseRetrieval(1), Clipping(), NonLinear(torch.tanh)):
         m = Measurement(op, op.A(x), 0.1)
         assert torch.allclose(m(x), torch.zeros(2), atol=1e-20) and m(x + 0.1).shape == (2,)
+
+
+# pictures of latents
+# ----------------------------------------------------------------------------------------------------------
+
+SEEING, DECODING = (
+    torch.randn(2, 6, generator=torch.Generator().manual_seed(3)).double(),
+    torch.randn(6, 4, generator=torch.Generator().manual_seed(4)).double(),
+)
+
+
+def decode(x):
+    """Four latents to a picture of six pixels, and by a linear map, so that what is measured of it is a `Matrix`."""
+    return x @ DECODING.T
+
+
+def on_a_loss(measurement):
+    nats = measurement.nats
+    return {
+        "DPS": DPS(measurement),
+        "MPGD": guidance.MPGD(nats),
+        "FreeDoM": guidance.FreeDoM(measurement),
+        "LGD": guidance.LGD(nats, 2),
+        "FlowChef": guidance.FlowChef(nats),
+        "DataGuidance": guidance.DataGuidance(nats),
+        "Universal": guidance.Universal(nats),
+        "Lookahead": guidance.Lookahead(nats, 2),
+        "Greedy": guidance.Greedy(measurement, 3),
+        "TFG": guidance.TFG(nats, mu=guidance.Damped(guidance.Tweedie()), iterations=2),
+        "DAPS": guidance.DAPS(measurement, 2, langevin=3),
+    }
+
+
+@pytest.mark.parametrize("name", on_a_loss(Measurement(Matrix(SEEING), torch.zeros(1, 2), 0.3)))
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_guides_on_a_loss_see_the_picture(name, at_once):
+    """With a linear decoder every one does what it does with the product of the two matrices."""
+    y, x = torch.randn(3, 2), torch.randn(3, 4)
+    model = Gaussian(torch.randn(4), 0.8).denoiser(PROCESS)
+    plan = DDIM(1.0).plan(PROCESS, UniformLambda(6, start=0.99, end=0.02))
+    of_pictures = Measurement(Decoded(decode, Matrix(SEEING), at_once), y, 0.3)
+    of_latents = Measurement(NonLinear(Matrix(SEEING @ DECODING).A), y, 0.3)
+    found, wanted = (
+        steer(model, plan, x, on_a_loss(m)[name], noise=Addressed(1), draws=Addressed(2)).sample
+        for m in (of_pictures, of_latents)
+    )
+    assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("guide", [PiGDM, TMPD, DDNM, guidance.MCG, DiffPIR], ids=lambda g: g.__name__)
+def test_guides_on_a_linear_operator_refuse_pictures(guide):
+    measured = Measurement(Decoded(decode, Matrix(SEEING)), torch.zeros(1, 2), 0.3)
+    with pytest.raises(
+        ValueError, match=r"got Decoded without `A_.*use a guide on a loss \(DPS, LGD, MPGD\)"
+    ):
+        steer(Gaussian(torch.zeros(4), 1.0).denoiser(PROCESS), PLAN, torch.zeros(2, 4), guide(measured))
+
+
+def test_a_decoded_measurement_has_the_operators_noise():
+    physics = Matrix(SEEING, noise_model=GaussianNoise(0.25))
+    assert Measurement(Decoded(decode, physics), torch.zeros(1, 2)).std == 0.25
+
+
+def test_pictures_of_a_decoder_in_half_precision_are_measured_in_the_latents():
+    """Their sum of squares would have three digits else."""
+    x, y = torch.randn(3, 4).float(), torch.randn(3, 2).float()
+    half = Measurement(Decoded(lambda x: decode(x.double()).bfloat16(), Matrix(SEEING)), y, 0.3)
+    rounded = decode(x.double()).bfloat16().double() @ SEEING.T
+    assert half(x).dtype == torch.float32
+    assert torch.allclose(half(x).double(), (y - rounded).square().sum(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7])
+def test_pictures_are_made_so_many_at_once(at_once):
+    """Same values and gradients; a gradient decodes twice, and no more than `at_once` pictures in a call."""
+    sizes = []
+
+    def watched(x):
+        sizes.append(len(x))
+        return decode(x).tanh()
+
+    whole, parts = Decoded(watched, Matrix(SEEING)), Decoded(watched, Matrix(SEEING), at_once)
+    x = torch.randn(5, 4, requires_grad=True)
+    slopes = [torch.autograd.grad(op.A(x).square().sum(), x)[0] for op in (whole, parts)]
+    assert torch.allclose(*slopes, rtol=1e-12)
+    assert sizes[0] == 5 and max(sizes[1:]) == min(at_once, 5) and sum(sizes) == 15
+    sizes.clear()
+    with torch.no_grad():
+        assert torch.allclose(parts.A(x), whole.A(x), rtol=1e-12)
+    assert sum(sizes) == 10
+
+
+def test_a_checkpointed_decoder_keeps_no_activations():
+    kept = []
+
+    def packed(value):
+        kept.append(value.numel())
+        return value
+
+    def held(operator, x):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(packed, lambda value: value):
+            operator.pictures(x)
+        return sum(kept)
+
+    deep = torch.nn.Sequential(
+        *[torch.nn.Linear(32, 32).requires_grad_(False) for _ in range(8)], torch.nn.Tanh()
+    )
+    deep = torch.nn.Sequential(*[part for layer in deep for part in (layer, torch.nn.Tanh())])
+    x = torch.randn(4, 32, requires_grad=True)
+    assert held(Decoded(deep, Matrix(SEEING)), x) > 8 * x.numel()
+    assert held(Decoded(deep, Matrix(SEEING), 1), x) <= x.numel()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Decoded(object(), Mask(torch.ones(4))), "pass found.decode"),
+        (lambda: Decoded(decode, Matrix), "expected an operator on pictures"),
+        (lambda: Decoded(decode, torch.tanh), r"or NonLinear\(function\)"),
+        (lambda: Decoded(decode, Measurement(Matrix(SEEING), torch.zeros(1, 2), 0.1)), "measurement.physics"),
+        (lambda: Decoded(decode, Matrix(SEEING), 0), "at_once: got 0"),
+    ],
+    ids=range(5),
+)
+def test_what_no_picture_is_measured_by(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
 
 
 def test_a_measurement_knows_its_noise_and_its_loss():
