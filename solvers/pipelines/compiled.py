@@ -95,8 +95,9 @@ class _Builder:
             return None
         block, k = path[-1]
         path = (*path[:-1], ([*block[: k + 1]], k + 1))
-        body = self._until(path, _returns(_call("locals")))
-        return self._compiled("encoding", self.source.function.args, body)
+        here = _returns(_call("locals"))
+        # once more at the end: the last call may stand in a branch that is not taken
+        return self._compiled("encoding", self.source.function.args, [*self._until(path, here), here])
 
     def _until(self, path: tuple[Any, ...], end: ast.stmt) -> list[ast.stmt]:
         """The function as far as the end of the path, where `end` stands."""

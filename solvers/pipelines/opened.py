@@ -167,13 +167,13 @@ def _noted(function: Any, seen: dict[str, Any]) -> Any:
     """`set_timesteps` that writes down what it was called with."""
     signature = inspect.signature(function)
 
-    @functools.wraps(function)
     def noted(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs).arguments
         more = bound.pop("kwargs", {})
         seen["call"] = {name: value for name, value in {**bound, **more}.items() if name != "device"}
         return function(*args, **kwargs)
 
+    noted.__signature__ = signature  # type: ignore[attr-defined]  (pipelines look whether it takes sigmas)
     return noted
 
 

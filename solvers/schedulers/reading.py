@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..checked import checked
@@ -23,8 +24,8 @@ def plan_from_scheduler(
     scheduler: Any,
     num_inference_steps: Count | None = None,
     *,
-    timesteps: Sequence[float] | Sequence[int] | Tensor | None = None,
-    sigmas: Sequence[float] | Sequence[int] | Tensor | None = None,
+    timesteps: Sequence[float] | Sequence[int] | np.ndarray | Tensor | None = None,
+    sigmas: Sequence[float] | Sequence[int] | np.ndarray | Tensor | None = None,
     mu: Finite | None = None,
     begin: Whole = 0,
     turns: Count | None = None,
