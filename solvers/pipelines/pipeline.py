@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checked import checked
+from ..grid import GivenTimes
 from ..instructions import Evaluate
 from ..kinds import described
 from ..model import Denoiser
@@ -33,6 +34,7 @@ class DiffusersPipeline:
             take the place of those that `from_diffusers` was given.
         plan: the scheduler's steps.
         cond: what the pipeline makes of its prompts, by the names of its call's arguments.
+        texts: the prompts that `cond` stands for, as `from_diffusers` was given them.
     """
 
     model: Denoiser
@@ -40,11 +42,17 @@ class DiffusersPipeline:
     scheduler: SchedulerPlan
     cond: dict[str, Tensor]
     loops: LoopVariables
+    texts: dict[str, Any]
 
     @property
     def process(self) -> Process:
         """alpha and sigma of the latents."""
         return self.plan.process
+
+    @property
+    def grid(self) -> GivenTimes:
+        """The scheduler's noise levels, for another method: `method.plan(found.process, found.grid)`."""
+        return self.scheduler.grid
 
     def draw(self, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
         """The pipeline's own starting latents (B, ...), noise or a noised image, as its plan takes them.
@@ -76,9 +84,11 @@ class DiffusersPipeline:
         """Conditioning of prompts, as the pipeline encodes them; differentiable in the text encoders' weights.
 
         Args:
-            prompts: `prompt=`, `negative_prompt=` and what else its call takes.
+            prompts: `prompt=`, `negative_prompt=` and what else its call takes, in the place of those that
+                `from_diffusers` was given.
         """
-        return encoded(self.loops.code, self.loops.pipe, {**self.loops.arguments, **prompts})
+        given = {name: value for name, value in self.loops.arguments.items() if name not in self.cond}
+        return encoded(self.loops.code, self.loops.pipe, {**given, **self.texts, **prompts})
 
     def decode(self, x: Tensor, cond: Any = None, *, checkpoint: bool = False) -> Tensor:
         """Pictures of latents x (B, ...), in the VAE's range, [-1, 1] but for overshoot; x itself where the pipeline
@@ -104,7 +114,8 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         arguments["num_inference_steps"] = steps
     with torch.no_grad():
         cond = _encoded(code, pipe, arguments)
-    arguments = {name: None if _prompt(name, cond) else value for name, value in arguments.items()} | cond
+    texts = {name: value for name, value in arguments.items() if _prompt(name, cond)}
+    arguments = arguments | dict.fromkeys(texts) | cond
     loops = LoopVariables(code, pipe, arguments, tuple(cond))
     loop = loops.opened(None)
     found = _scheduler_plan(pipe, loop)
@@ -123,7 +134,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         call=call_ if kind is None else kind(call_),
         label=OneForAll(),
     )
-    return DiffusersPipeline(model, with_rest(found.plan, loops), found, cond, loops)
+    return DiffusersPipeline(model, with_rest(found.plan, loops), found, cond, loops, texts)
 
 
 def _encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
