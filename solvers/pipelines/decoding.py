@@ -45,8 +45,8 @@ class _Processor:
         return getattr(self._processor, name)
 
 
-def _handed(made: Tensor, *args: Any, **kwargs: Any) -> Any:
-    raise _Reached(made)
+def _handed(*args: Any, **kwargs: Any) -> Any:
+    raise _Reached(next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)))
 
 
 def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> Tensor:

@@ -97,34 +97,31 @@ def opened(
     Cost: no network call but those that the pipeline makes before its loop (text encoders where it is given prompts, a
     VAE's where it is given images).
     """
-    kind = "pt" if decoder_of(pipe) is None else "latent"
-    given = _known(code, {"output_type": kind, **arguments}, optional={"output_type"})
     accepts = inspect.signature(code.opening).parameters
-    if "generator" in accepts:
-        given["generator"] = _fresh(given.get("generator"))
+    kind = "pt" if decoder_of(pipe) is None else "latent"
+    given = {"output_type": kind} if "output_type" in accepts else {}
+    given |= known(code, arguments)
     found = _played(code, pipe, given)
     if batch is None or len(found.state) == batch:
         return found
     own = len(found.state)
-    name = next((each for each in COPIES if each in accepts), None)
+    name = copies_of(code)
     before = given.get(name, accepts[name].default) if name is not None else None
     if name is None or not isinstance(before or 1, int) or batch * (before or 1) % own:
         raise ValueError(
             f"{code.source.name}: got {batch} samples where its arguments say {own}, expected as many, or a multiple; "
             "pass embeddings of that many prompts in cond"
         )
-    again = {"generator": _fresh(given["generator"])} if "generator" in given else {}
-    return _played(code, pipe, {**given, **again, name: batch * (before or 1) // own})
+    return _played(code, pipe, {**given, name: batch * (before or 1) // own})
 
 
 def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the pipeline makes of its prompts: those arguments of its call, by name, that it fills in itself."""
     if code.encoding is None:
         return {}
-    own = _own(pipe)
-    given = _known(code, arguments)
-    found = code.encoding(own, **given)
-    accepts = inspect.signature(code.opening).parameters
+    name, accepts = copies_of(code), inspect.signature(code.opening).parameters
+    given = known(code, arguments) | ({} if name is None else {name: 1})  # repeated when the loop opens
+    found = code.encoding(_own(pipe), **given)
     return {
         name: value
         for name, value in found.items()
@@ -147,6 +144,8 @@ def _own(pipe: Any) -> Any:
 
 def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLoop:
     own = _own(pipe)
+    if "generator" in inspect.signature(code.opening).parameters:
+        given = {**given, "generator": _fresh(given.get("generator"))}
     seen: dict[str, Any] = {}
     attribute = code.source.scheduler.removeprefix("self.")
     scheduler = None
@@ -187,22 +186,21 @@ def _doubled(variables: Local, state: str) -> int:
     return times if same and torch.equal(whole, once.repeat(times, *[1] * (once.ndim - 1))) else 1
 
 
-def _known(
-    code: PipelineCode,
-    arguments: Mapping[str, Any],
-    optional: set[str] = frozenset(),  # type: ignore[assignment]
-) -> dict[str, Any]:
-    """The arguments, all of which `__call__` takes."""
+def known(code: PipelineCode, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments. Raises TypeError for one that the pipeline's call does not name."""
     accepts = inspect.signature(code.opening).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in accepts.values()):
-        return dict(arguments)
-    unknown = arguments.keys() - accepts.keys() - optional
+    unknown = arguments.keys() - accepts.keys()
     if unknown:
         raise TypeError(
             f"{code.source.name}: got {sorted(unknown)}, expected arguments of its call: "
             f"{', '.join(list(accepts)[1:])}; leave them out"
         )
-    return {name: value for name, value in arguments.items() if name in accepts}
+    return dict(arguments)
+
+
+def copies_of(code: PipelineCode) -> str | None:
+    """The argument that says how many samples come of one prompt."""
+    return next((name for name in COPIES if name in inspect.signature(code.opening).parameters), None)
 
 
 def _named(path: str, variables: Local) -> Any:

@@ -13,7 +13,7 @@ from ..instructions import Evaluate
 from ..kinds import described
 from ..model import Denoiser
 from ..plan import Plan
-from ..process import Process
+from ..process import Process, as_time
 from ..schedulers import SchedulerPlan, plan_from_scheduler
 from ..schedulers.learned import HalfCall, widened
 from ..wanted import Count
@@ -21,28 +21,30 @@ from .after import with_rest
 from .compiled import PipelineCode, code_of
 from .decoding import decoded, latents_of
 from .network import OneForAll, PipelineTurn, TurnCall
-from .opened import COPIES, OpenedLoop, encoded
+from .opened import OpenedLoop, copies_of, encoded, known
 from .variables import LoopVariables
 
 
 @dataclass(frozen=True, eq=False)
 class DiffusersPipeline:
-    """A pipeline's sampler, and the ways in and out of its latents.
+    """A pipeline's sampler, and the ways into its latents and out of them.
 
     Attributes:
-        model: one turn of the pipeline's own loop as a network: conditioning is a dict of arguments of its call, which
-            take the place of those that `from_diffusers` was given.
-        plan: the scheduler's steps.
+        model: one turn of the pipeline's own loop as a network. Conditioning is a dict of arguments of its call, which
+            take the place of those that `from_diffusers` was given; None: those.
+        plan: its scheduler's steps. Any other plan of `process` does in its place.
+        scheduler: what was found of the scheduler.
         cond: what the pipeline makes of its prompts, by the names of its call's arguments.
-        texts: the prompts that `cond` stands for, as `from_diffusers` was given them.
+        call: the arguments that `from_diffusers` was given.
+        loops: the openings of the loop.
     """
 
     model: Denoiser
     plan: Plan
     scheduler: SchedulerPlan
     cond: dict[str, Tensor]
+    call: dict[str, Any]
     loops: LoopVariables
-    texts: dict[str, Any]
 
     @property
     def process(self) -> Process:
@@ -51,8 +53,10 @@ class DiffusersPipeline:
 
     @property
     def grid(self) -> GivenTimes:
-        """The scheduler's noise levels, for another method: `method.plan(found.process, found.grid)`."""
-        return self.scheduler.grid
+        """The scheduler's times, each once: for a plan of another method, `method.plan(found.process, found.grid)`."""
+        told = as_time(self.plan.times)
+        levels = self.scheduler.label.both(told)[1].tolist()
+        return GivenTimes([t for k, t in enumerate(levels) if not k or t != levels[k - 1]])
 
     def draw(self, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
         """The pipeline's own starting latents (B, ...), noise or a noised image, as its plan takes them.
@@ -84,11 +88,10 @@ class DiffusersPipeline:
         """Conditioning of prompts, as the pipeline encodes them; differentiable in the text encoders' weights.
 
         Args:
-            prompts: `prompt=`, `negative_prompt=` and what else its call takes, in the place of those that
-                `from_diffusers` was given.
+            prompts: `prompt=`, `negative_prompt=` and what else its call takes, in place of what `from_diffusers` was
+                given.
         """
-        given = {name: value for name, value in self.loops.arguments.items() if name not in self.cond}
-        return encoded(self.loops.code, self.loops.pipe, {**given, **self.texts, **prompts})
+        return encoded(self.loops.code, self.loops.pipe, {**self.call, **prompts})
 
     def decode(self, x: Tensor, cond: Any = None, *, checkpoint: bool = False) -> Tensor:
         """Pictures of latents x (B, ...), in the VAE's range, [-1, 1] but for overshoot; x itself where the pipeline
@@ -107,53 +110,84 @@ class DiffusersPipeline:
 
 @checked
 def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> DiffusersPipeline:
-    """`pipe(**call, num_inference_steps=steps)` as a model and a plan."""
+    """What `pipe(**call, num_inference_steps=steps)` does, as a model and a plan that can be differentiated.
+
+        found = from_diffusers(pipe, 20, prompt="a cat", guidance_scale=5.0)
+        x = sample(found.model, found.plan, found.draw(generator), cond=found.cond)
+        loss(found.decode(x)).backward()
+
+    The source of the pipeline's `__call__` is split where its loop calls `scheduler.step`. What stands before the loop
+    is run once for each conditioning, one turn of the loop is the network (guidance, rescaling, added conditions,
+    ControlNets, IP-adapters and signs are the pipeline's own code), and what stands after it decodes. No family is
+    known by name here. The user's pipeline is not changed: all is done on shallow copies of it, and a scheduler put in
+    or an adapter set later is seen only where it is the networks' own.
+
+    Args:
+        pipe: a pipeline of diffusers 0.42, or of a later version.
+        steps: `num_inference_steps`.
+        call: further arguments of the pipeline's call: prompts or their embeddings, sizes, images, guidance_scale. A
+            `generator` says which noise is drawn, before the loop too, and is not advanced.
+
+    Returns:
+        the model, the plan and the rest, see `DiffusersPipeline`.
+
+    Raises:
+        ValueError: a pipeline without such a loop, one that steps something else than its latents, or a scheduler that
+            is no plan; the message names it. TypeError: no pipeline, or an argument that its call does not take.
+
+    Gradients reach whatever tensors are in cond, and the parameters of the networks that the loop calls; of what stands
+    before the loop (text encoders, a VAE that encodes an image) only cond is differentiated. Cost: that part once, with
+    the text encoders; a network call costs what the pipeline's costs.
+    """
     code = _code(pipe)
-    arguments = dict(call)
-    if steps is not None:
-        arguments["num_inference_steps"] = steps
+    arguments = known(code, call) | ({} if steps is None else {"num_inference_steps": steps})
     with torch.no_grad():
-        cond = _encoded(code, pipe, arguments)
-    texts = {name: value for name, value in arguments.items() if _prompt(name, cond)}
-    arguments = arguments | dict.fromkeys(texts) | cond
-    loops = LoopVariables(code, pipe, arguments, tuple(cond))
+        cond = _conditioning(code, pipe, arguments)
+    told = {name: None if cond and _is_text(name) else value for name, value in arguments.items()} | cond
+    if (
+        cond and (copies := copies_of(code)) in arguments
+    ):  # some repeat no embeddings: those in `told` are as many
+        told |= {name: value.repeat_interleave(told[copies], 0) for name, value in cond.items()} | {copies: 1}
+    loops = LoopVariables(code, pipe, told, tuple(cond))
     loop = loops.opened(None)
     found = _scheduler_plan(pipe, loop)
-    times = [float(op.t) for op in found.plan.instructions if isinstance(op, Evaluate)]
     if found.scales is not None and code.source.writes_state:
         raise ValueError(
             f"{code.source.name}: got {type(loop.scheduler).__name__}, expected a scheduler that does not scale the "
             "network's input: the pipeline hands the scaled one to its step, and ends elsewhere; take DDIMScheduler"
         )
-    call_ = TurnCall(found, times, code.source.counts)
-    kind = found.calling
+    times = [float(op.t) for op in found.plan.instructions if isinstance(op, Evaluate)]
+    turn = TurnCall(found, times, code.source.counts)
     model = Denoiser(
         PipelineTurn(loops),
         found.process,
         found.prediction,
-        call=call_ if kind is None else kind(call_),
+        call=turn if found.calling is None else found.calling(turn),
         label=OneForAll(),
     )
-    return DiffusersPipeline(model, with_rest(found.plan, loops), found, cond, loops, texts)
+    return DiffusersPipeline(model, with_rest(found.plan, loops), found, cond, arguments, loops)
 
 
-def _encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What stands for prompts given as text; nothing where the pipeline would not take it back."""
-    texts = [value for name, value in arguments.items() if name.rstrip("_0123456789") == "prompt" and value]
+def _conditioning(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What stands for the prompts: the embeddings that were given, or those of the text; nothing where the pipeline
+    would not take them back.
+    """
+    texts = [
+        value for name, value in arguments.items() if _is_text(name) and "negative" not in name and value
+    ]
     if not texts:
         return {
-            name: arguments[name]
-            for name in arguments
-            if isinstance(arguments[name], Tensor) and "embeds" in name
+            name: value for name, value in arguments.items() if isinstance(value, Tensor) and "embeds" in name
         }
     found = encoded(code, pipe, arguments)
     prompts = len(texts[0]) if isinstance(texts[0], list) else 1
-    rows = {len(value) for name, value in found.items() if "embeds" in name}
-    return (
-        found
-        if rows <= {prompts, prompts * next((arguments[c] for c in COPIES if c in arguments), 1)}
-        else {}
-    )
+    taken_back = all(len(value) == prompts for name, value in found.items() if "embeds" in name)
+    return found if taken_back else {}
+
+
+def _is_text(name: str) -> bool:
+    """Whether an argument of a pipeline is a prompt: prompt, prompt_2, negative_prompt."""
+    return name.rstrip("_0123456789") in ("prompt", "negative_prompt")
 
 
 def _code(pipe: Any) -> PipelineCode:
@@ -162,11 +196,6 @@ def _code(pipe: Any) -> PipelineCode:
             f"pipe: got {described(pipe)}, expected a diffusers pipeline with a scheduler; load one"
         )
     return code_of(type(pipe))
-
-
-def _prompt(name: str, cond: Mapping[str, Any]) -> bool:
-    """Whether an argument is text that `cond` stands for."""
-    return bool(cond) and name.rstrip("_0123456789") in ("prompt", "negative_prompt")
 
 
 def _scheduler_plan(pipe: Any, loop: OpenedLoop) -> SchedulerPlan:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from ..kinds import described
 from .compiled import Local, PipelineCode, code_of
-from .opened import OpenedLoop, opened
+from .opened import OpenedLoop, known, opened
 from .rebound import OnceComputed
 
 KEPT = 4  # openings: guidance scales, prompts and batches that take turns
@@ -60,20 +60,22 @@ class LoopVariables:
     def opened(self, cond: Any, batch: int | None = None) -> OpenedLoop:
         """The loop for `cond`, without gradients."""
         with torch.no_grad():
-            return opened(self.code, self.pipe, self._arguments(cond), batch)
+            return opened(self.code, self.pipe, self._arguments(cond, batch), batch)
 
     def started(self, latents: Tensor) -> Tensor:
         """The state that the loop begins with of given latents."""
         if "latents" not in inspect.signature(self.code.opening).parameters:
             return latents
-        return opened(self.code, self.pipe, {**self.arguments, "latents": latents}, len(latents)).state
+        batch = len(latents)
+        given = {**self._arguments(None, batch), "latents": latents}
+        return opened(self.code, self.pipe, given, batch).state
 
     def of(self, cond: Any, batch: int) -> tuple[OpenedLoop, Local]:
         """The loop, and its variables as functions of the tensors in `cond`."""
         tensors = [each for each in tree_leaves(cond) if isinstance(each, Tensor)]
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
         if any(is_functorch_wrapped_tensor(each) or each.is_inference() for each in tensors):
-            loop = opened(self.code, self.pipe, self._arguments(cond), batch)
+            loop = opened(self.code, self.pipe, self._arguments(cond, batch), batch)
             return loop, loop.variables
         key = (batch, wanted, *_identity(cond))
         with self._lock:
@@ -104,7 +106,7 @@ class LoopVariables:
         mine = tree_map(own, cond)
         # hooks of a strategy that counts what a call saves are not for what several calls share
         with torch.enable_grad(), saved_tensors_hooks(_same, _same):
-            loop = opened(self.code, self.pipe, self._arguments(mine), batch)
+            loop = opened(self.code, self.pipe, self._arguments(mine, batch), batch)
         outputs = tuple(_depending(self.code, loop.variables))
         self._check_reached(cond, inputs, outputs)
 
@@ -114,34 +116,40 @@ class LoopVariables:
                 lambda leaf: next(given) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf, mine
             )
             return tuple(
-                _depending(self.code, opened(self.code, self.pipe, self._arguments(other), batch).variables)
+                _depending(
+                    self.code, opened(self.code, self.pipe, self._arguments(other, batch), batch).variables
+                )
             )
 
         return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond)
 
-    def _arguments(self, cond: Any) -> dict[str, Any]:
-        """The pipeline's arguments with `cond` in their place."""
-        if cond is None:
-            return self.arguments
+    def _arguments(self, cond: Any, batch: int | None) -> dict[str, Any]:
+        """The pipeline's arguments with `cond` in their place, and one row of each prompt for each sample."""
+        found = {**self.arguments, **self._checked({} if cond is None else cond)}
+        rows = {name: found[name] for name in self.shared if isinstance(found.get(name), Tensor)}
+        most = max((len(value) for value in rows.values()), default=1)
+        wanted = batch if batch is not None and not batch % most else most
+        for name, value in rows.items():
+            if (
+                wanted % len(value) == 0 and len(value) != wanted
+            ):  # one negative prompt for all, or several samples each
+                found[name] = value.repeat_interleave(wanted // len(value), 0)
+        return found
+
+    def _checked(self, cond: Any) -> Mapping[str, Any]:
         if not isinstance(cond, Mapping):
             raise TypeError(
                 f"cond: got {described(cond)}, expected a dict of arguments of {self.code.source.name}'s call; pass "
                 'cond={"prompt_embeds": ...}'
             )
+        known(self.code, cond)
         fixed = cond.keys() - {*self.shared, "guidance_scale", "generator"} if self.worked_on else set()
         if fixed:
             raise ValueError(
                 f"cond: got {sorted(fixed)}, expected prompts alone: {self.code.source.name} works on its latents "
                 "after each step, by what from_diffusers was given; pass them there"
             )
-        found = {**self.arguments, **cond}
-        each = [value for name in self.shared if isinstance(value := found.get(name), Tensor)]
-        most = max((len(value) for value in each), default=1)
-        for name in self.shared:  # one negative prompt for all
-            value = found.get(name)
-            if isinstance(value, Tensor) and len(value) == 1 < most:
-                found[name] = value.expand(most, *value.shape[1:])
-        return found
+        return cond
 
     def _check_reached(
         self, cond: Mapping[str, Any], inputs: list[Tensor], outputs: tuple[Tensor, ...]

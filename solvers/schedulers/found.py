@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..calling import Calling, FirstChannels, Positional
-from ..grid import GivenTimes
 from ..model import Denoiser
 from ..plan import Plan
 from ..prediction import Prediction
@@ -45,17 +44,6 @@ class SchedulerPlan:
     def process(self) -> Process:
         """alpha and sigma of the states."""
         return self.plan.process
-
-    @property
-    def grid(self) -> GivenTimes:
-        """The noise levels of its calls and of its end, each once and falling: nodes for another method, or, `Rising`,
-        for the way up. A scheduler that calls twice at a level (Heun, PNDM) has its plan's times told apart by a hair.
-        """
-        times = [
-            t for t in self.plan.times if isinstance(t, float)
-        ]  # a scheduler has one grid for all samples
-        nodes = [t for k, t in enumerate(times) if not k or t < min(times[:k]) * (1 - 1e-6) - 1e-9]
-        return GivenTimes(nodes)
 
     def denoiser(
         self, network: Callable[..., Any], *, call: Calling = Positional(), dtype: torch.dtype | None = None
