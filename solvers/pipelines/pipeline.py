@@ -56,7 +56,7 @@ class DiffusersPipeline:
         """The scheduler's times, each once: for a plan of another method, `method.plan(found.process, found.grid)`."""
         told = as_time(self.plan.times)
         levels = self.scheduler.label.both(told)[1].tolist()
-        return GivenTimes([t for k, t in enumerate(levels) if not k or t != levels[k - 1]])
+        return GivenTimes([t for k, t in enumerate(levels) if not k or t < min(levels[:k]) * (1 - 1e-5)])
 
     def draw(self, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
         """The pipeline's own starting latents (B, ...), noise or a noised image, as its plan takes them.
