@@ -97,6 +97,18 @@ def where_wanted(gradient: Gradient | None, model: Model, x: Tensor, cond: Any) 
     return gradient if wanted else Auto()
 
 
+def starting(name: str, noise: Addressed | Tensor, image: Tensor) -> Tensor:
+    """The starting noise of a source, or the noise itself; `name` it in the refusal of another shape."""
+    if isinstance(noise, Addressed):
+        return noise.initial(image)
+    if noise.shape != image.shape:
+        raise ValueError(
+            f"noise: got {name} of shape {tuple(noise.shape)}, expected the image's {tuple(image.shape)}; draw it with "
+            "torch.randn_like(image)"
+        )
+    return noise
+
+
 def seed_of(noise: Noise | Tensor | None) -> int | None:
     """The seed of addressed noise; None for draws that were given or recorded."""
     return noise.seed if isinstance(noise, Addressed) else None

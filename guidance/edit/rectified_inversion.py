@@ -10,7 +10,7 @@ from ...solvers import Addressed, FlowEuler, Method, Model, Noise, Plan, Uniform
 from ...solvers.checked import checked
 from ...solvers.grid import Times
 from ...solvers.wanted import Samples
-from .base import Edit, check_rectified, falling_times, guided, seed_of, where_wanted
+from .base import Edit, check_rectified, falling_times, guided, seed_of, starting, where_wanted
 from .controlled import Controlled
 from .schedule import Schedule, Strength, strengths
 
@@ -59,7 +59,7 @@ def rf_inversion(
     0.9 for 7 of 28 steps).
     """
     times = _nodes(denoiser, grid)
-    up = _pass(denoiser, method, times.flip(0), "gamma", gamma, _anchor(noise, image), source)
+    up = _pass(denoiser, method, times.flip(0), "gamma", gamma, starting("y1", noise, image), source)
     down = _pass(guided(denoiser, scale, null), method, times, "eta", eta, image, target)
     latent = sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
     out = sample(down.model, down.plan, latent, cond=down.cond, gradient=down.strategy(gradient, latent))
@@ -83,7 +83,9 @@ def rf_invert(
 
     Arguments, source and errors as `rf_inversion`. Cost: one run.
     """
-    up = _pass(denoiser, method, _nodes(denoiser, grid).flip(0), "gamma", gamma, _anchor(noise, image), cond)
+    up = _pass(
+        denoiser, method, _nodes(denoiser, grid).flip(0), "gamma", gamma, starting("y1", noise, image), cond
+    )
     return sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
 
 
@@ -133,17 +135,6 @@ class _Pass:
 def _nodes(denoiser: Model, grid: Times) -> Tensor:
     check_rectified("rf_inversion", denoiser)
     return falling_times(grid, denoiser.process)
-
-
-def _anchor(noise: Addressed | Tensor, image: Tensor) -> Tensor:
-    """y1."""
-    if isinstance(noise, Addressed):
-        return noise.initial(image)
-    if noise.shape != image.shape:
-        raise ValueError(
-            f"noise: got y1 of shape {tuple(noise.shape)}, expected the image's {tuple(image.shape)}"
-        )
-    return noise
 
 
 def _pass(

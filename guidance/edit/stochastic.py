@@ -9,8 +9,9 @@ from ...adjoint import Auto, Gradient, sample
 from ...adjoint.arguments import noise_for
 from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
 from ...solvers.checked import checked
+from ...solvers.opening import carried
 from ...solvers.wanted import Samples
-from .base import Edit, alpha_sigma, guided, seed_of
+from .base import Edit, alpha_sigma, guided, seed_of, starting
 
 
 @checked
@@ -89,7 +90,7 @@ def sdedit(
     image: Samples,
     *,
     target: Any,
-    noise: Addressed = Addressed(0),
+    noise: Addressed | Tensor = Addressed(0),
     scale: float | Tensor = 1.0,
     null: Any = None,
     gradient: Gradient | None = Auto(),
@@ -97,13 +98,22 @@ def sdedit(
     """`plan` under `target` from x = alpha image + sigma n at its first time, which is the strength of the edit.
 
     Args:
-        plan: falling; deterministic or not. image: (B, ...) clean data. noise: n is its starting noise; its
-            slots serve the plan.
+        plan: falling; deterministic or not. image: (B, ...) clean data. noise: n is its starting noise, its
+            slots serve the plan; or n itself (B, ...), where the plan draws nothing.
+
+    Raises:
+        ValueError: n of another shape, or n alone for a plan that draws more.
 
     Cost: one run. Source: Meng et al. 2021, arXiv 2108.01073, algorithm 1.
     """
+    image = carried(image)
     alpha, sigma = alpha_sigma(plan.process, plan.times[0], image)
-    start = alpha * image + sigma * noise.initial(image)
     drawn = noise_for(plan, noise)
+    if isinstance(drawn, Tensor):
+        raise ValueError(
+            f"noise: got n alone for {plan.name}, which draws {plan.slots} times more, expected a source of noise; "
+            "pass noise=Addressed(0)"
+        )
+    start = alpha * image + sigma * starting("n", noise, image)
     out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=drawn, gradient=gradient)
     return Edit(out, start, plan.nfe, seed_of(noise))

@@ -57,9 +57,10 @@ class DiffusersPipeline:
     @property
     def grid(self) -> GivenTimes:
         """The scheduler's times, each once: for a plan of another method, `method.plan(found.process, found.grid)`."""
-        told = as_time(self.plan.times)
-        levels = self.scheduler.label.both(told)[1].tolist()
-        return GivenTimes([t for k, t in enumerate(levels) if not k or t != levels[k - 1]])
+        levels = self.scheduler.label.both(as_time(self.plan.times))[1].tolist()
+        if levels[-1] > levels[0]:
+            return GivenTimes([t for k, t in enumerate(levels) if not k or t > max(levels[:k]) * (1 + 1e-5)])
+        return GivenTimes([t for k, t in enumerate(levels) if not k or t < min(levels[:k]) * (1 - 1e-5)])
 
     @property
     def unit_plan(self) -> Plan:
