@@ -84,7 +84,7 @@ def load(model: str, device: str) -> Any:
     from diffusers import AutoPipelineForText2Image
 
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    pipe = AutoPipelineForText2Image.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
+    pipe = AutoPipelineForText2Image.from_pretrained(model, dtype=dtype, local_files_only=True)
     return pipe.to(device)
 
 
