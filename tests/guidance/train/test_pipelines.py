@@ -234,7 +234,9 @@ def test_draft_reddens_stable_diffusion_and_a_fresh_pipeline_with_its_adapters(t
 def test_flow_grpo_reddens_sd3(tmp_path, seed):
     with single():
         found = opened(sd3())
-        plan = FlowSDE(0.7).plan(found.process, GivenTimes(found.plan.times))
+        plan = FlowSDE(0.7).plan(
+            found.process, GivenTimes(torch.tensor(found.plan.times, dtype=torch.float64))
+        )
         numbers = {"seed": seed, "iterations": 4, "samples": 16, "repeats": 8, "lr": 1e-2}
         gain, error = gained(fit(tmp_path, found, FlowGRPO(), plan=plan, **numbers))
     assert gain > 0.03 and gain > 8 * error
