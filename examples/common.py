@@ -16,7 +16,9 @@ def options(doc: str | None, **extra: Any) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
     for name, default in extra.items():
-        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        kind: dict[str, Any] = {"type": type(default), "default": default}
+        if default is False:
+            kind = {"action": "store_true"}
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"default: {default}", **kind)
     found = parser.parse_args()
     found.out.mkdir(parents=True, exist_ok=True)

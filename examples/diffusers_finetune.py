@@ -76,15 +76,15 @@ def plan_of(found: DiffusersPipeline, objective: Objective, flow: bool) -> Plan:
     if isinstance(objective, DRaFT):
         return found.plan
     noisy = FlowSDE(2**0.5 if isinstance(objective, AdjointMatching) else 0.7) if flow else DDIM(1.0)
-    return noisy.plan(found.process, GivenTimes(found.plan.times))
+    return noisy.plan(found.process, GivenTimes(torch.tensor(found.plan.times, dtype=torch.float64)))
 
 
 def load(model: str, device: str) -> Any:
     """bfloat16 on a GPU. Nothing is downloaded."""
-    from diffusers import AutoPipelineForText2Image
+    from diffusers import AutoPipelineForText2Image  # pyright: ignore[reportPrivateImportUsage]
 
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    pipe = AutoPipelineForText2Image.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
+    pipe = AutoPipelineForText2Image.from_pretrained(model, dtype=dtype, local_files_only=True)
     return pipe.to(device)
 
 
@@ -115,7 +115,7 @@ def main() -> None:
     pipe = tiny_stable_diffusion().to(run.device) if run.tiny else load(run.model, run.device)
     flow = "FlowMatch" in type(pipe.scheduler).__name__
     if not flow:  # one network call a step, from pure noise
-        from diffusers import DDIMScheduler
+        from diffusers import DDIMScheduler  # pyright: ignore[reportPrivateImportUsage]
 
         changed = {"clip_sample": False, "timestep_spacing": "trailing"}
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **changed)

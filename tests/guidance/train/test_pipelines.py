@@ -11,6 +11,7 @@ from pipelines import dit, prompted, stable_diffusion
 from pipelines.build import BETAS, scheduler
 from pipelines.case import reference, single, start
 from pipelines.stable_diffusion import SD
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tuning import config, logged
 
@@ -31,6 +32,7 @@ from pullback.guidance import (
     lora,
     reference_of,
     save_adapter,
+    save_weights,
 )
 from pullback.guidance.objectives.peers import World
 from pullback.solvers import Denoiser, FlowSDE, GivenTimes, Keywords, Plan
@@ -152,6 +154,7 @@ class HandWritten(nn.Module):
         return without + 3.0 * (given - without)
 
 
+@pytest.mark.filterwarnings("ignore:.*remember their starting noise")
 @pytest.mark.parametrize(
     "objective",
     [
@@ -216,7 +219,7 @@ def gained(trainer: RewardTrainer) -> tuple[float, float]:
 def test_draft_reddens_stable_diffusion_and_a_fresh_pipeline_with_its_adapters(tmp_path, seed):
     with single():
         pipe, base = sd15(), picture(sd15())
-        trainer = fit(tmp_path, opened(pipe), DRaFT(), seed=seed, iterations=5, samples=4, lr=1e-2)
+        trainer = fit(tmp_path, opened(pipe), DRaFT(), seed=seed, iterations=4, samples=4, lr=1e-2)
         gain, error = gained(trainer)
         assert gain > 0.1 and gain > 8 * error
         trainer.export(tmp_path / "adapter")
@@ -230,11 +233,13 @@ def test_draft_reddens_stable_diffusion_and_a_fresh_pipeline_with_its_adapters(t
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_flow_grpo_reddens_sd3(tmp_path, seed):
     with single():
-        found = opened(sd3())
-        plan = FlowSDE(0.7).plan(found.process, GivenTimes(found.plan.times))
-        numbers = {"seed": seed, "iterations": 4, "samples": 16, "repeats": 8, "lr": 1e-2}
+        found = opened(sd3(), 3)
+        plan = FlowSDE(0.7).plan(
+            found.process, GivenTimes(torch.tensor(found.plan.times, dtype=torch.float64))
+        )
+        numbers = {"seed": seed, "iterations": 4, "samples": 8, "repeats": 8, "lr": 1e-2}
         gain, error = gained(fit(tmp_path, found, FlowGRPO(), plan=plan, **numbers))
-    assert gain > 0.03 and gain > 8 * error
+    assert gain > 0.03 and gain > 6 * error
 
 
 def test_the_base_is_the_pipeline_with_its_adapters_off_and_a_run_in_halves_is_the_run_in_one(tmp_path):
@@ -321,7 +326,7 @@ def test_one_negative_prompt_for_all_or_one_for_each():
     with single():
         found = opened(sd15())
         one, each = (
-            TextPrompts(found, TEXTS[:2], negative=given, shuffle=False).batch(
+            TextPrompts(found, TEXTS[:2], negative=given, shuffle=False, at_once=1).batch(
                 range(2), found.plan, 0, torch.empty(0)
             )
             for given in ("blurry", ["blurry", "a dog"])
@@ -391,18 +396,37 @@ def test_all_weights_of_a_pipeline_are_trained_against_a_copy(tmp_path):
         assert torch.equal(picture(fresh), picture(pipe))
 
 
-def test_adapters_of_a_controlnet_pipeline_are_in_its_unet(tmp_path):
+def with_controlnet() -> Any:
+    """As loaded: everything requires grad."""
+    pipe = stable_diffusion.stable_diffusion(
+        "StableDiffusionControlNet", controlnet=stable_diffusion.controlnet(), **parts_of_text()
+    )
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(True)
+    return pipe
+
+
+def test_adapters_of_a_controlnet_pipeline_are_in_its_unet_and_all_else_is_frozen(tmp_path):
     with single():
-        build = lambda: stable_diffusion.stable_diffusion(  # noqa: E731
-            "StableDiffusionControlNet", controlnet=stable_diffusion.controlnet(), **parts_of_text()
-        )
-        image = torch.rand(1, 3, 16, 16)
-        model = tuned(opened(build(), image=image))
+        pipe, fresh = with_controlnet(), with_controlnet()
+        model = lora(opened(pipe, image=torch.rand(1, 3, 16, 16)).model, 2)
         assert len(list(model.networks())) == 2
+        parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+        wanting = {name for part in parts for name, value in part.named_parameters() if value.requires_grad}
+        assert len(parts) == 4 and wanting and all("lora_" in name for name in wanting)
+        assert not any("lora_" in name for name, _ in pipe.controlnet.named_parameters())
         save_adapter(model, tmp_path)
-        fresh = build()
         fresh.load_lora_weights(tmp_path)
         assert fresh.get_list_adapters().keys() == {"unet"}
+
+
+def test_the_weights_of_the_network_that_is_trained_are_saved(tmp_path):
+    with single():
+        pipe = with_controlnet()
+        pipe.unet.requires_grad_(False)
+        save_weights(opened(pipe, image=torch.rand(1, 3, 16, 16)).model, tmp_path / "weights.safetensors")
+        assert load_file(tmp_path / "weights.safetensors").keys() == pipe.controlnet.state_dict().keys()
 
 
 def test_adapters_of_a_pipeline_that_loads_none_are_pefts(tmp_path):
