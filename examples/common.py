@@ -9,14 +9,17 @@ import torch
 
 
 def options(doc: str | None, **extra: Any) -> argparse.Namespace:
-    """--device, --seed, --out and the example's own options (name=default)."""
+    """--device, --seed, --out and the example's own options (name=default); those of False are switches."""
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     best = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=best, help=f"default: the best there is, {best}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
     for name, default in extra.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+        if default is False:
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
     found = parser.parse_args()
     found.out.mkdir(parents=True, exist_ok=True)
     return found

@@ -51,7 +51,7 @@ def _handed(*args: Any, **kwargs: Any) -> Any:
 
 def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> Tensor:
     """The picture, in the VAE's own range, of latents x; `variables` of the loop, as functions of conditioning."""
-    x, name = x.to(loop.state.dtype), decoder_of(loop.pipe)  # a 16-bit pipeline's state is float32 in a run
+    name = decoder_of(loop.pipe)
     if name is None:
         return _plain(loop, variables, x)
     vae = getattr(loop.pipe, name)
@@ -91,7 +91,7 @@ def latents_of(loop: OpenedLoop, picture: Tensor, generator: torch.Generator | N
     vae, shape, device = getattr(loop.pipe, name), loop.state.shape, loop.state.device
 
     def seen(x: Tensor) -> Tensor:
-        return _closed(loop, loop.variables, x.to(loop.state.dtype), name, _handed).double()
+        return _closed(loop, loop.variables, x, name, _handed).double()
 
     zero = torch.zeros(shape, device=device)
     shift = seen(zero)
@@ -131,6 +131,7 @@ def _closed(loop: OpenedLoop, variables: Local, x: Tensor, name: str, decode: Ca
     for each in PROCESSORS:
         if hasattr(pipe, each):
             vars(pipe)[each] = _Processor(getattr(pipe, each))
+    x = x.to(loop.state.dtype)  # a plan's state is wider than the networks' half precision
     given = {loop.code.source.state: x, "self": pipe, "output_type": "pt", "generator": None}
     try:
         loop.code.played(loop.code.closing, variables, **given)
