@@ -21,6 +21,7 @@ SMALL = {
     "reflow": ["--pairs", "20", "--updates", "2", "--count", "20"],
     "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
     "lookahead": ["--count", "2", "--steps", "20", "--steered", "2"],
+    "diffusers_edit": ["--tiny", "--steps", "4"],
     "restore_digits": ["--count", "2", "--steps", "3"],
     "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }
@@ -40,6 +41,8 @@ SHARED = {
     "procedural_models",
     "procedural_card",
     "train_procedural",
+    "tiny_flux",
+    "tiny_pipelines",
 }  # imported by the examples; train writes the weights
 
 

@@ -1,0 +1,53 @@
+"""Tiny pipelines of random weights, built from their configurations: they run anywhere, and draw nothing."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def redrawn(network: nn.Module) -> nn.Module:
+    """All weights drawn anew, so that layers that training starts at zero count too."""
+    for name, weight in network.named_parameters():
+        if weight.ndim > 1:
+            weight.data = torch.randn_like(weight) / weight[0].numel() ** 0.5
+        else:
+            weight.data = float(name.endswith("weight")) + 0.1 * torch.randn_like(weight)
+    return network.eval().requires_grad_(False)
+
+
+def stable_diffusion(seed: int = 0) -> Any:
+    """Stable Diffusion of 8 and 16 channels: 32 x 32 pixels of 8 x 8 latents, told by the letters of a text."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    last = len(words) - 1
+    text = CLIPTextConfig(
+        vocab_size=last + 1, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=20, bos_token_id=last - 1, eos_token_id=last, pad_token_id=last,
+    )  # fmt: skip
+    size = {"layers_per_block": 1, "norm_num_groups": 2}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(latent_channels=4, sample_size=32, block_out_channels=(4, 4, 8), **size, **blocks)
+        unet = UNet2DConditionModel(
+            sample_size=8, cross_attention_dim=8, block_out_channels=(8, 16), attention_head_dim=4, **size,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )  # fmt: skip
+        parts = {"vae": redrawn(vae), "unet": redrawn(unet), "text_encoder": redrawn(CLIPTextModel(text))}
+    # a milder schedule than Stable Diffusion's: the x0 that a random network's noise says is of size 1/alpha
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.006, beta_schedule="scaled_linear", clip_sample=False,
+        timestep_spacing="trailing", steps_offset=1,
+    )  # fmt: skip
+    tokenizer = CLIPTokenizer(vocab={word: k for k, word in enumerate(words)}, merges=[], model_max_length=20)
+    pipe = StableDiffusionPipeline(
+        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    return pipe
