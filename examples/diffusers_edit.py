@@ -1,6 +1,6 @@
 """Edit a picture with a diffusers pipeline, told in words what it shows and what it is to show.
 
-RF-Inversion and FlowEdit where the pipeline is a flow (SD3, Flux); SDEdit, plain and exact inversion with any. Two
+RF-Inversion where the pipeline is a flow (SD3, Flux); FlowEdit, SDEdit, plain and exact inversion with any. Two
 figures for each: how far the picture has moved, and how far it leans to the target: by how much less of the error of
 denoising it the same network makes when told the target (Li et al. 2023, arXiv 2303.16203; it judges its own work).
 Below, what is left of the picture in a round trip under the words that it had.
@@ -30,6 +30,7 @@ from pullback.solvers import (
     OBELM,
     Addressed,
     DiffusersPipeline,
+    OnProcess,
     RectifiedFlow,
     Rising,
     convert,
@@ -51,7 +52,7 @@ def loaded(run: Any) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     dtype = torch.bfloat16 if run.device.startswith("cuda") else torch.float32
-    return DiffusionPipeline.from_pretrained(run.model, torch_dtype=dtype).to(run.device)
+    return DiffusionPipeline.from_pretrained(run.model, dtype=dtype).to(run.device)
 
 
 def opened(path: str, like: Tensor) -> Tensor:
@@ -92,7 +93,14 @@ def methods(found: DiffusersPipeline, z: Tensor, told: Told, run: Any) -> dict[s
     begin = round((1 - run.strength) * (len(nodes) - 1))
     part, end = nodes[begin:], len(nodes) - 1 - begin
     up, down = OBELM().plan(found.process, Rising(part)), DDIM().plan(found.process, part)
+    alpha, sigma = found.process.alpha(nodes), found.process.sigma(nodes)
+    flow = OnProcess(
+        model, RectifiedFlow()
+    )  # a flow as it is, and a diffusion as the flow through the same x0 and eps
     every: dict[str, Method] = {
+        "FlowEdit": lambda a, b: edit.flow_edit(
+            flow, z, source=a, target=b, n_max=end, grid=sigma / (alpha + sigma), noise=noise
+        ),
         "exact inversion": lambda a, b: edit.exact_inversion(model, up, z, source=a, target=b),
         "plain inversion": lambda a, b: edit.ddim_inversion(model, z, source=a, target=b, grid=part),
         "SDEdit": lambda a, b: edit.sdedit(model, down, z, target=b, noise=noise),
@@ -108,9 +116,6 @@ def methods(found: DiffusersPipeline, z: Tensor, told: Told, run: Any) -> dict[s
     return {
         "RF-Inversion": rectified(edit.Schedule(0.9, stop=0.25)),
         "RF-Inversion, eta = 1": rectified(edit.Schedule(1.0)),
-        "FlowEdit": lambda a, b: edit.flow_edit(
-            model, z, source=a, target=b, n_max=end, grid=found.grid, noise=noise
-        ),
         **every,
     }
 
