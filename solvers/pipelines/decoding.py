@@ -51,7 +51,7 @@ def _handed(*args: Any, **kwargs: Any) -> Any:
 
 def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> Tensor:
     """The picture, in the VAE's own range, of latents x; `variables` of the loop, as functions of conditioning."""
-    x, name = x.to(loop.state.dtype), decoder_of(loop.pipe)  # a 16-bit pipeline's state is float32 in a run
+    name = decoder_of(loop.pipe)
     if name is None:
         return _plain(loop, variables, x)
     vae = getattr(loop.pipe, name)

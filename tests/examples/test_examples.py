@@ -23,6 +23,7 @@ SMALL = {
     "lookahead": ["--count", "2", "--steps", "20", "--steered", "2"],
     "diffusers_finetune": ["--tiny", "--iterations", "2", "--sampler-steps", "2", "--evaluation", "8"],
     "diffusers_optimise": ["--tiny", "--updates", "12"],
+    "diffusers_edit": ["--tiny", "--steps", "4"],
     "restore_digits": ["--count", "2", "--steps", "3"],
     "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }
@@ -43,6 +44,7 @@ SHARED = {
     "procedural_card",
     "train_procedural",
     "diffusers_tiny",
+    "tiny_flux",
     "tiny_pipelines",
 }  # imported by the examples; train writes the weights
 
