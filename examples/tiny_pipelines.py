@@ -1,5 +1,6 @@
 """Tiny pipelines of random weights, built from their configurations: they run anywhere, and draw nothing."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ def redrawn(network: nn.Module) -> nn.Module:
 
 def stable_diffusion(seed: int = 0) -> Any:
     """Stable Diffusion of 8 and 16 channels: 32 x 32 pixels of 8 x 8 latents, told by the letters of a text."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+    library: Any = importlib.import_module("diffusers")  # typed too narrowly to be built from
     words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     last = len(words) - 1
     text = CLIPTextConfig(
@@ -33,21 +34,22 @@ def stable_diffusion(seed: int = 0) -> Any:
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        vae = AutoencoderKL(latent_channels=4, sample_size=32, block_out_channels=(4, 4, 8), **size, **blocks)
-        unet = UNet2DConditionModel(
+        vae = library.AutoencoderKL(
+            latent_channels=4, sample_size=32, block_out_channels=(4, 4, 8), **size, **blocks
+        )
+        unet = library.UNet2DConditionModel(
             sample_size=8, cross_attention_dim=8, block_out_channels=(8, 16), attention_head_dim=4, **size,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         )  # fmt: skip
         parts = {"vae": redrawn(vae), "unet": redrawn(unet), "text_encoder": redrawn(CLIPTextModel(text))}
     # a milder schedule than Stable Diffusion's: the x0 that a random network's noise says is of size 1/alpha
-    scheduler = DDIMScheduler(
+    scheduler = library.DDIMScheduler(
         beta_start=0.00085, beta_end=0.006, beta_schedule="scaled_linear", clip_sample=False,
         timestep_spacing="trailing", steps_offset=1,
     )  # fmt: skip
     tokenizer = CLIPTokenizer(vocab={word: k for k, word in enumerate(words)}, merges=[], model_max_length=20)
-    pipe = StableDiffusionPipeline(
+    return library.StableDiffusionPipeline(
         **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
-    return pipe

@@ -5,7 +5,7 @@ another sample's picture, its brightness, the mean of a colour.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -66,7 +66,7 @@ def by_its_own_loop(name: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any],
     return pipe, given, asked, list(torch.autograd.grad(loss(picture).sum(), asked))
 
 
-def error(found: list[Tensor], wanted: list[Tensor]) -> float:
+def error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True))
 
 
