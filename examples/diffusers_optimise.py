@@ -11,6 +11,7 @@ is the judge.
 """
 
 # %%
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,10 +73,9 @@ def loaded(run: Any) -> Any:
     """The pipeline: bfloat16 on a GPU, float32 elsewhere."""
     if run.tiny or not run.model:
         return stable_diffusion().to(run.device)
-    from diffusers import AutoPipelineForText2Image
-
+    library: Any = importlib.import_module("diffusers")
     dtype = torch.bfloat16 if run.device.startswith("cuda") else torch.float32
-    pipe = AutoPipelineForText2Image.from_pretrained(run.model, torch_dtype=dtype).to(run.device)
+    pipe = library.AutoPipelineForText2Image.from_pretrained(run.model, torch_dtype=dtype).to(run.device)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)

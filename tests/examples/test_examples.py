@@ -22,8 +22,8 @@ SMALL = {
     "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
     "lookahead": ["--count", "2", "--steps", "20", "--steered", "2"],
     "diffusers_finetune": ["--tiny", "--iterations", "2", "--sampler-steps", "2", "--evaluation", "8"],
-    "diffusers_optimise": ["--tiny", "--updates", "12"],
     "diffusers_edit": ["--tiny", "--steps", "4"],
+    "diffusers_optimise": ["--tiny", "--updates", "5", "--steps", "2"],
     "restore_digits": ["--count", "2", "--steps", "3"],
     "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }

@@ -277,6 +277,9 @@ def _calls() -> Iterator[Use]:
     yield made(Matrix, matrix=lambda: torch.eye(DIM))
     yield made(GaussianNoise, sigma=lambda: 0.1)
     yield made(guidance.Downsample, factor=lambda: 2)
+    yield made(
+        guidance.Decoded, decode=lambda: torch.tanh, physics=lambda: Matrix(torch.eye(DIM)), at_once=lambda: 1
+    )
     yield made(guidance.Blur, kernel=lambda: torch.ones(3, 3) / 9)
     yield called(guidance.evaluate_reward, reward=lambda: brightness, samples=state)
     yield made(guidance.LinearReward, slope=lambda: torch.ones(DIM))
