@@ -24,6 +24,14 @@ def accelerated(pipe: Any) -> None:
             cpu_offload(part, execution_device=CPU)
 
 
+def mapped(pipe: Any) -> None:
+    """What `device_map` leaves: hooks that carry inputs to where each network is."""
+    from accelerate import dispatch_model
+
+    for part in (network(pipe), pipe.vae):
+        dispatch_model(part, device_map={"": "cpu"}, force_hooks=True)
+
+
 def plain_attention(pipe: Any) -> None:
     from diffusers.models.attention_processor import AttnProcessor
 
@@ -46,6 +54,7 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "model offload": ("sd15", lambda pipe: pipe.enable_model_cpu_offload(device="cpu")),
     "sequential offload, unet": ("sd15", accelerated),
     "sequential offload, flux": ("flux", accelerated),
+    "device map": ("sd15", mapped),
     "group offload, leaves": (
         "sd3", lambda pipe: pipe.enable_group_offload(onload_device=CPU, offload_type="leaf_level")),
     "group offload, blocks": ("flux", blockwise),
