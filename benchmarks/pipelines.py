@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "support"))
 
 import torch
+from pipelines.build import library
 from pipelines.case import built, single, start
 from pipelines.image import CASES
 from pipelines.stable_diffusion import stable_diffusion
@@ -32,6 +33,7 @@ from torch import Tensor
 from pullback.adjoint import Checkpoint, Direct, Gradient, Reversible, sample
 from pullback.solvers import GivenTimes, ReversibleHeun
 from pullback.solvers.pipelines import DiffusersPipeline, from_diffusers
+from pullback.solvers.process import as_time
 
 HERE = pathlib.Path(__file__).parent
 FAMILIES = ("sd15", "sdxl", "sd3", "flux")
@@ -58,7 +60,7 @@ def a_call(name: str, asking: bool, turns: int = 60) -> dict[str, float]:
     with single():
         pipe = built(case)
         found = from_diffusers(pipe, case.steps, **case.call(pipe))
-        x, t = start(pipe, case), torch.full((2,), float(found.plan.times[1]))
+        x, t = start(pipe, case), torch.full((2,), float(as_time(found.plan.times)[1]))
         cond = {name: value.clone().requires_grad_(asking) for name, value in found.cond.items()}
         network = found.model.network.networks()[0]  # type: ignore[union-attr]
         seen: dict[str, Any] = {}
@@ -83,12 +85,11 @@ class Setting:
     """A guided pipeline with LoRA, whose network call takes some 40 ms."""
 
     def __init__(self) -> None:
-        from diffusers import DDIMScheduler
         from peft import LoraConfig
 
         with single():
             size = {"block_out_channels": (64, 128), "layers_per_block": 2, "norm_num_groups": 16}
-            sampler = DDIMScheduler(
+            sampler = library().DDIMScheduler(
                 beta_schedule="scaled_linear", beta_end=0.006, clip_sample=False, steps_offset=1
             )
             self.pipe = stable_diffusion(
@@ -131,7 +132,7 @@ class Setting:
         found: DiffusersPipeline = from_diffusers(self.pipe, steps, **self.call())
         plan = found.plan
         if isinstance(strategy, Reversible):
-            plan = ReversibleHeun().plan(found.process, GivenTimes(list(found.plan.times)))
+            plan = ReversibleHeun().plan(found.process, GivenTimes(as_time(found.plan.times)))
 
         def run() -> list[Tensor]:
             x, asked = self.leaves()

@@ -11,6 +11,7 @@ from torch import nn
 
 from pullback.adjoint import Checkpoint, Direct, Gradient, Mechanism, Reversible, sample
 from pullback.solvers import ReversibleHeun, UniformT
+from pullback.solvers.process import as_time
 
 CPU = torch.device("cpu")
 
@@ -113,9 +114,8 @@ def test_gradient_checkpointing_under_an_inverted_run(name: str):
     with single():
         pipe = case.build()
         found = found_in(case, pipe)
-        plan = ReversibleHeun().plan(
-            found.process, UniformT(4, start=found.plan.times[0], end=found.plan.times[-2])
-        )
+        times = as_time(found.plan.times).tolist()
+        plan = ReversibleHeun().plan(found.process, UniformT(4, start=times[0], end=times[-2]))
         exact = ours(case, pipe, found, plan=plan, gradient=Direct())
         network(pipe).enable_gradient_checkpointing()
         network(pipe).train()
