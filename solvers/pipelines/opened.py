@@ -147,7 +147,7 @@ def _own(pipe: Any) -> Any:
     vars(own)["_progress_bar_config"] = {"disable": True}
     vars(own)["maybe_free_model_hooks"] = _nothing
     for name in ("encode_prompt", "encode_image", "prepare_image", "prepare_latents"):
-        method = getattr(type(pipe), name, None)
+        method: Any = getattr(type(pipe), name, None)
         if hasattr(method, "__wrapped__"):  # in its own `no_grad`
             # a weak reference: a copy that held itself would keep the networks until the next collection
             vars(own)[name] = functools.partial(inspect.unwrap(method), weakref.proxy(own))

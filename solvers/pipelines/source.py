@@ -69,7 +69,7 @@ class LoopSource:
         """Which of the loop's statements holds the call of `step`."""
         return next(k for k, each in enumerate(self.loop.body) if self.call in ast.walk(each))
 
-    @property
+    @cached_property
     def scheduler(self) -> str:
         """`self.scheduler`, as the source names it."""
         return _scheduler(self.call)

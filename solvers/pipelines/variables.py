@@ -49,6 +49,7 @@ class LoopVariables:
     ) -> None:
         self.code, self.pipe, self.arguments, self.shared = code, pipe, dict(arguments), tuple(shared)
         self.worked_on = False
+        self._given = [leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
         self._kept: OrderedDict[Any, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -79,7 +80,7 @@ class LoopVariables:
         if any(_passing(each) for each in tensors):
             loop = opened(self.code, self.pipe, self._arguments(cond, batch), batch)
             return loop, loop.variables
-        key = (batch, wanted, *self._setting(), *_identity(cond), *_identity(self.arguments))
+        key = (batch, wanted, *self._setting(), *_identity(cond), *map(_known_by, self._given))
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:
@@ -136,14 +137,15 @@ class LoopVariables:
 
     def _with_given(self, cond: Any) -> Any:
         """`cond` and what else is to be differentiated: arguments of `from_diffusers` that require grad."""
-        if not torch.is_grad_enabled() or not isinstance(cond, Mapping | None):
+        recording = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in self._given)
+        if not recording or not isinstance(cond, Mapping | None):
             return cond
         asking = {
             name: value
             for name, value in self.arguments.items()
             if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value))
         }
-        return {**asking, **(cond or {})} if asking else cond
+        return {**asking, **(cond or {})}
 
     def _setting(self) -> tuple[Any, ...]:
         """What an opening depends upon besides its arguments: where the networks are, in which type, and autocast."""
@@ -213,8 +215,9 @@ def _passing(leaf: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(leaf).tangent is not None
 
 
-def _writes(leaf: Tensor) -> int | None:
-    return None if leaf.is_inference() else leaf._version
+def _known_by(leaf: Tensor) -> tuple[Any, ...]:
+    writes = None if leaf.is_inference() else leaf._version
+    return leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, writes, leaf.requires_grad
 
 
 def _identity(cond: Any) -> tuple[Any, ...]:
@@ -223,9 +226,7 @@ def _identity(cond: Any) -> tuple[Any, ...]:
     known: list[Any] = [form]
     for leaf in leaves:
         if isinstance(leaf, Tensor):
-            known.append(
-                (leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, _writes(leaf), leaf.requires_grad)
-            )
+            known.append(_known_by(leaf))
         else:
             known.append(leaf if isinstance(leaf, str | int | float | bool | None) else id(leaf))
     return tuple(known)

@@ -11,6 +11,7 @@ from torch import nn
 
 from pullback.adjoint import Checkpoint, Direct, Gradient, Mechanism, Reversible, sample
 from pullback.solvers import ReversibleHeun, UniformT
+from pullback.solvers.process import as_time
 
 CPU = torch.device("cpu")
 
@@ -22,6 +23,14 @@ def accelerated(pipe: Any) -> None:
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             cpu_offload(part, execution_device=CPU)
+
+
+def mapped(pipe: Any) -> None:
+    """What `device_map` leaves: hooks that carry inputs to where each network is."""
+    from accelerate import dispatch_model
+
+    for part in (network(pipe), pipe.vae):
+        dispatch_model(part, device_map={"": "cpu"}, force_hooks=True)
 
 
 def plain_attention(pipe: Any) -> None:
@@ -46,6 +55,7 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "model offload": ("sd15", lambda pipe: pipe.enable_model_cpu_offload(device="cpu")),
     "sequential offload, unet": ("sd15", accelerated),
     "sequential offload, flux": ("flux", accelerated),
+    "device map": ("sd15", mapped),
     "group offload, leaves": (
         "sd3", lambda pipe: pipe.enable_group_offload(onload_device=CPU, offload_type="leaf_level")),
     "group offload, blocks": ("flux", blockwise),
@@ -104,9 +114,8 @@ def test_gradient_checkpointing_under_an_inverted_run(name: str):
     with single():
         pipe = case.build()
         found = found_in(case, pipe)
-        plan = ReversibleHeun().plan(
-            found.process, UniformT(4, start=found.plan.times[0], end=found.plan.times[-2])
-        )
+        times = as_time(found.plan.times).tolist()
+        plan = ReversibleHeun().plan(found.process, UniformT(4, start=times[0], end=times[-2]))
         exact = ours(case, pipe, found, plan=plan, gradient=Direct())
         network(pipe).enable_gradient_checkpointing()
         network(pipe).train()

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback.adjoint import sample
+from pullback.solvers.process import as_time
 
 CASES = [NAMED["sd15"], NAMED["flux"]]
 
@@ -21,7 +22,7 @@ class Asked:
     def __init__(self, case: Any) -> None:
         self.case, self.found = case, found_in(case, built(case))
         self.x, self.text = start(built(case), case), case.call(built(case))["prompt_embeds"]
-        self.t = torch.full((2,), float(self.found.plan.times[1]))
+        self.t = torch.full((2,), float(as_time(self.found.plan.times)[1]))
 
     def of(self, x: Tensor, text: Tensor) -> Tensor:
         return self.found.model(x, self.t, {"prompt_embeds": text})
@@ -79,9 +80,9 @@ def test_grad_jvp_and_second_derivatives(asked: Asked, place: int):
     step = 1e-3
     tangent = (one(given[place] + step * along) - one(given[place] - step * along)) / (2 * step)
     assert torch.allclose(func.grad(loss)(given[place]), gradient, rtol=1e-4, atol=1e-6)
-    _, pushed = func.jvp(one, (given[place],), (along,))
+    pushed = func.jvp(one, (given[place],), (along,))[1]
     assert (pushed - tangent).norm() < 1e-2 * tangent.norm()
-    _, twice = func.jvp(func.grad(loss), (given[place],), (along,))
+    twice = func.jvp(func.grad(loss), (given[place],), (along,))[1]
     assert (curved - twice).norm() < 1e-3 * twice.norm()
     with forward_ad.dual_level():
         for scale in (1.0, 2.0):  # two tangents at the same memory
