@@ -164,9 +164,8 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
     with torch.no_grad():
         cond = _conditioning(code, pipe, arguments)
     told = {name: None if cond and _is_text(name) else value for name, value in arguments.items()} | cond
-    if (
-        cond and (copies := copies_of(code)) in arguments
-    ):  # some repeat no embeddings: those in `told` are as many
+    copies = copies_of(code)
+    if cond and copies in arguments:  # some pipelines repeat no embeddings: those in `told` are as many
         told |= {name: value.repeat_interleave(told[copies], 0) for name, value in cond.items()} | {copies: 1}
     loops = LoopVariables(code, pipe, told, tuple(cond))
     loop = loops.opened(None)
@@ -206,9 +205,10 @@ def _conditioning(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -
     """What stands for the prompts: the embeddings that were given, or those of the text; nothing where the pipeline
     would not take them back.
     """
+    given = {name: value for name, value in arguments.items() if value is not None}
     texts = [
-        value for name, value in arguments.items() if _is_text(name) and "negative" not in name and value
-    ]
+        value for name, value in given.items() if _is_text(name) and "negative" not in name
+    ]  # "" is one too
     if not texts:
         return {
             name: value for name, value in arguments.items() if isinstance(value, Tensor) and "embeds" in name

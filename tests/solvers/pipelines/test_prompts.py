@@ -60,3 +60,11 @@ def test_pictures_of_a_16_bit_pipeline():
         x = sample(found.model, found.plan, found.draw())
         assert x.dtype == torch.float32
         assert torch.equal(found.decode(x), found.decode(x.bfloat16()))
+
+
+def test_no_words_are_a_prompt_too():
+    case = next(each for each in CASES if each.name == "sd15_text")
+    found = from_diffusers(built(case), 2, prompt="", height=8, width=8, guidance_scale=1.0)
+    assert found.cond
+    with single():
+        found.model(found.draw(), torch.full((1,), 500.0), found.encode_prompt(prompt="a cat"))
