@@ -116,13 +116,13 @@ def opened(
         return found
     own = len(found.state)
     name = copies_of(code)
-    before = given.get(name, accepts[name].default) if name is not None else None
-    if name is None or not isinstance(before or 1, int) or batch * (before or 1) % own:
+    before: Any = (given.get(name, accepts[name].default) if name is not None else None) or 1
+    if name is None or not isinstance(before, int) or batch * before % own:
         raise ValueError(
             f"{code.source.name}: got {batch} samples where its arguments say {own}, expected as many, or a multiple; "
             "pass embeddings of that many prompts in cond"
         )
-    return _played(code, pipe, {**given, name: batch * (before or 1) // own})
+    return _played(code, pipe, {**given, name: batch * before // own})
 
 
 def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,8 +165,11 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         cond = _conditioning(code, pipe, arguments)
     told = {name: None if cond and _is_text(name) else value for name, value in arguments.items()} | cond
     copies = copies_of(code)
-    if cond and copies in arguments:  # some pipelines repeat no embeddings: those in `told` are as many
-        told |= {name: value.repeat_interleave(told[copies], 0) for name, value in cond.items()} | {copies: 1}
+    if (
+        cond and copies is not None and copies in arguments
+    ):  # some pipelines repeat no embeddings: `told` has as many
+        each = int(arguments[copies])
+        told |= {name: value.repeat_interleave(each, 0) for name, value in cond.items()} | {copies: 1}
     loops = LoopVariables(code, pipe, told, tuple(cond))
     loop = loops.opened(None)
     found = _scheduler_plan(pipe, loop)
@@ -175,7 +178,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
             f"{code.source.name}: got {type(loop.scheduler).__name__}, expected a scheduler that does not scale the "
             "network's input: the pipeline hands the scaled one to its step, and ends elsewhere; take DDIMScheduler"
         )
-    times = [float(op.t) for op in found.plan.instructions if isinstance(op, Evaluate)]
+    times = as_time([op.t for op in found.plan.instructions if isinstance(op, Evaluate)]).tolist()
     turn = TurnCall(found, times, code.source.counts)
     model = Denoiser(
         PipelineTurn(loops),

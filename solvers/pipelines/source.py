@@ -126,7 +126,8 @@ class LoopSource:
     @cached_property
     def counts(self) -> bool:
         """Whether a turn looks at its number."""
-        return any(self.targets[0] in names(each, ast.Load) for each in self.turn)
+        index = self.targets[0]
+        return index is not None and any(index in names(each, ast.Load) for each in self.turn)
 
     @cached_property
     def writes_state(self) -> bool:

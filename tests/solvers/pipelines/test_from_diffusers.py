@@ -7,7 +7,7 @@ from pipelines.parity import CASES, differences, far, found_of, with_scheduler
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pullback.adjoint import Checkpoint, Direct, Reversible, sample
+from pullback.adjoint import Checkpoint, Direct, Gradient, Reversible, sample
 from pullback.solvers import DiffusersPipeline, from_diffusers
 from pullback.solvers.grid import GivenTimes
 from pullback.solvers.methods import DDIM, OBELM, DPMSolverPP
@@ -114,7 +114,7 @@ def test_the_guidance_scale_has_a_gradient(sd15: tuple[PipelineCase, DiffusersPi
 
 
 @pytest.mark.parametrize("strategy", [Checkpoint(), Checkpoint(recursive=True)], ids=("states", "recursive"))
-def test_strategies_and_plans_of_ours(sd15: tuple[PipelineCase, DiffusersPipeline], strategy: object):
+def test_strategies_and_plans_of_ours(sd15: tuple[PipelineCase, DiffusersPipeline], strategy: Gradient):
     """A plan of ours on the scheduler's times: exact strategies agree with plain autograd."""
     _, found = sd15
     plan = DPMSolverPP(2).plan(found.process, found.grid)
@@ -167,7 +167,7 @@ def test_batches(sd15: tuple[PipelineCase, DiffusersPipeline]):
 def test_conditioning_changed_in_place_is_seen(sd15: tuple[PipelineCase, DiffusersPipeline]):
     _, found = sd15
     x, cond = found.draw(), {name: value.clone() for name, value in found.cond.items()}
-    t = torch.full((2,), found.plan.times[0])
+    t = torch.tensor(found.plan.times[:1] * 2)
     before = found.model(x, t, cond)
     cond["prompt_embeds"].mul_(1.5)
     assert far(found.model(x, t, cond), before) > 1e-4
@@ -175,7 +175,7 @@ def test_conditioning_changed_in_place_is_seen(sd15: tuple[PipelineCase, Diffuse
 
 def test_refusals(sd15: tuple[PipelineCase, DiffusersPipeline]):
     case, found = sd15
-    pipe, t = found.loops.pipe, torch.full((2,), found.plan.times[0])
+    pipe, t = found.loops.pipe, torch.tensor(found.plan.times[:1] * 2)
     with pytest.raises(TypeError, match=r"got \['prompt_embed'\], expected arguments of its call"):
         from_diffusers(pipe, 4, prompt_embed=0)
     with pytest.raises(TypeError, match="expected a diffusers pipeline"):

@@ -1,6 +1,7 @@
 """Our samplers where a pipeline expects its scheduler: its loop is `run` of the plan around the same network."""
 
 import copy
+import importlib
 import inspect
 import math
 import pickle
@@ -331,7 +332,7 @@ def test_a_grid_takes_the_place_of_the_nodes():
 
 
 def test_it_stays_what_it_stands_for(tmp_path):
-    import diffusers
+    diffusers: Any = importlib.import_module("diffusers")
 
     case = Case("EulerDiscrete", {**SD, "use_karras_sigmas": True})
     theirs, s = case.scheduler(), as_scheduler(DPMSolverPP(3), case.scheduler())

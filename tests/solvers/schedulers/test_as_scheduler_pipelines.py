@@ -2,6 +2,7 @@
 `sample` around the same network, with guidance written by hand.
 """
 
+import importlib
 from typing import Any
 
 import pytest
@@ -53,10 +54,10 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def unet(**config: Any) -> Any:
-    from diffusers import UNet2DConditionModel
+    diffusers: Any = importlib.import_module("diffusers")
 
     torch.manual_seed(0)
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         block_out_channels=(8, 16),
         layers_per_block=1,
         sample_size=8,
@@ -70,10 +71,12 @@ def unet(**config: Any) -> Any:
 
 
 def vae() -> Any:
-    from diffusers import AutoencoderKL
+    diffusers: Any = importlib.import_module("diffusers")
 
     torch.manual_seed(0)
-    return AutoencoderKL(block_out_channels=[8], latent_channels=4, norm_num_groups=4, sample_size=8)
+    return diffusers.AutoencoderKL(
+        block_out_channels=[8], latent_channels=4, norm_num_groups=4, sample_size=8
+    )
 
 
 def quiet(pipe: Any, dtype: torch.dtype) -> Any:
@@ -83,10 +86,10 @@ def quiet(pipe: Any, dtype: torch.dtype) -> Any:
 
 def stable_diffusion(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any], Any]:
     """The pipeline, what it is called with, and the network with guidance by hand."""
-    from diffusers import StableDiffusionPipeline
+    diffusers: Any = importlib.import_module("diffusers")
 
     net, parts = unet(), dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-    pipe = StableDiffusionPipeline(
+    pipe = diffusers.StableDiffusionPipeline(
         vae=vae(), unet=net, scheduler=scheduler, **parts, requires_safety_checker=False
     )
     text, empty = drawn(1, 5, 16, seed=1).to(dtype), drawn(1, 5, 16, seed=2).to(dtype)
@@ -100,12 +103,14 @@ def stable_diffusion(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str,
 
 
 def sdxl(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any], Any]:
-    from diffusers import StableDiffusionXLPipeline
+    diffusers: Any = importlib.import_module("diffusers")
 
     added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
     net = unet(**added, projection_class_embeddings_input_dim=6 * 4 + 8)
     parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipe = StableDiffusionXLPipeline(vae=vae(), unet=net, scheduler=scheduler, **parts, add_watermarker=False)
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=vae(), unet=net, scheduler=scheduler, **parts, add_watermarker=False
+    )
     text, empty = drawn(1, 5, 16, seed=1).to(dtype), drawn(1, 5, 16, seed=2).to(dtype)
     pooled, none = drawn(1, 8, seed=3).to(dtype), drawn(1, 8, seed=4).to(dtype)
 
@@ -125,15 +130,17 @@ def sdxl(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any], Any]:
 
 
 def sd3(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any], Any]:
-    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+    diffusers: Any = importlib.import_module("diffusers")
 
     torch.manual_seed(0)
-    net = SD3Transformer2DModel(
+    net = diffusers.SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
         caption_projection_dim=16, joint_attention_dim=16, pooled_projection_dim=8, out_channels=4,
     )  # fmt: skip
     names = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
-    pipe = StableDiffusion3Pipeline(vae=vae(), transformer=net, scheduler=scheduler, **dict.fromkeys(names))
+    pipe = diffusers.StableDiffusion3Pipeline(
+        vae=vae(), transformer=net, scheduler=scheduler, **dict.fromkeys(names)
+    )
     text, empty = drawn(1, 5, 16, seed=1).to(dtype), drawn(1, 5, 16, seed=2).to(dtype)
     pooled, none = drawn(1, 8, seed=3).to(dtype), drawn(1, 8, seed=4).to(dtype)
 
@@ -148,15 +155,15 @@ def sd3(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any], Any]:
 
 
 def flux(scheduler: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any], Any]:
-    from diffusers import FluxPipeline, FluxTransformer2DModel
+    diffusers: Any = importlib.import_module("diffusers")
 
     torch.manual_seed(0)
-    net = FluxTransformer2DModel(
+    net = diffusers.FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
     parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipe = FluxPipeline(vae=vae(), transformer=net, scheduler=scheduler, **parts)
+    pipe = diffusers.FluxPipeline(vae=vae(), transformer=net, scheduler=scheduler, **parts)
     text, pooled = drawn(1, 5, 16, seed=1).to(dtype), drawn(1, 8, seed=3).to(dtype)
 
     def network(x: Tensor, t: Tensor) -> Tensor:

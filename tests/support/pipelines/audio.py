@@ -41,7 +41,7 @@ def audioldm2() -> Any:
         "up_block_types": up,
         "cross_attention_dim": ((None, LANGUAGE, WIDTH),) * 2,
     }
-    unet = network("AudioLDM2UNet2DConditionModel", 0.7, **BLOCKS, **types)
+    unet = redrawn(network("AudioLDM2UNet2DConditionModel", **BLOCKS, **types), 0.7)
     none = {name: None for name in ("text_encoder", "tokenizer_2", "projection_model", "feature_extractor")}
     heads = {"num_layers": 1, "num_heads": 1, "d_kv": 8, "d_ff": 8, "vocab_size": 8}
     written = {"n_embd": LANGUAGE, "n_layer": 1, "n_head": 1, "vocab_size": 8}

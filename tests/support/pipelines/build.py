@@ -39,9 +39,9 @@ def redrawn(module: nn.Module, gain: float = 1.0) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def network(kind: str, gain: float = 1.0, **config: Any) -> nn.Module:
+def network(kind: str, **config: Any) -> nn.Module:
     """A network of diffusers with random weights."""
-    return redrawn(getattr(library(), kind)(**config), gain)
+    return redrawn(getattr(library(), kind)(**config))
 
 
 # Milder than Stable Diffusion's, so that the x0 of a random eps network, which is of size 1/alpha, stays small.

@@ -92,7 +92,7 @@ def wuerstchen_decoder_call(pipe: Any) -> dict[str, Any]:
 
 def kandinsky_prior() -> Any:
     heads = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 3}
-    prior = network("PriorTransformer", 2.0, **heads, embedding_dim=WIDTH, num_embeddings=6)
+    prior = redrawn(network("PriorTransformer", **heads, embedding_dim=WIDTH, num_embeddings=6), 2.0)
     sampler = scheduler(
         "UnCLIP", variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=5.0
     )
