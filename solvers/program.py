@@ -202,11 +202,11 @@ class _Numbers:
         """All coefficients but plain numbers: a stacked plan's (B, 1, ...), and maps. The former go to the device in
         one piece: while a piece goes, the host waits.
         """
-        found = {
-            c for op in self.plan.instructions if isinstance(op, Combine) for c, _ in op.terms + op.noise
-        }
+        combines = (op for op in self.plan.instructions if isinstance(op, Combine))
+        # each once, in the order of the plan: what is refused is the same in every process
+        found = dict.fromkeys(c for op in combines for c, _ in op.terms + op.noise)
         if self.stacked:
-            found |= {tuple(c) for maps in self.maps.tolist() for c in maps}
+            found |= dict.fromkeys(tuple(c) for maps in self.maps.tolist() for c in maps)
         mapped = [c for c in found if isinstance(c[0] if isinstance(c, tuple) else c, LinearMap)]
         wide = [c for c in found if isinstance(c, tuple) and isinstance(c[0], float)]
         to = {"dtype": self.dtype, "device": self.times.device}

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pullback.guidance import (
     Brightness,
     ClassifierReward,
+    DecodedReward,
     EmbeddingSimilarity,
     FunctionReward,
     JPEGSize,
@@ -324,3 +325,17 @@ def test_a_bound_takes_an_infinite_reward():
     assert reward.clip(-5.0, 5.0)(x).tolist() == [-5.0, 0.0]
     with pytest.raises(FloatingPointError):
         reward.clip(-5.0, 5.0)(-x - 1)
+
+
+def test_a_decoded_reward_is_of_the_picture():
+    """reward(decode(x)), its gradient in x, and whether it has one."""
+    reward = DecodedReward(
+        lambda x: 2 * x + 1, FunctionReward(lambda x, context: context * x.square().sum(1))
+    )
+    x, weight = torch.randn(3, 4).requires_grad_(), torch.tensor([1.0, 2.0, 3.0])
+    (gradient,) = torch.autograd.grad(reward(x, weight).sum(), x)
+    assert torch.allclose(gradient, 4 * weight[:, None] * (2 * x + 1))
+    assert reward.differentiable
+    assert not DecodedReward(
+        torch.round, FunctionReward(lambda x, c: x.sum(1), has_gradient=False)
+    ).differentiable

@@ -1,6 +1,5 @@
 """Prompts as text through from_diffusers, and the noise levels that it hands to other methods."""
 
-import copy
 from unittest import mock
 
 import pytest
@@ -54,8 +53,8 @@ def test_every_noise_level_stands_in_the_grid_once(kind):
 def test_pictures_of_a_16_bit_pipeline():
     """Its state is float32 in a run; its VAE is shown what the pipeline would show it."""
     case = next(case for case in STABLE if case.name == "sd15")
-    pipe = copy.deepcopy(built(case)).to(torch.bfloat16)
     with single(), torch.no_grad():
+        pipe = case.build().to(torch.bfloat16)
         found = from_diffusers(pipe, 2, **case.call(pipe))
         x = sample(found.model, found.plan, found.draw())
         assert x.dtype == torch.float32

@@ -5,6 +5,8 @@ import torch
 from pipelines.case import PipelineCase, asking, built, leaves, reference, single, start
 from pipelines.image import CASES
 
+pytestmark = pytest.mark.slow  # test_parity leans upon the same, in every run
+
 PLAIN = ("sd15", "sdxl", "sd3", "flux", "lumina2", "flux2", "kandinsky22", "sd15_text")
 FORGETFUL = (
     1000  # Stable Cascade's start has alpha = 0.01: the x0 of a random network is a hundred times larger

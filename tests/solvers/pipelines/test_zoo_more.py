@@ -7,6 +7,8 @@ import torch
 from pipelines import audio, cascades, video, video_unet
 from pipelines.case import PipelineCase, asking, built, leaves, reference, start
 
+pytestmark = pytest.mark.slow  # test_parity leans upon the same, in every run
+
 CASES = (*video.CASES, *video_unet.CASES, *audio.CASES, *cascades.CASES)
 each = pytest.mark.parametrize("case", CASES, ids=str)
 
