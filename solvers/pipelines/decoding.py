@@ -23,14 +23,11 @@ class _Reached(Exception):  # noqa: N818  (no error: what the pipeline was to ha
         self.made = made
 
 
-class _StandIn:
-    """A pipeline's VAE, whose `decode` is another function."""
-
-    def __init__(self, vae: nn.Module, decode: Callable[..., Any]) -> None:
-        self._vae, self.decode = vae, decode
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._vae, name)
+def _stand_in(vae: nn.Module, decode: Callable[..., Any]) -> nn.Module:
+    """A pipeline's VAE with another `decode`: of its class still, as pipelines ask for."""
+    own = copy(vae)
+    vars(own)["decode"] = decode
+    return own
 
 
 class _Processor:
@@ -128,12 +125,14 @@ def _encoded(vae: nn.Module, picture: Tensor, generator: torch.Generator | None)
 def _closed(loop: OpenedLoop, variables: Local, x: Tensor, name: str, decode: Callable[..., Any]) -> Tensor:
     """What reaches the pipeline's processor of pictures, or what `decode` hands out before."""
     pipe = _closing(loop.pipe)
-    vars(pipe)[name] = _StandIn(getattr(loop.pipe, name), decode)
+    vars(pipe)[name] = _stand_in(getattr(loop.pipe, name), decode)
     for each in PROCESSORS:
         if hasattr(pipe, each):
             vars(pipe)[each] = _Processor(getattr(pipe, each))
     x = x.to(loop.state.dtype)  # a plan's state is wider than the networks' half precision
-    given = {loop.code.source.state: x, "self": pipe, "output_type": "pt", "generator": None}
+    whole = x.repeat(loop.doubled, *[1] * (x.ndim - 1)) if loop.doubled > 1 else x
+    given = {**dict.fromkeys(loop.code.source.stepped, whole), loop.code.source.state: whole}
+    given |= {"self": pipe, "output_type": "pt", "generator": None}
     try:
         loop.code.played(loop.code.closing, variables, **given)
     except _Reached as reached:

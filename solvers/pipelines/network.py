@@ -15,6 +15,7 @@ from ..process import Process
 from ..schedulers import SchedulerPlan
 from ..schedulers.scaled_call import UnitInput
 from .compiled import INDEX, LABEL, PipelineCode
+from .source import LoopSource
 from .variables import LoopVariables
 
 
@@ -66,20 +67,19 @@ class TurnCall(Declaring):
 
     Args:
         times: of the loop's turns.
-        first: the number of the first turn.
-        counts: whether the pipeline looks at the number.
+        source: whether the pipeline looks at the number of a turn, and at what.
     """
 
     found: SchedulerPlan
     times: Sequence[float]
-    counts: bool
+    source: LoopSource
 
     def networks(self) -> list[nn.Module]:
         return []
 
     def __call__(self, network: Callable[..., Any], x: Tensor, t: Tensor, cond: Any) -> Tensor:
         told, level = self.found.label.both(t[:1])
-        index = self._turn(float(t[0])) if self.counts else 0
+        index = self._turn(float(t[0])) if self.source.counts else 0
         scales = self.found.scales
         if scales is None:
             return network(x, told[0], index, cond)
@@ -92,7 +92,14 @@ class TurnCall(Declaring):
 
     def _turn(self, time: float) -> int:
         """The turn at the time, or the nearest."""
-        return min(range(len(self.times)), key=lambda k: abs(self.times[k] - time))
+        found = min(range(len(self.times)), key=lambda k: abs(self.times[k] - time))
+        if self.source.reads_levels and abs(self.times[found] - time) > 1e-5 * max(map(abs, self.times)):
+            raise ValueError(
+                f"t: got {time:g}, expected a time of the scheduler's own, such as {self.times[found]:g}: "
+                f"{self.source.name} looks noise levels up by the number of a turn; take found.plan, or a method "
+                "that calls the network on found.grid alone"
+            )
+        return found
 
 
 def _scaled(c_in: Tensor | None, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -16,6 +16,7 @@ from ..model import Denoiser
 from ..plan import Plan
 from ..process import Process, as_time
 from ..schedulers import SchedulerPlan, plan_from_scheduler
+from ..schedulers.copying import copied
 from ..schedulers.learned import HalfCall, widened
 from ..wanted import Count
 from .after import with_rest
@@ -80,7 +81,8 @@ class DiffusersPipeline:
         """The pipeline's own starting latents (B, ...), noise or a noised image, as its plan takes them.
 
         Args:
-            generator: as of the pipeline's call; None: the one that `from_diffusers` was given, or one of seed 0.
+            generator: as of the pipeline's call; None: the one that `from_diffusers` was given, or one of seed 0. What
+                else the pipeline draws before its loop, the code of an image, is the latter's all the same.
             batch: samples; None: as many as there are prompts.
         """
         given = None if generator is None else {"generator": generator}
@@ -155,7 +157,8 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
             is no plan; the message names it. TypeError: no pipeline, or an argument that its call does not take.
 
     Gradients reach whatever tensors are in cond, and the parameters of the networks that the loop calls; of what stands
-    before the loop (text encoders, a VAE that encodes an image) only cond is differentiated. Cost: that part once, with
+    before the loop (text encoders, a VAE that encodes an image, a T2I-Adapter) only cond is differentiated, and a later
+    change of their weights is not seen. Cost: that part once, with
     the text encoders; a network call costs what the pipeline's costs.
     """
     code = _code(pipe)
@@ -163,14 +166,18 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
     pipe = fixed(code, pipe)
     with torch.no_grad():
         cond = _conditioning(code, pipe, arguments)
-    told = {name: None if cond and _is_text(name) else value for name, value in arguments.items()} | cond
+    # a negative prompt stays text where guidance is off, and the pipeline does not encode it: it may be turned on
+    spoken = {
+        name for name in arguments if _is_text(name) and any(_negative(name) == _negative(c) for c in cond)
+    }
+    told = {name: None if name in spoken else value for name, value in arguments.items()} | cond
     copies = copies_of(code)
     if (
         cond and copies is not None and copies in arguments
     ):  # some pipelines repeat no embeddings: `told` has as many
         each = int(arguments[copies])
         told |= {name: value.repeat_interleave(each, 0) for name, value in cond.items()} | {copies: 1}
-    loops = LoopVariables(code, pipe, told, tuple(cond))
+    loops = LoopVariables(code, pipe, told, _rows(cond))
     loop = loops.opened(None)
     found = _scheduler_plan(pipe, loop)
     if found.scales is not None and code.source.writes_state:
@@ -179,7 +186,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
             "network's input: the pipeline hands the scaled one to its step, and ends elsewhere; take DDIMScheduler"
         )
     times = as_time([op.t for op in found.plan.instructions if isinstance(op, Evaluate)]).tolist()
-    turn = TurnCall(found, times, code.source.counts)
+    turn = TurnCall(found, times, code.source)
     model = Denoiser(
         PipelineTurn(loops),
         found.process,
@@ -222,6 +229,17 @@ def _conditioning(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -
     return found if taken_back else {}
 
 
+def _rows(cond: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Those that have a row for each prompt, or one for all: some embeddings have layers in front."""
+    first = cond.get("prompt_embeds")
+    prompts = min((len(each) for each in cond.values()), default=1) if first is None else len(first)
+    return tuple(name for name, value in cond.items() if len(value) in (1, prompts))
+
+
+def _negative(name: str) -> bool:
+    return "negative" in name
+
+
 def _is_text(name: str) -> bool:
     """Whether an argument of a pipeline is a prompt: prompt, prompt_2, negative_prompt."""
     return name.rstrip("_0123456789") in ("prompt", "negative_prompt")
@@ -245,6 +263,14 @@ def _scheduler_plan(pipe: Any, loop: OpenedLoop) -> SchedulerPlan:
         for name, value in loop.timesteps.items()
         if value is not None
     }
+    fresh = copied(scheduler)
+    fresh.set_timesteps(**given)
+    levels = [getattr(each, "sigmas", None) for each in (fresh, loop.scheduler)]
+    if isinstance(levels[0], Tensor) and not torch.equal(*levels):
+        raise ValueError(
+            f"{source.name}: got noise levels that it changes after set_timesteps, expected its scheduler's own; set "
+            'what it asks for there (final_sigmas_type="zero")'
+        )
     every, labels = torch.as_tensor(loop.scheduler.timesteps), loop.labels
     begins = [k for k in range(len(every)) if torch.equal(every[k : k + len(labels)].to(labels), labels)]
     if not begins:

@@ -124,6 +124,30 @@ class LoopSource:
         raise ValueError(f"from_diffusers: got {self.name}, whose `{ast.unparse(self.call)}` gives no {name}")
 
     @cached_property
+    def stepped(self) -> frozenset[str]:
+        """What the call of `step` is assigned to: its sample, and of some schedulers its x0, the same at the end."""
+        found = [
+            each
+            for each in ast.walk(self.loop.body[self.place])
+            if isinstance(each, ast.Assign) and steps(each)
+        ]
+        return frozenset(
+            name for each in found for target in each.targets for name in names(target, ast.Store)
+        )
+
+    @cached_property
+    def reads_levels(self) -> bool:
+        """Whether a turn looks up noise levels by its number, and so knows those of its own nodes alone."""
+        index = self.targets[0]
+        looked_up = [
+            ast.unparse(node.value)
+            for each in self.turn
+            for node in ast.walk(each)
+            if isinstance(node, ast.Subscript) and index in set(names(node.slice, ast.Load))
+        ]
+        return any(each.rsplit(".", 1)[-1] in ("sigmas", "timesteps") for each in looked_up)
+
+    @cached_property
     def counts(self) -> bool:
         """Whether a turn looks at its number."""
         index = self.targets[0]

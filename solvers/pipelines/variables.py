@@ -20,6 +20,11 @@ from .compiled import Local, PipelineCode, code_of
 from .opened import OpenedLoop, known, opened
 from .rebound import OnceComputed
 
+PLANNED = {
+    "num_inference_steps", "timesteps", "sigmas", "mu", "eta", "strength", "latents", "denoising_start",
+    "denoising_end", "output_type", "return_dict", "callback", "callback_steps", "callback_on_step_end",
+}  # fmt: skip
+GLANCE = 4096  # numbers of a tensor that are compared with those it had
 KEPT = 4  # openings: guidance scales, prompts and batches that take turns
 
 
@@ -34,7 +39,8 @@ class _Kept:
 
 class LoopVariables:
     """Opens the loop for each conditioning and batch, and remembers the last few: what does not depend on the state is
-    not computed again at each network call. Conditioning is known by its memory and its count of writes in place.
+    not computed again at each network call. Conditioning is known by its memory, its count of writes in place, and some
+    of its numbers.
 
     Args:
         arguments: of the pipeline's call; conditioning takes their place by name.
@@ -50,7 +56,7 @@ class LoopVariables:
         self.code, self.pipe, self.arguments, self.shared = code, pipe, dict(arguments), tuple(shared)
         self.worked_on = False
         self._given = [leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
-        self._kept: OrderedDict[Any, _Kept] = OrderedDict()
+        self._kept: OrderedDict[Any, tuple[_Kept, tuple[Tensor, ...]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,14 +88,14 @@ class LoopVariables:
             return loop, loop.variables
         key = (batch, wanted, *self._setting(), *_identity(cond), *map(_known_by, self._given))
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None:
+            glances = [_glance(each) for each in (*tensors, *self._given)]
+            kept, seen = self._kept.get(key, (None, ()))
+            if kept is None or not all(map(torch.equal, glances, seen)):
                 kept = self._open(cond, batch, wanted)
-                self._kept[key] = kept
+                self._kept[key] = kept, tuple(each.clone() for each in glances)
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
-            else:
-                self._kept.move_to_end(key)
+            self._kept.move_to_end(key)
         if kept.once is None:
             return kept.loop, kept.loop.variables
         grads = [each for each in tensors if each.requires_grad]
@@ -161,6 +167,12 @@ class LoopVariables:
                 'cond={"prompt_embeds": ...}'
             )
         known(self.code, cond)
+        planned = sorted(cond.keys() & PLANNED)
+        if planned:
+            raise ValueError(
+                f"cond: got {planned}, expected conditioning: these make the plan and its start; pass them to "
+                "from_diffusers"
+            )
         fixed = cond.keys() - {*self.shared, "guidance_scale", "generator"} if self.worked_on else set()
         if fixed:
             raise ValueError(
@@ -213,6 +225,12 @@ def _passing(leaf: Tensor) -> bool:
     if is_functorch_wrapped_tensor(leaf) or leaf.is_inference():
         return True
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(leaf).tangent is not None
+
+
+def _glance(leaf: Tensor) -> Tensor:
+    """Some of its numbers: what a fused optimiser writes is not counted as a write."""
+    flat = leaf.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // GLANCE)]
 
 
 def _known_by(leaf: Tensor) -> tuple[Any, ...]:

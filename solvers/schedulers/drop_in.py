@@ -21,7 +21,7 @@ from .laid_out import Asked, LaidOut
 from .pipeline_noise import Generators, PipelineNoise
 from .stretches import HeldRun, Stretch
 
-OURS = ("_asked", "_loop", "_walk", "_step_index", "_begin_index")
+OURS = ("_asked", "_loop", "_walk", "_step_index", "_begin_index", "set_timesteps", "scale_model_input")
 
 
 @checked

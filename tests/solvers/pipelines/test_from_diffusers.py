@@ -2,19 +2,21 @@
 
 import pytest
 import torch
-from pipelines.case import SEED, PipelineCase, built, single, start
+from pipelines.case import SEED, PipelineCase, built, reference, single, start
 from pipelines.parity import CASES, differences, far, found_of, with_scheduler
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback.adjoint import Checkpoint, Direct, Gradient, Reversible, sample
-from pullback.solvers import DiffusersPipeline, from_diffusers
+from pullback.solvers import DiffusersPipeline, as_scheduler, from_diffusers
 from pullback.solvers.grid import GivenTimes
 from pullback.solvers.methods import DDIM, OBELM, DPMSolverPP
+from pullback.solvers.pipelines.compiled import code_of
 
 ALL = {case.name: case for case in CASES}
 PICTURES = ("sd15", "sdxl", "sd3", "flux", "chroma", "sana", "pixart_sigma", "lumina2", "qwen_image")
-MOVING = ("wan", "ltx", "hunyuan_video", "cogvideox", "mochi", "animatediff")
+STEEP = {"sana_video": 1e-3}  # its latents are scaled up before its VAE
+MOVING = ("sana_video", "wan", "ltx", "hunyuan_video", "cogvideox", "mochi", "animatediff")
 
 
 @pytest.mark.parametrize("name", (*PICTURES, *MOVING))
@@ -29,7 +31,7 @@ def test_decode_is_what_the_pipeline_shows(name: str):
         ]
         made = found.decode(sample(found.model, found.plan, found.start(x)))
     made = made.movedim(1, 2) if made.ndim == 5 else made
-    assert far((made.float() / 2 + 0.5).clamp(0, 1), shown) < 5e-5
+    assert far((made.float() / 2 + 0.5).clamp(0, 1), shown) < STEEP.get(name, 5e-5)
 
 
 @pytest.mark.parametrize("name", (*PICTURES[:6], "wan", "ltx", "sana_video"))
@@ -190,11 +192,79 @@ def test_refusals(sd15: tuple[PipelineCase, DiffusersPipeline]):
             DDIM().plan(found.process, GivenTimes(torch.tensor([[800.0, 700.0], [400.0, 300.0]]))),
             found.draw(),
         )
-    with pytest.raises(ValueError, match=r"\['eta'\] that require grad"):
-        found.model(found.draw(), t, {"eta": torch.tensor(0.5, requires_grad=True)})
+    with pytest.raises(ValueError, match=r"\['negative_prompt_embeds'\] that require grad"):
+        unused = found.cond["negative_prompt_embeds"].clone().requires_grad_()
+        found.model(found.draw(), t, {"guidance_scale": 1.0, "negative_prompt_embeds": unused})
+    with pytest.raises(ValueError, match=r"\['eta'\], expected conditioning: these make the plan"):
+        found.model(found.draw(), t, {"eta": 0.5})
     refused = ALL["dit"]
     with (
         with_scheduler(built(refused), refused.schedulers[1]),
         pytest.raises(ValueError, match="take DDIMScheduler"),
     ):
         found_of(refused, built(refused))
+
+
+@pytest.mark.parametrize("name", ["dit", "lcm"])
+def test_decoding_is_the_vae_s(name: str):
+    """DiT carries both branches of guidance in its state, LCM shows the x0 of its last step: at the end the state."""
+    found = found_of(ALL[name], built(ALL[name]))
+    with single(), torch.no_grad():
+        x = found.draw()
+        vae = found.loops.pipe.vae
+        assert far(found.decode(x), vae.decode(x / vae.config.scaling_factor, return_dict=False)[0]) < 1e-6
+        assert len(found.decode(x)) == len(x)
+
+
+def test_what_a_fused_optimiser_writes_is_seen(sd15: tuple[PipelineCase, DiffusersPipeline]):
+    """It does not raise a tensor's count of writes."""
+    _, found = sd15
+    e, t = found.cond["prompt_embeds"].clone().requires_grad_(), torch.tensor(found.plan.times[:1] * 2)
+    adam = torch.optim.Adam([e], lr=0.5, fused=True)
+    losses = []
+    for _ in range(2):
+        loss = found.model(found.draw(), t, {"prompt_embeds": e}).square().sum()
+        losses.append(float(loss.detach()))
+        loss.backward()
+        adam.step()
+        adam.zero_grad()
+    assert losses[1] < losses[0]
+    e.data.add_(1.0)
+    fresh = e.detach().clone()
+    assert torch.equal(
+        *(found.model(found.draw(), t, {"prompt_embeds": each.detach()}) for each in (e, fresh))
+    )
+
+
+def test_guidance_turned_on_later_has_its_negative_prompt():
+    case, pipe = ALL["sd15_text"], built(ALL["sd15_text"])
+    told = {"prompt": "a red cat", "negative_prompt": "a blue dog", "height": 8, "width": 8}
+    with single(), torch.no_grad():
+        found = from_diffusers(pipe, 2, guidance_scale=1.0, **told)
+        ours = sample(found.model, found.plan, found.draw(), cond={"guidance_scale": 3.0})
+        whole = from_diffusers(pipe, 2, guidance_scale=3.0, **told)
+        assert case and far(ours, sample(whole.model, whole.plan, whole.draw())) < 1e-5
+
+
+def test_a_pipeline_with_our_sampler_in_it():
+    case = ALL["sd15"]
+    pipe = case.build()
+    with single(), torch.no_grad():
+        pipe.scheduler = as_scheduler(DPMSolverPP(2), pipe.scheduler)
+        found, x = found_of(case, pipe), start(pipe, case)
+        theirs = reference(pipe, case, x)
+        assert far(sample(found.model, found.plan, found.start(x)), theirs) < 1e-5
+
+
+def test_levels_looked_up_by_number_are_those_of_the_nodes():
+    """Between them the pipeline would tell its network another level than the plan's."""
+    reading = [each for each in CASES if code_of(type(built(each))).source.reads_levels]
+    assert reading
+    for case in reading:
+        with single(), torch.no_grad():
+            found = found_of(case, built(case))
+            first, second = found.plan.times[:2]
+            with pytest.raises(ValueError, match="looks noise levels up by the number of a turn"):
+                found.model(
+                    found.draw(), torch.tensor([0.6 * first + 0.4 * second]).expand(len(found.draw()))
+                )
