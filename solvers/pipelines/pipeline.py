@@ -220,9 +220,8 @@ def _conditioning(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -
         value for name, value in given.items() if _is_text(name) and "negative" not in name
     ]  # "" is one too
     if not texts:
-        return {
-            name: value for name, value in arguments.items() if isinstance(value, Tensor) and "embeds" in name
-        }
+        told = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in told.items() if "prompt" in name or "embeds" in name}
     found = encoded(code, pipe, arguments)
     prompts = len(texts[0]) if isinstance(texts[0], list) else 1
     taken_back = all(len(value) == prompts for name, value in found.items() if "embeds" in name)

@@ -166,6 +166,19 @@ def test_batches(sd15: tuple[PipelineCase, DiffusersPipeline]):
         sample(found.model, found.plan, x[:3])
 
 
+MASKED = ("pixart_sigma", "lumina2", "chroma", "ltx", "mochi", "hunyuan_dit", "prx", "z_image")
+
+
+@pytest.mark.parametrize("name", (*MASKED, "sdxl", "sd3", "flux"))
+def test_several_samples_of_each_prompt(name: str):
+    """Embeddings and their masks have a row for each; the first of each prompt is as it was alone."""
+    found = found_of(ALL[name], built(ALL[name]))
+    with single(), torch.no_grad():
+        x = found.draw(batch=4)
+        t = torch.tensor(found.plan.times[:1], dtype=torch.float32).expand(4)
+        assert far(found.model(x, t)[::2], found.model(x[::2], t[:2])) < 1e-4
+
+
 def test_conditioning_changed_in_place_is_seen(sd15: tuple[PipelineCase, DiffusersPipeline]):
     _, found = sd15
     x, cond = found.draw(), {name: value.clone() for name, value in found.cond.items()}
