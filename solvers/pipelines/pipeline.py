@@ -264,8 +264,8 @@ def _scheduler_plan(pipe: Any, loop: OpenedLoop) -> SchedulerPlan:
     }
     fresh = copied(scheduler)
     fresh.set_timesteps(**given)
-    levels = [getattr(each, "sigmas", None) for each in (fresh, loop.scheduler)]
-    if isinstance(levels[0], Tensor) and not torch.equal(*levels):
+    own, changed = (getattr(each, "sigmas", None) for each in (fresh, loop.scheduler))
+    if isinstance(own, Tensor) and isinstance(changed, Tensor) and not torch.equal(own, changed):
         raise ValueError(
             f"{source.name}: got noise levels that it changes after set_timesteps, expected its scheduler's own; set "
             'what it asks for there (final_sigmas_type="zero")'
