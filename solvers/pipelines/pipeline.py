@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -257,11 +256,7 @@ def _scheduler_plan(pipe: Any, loop: OpenedLoop) -> SchedulerPlan:
     scheduler = getattr(pipe, source.scheduler.removeprefix("self."))
     if loop.timesteps is None:
         raise ValueError(f"{source.name}: got a loop without scheduler.set_timesteps, expected its timesteps")
-    given = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in loop.timesteps.items()
-        if value is not None
-    }
+    given = {name: value for name, value in loop.timesteps.items() if value is not None}
     fresh = copied(scheduler)
     fresh.set_timesteps(**given)
     own, changed = (getattr(each, "sigmas", None) for each in (fresh, loop.scheduler))
