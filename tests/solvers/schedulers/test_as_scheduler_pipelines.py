@@ -31,7 +31,7 @@ from pullback.solvers import (
 from pullback.solvers.schedulers import as_scheduler
 
 FLOAT64 = torch.float64
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.slow]
 METHODS: list[Method] = [
     DDIM(), DDIM(0.7), DEIS(4), UniPC(3), DPMSolverPP(3), DPMSolverPPSingle(3), EDMHeun(), GHVB(1.8), ERSDE(3),
     SEEDS(2), SASolver(2, 3, tau=0.5), EDICT(),
