@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from common import options, write
-from diffusers_tiny import tiny_stable_diffusion
+from tiny_pipelines import stable_diffusion
 
 from pullback.guidance import (
     DDPO,
@@ -112,7 +112,7 @@ def main() -> None:
     )
     if run.tiny == bool(run.model):
         raise SystemExit("got " + ("both" if run.tiny else "neither") + ", expected --model PATH or --tiny")
-    pipe = tiny_stable_diffusion().to(run.device) if run.tiny else load(run.model, run.device)
+    pipe = stable_diffusion().to(run.device) if run.tiny else load(run.model, run.device)
     flow = "FlowMatch" in type(pipe.scheduler).__name__
     if not flow:  # one network call a step, from pure noise
         from diffusers import DDIMScheduler  # pyright: ignore[reportPrivateImportUsage]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .source import LoopSource, names, prediction_of, steps
+from .source import PARTS, Block, BlockPath, LoopSource, names, prediction_of, steps
 
 Local = dict[str, Any]
-LABELS, INDEX, LABEL, MADE = "_labels", "_index", "_label", "_made"
+LABELS, INDEX, LABEL = "_labels", "_index", "_label"
 
 
 class Unset:
@@ -93,21 +93,20 @@ class _Builder:
         path = _to_encoding(self.source.function.body[: self.source.path[0][1]])
         if path is None:
             return None
-        block, k = path[-1]
-        path = (*path[:-1], ([*block[: k + 1]], k + 1))
         here = _returns(_call("locals"))
         # once more at the end: the last call may stand in a branch that is not taken
-        return self._compiled("encoding", self.source.function.args, [*self._until(path, here), here])
+        body = [*self._until(path, here, after=1), here]
+        return self._compiled("encoding", self.source.function.args, body)
 
-    def _until(self, path: tuple[Any, ...], end: ast.stmt) -> list[ast.stmt]:
-        """The function as far as the end of the path, where `end` stands."""
+    def _until(self, path: BlockPath, end: ast.stmt, after: int = 0) -> Block:
+        """The function as far as the end of the path, where `end` stands, or `after` statements behind it."""
         (block, k), *inner = path
         if not inner:
-            return [*block[:k], end]
+            return [*block[: k + after], end]
         outer = copy.copy(block[k])
         for part in PARTS:
             if getattr(outer, part, None) is inner[0][0]:
-                setattr(outer, part, self._until(tuple(inner), end))
+                setattr(outer, part, self._until(tuple(inner), end, after))
         if isinstance(outer, ast.For):
             outer.iter = _call("_once", outer.iter)
         return [*block[:k], outer]
@@ -123,7 +122,7 @@ class _Builder:
         loop.body, loop.orelse = [*source.loop.body[:place], step], []
         return loop
 
-    def _goes_on(self, rest: list[ast.stmt]) -> bool:
+    def _goes_on(self, rest: Block) -> bool:
         """Whether what follows `step` writes to the state, callbacks and casts aside."""
         state = self.source.state
         kept = [
@@ -136,7 +135,7 @@ class _Builder:
         own = [each for each in self.source.call.keywords if each.arg not in STEP_ARGUMENTS]
         return ast.Call(_name("dict"), [], own)
 
-    def _part(self, name: str, body: list[ast.stmt], also: Iterable[str] = ()) -> Callable[..., Any]:
+    def _part(self, name: str, body: Block, also: Iterable[str] = ()) -> Callable[..., Any]:
         """A function of those of the pipeline's variables that `body` reads."""
         read = {found for each in body for found in names(each, ast.Load)}
         read = sorted(read & {*self.source.variables, *also})
@@ -162,7 +161,6 @@ class _Builder:
         return space[name]
 
 
-PARTS = ("body", "orelse", "finalbody")
 STEP_ARGUMENTS = ("generator", "return_dict", "noise", "variance_noise", "model_output", "timestep", "sample",
                   "prev_timestep")  # fmt: skip
 GRADLESS = ("torch.no_grad()", "torch.inference_mode()")
@@ -178,7 +176,7 @@ def _casts(statement: ast.stmt, state: str) -> bool:
     )
 
 
-def _to_encoding(block: list[ast.stmt]) -> tuple[tuple[list[ast.stmt], int], ...] | None:
+def _to_encoding(block: Block) -> BlockPath | None:
     """The path to the last statement that calls `encode_prompt`."""
     for k, statement in reversed(list(enumerate(block))):
         if "self.encode_prompt(" not in ast.unparse(statement):

@@ -2,13 +2,15 @@
 
 import ast
 import inspect
-import linecache
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 Block = list[ast.stmt]
+BlockPath = tuple[tuple[Block, int], ...]  # blocks one in the other, with a place in each
+PARTS = ("body", "orelse", "finalbody")  # of a statement: its blocks
+DTYPE_CASTS = ("to", "float")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +34,21 @@ class LoopSource:
     name: str
     function: ast.FunctionDef
     filename: str
-    path: tuple[tuple[Block, int], ...]
+    path: BlockPath
     call: ast.Call
 
     @staticmethod
     def of(pipeline: type) -> "LoopSource":
         """That of a pipeline's class. Raises ValueError where there is no such loop."""
         function = inspect.unwrap(pipeline.__call__)
+        if not inspect.isfunction(function):
+            raise ValueError(
+                f"from_diffusers: got {pipeline.__name__}, which cannot be called; load a pipeline of a kind"
+            )
         filename = inspect.getsourcefile(function) or "<pipeline>"
         lines, first = inspect.getsourcelines(function)
         tree = ast.parse(textwrap.dedent("".join(lines)))
         ast.increment_lineno(tree, first - 1)  # a traceback shows the pipeline's own lines
-        linecache.checkcache(filename)
         whole = tree.body[0]
         assert isinstance(whole, ast.FunctionDef)
         found = list(_loops(whole.body))
@@ -92,10 +97,14 @@ class LoopSource:
         target = self.loop.target
         if isinstance(target, ast.Name):
             return None, target.id
-        assert isinstance(target, ast.Tuple)
-        index, label = target.elts
-        assert isinstance(index, ast.Name) and isinstance(label, ast.Name)
-        return index.id, label.id
+        found = target.elts if isinstance(target, ast.Tuple) else []
+        plain = [each.id for each in found if isinstance(each, ast.Name)]
+        if len(plain) != 2 or len(found) != 2:
+            raise ValueError(
+                f"from_diffusers: got {self.name}, whose loop is over `{ast.unparse(target)}`, expected a number and a "
+                "timestep, or a timestep"
+            )
+        return plain[0], plain[1]
 
     @cached_property
     def state(self) -> str:
@@ -182,9 +191,6 @@ class LoopSource:
         return frozenset(own | set(names(self.function, ast.Store)))
 
 
-DTYPE_CASTS = ("to", "float")
-
-
 def names(tree: ast.AST, context: type[ast.expr_context]) -> Iterator[str]:
     """The names read (ast.Load) or written (ast.Store) in a piece of source."""
     for node in ast.walk(tree):
@@ -228,16 +234,12 @@ def steps(tree: ast.AST) -> list[ast.Call]:
     ]
 
 
-def _loops(block: Block) -> Iterator[tuple[tuple[tuple[Block, int], ...], ast.Call]]:
+def _loops(block: Block) -> Iterator[tuple[BlockPath, ast.Call]]:
     """The innermost loops that step, each with the path to it."""
     for k, statement in enumerate(block):
         if not steps(statement):
             continue
-        inner = [
-            found
-            for part in ("body", "orelse", "finalbody")
-            for found in _loops(getattr(statement, part, []))
-        ]
+        inner = [found for part in PARTS for found in _loops(getattr(statement, part, []))]
         yield from ((((block, k), *path), call) for path, call in inner)
         if not inner and isinstance(statement, ast.For):
             yield ((block, k),), _usual(steps(statement), set(names(statement.target, ast.Store)))

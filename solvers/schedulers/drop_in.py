@@ -258,7 +258,8 @@ def _class_for(base: type) -> type:
     known = inspect.signature(step)
     if "generator" not in known.parameters:
         generator = inspect.Parameter("generator", inspect.Parameter.KEYWORD_ONLY, default=None)
-        step.__signature__ = known.replace(parameters=[*known.parameters.values(), generator])  # type: ignore[attr-defined]
+        more = known.replace(parameters=[*known.parameters.values(), generator])
+        step.__signature__ = more  # type: ignore[attr-defined]
     outputs = [
         each for name, each in vars(sys.modules[base.__module__]).items() if name.endswith("SchedulerOutput")
     ]

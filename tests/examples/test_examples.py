@@ -43,8 +43,6 @@ SHARED = {
     "procedural_models",
     "procedural_card",
     "train_procedural",
-    "diffusers_tiny",
-    "tiny_flux",
     "tiny_pipelines",
 }  # imported by the examples; train writes the weights
 
