@@ -123,6 +123,13 @@ def check_gradient(gradient: object) -> None:
         )
 
 
+def check_serves(gradient: Gradient | None, *plans: Plan) -> None:
+    """Raise ValueError where `gradient` cannot carry out one of several `plans`, before the first of them is run."""
+    check_gradient(gradient)
+    for plan in plans if gradient is not None else ():
+        gradient.check(plan)
+
+
 def check_nodes(plan: object, at: Any) -> None:
     """Raise TypeError unless `plan` is one and `at` a sequence of whole numbers, ValueError where it lacks a node."""
     check_plan(plan)

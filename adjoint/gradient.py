@@ -1,9 +1,11 @@
 """Gradient: what every strategy is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 from ..solvers import Plan
 from ..solvers.checked import CheckedFields
+from .input import Input
 from .replay.rollout import Registers, Rollout
 
 
@@ -39,6 +41,11 @@ class Gradient(CheckedFields, ABC):
         rule.
         """
         return True
+
+    def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:  # noqa: B027  (most carry out any plan)
+        """Raise ValueError where it cannot carry out `plan`, or gives nothing to what is `wanted`: whoever optimises
+        through a sampler asks before any work.
+        """
 
     @abstractmethod
     def run(self, rollout: Rollout, registers: Registers) -> Registers:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint import Gradient, sample
+from ...adjoint import Gradient, Input, sample
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ..guides.context import Context
@@ -75,7 +75,7 @@ def advdiff(
 
     Args:
         log_prob: (B, ...) to (B,) the attacked classifier's log p(target | .), on states as on samples.
-        gradient: None for the published first-order update, else a strategy for the exact one.
+        gradient: the strategy that differentiates the run; None: the published first-order update.
 
     A sample that has succeeded is kept; its mates go on. One whose log_prob or gradient is not finite keeps its
     noise, with a warning. The published form multiplies both scales by
@@ -86,6 +86,8 @@ def advdiff(
         raise ValueError(
             f"advdiff: got rounds={rounds}, last={last}, expected rounds >= 1 and 0 <= last <= 1"
         )
+    if gradient is not None:
+        gradient.check(plan, [Input.X])
     x, found, taken = x.detach().clone(), None, torch.zeros(len(x), dtype=torch.long, device=x.device)
     done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     guide = TowardsTarget(log_prob, scale, plan.steps - round(last * plan.steps))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint import Checkpoint, Gradient
+from ...adjoint import Auto, Gradient, Input
 from ...solvers import Addressed, FlowEuler, Method, Model, UniformT
 from ...solvers.grid import Times
 from ..loss import Loss, check_loss
@@ -51,7 +51,7 @@ def learn_schedule(
     noise: Addressed | Tensor = Addressed(0),
     scale: float | Tensor = 1.0,
     null: Any = None,
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
 ) -> Learned:
     """Minimise loss(edit) over eta(t), and gamma(t) with `learn_gamma`, by Adam, projected on [0, 1] after every step.
 
@@ -61,6 +61,7 @@ def learn_schedule(
         eta, gamma: where to start. shared: one schedule for the whole batch (its samples then share the sum
             of their losses).
         lr: Adam's, in units of eta.
+        gradient: the strategy that differentiates the run.
         Others as `rf_inversion`.
 
     Raises:
@@ -73,6 +74,7 @@ def learn_schedule(
     if steps < 1:
         raise ValueError(f"learn_schedule: got steps={steps}, expected at least 1")
     image, plan = image.detach(), method.plan(denoiser.process, grid)
+    gradient.check(plan, [Input.COND])
     etas = _start("eta", eta, plan.steps, image, shared).requires_grad_()
     gammas = _start("gamma", gamma, plan.steps, image, shared).requires_grad_(learn_gamma)
     variables = [etas, gammas]
