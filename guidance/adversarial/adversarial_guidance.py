@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import Gradient, Input, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ..guides.context import Context
@@ -86,8 +87,7 @@ def advdiff(
         raise ValueError(
             f"advdiff: got rounds={rounds}, last={last}, expected rounds >= 1 and 0 <= last <= 1"
         )
-    if gradient is not None:
-        gradient.check(plan, [Input.X])
+    check_serves(gradient, plan, wanted=[Input.X])
     x, found, taken = x.detach().clone(), None, torch.zeros(len(x), dtype=torch.long, device=x.device)
     done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     guide = TowardsTarget(log_prob, scale, plan.steps - round(last * plan.steps))
@@ -114,8 +114,7 @@ def advdiff(
         if gradient is None:
             value = log_prob(point)
         else:
-            memory, zero = run.memory(guide), torch.zeros_like(x)
-            added = [memory.get(str(k), zero) for k in range(plan.steps)]
+            added = [run.memory(guide).get(str(k), torch.zeros_like(x)) for k in range(plan.steps)]
             value = log_prob(through_sampler(point, added, gradient))
             calls, vjps = (n + more for n, more in zip((calls, vjps), gradient.cost(plan), strict=True))
         (move,) = torch.autograd.grad(value.sum(), point)

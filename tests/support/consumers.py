@@ -170,6 +170,14 @@ def _(gradient, method):
     return [run.sample, run.losses]
 
 
+@consumer("steer")
+def _(gradient, method):
+    x, scale = X.clone().requires_grad_(), torch.tensor(0.1, requires_grad=True)
+    guide = guidance.DPS(loss, guidance.Raw(scale))
+    run = guidance.steer(model(), plan_of(method), x, guide, through=guidance.Through.FULL, gradient=gradient)
+    return [run.sample, *torch.autograd.grad(loss(run.sample).sum(), [x, scale])]
+
+
 @consumer("purify")
 def _(gradient, method):
     image = X.clone().requires_grad_()
@@ -316,7 +324,7 @@ OWN_PLAN = {
     "flow_edit",
     "regeneration_distance",
 }
-ONE_STATE = {"DRaFTLV", "SurrogatePurified", "advdiff"}
+ONE_STATE = {"DRaFTLV", "SurrogatePurified", "advdiff", "steer"}
 
 
 def method_for(name: str, gradient: Gradient) -> Method:
@@ -366,7 +374,6 @@ WITHOUT: dict[str, str] = {
     "save_adapter": "no sampler",
     "save_weights": "no sampler",
     "smc": NO_GRADIENT + " but its proposal's",
-    "steer": "`through` says what is differentiated of a guided run",
     "svdd": NO_GRADIENT + ": it chooses",
     "visited": "states without a graph",
 }

@@ -114,10 +114,16 @@ POLICIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("loss, policy", POLICIES, ids=lambda each: getattr(each, "__name__", ""))
-@pytest.mark.parametrize("shape", [(), (3,), (4,), (4, 3)], ids=["one", "each", "steps", "each step"])
+SHAPES = {"one": (), "each": (3,), "steps": (4,), "each step": (4, 3)}
+CASES = [(*POLICIES[0], shape) for shape in SHAPES] + [(*each, "each step") for each in POLICIES[1:]]
+
+
+@pytest.mark.parametrize(
+    "loss, policy, shape", CASES, ids=lambda each: getattr(each, "__name__", str(each)[:9])
+)
 def test_strengths_of_every_shape_have_their_gradient(loss, policy, shape):
     """One for all, one for each sample, one for each step or both; by finite differences."""
+    shape = SHAPES[shape]
     base = 0.05 + 0.02 * torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def run(value, gradient=Direct()):
@@ -203,9 +209,9 @@ def activations(gradient, steps):
 
 
 def test_memory_is_one_steps_graph_whatever_the_number_of_steps():
-    """12 activations at 4 steps as at 12, where a graph over the run has 28 and 76."""
-    kept, plain = ([activations(gradient, n) for n in (4, 12)] for gradient in (Checkpoint(), Direct()))
-    assert kept[1] == kept[0] < plain[0] / 2 < plain[1] / 5
+    """As many at 3 steps as at 9, where a graph over the run holds thrice as many."""
+    kept, plain = ([activations(gradient, n) for n in (3, 9)] for gradient in (Checkpoint(), Direct()))
+    assert kept[1] == kept[0] < plain[0] and plain[1] > 2.5 * plain[0]
 
 
 @pytest.mark.parametrize("guide", [DPS(SEEN), REDdiff(SEEN)], ids=named)
