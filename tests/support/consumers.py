@@ -178,6 +178,17 @@ def _(gradient, method):
     return [run.sample, *torch.autograd.grad(loss(run.sample).sum(), [x, scale])]
 
 
+@consumer("smc")
+def _(gradient, method):
+    x, scale = X.reshape(2, 2, 2).clone().requires_grad_(), torch.tensor(0.1, requires_grad=True)
+    guide = guidance.DataGuidance(loss, guidance.Raw(scale))
+    cloud = guidance.smc(
+        model(), plan_of(method), x, lambda x, _: -loss(x), Addressed(0), proposal=guide, threshold=1.0,
+        through=guidance.Through.FULL, gradient=gradient,
+    )  # fmt: skip
+    return [cloud.x, cloud.log_z, *torch.autograd.grad(cloud.log_z.sum() + cloud.mean().sum(), [x, scale])]
+
+
 @consumer("purify")
 def _(gradient, method):
     image = X.clone().requires_grad_()
@@ -314,7 +325,7 @@ def _(gradient, method):
 
 # those whose plan must draw noise; those whose plans are their own, so that no method makes them reversible; those
 # that cut or change one state, where a reversible plan has two
-NOISY = {"dno", "DRaFT with a path KL", "ReFL", "cycle_diffusion", "edit_friendly", "sde_drag"}
+NOISY = {"dno", "DRaFT with a path KL", "ReFL", "cycle_diffusion", "edit_friendly", "sde_drag", "smc"}
 OWN_PLAN = {
     "Lookahead",
     "LookaheadMorph",
@@ -373,7 +384,6 @@ WITHOUT: dict[str, str] = {
     "load_weights": "no sampler",
     "save_adapter": "no sampler",
     "save_weights": "no sampler",
-    "smc": NO_GRADIENT + " but its proposal's",
     "svdd": NO_GRADIENT + ": it chooses",
     "visited": "states without a graph",
 }
