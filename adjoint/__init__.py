@@ -10,6 +10,7 @@ from .continuous import *
 from .density import *
 from .direct import Direct
 from .gradient import Gradient
+from .input import Input
 from .jacobian_free import JacobianFree
 from .replay.rollout import Registers, Rollout
 from .replay.schedule import Keep
@@ -19,9 +20,9 @@ from .skip_straight import SkipStraight
 from .truncated import Truncated
 
 __all__ = [
-    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "JacobianFree", "Keep", "Mechanism", "PerStep", "Registers",
-    "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "density", "sample",
-    "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Input", "JacobianFree", "Keep", "Mechanism", "PerStep",
+    "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "density",
+    "sample", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__

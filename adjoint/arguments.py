@@ -1,7 +1,7 @@
 """What a run is given, by kind: said before any of it is used."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..solvers.opening import check_state
 from ..solvers.per_step import PerStep
 from .auto import Auto
 from .gradient import Gradient
+from .input import Input
 from .transforms import transform
 
 
@@ -121,6 +122,15 @@ def check_gradient(gradient: object) -> None:
             f"gradient={gradient}: got a call under torch.no_grad() or inference_mode(), expected grad mode on; call "
             "outside of it, or pass gradient=None to sample only"
         )
+
+
+def check_serves(gradient: Gradient | None, *plans: Plan, wanted: Collection[Input] = ()) -> None:
+    """Raise ValueError where `gradient` cannot carry out one of `plans`, before the first of them is run, or leaves out
+    what is `wanted`.
+    """
+    check_gradient(gradient)
+    for plan in plans if gradient is not None else ():
+        gradient.check(plan, wanted)
 
 
 def check_nodes(plan: object, at: Any) -> None:

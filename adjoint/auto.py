@@ -1,10 +1,13 @@
 """Auto: the default of `sample`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..solvers import Plan
+from torch import Tensor
+
+from ..solvers import Model, Plan
 from .checkpoint import Checkpoint
-from .gradient import Gradient
+from .gradient import Around, Gradient
 from .replay.rollout import Registers, Rollout
 
 
@@ -18,6 +21,9 @@ class Auto(Gradient):
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         return Checkpoint().run(rollout, registers)
+
+    def around_steps(self, model: Model, declared: Mapping[str, Tensor]) -> Around:
+        return Checkpoint().around_steps(model, declared)
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         return Checkpoint().cost(plan)

@@ -1,14 +1,14 @@
 """Checkpoint: exact gradients from the states alone, each network call replayed in the backward pass."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from torch import Tensor
 
-from ..solvers import Plan
-from .gradient import Gradient
+from ..solvers import Model, Plan
+from .gradient import Around, Gradient
 from .replay.autograd_node import differentiable, obstacle
 from .replay.recorded import Recorded
 from .replay.region import Regions
@@ -80,6 +80,9 @@ class Checkpoint(Gradient):
                 ) from None
             return self._by_regions(rollout, registers, str(captured))
 
+    def around_steps(self, model: Model, declared: Mapping[str, Tensor]) -> Around:
+        return self._regions(model, declared, "a guided run")
+
     def cost(self, plan: Plan) -> tuple[int, int]:
         if self.recursive and self.memory_budget is None:
             return choose(plan.nfe, plan.steps, 1, 1, 1, None, True).forwards, plan.nfe
@@ -99,16 +102,19 @@ class Checkpoint(Gradient):
         return keep
 
     def _by_regions(self, rollout: Rollout, registers: Registers, reason: str) -> Registers:
+        regions = self._regions(rollout.model, rollout.declared(), reason)
+        out = rollout.execute(registers, regions.evaluate(rollout))
+        regions.check()
+        return out
+
+    def _regions(self, model: Model, declared: Mapping[str, Tensor], reason: str) -> Regions:
         if self.memory_budget is not None or self.recursive:
             raise ValueError(
                 f"{self}: got {reason}, for which every call becomes a region that keeps its state; expected none "
                 "where a memory budget is to be kept; take it away, or Checkpoint(offload=True)"
             )
         log.info("Checkpoint by regions: %s", reason)
-        regions = Regions(rollout, self.offload)
-        out = rollout.execute(registers, regions)
-        regions.check()
-        return out
+        return Regions(model, declared, self.offload)
 
 
 def _watched_once(rollout: Rollout) -> Rollout:

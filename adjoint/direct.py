@@ -1,9 +1,12 @@
 """Direct: no strategy at all."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..solvers import Plan
-from .gradient import Gradient
+from torch import Tensor
+
+from ..solvers import Model, Plan
+from .gradient import Around, Gradient
 from .replay.rollout import Registers, Rollout
 
 
@@ -13,6 +16,9 @@ class Direct(Gradient):
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         return rollout.execute(registers)
+
+    def around_steps(self, model: Model, declared: Mapping[str, Tensor]) -> Around:
+        return lambda step, name, x: step(x)
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         return plan.nfe, plan.nfe

@@ -1,10 +1,18 @@
 """Gradient: what every strategy is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 
-from ..solvers import Plan
+from torch import Tensor
+
+from ..solvers import Model, Plan
 from ..solvers.checked import CheckedFields
+from .input import Input
 from .replay.rollout import Registers, Rollout
+
+Around = Callable[
+    [Callable[[Tensor], Tensor], str, Tensor], Tensor
+]  # (step, its name in errors, x) -> step(x)
 
 
 class Gradient(CheckedFields, ABC):
@@ -39,6 +47,23 @@ class Gradient(CheckedFields, ABC):
         rule.
         """
         return True
+
+    def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:  # noqa: B027  (most carry out any plan)
+        """Raise ValueError where it cannot carry out `plan`, or gives nothing to what is `wanted`: whoever optimises
+        through a sampler asks before any work.
+        """
+
+    def around_steps(self, model: Model, declared: Mapping[str, Tensor]) -> Around:
+        """How the steps of a run are made that are more than their plan's instructions, as a guide's are: any function
+        of x, differentiated by autograd. `declared`: what is known to enter `model`, by name.
+
+        Raises:
+            ValueError: of strategies that differentiate by the plan.
+        """
+        raise ValueError(
+            f"gradient={self}: got a guided run, whose steps are more than their plan's instructions, expected "
+            "Checkpoint() or Direct()"
+        )
 
     @abstractmethod
     def run(self, rollout: Rollout, registers: Registers) -> Registers:

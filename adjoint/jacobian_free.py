@@ -1,5 +1,6 @@
 """JacobianFree: a gradient that takes every prediction of the network for a constant."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from ..solvers import NOISE, Call, Plan, Prediction
 from .gradient import Gradient
 from .held_slopes import held_slopes
+from .input import Input
 from .left_out import warn_left_out_of
 from .replay.rollout import Registers, Rollout
 
@@ -23,6 +25,15 @@ class JacobianFree(Gradient):
     """
 
     held: Prediction = NOISE
+
+    def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:
+        for name in (Input.COND, Input.PARAMETERS):
+            if name in wanted:
+                raise ValueError(
+                    f"{self}: got {name.value} to differentiate, expected x, noise or controls alone: predictions are "
+                    "held constant; use Checkpoint()"
+                )
+        held_slopes(self, self.held, plan)
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         slopes = held_slopes(self, self.held, rollout.program.plan)

@@ -1,6 +1,6 @@
 """Reversible: nothing is kept but the end; the backward pass steps back over the plan and differentiates as it goes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from ..solvers.linear_map import Mixer, Value
 from ..solvers.loop import total, write
 from ..solvers.program import BoundCombine, BoundEvaluate, Program
 from ..solvers.wanted import Limit
+from .input import Input
 from .replay.live_call import LiveCall
 from .replay.rollout import Registers, Rollout
 from .replay.sensitivity import Sensitivity
@@ -46,6 +47,9 @@ class Reversible(Taped):
     def __post_init__(self) -> None:
         if self.anchor is not None and self.anchor < 1:
             raise ValueError(f"Reversible: got anchor={self.anchor}, expected at least 1 step, or None")
+
+    def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:
+        inversion(plan)
 
     def tape(self, rollout: Rollout, registers: Registers) -> Tape:
         return _Retraceable(rollout, registers, self)

@@ -1,5 +1,6 @@
 """SkipStraight: a gradient through a flow that takes one Jacobian for a whole stretch where the path is straight."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from ..solvers import FLOW, Call, Combine, Evaluate, Plan
 from ..solvers.broadcast import per_sample
 from ..solvers.wanted import NonNegative
 from .gradient import Gradient
+from .input import Input
 from .replay.rollout import Registers, Rollout
 
 
@@ -27,8 +29,7 @@ class SkipStraight(Gradient):
 
     tolerance: NonNegative = 5e-3
 
-    def run(self, rollout: Rollout, registers: Registers) -> Registers:
-        plan = rollout.program.plan
+    def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:
         if (
             not all(
                 isinstance(op, Combine) or isinstance(op, Evaluate) and op.want == FLOW
@@ -40,6 +41,10 @@ class SkipStraight(Gradient):
             raise ValueError(
                 f"{self}: got {plan.name}, expected Euler steps on the velocity; take FlowEuler()"
             )
+
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        plan = rollout.program.plan
+        self.check(plan)
         velocities: dict[int, Tensor] = {}
 
         def record(call: Call, state: Tensor) -> Tensor:

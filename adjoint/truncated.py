@@ -1,5 +1,6 @@
 """Truncated: the end of the run is handed to another strategy, what comes before only runs."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from ..solvers import Plan
 from .checkpoint import Checkpoint
 from .gradient import Gradient
+from .input import Input
 from .left_out import warn_left_out
 from .replay.rollout import Registers, Rollout
 
@@ -33,6 +35,14 @@ class Truncated(Gradient):
                 f"Truncated: got last={self.last}, expected at least 1 step; gradient=None samples without "
                 "gradients"
             )
+
+    def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:
+        if self.last < plan.steps and Input.X in wanted:
+            raise ValueError(
+                f"{self}: got x to differentiate, expected something that enters the last {self.last} of {plan.steps} "
+                "steps; truncation cuts x off: use Checkpoint() for it"
+            )
+        self.inner.check(plan, wanted)
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         program = rollout.program

@@ -7,13 +7,13 @@ loop. The graph's nodes stay: about 0.4 MiB a call for a network of 1 M paramete
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ...solvers import Call
+from ...solvers import Call, Model
 from .call_state import CallState
 from .fingerprint import Projection, check_repeated, tolerance
 from .rollout import Rollout
@@ -127,17 +127,21 @@ class Region:
 
 
 class Regions:
-    """A stand-in for the rollout's network call that keeps states only, on the CPU if `offload`."""
+    """The regions of one run, which keep states only, on the CPU if `offload`.
 
-    def __init__(self, rollout: Rollout, offload: bool) -> None:
-        self.rollout, self.offload = rollout, offload
-        declared = rollout.declared()
-        check_initialised(rollout.model, declared)
-        self.live, self.snapshot = Live(), Snapshot(rollout.model, declared)
+    Args:
+        declared: all that is known to enter `model` besides states, by name.
+    """
+
+    def __init__(self, model: Model, declared: Mapping[str, Tensor], offload: bool) -> None:
+        self.offload = offload
+        check_initialised(model, declared)
+        self.live, self.snapshot = Live(), Snapshot(model, declared)
         self.tensors, self.turns = list(declared.values()), Turns()
         self.projection: Projection | None = None
 
-    def __call__(self, call: Call, state: Tensor) -> Tensor:
+    def __call__(self, fn: Callable[[Tensor], Tensor], name: str, state: Tensor) -> Tensor:
+        """fn(state) as one region; `name` is what errors call it."""
         if self.projection is None:
             autocast = (
                 torch.is_autocast_enabled(state.device.type),
@@ -147,12 +151,17 @@ class Regions:
                 Projection(state.detach()),
                 tolerance([state, *self.tensors], [autocast]),
             )
-        name = f"network call {call.index} of step {call.step}"
-        region = Region(lambda x: self.rollout.evaluate(call, x), name, self)
+        region = Region(fn, name, self)
         if not self.turns.draws:
             return region(state)
         with self.turns.taken():
             return region(state)
+
+    def evaluate(self, rollout: Rollout) -> Callable[[Call, Tensor], Tensor]:
+        """A stand-in for the rollout's network call."""
+        return lambda call, state: self(
+            lambda x: rollout.evaluate(call, x), f"network call {call.index} of step {call.step}", state
+        )
 
     def mark(self, out: Tensor) -> Tensor:
         """Two numbers of each sample."""

@@ -1,6 +1,6 @@
 """Snapshot: what must not change between a run and its backward pass."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Snapshot:
         tensors: everything that enters, by name.
     """
 
-    def __init__(self, model: Model, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, model: Model, tensors: Mapping[str, Tensor]) -> None:
         self.model, self.tensors = model, tensors
         self.versions = {name: _version(value) for name, value in tensors.items()}
         self.wanted = {name: value.requires_grad for name, value in tensors.items()}
@@ -114,7 +114,7 @@ class Snapshot:
         return named(self.model, what)
 
 
-def check_initialised(model: Model, tensors: dict[str, Tensor]) -> None:
+def check_initialised(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError naming one of `tensors`, or a buffer, whose shape the first call would find (nn.Lazy*)."""
     for name, value in (*tensors.items(), *named(model, nn.Module.named_buffers)):
         if is_lazy(value):

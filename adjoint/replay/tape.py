@@ -233,7 +233,8 @@ class Tape(ABC):
         stands = {name: value if name in shared else alias(value) for name, value in wanted.items()}
         again = self.rollout.quiet().standing_in(stands)
         registers = {name: stands.get(f"register {name}", value) for name, value in self.registers.items()}
-        region, replays = Regions(again, offload=False), self.replays()
+        regions, replays = Regions(again.model, again.declared(), offload=False), self.replays()
+        region = regions.evaluate(again)
 
         def evaluate(call: Call, state: Tensor) -> Tensor:
             with self.calls.of(call).restored():

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint import Gradient, sample
+from ...adjoint import Gradient, Input, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ..guides.context import Context
@@ -75,7 +76,7 @@ def advdiff(
 
     Args:
         log_prob: (B, ...) to (B,) the attacked classifier's log p(target | .), on states as on samples.
-        gradient: None for the published first-order update, else a strategy for the exact one.
+        gradient: the strategy that differentiates the run; None: the published first-order update.
 
     A sample that has succeeded is kept; its mates go on. One whose log_prob or gradient is not finite keeps its
     noise, with a warning. The published form multiplies both scales by
@@ -86,6 +87,7 @@ def advdiff(
         raise ValueError(
             f"advdiff: got rounds={rounds}, last={last}, expected rounds >= 1 and 0 <= last <= 1"
         )
+    check_serves(gradient, plan, wanted=[Input.X])
     x, found, taken = x.detach().clone(), None, torch.zeros(len(x), dtype=torch.long, device=x.device)
     done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     guide = TowardsTarget(log_prob, scale, plan.steps - round(last * plan.steps))
@@ -112,8 +114,7 @@ def advdiff(
         if gradient is None:
             value = log_prob(point)
         else:
-            memory, zero = run.memory(guide), torch.zeros_like(x)
-            added = [memory.get(str(k), zero) for k in range(plan.steps)]
+            added = [run.memory(guide).get(str(k), torch.zeros_like(x)) for k in range(plan.steps)]
             value = log_prob(through_sampler(point, added, gradient))
             calls, vjps = (n + more for n, more in zip((calls, vjps), gradient.cost(plan), strict=True))
         (move,) = torch.autograd.grad(value.sum(), point)

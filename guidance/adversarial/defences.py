@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ...adjoint import Auto, Gradient, sample
+from ...adjoint import Auto, Gradient, Input, sample
 from ...solvers import Addressed, Model, Plan
 from ...solvers.checked import CheckedFields
 from .purification import purify, straight_through
@@ -57,14 +57,17 @@ class Purified(Defence):
     """classifier(purify(image)), with a fresh start (and for stochastic plans fresh noise) each time.
 
     Args:
-        gradient: exact at the strategy's memory (`Checkpoint()`, `Reversible()`), or an approximation such as
-            `JacobianFree()`.
+        gradient: the strategy that differentiates the run: exact at its own memory (`Checkpoint()`,
+            `Reversible()`), or an approximation such as `JacobianFree()`.
     """
 
     classifier: Classifier
     denoiser: Model
     plan: Plan
     gradient: Gradient = Auto()
+
+    def __post_init__(self) -> None:
+        self.gradient.check(self.plan, [Input.X])
 
     def logits(self, images: Tensor, noise: Addressed) -> Tensor:
         gradient = self.gradient if _wanted(images) else None
@@ -85,6 +88,9 @@ class SurrogatePurified(Defence):
 
     This is how published evaluations attack purification: BPDA with last = 0, a few unrolled steps otherwise. It
     overestimates the defence wherever `Purified` with an exact gradient breaks it.
+
+    Args:
+        gradient: the strategy that differentiates the run of the last steps.
     """
 
     classifier: Classifier
@@ -104,6 +110,7 @@ class SurrogatePurified(Defence):
                 f"SurrogatePurified: got {self.plan.name}, which remembers predictions across the cut, expected a "
                 "one-step method such as DDIM()"
             )
+        self.gradient.check(self._parts()[1], [Input.X])
 
     def _parts(self) -> tuple[Plan, Plan]:
         return self.plan.split(self.plan.steps - self.last)

@@ -32,6 +32,7 @@ def purify(
     Args:
         image: (B, ...) in the range the denoiser was trained on.  start: like it, standard normal; fresh for
             every call in use, averaged over in an attack.
+        gradient: the strategy that differentiates the run; None: it only samples.
 
     Raises:
         ValueError: a plan that rises, a start of another shape, and what `sample` raises.

@@ -5,14 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint import sample
+from ...adjoint import Gradient, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import DDIM, Model, Plan
 from ...solvers.checked import checked
 from ...solvers.wanted import Samples
 
 
 @checked
-def regeneration_distance(denoiser: Model, plan: Plan, images: Samples, *, cond: Any = None) -> Tensor:
+def regeneration_distance(
+    denoiser: Model, plan: Plan, images: Samples, *, cond: Any = None, gradient: Gradient | None = None
+) -> Tensor:
     """|x - x'| / sqrt(d), (B,): x' is the sample of `plan` from the noise to which DDIM on the plan's times, taken
     backwards, leads the image.
 
@@ -22,6 +25,8 @@ def regeneration_distance(denoiser: Model, plan: Plan, images: Samples, *, cond:
 
     Args:
         plan: deterministic, from noise to data; 10 to 50 steps.  images: (B, ...), states at its last time.
+        gradient: the strategy that differentiates the run, for an attacker who knows the detector; None: it only
+            samples.
 
     Raises:
         ValueError: a plan that draws noise, or rises.
@@ -36,6 +41,7 @@ def regeneration_distance(denoiser: Model, plan: Plan, images: Samples, *, cond:
         )
     times = torch.tensor(plan.times, dtype=torch.float64)
     upwards = DDIM().along(plan.process, times.flip(0))
-    latent = sample(denoiser, upwards, images, cond=cond, gradient=None)
-    again = sample(denoiser, plan, latent, cond=cond, gradient=None)
+    check_serves(gradient, upwards, plan)
+    latent = sample(denoiser, upwards, images, cond=cond, gradient=gradient)
+    again = sample(denoiser, plan, latent, cond=cond, gradient=gradient)
     return (images - again).flatten(1).square().mean(1).sqrt()

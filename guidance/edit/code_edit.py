@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import DDIM, SCORE, Addressed, Method, Model, convert
 from ...solvers.grid import Times
 from .base import Edit, alpha_sigma, falling_times, seed_of
@@ -39,6 +40,7 @@ def code(
             (higher: stronger) to data.
         steps: 0 encodes, clips and decodes. rate, temperature, width: at least 0; temperature 0 climbs the
             density.
+        gradient: the strategy that differentiates the run, both runs along the ODE; None: they only sample.
 
     Returns:
         An Edit with the corrected state as latent. Raises ValueError: numbers out of range, a rising grid.
@@ -54,6 +56,7 @@ def code(
     process = denoiser.process
     times = falling_times(grid, process)
     up, down = method.along(process, times.flip(0)), method.along(process, times)
+    check_serves(gradient, up, down)
     noise.check(steps, image)
     alpha, sigma = alpha_sigma(process, times[0], image)
     low, high = alpha * limits[0] - width * sigma, alpha * limits[1] + width * sigma

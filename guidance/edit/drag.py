@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import Addressed, Model, Plan, recover_noise
 from .base import Edit, seed_of
 
@@ -41,6 +42,7 @@ def sde_drag(
             without the centre.
         keep: in [0, 1]. gain: above 1 strengthens the moved content. noise: round r draws its path with
             stream + 1 + r.
+        gradient: the strategy that differentiates the run; None: it only samples.
 
     Returns:
         An Edit with the last round's start and noises. Equal points give the image back. Gradients reach the
@@ -53,6 +55,7 @@ def sde_drag(
     2311.01410, algorithm 2 (without its LoRA fine-tuning and its annealed guidance).
     """
     _check(image, source, target, radius, stride, keep)
+    check_serves(gradient, plan)
     out, result = image, Edit(image, None, 0, seed_of(noise))
     for r, (old, new) in enumerate(pairwise(_centres(source, target, stride))):
         drawn = replace(noise, stream=noise.stream + 1 + r)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ...adjoint import Auto, Gradient, PerStep, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import FLOW, Addressed, FlowEuler, GivenNoise, Model, Noise, UniformT
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
@@ -87,6 +88,7 @@ def flow_edit(
         n_max: larger edits more. n_avg: draws averaged a step.
         source_scale, target_scale, null: classifier-free guidance (paper: FLUX 1.5 and 5.5, n_max 24 of 28;
             SD3 3.5 and 13.5, 33 of 50).
+        gradient: the strategy that differentiates the run; None: it only samples.
 
     Returns:
         An Edit. Gradients reach everything. Raises ValueError: another process, steps out of range, noise
@@ -103,6 +105,7 @@ def flow_edit(
             f"flow_edit: got n_min={n_min}, n_max={n_max}, n_avg={n_avg} on {count} steps, expected 0 <= "
             "n_min <= n_max <= steps, n_max and n_avg at least 1"
         )
+    check_serves(gradient, FlowEuler().along(denoiser.process, times))
     image = carried(image)
     draws = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     slots = (n_max - n_min) * n_avg + (n_min > 0)

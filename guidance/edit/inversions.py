@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import DDIM, FLOW, Builder, FlowMidpoint, Method, Model
 from ...solvers.checked import checked
 from ...solvers.grid import Times
@@ -54,6 +55,7 @@ def ode_inversion(
     Args:
         image: (B, ...) clean data, the state at the grid's last time. grid: falling, from noise to data.
         scale, null: classifier-free guidance of the way back.
+        gradient: the strategy that differentiates the run; None: it only samples.
 
     Returns:
         An Edit; gradients reach everything. Raises ValueError: a grid that rises, a stochastic method.
@@ -62,6 +64,7 @@ def ode_inversion(
     """
     times = falling_times(grid, denoiser.process)
     up, down = method.along(denoiser.process, times.flip(0)), method.along(denoiser.process, times)
+    check_serves(gradient, up, down)
     kept = where_wanted(gradient, denoiser, image, source)
     latent = sample(denoiser, up, image, cond=source, gradient=kept)
     out = sample(guided(denoiser, scale, null), down, latent, cond=target, gradient=gradient)

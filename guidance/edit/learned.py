@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint import Checkpoint, Gradient
+from ...adjoint import Auto, Gradient, Input
 from ...solvers import Addressed, FlowEuler, Method, Model, UniformT
 from ...solvers.grid import Times
 from ..loss import Loss, check_loss
@@ -51,7 +51,7 @@ def learn_schedule(
     noise: Addressed | Tensor = Addressed(0),
     scale: float | Tensor = 1.0,
     null: Any = None,
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
 ) -> Learned:
     """Minimise loss(edit) over eta(t), and gamma(t) with `learn_gamma`, by Adam, projected on [0, 1] after every step.
 
@@ -61,6 +61,7 @@ def learn_schedule(
         eta, gamma: where to start. shared: one schedule for the whole batch (its samples then share the sum
             of their losses).
         lr: Adam's, in units of eta.
+        gradient: the strategy that differentiates the run.
         Others as `rf_inversion`.
 
     Raises:
@@ -73,21 +74,21 @@ def learn_schedule(
     if steps < 1:
         raise ValueError(f"learn_schedule: got steps={steps}, expected at least 1")
     image, plan = image.detach(), method.plan(denoiser.process, grid)
+    gradient.check(plan, [Input.COND])
     etas = _start("eta", eta, plan.steps, image, shared).requires_grad_()
     gammas = _start("gamma", gamma, plan.steps, image, shared).requires_grad_(learn_gamma)
     variables = [etas, gammas]
     learned = variables if learn_gamma else [etas]
-    inverting: dict[str, Any] = {"cond": source, "noise": noise, "grid": grid, "method": method}
-    editing: dict[str, Any] = {"cond": target, "scale": scale, "null": null, "grid": grid, "method": method}
-    with torch.no_grad():
-        latent = rf_invert(denoiser, image, gamma=gammas, gradient=None, **inverting)
+    up: dict[str, Any] = {"cond": source, "noise": noise, "grid": grid, "method": method}
+    down: dict[str, Any] = {"scale": scale, "null": null, "grid": grid, "method": method}
+    latent = rf_invert(denoiser, image, gamma=gammas, gradient=None, **up)
     adam, rows = torch.optim.Adam(learned, lr=lr), []
     best = torch.full_like(image.flatten(1)[:, 0], float("inf"))
     kept = [variable.detach().clone() for variable in variables]
     for step in range(steps + 1):
         if learn_gamma:
-            latent = rf_invert(denoiser, image, gamma=gammas, gradient=gradient, **inverting)
-        value = loss(rf_regenerate(denoiser, latent, image, eta=etas, gradient=gradient, **editing))
+            latent = rf_invert(denoiser, image, gamma=gammas, gradient=gradient, **up)
+        value = loss(rf_regenerate(denoiser, latent, image, cond=target, eta=etas, gradient=gradient, **down))
         check_loss(value, len(image))
         if not bool(value.detach().isfinite().all()):
             raise FloatingPointError(f"loss: not finite at step {step}: got {value.detach().tolist()}")
@@ -104,19 +105,8 @@ def learn_schedule(
                 for variable in learned:
                     variable.clamp_(0, 1)
     edit = rf_inversion(
-        denoiser,
-        image,
-        target=target,
-        source=source,
-        eta=kept[0],
-        gamma=kept[1],
-        noise=noise,
-        scale=scale,
-        null=null,
-        grid=grid,
-        method=method,
-        gradient=None,
-    )
+        denoiser, image, target=target, source=source, eta=kept[0], gamma=kept[1], noise=noise, gradient=None, **down
+    )  # fmt: skip
     passes, (calls, vjps) = len(learned), gradient.cost(plan)
     nfe = passes * (calls * steps + plan.nfe) + plan.nfe + edit.nfe
     return Learned(edit, kept[0], kept[1], best, torch.stack(rows), nfe, passes * vjps * steps)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
+from ...adjoint.arguments import check_serves
 from ...solvers import Addressed, FlowEuler, Method, Model, Noise, Plan, UniformT
 from ...solvers.checked import checked
 from ...solvers.grid import Times
@@ -46,6 +47,7 @@ def rf_inversion(
         grid: falling, from noise to data; inverted along the same nodes.
         noise: y1 is its starting noise; or y1 itself (B, ...).
         scale, null: classifier-free guidance of the way back.
+        gradient: the strategy that differentiates the run; None: it only samples.
 
     Returns:
         An Edit with the structured noise as latent. Gradients reach image, y1, both conditions, gamma, eta,
@@ -61,6 +63,7 @@ def rf_inversion(
     times = _nodes(denoiser, grid)
     up = _pass(denoiser, method, times.flip(0), "gamma", gamma, starting("y1", noise, image), source)
     down = _pass(guided(denoiser, scale, null), method, times, "eta", eta, image, target)
+    check_serves(gradient, up.plan, down.plan)
     latent = sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
     out = sample(down.model, down.plan, latent, cond=down.cond, gradient=down.strategy(gradient, latent))
     return Edit(out, latent, up.plan.nfe + down.plan.nfe, seed_of(noise))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...adjoint import Auto, Gradient, sample
-from ...adjoint.arguments import noise_for
+from ...adjoint.arguments import check_serves, noise_for
 from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
 from ...solvers.checked import checked
 from ...solvers.opening import carried
@@ -39,6 +39,7 @@ def cycle_diffusion(
         image: (B, ...) at its last time. noise: what the path upwards is drawn with.
         encoding: JOINT, one path (CycleDiffusion), or INDEPENDENT (edit-friendly).
         scale, null: classifier-free guidance of the edit.
+        gradient: the strategy that differentiates the run; None: it only samples.
 
     Returns:
         An Edit with start and noises. Raises ValueError: a plan without a draw of its own in every step,
@@ -46,6 +47,7 @@ def cycle_diffusion(
 
     Cost: 2 runs, N + 1 float64 states. Source: Wu and De la Torre 2022, arXiv 2210.05559, algorithm 1.
     """
+    check_serves(gradient, plan)
     with torch.no_grad():
         start, draws = recover_noise(denoiser, plan, image, cond=source, noise=noise, encoding=encoding)
     out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=draws, gradient=gradient)
@@ -100,6 +102,7 @@ def sdedit(
     Args:
         plan: falling; deterministic or not. image: (B, ...) clean data. noise: n is its starting noise, its
             slots serve the plan; or n itself (B, ...), where the plan draws nothing.
+        gradient: the strategy that differentiates the run; None: it only samples.
 
     Raises:
         ValueError: n of another shape, or n alone for a plan that draws more.

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from torch import Tensor
 
-from ...solvers.wanted import Finite, Wanted
+from ...solvers.wanted import Wanted
 from ..loss import Loss, check_loss
 from .context import Context
 from .guide import Guide
-from .step_size import Damped, Raw, StepSize
+from .step_size import Damped, Raw, StepSize, Strengths, strength_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class ClassifierGuidance(Guide):
             "a function of (x (B, ...), t (B,)) to (B,); pass lambda x, t: ... of a classifier of noisy states"
         ),
     ]
-    scale: Finite = 1.0
+    scale: Strengths = 1.0
 
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         t = ctx.time.to(ctx.x).expand(len(ctx.x))
@@ -42,9 +42,9 @@ class ClassifierGuidance(Guide):
             check_loss(value, len(x), "log_prob")
             return -value
 
-        value, slope = ctx.gradient(nats, ctx.x.detach())
+        value, slope = ctx.gradient(nats, ctx.x)
         ctx.report(value)
-        return data - self.scale * ctx.tweedie * slope
+        return data - strength_at(ctx, self.scale) * ctx.tweedie * slope
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ...adjoint import Checkpoint, PerStep, sample
+from ...adjoint import Auto, Gradient, PerStep, sample
 from ...solvers import DATA, DDIM, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.model import data_prediction
@@ -146,13 +146,16 @@ class Context:
         """(dD/dx_t)^T cotangent, one VJP through the network's forward pass that the step makes anyway."""
         return self._pulled(self._record.live, cotangent, 1)
 
-    def lookahead(self, k: int) -> tuple[Tensor, Vjp]:
+    def lookahead(self, k: int, gradient: Gradient = Auto()) -> tuple[Tensor, Vjp]:
         """(prediction of x_0, its pullback to x_t) by k network calls: k - 1 DDIM steps on the plan's
         remaining times, then D.
 
         k = 0 is D with the identity for its Jacobian, k = 1 is D. The first call is the step's own; the
         pullback costs k VJPs and, from k = 3 on, k - 2 replays; memory does not grow with k but by one state
         (`Checkpoint`). More steps than the plan has left are not taken.
+
+        Args:
+            gradient: the strategy that differentiates the run, of the k - 2 calls between the first and the last.
         """
         if k < 0:
             raise ValueError(f"lookahead: got k={k}, expected k >= 0")
@@ -163,24 +166,28 @@ class Context:
         # the nodes of the plan where the calls are made, evenly in their number; the first call has been made
         nodes = [self.step + round(left * j / count) for j in range(count)]
         times = torch.stack([self.time, *(as_time(self._plan.times[i]) for i in nodes[1:])])
-        between = count - 2  # calls that only lead on to the next state, which `Checkpoint` makes again
+        between = count - 2  # calls that only lead on to the next state
+        replays, vjps = 0, count
         s, graph = self._record.setting, self._record.live.requires_grad
         with torch.set_grad_enabled(graph):
             x = self._stepped(times[1])
             if between:
+                onwards = DDIM().along(self._process, times[1:])
+                forwards, backwards = gradient.cost(onwards)
+                replays, vjps = forwards - between, backwards + 2
                 x = sample(
                     s.model,
-                    DDIM().along(self._process, times[1:]),
+                    onwards,
                     x,
                     cond=tree_map_only(PerStep, lambda leaf: PerStep(leaf.values[nodes[1:-1]]), s.cond),
-                    gradient=Checkpoint() if graph else None,
+                    gradient=gradient if graph else None,
                 )
             out = data_prediction(s.model, x, times[-1], at_step(s.cond, nodes[-1]))
         s.counter.nfe += between + 1
 
         def pull(cotangent: Tensor) -> Tensor:
-            s.counter.nfe += between
-            return self._pulled(out, cotangent, count)
+            s.counter.nfe += replays
+            return self._pulled(out, cotangent, vjps)
 
         return out if self._full else out.detach(), pull
 

@@ -32,7 +32,7 @@ class Greedy(Guide):
     def data(self, ctx: Context, data: Tensor) -> Tensor:
         if not bool((ctx.alpha > 0).all()):
             return data
-        x = ctx.x.detach()
+        x = ctx.x
 
         def loss(eps: Tensor) -> Tensor:
             return self.loss((x - ctx.sigma * eps) / ctx.alpha)

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from ...adjoint import Auto, Gradient, Input
+from ...solvers import DDIM, Model, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.process import as_time
 from ...solvers.wanted import Count, Whole
 from ..loss import Loss
 from .context import Context
@@ -25,6 +28,8 @@ class Lookahead(Guide):
         loss: L, in nats for the default policy, Bayes' weight kept from overshooting.
         agree: where given, k is a start: it is doubled, sample by sample, until the gradients by k and by 2k
             have that cosine, `most` is reached or the plan's steps are used up; the last one serves.
+        gradient: the strategy that differentiates the run, of the k - 2 calls between the first and the last: from
+            k = 3 on there is something to choose.
 
     Source: Blasingame and Liu 2025, "Greed is Good" (posterior guidance as the greedy case of end-to-end
     guidance). Cost: k calls, k VJPs and k - 2 replays a step, the memory of `Checkpoint`.
@@ -35,13 +40,17 @@ class Lookahead(Guide):
     policy: StepSize = Damped(Bayes())
     agree: float | None = None
     most: Count = 32
+    gradient: Gradient = Auto()
+
+    def check(self, denoiser: Model, plan: Plan, x: Tensor) -> None:
+        check_ahead(self.gradient, plan, self.k if self.agree is None else self.most)
 
     def graph(self, step: int, steps: int) -> bool:
         return self.k > 0 or self.agree is not None
 
     def pulled(self, ctx: Context, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, its gradient at x_t, its gradient at the prediction) by a lookahead of k."""
-        ahead, pull = ctx.lookahead(k)
+        ahead, pull = ctx.lookahead(k, self.gradient)
         value, at_data = ctx.gradient(self.loss, ahead)
         return value, pull(at_data), at_data
 
@@ -60,3 +69,9 @@ class Lookahead(Guide):
                 going = going & ~close
         ctx.report(value)
         return x - self.policy(ctx, slope, value, at_data)
+
+
+def check_ahead(gradient: Gradient, plan: Plan, k: int) -> None:
+    """Raise ValueError where `gradient` cannot carry a gradient back to x over k calls along `plan`'s times."""
+    if min(k, plan.steps) > 2:
+        gradient.check(DDIM().along(plan.process, as_time(plan.times)), [Input.X])

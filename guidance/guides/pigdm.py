@@ -48,7 +48,7 @@ class PiGDM(Twist):
         solved = m.solve(residual, variance.flatten(), m.variance)
         nats = 0.5 * (residual * solved).flatten(1).sum(1)
         # the determinant depends on t alone, and is left out
-        ctx.memory(self)["log_likelihood"] = -nats.detach()
+        ctx.memory(self)["log_likelihood"] = -nats
         at_data = -m.pull(solved, data)
         move = self.policy(ctx, ctx.vjp(at_data), nats, at_data)
         return data - self.strength * move

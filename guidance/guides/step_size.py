@@ -8,11 +8,20 @@ from torch import Tensor
 
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
+from ...solvers.per_step import PerStep
 from .context import Context
+
+Strengths = (
+    float | Tensor | PerStep
+)  # one number, one for each sample (B,), or PerStep of either, (N,) or (N, B)
 
 
 class StepSize(CheckedFields, ABC):
-    """From g (B, ...), the gradient of a loss (B,) at x_t or at D, to what is subtracted, sample by sample."""
+    """From g (B, ...), the gradient of a loss (B,) at x_t or at D, to what is subtracted, sample by sample.
+
+    `Strengths` may be a number, a tensor with one for each sample, or `PerStep` with one for each step; tensors receive
+    their gradient where the run is differentiated.
+    """
 
     @abstractmethod
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
@@ -24,6 +33,13 @@ class StepSize(CheckedFields, ABC):
         """
 
 
+def strength_at(ctx: Context, value: Strengths) -> float | Tensor:
+    """`value` at this step, shaped to broadcast."""
+    if isinstance(value, PerStep):
+        value = value.values[ctx.step]
+    return ctx.spread(value) if isinstance(value, Tensor) else value
+
+
 def _norm(x: Tensor) -> Tensor:
     """Per-sample norm, never zero, shaped to broadcast."""
     return per_sample(x.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny), x)
@@ -33,10 +49,10 @@ def _norm(x: Tensor) -> Tensor:
 class Raw(StepSize):
     """scale g."""
 
-    scale: float = 1.0
+    scale: Strengths = 1.0
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
-        return self.scale * gradient
+        return strength_at(ctx, self.scale) * gradient
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,10 @@ class Unit(StepSize):
     Source: Yang et al. 2024 (DSG), arXiv 2402.03201, with scale sqrt(d) std.
     """
 
-    scale: float = 1.0
+    scale: Strengths = 1.0
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
-        return self.scale * gradient / _norm(gradient)
+        return strength_at(ctx, self.scale) * gradient / _norm(gradient)
 
 
 @dataclass(frozen=True)
@@ -59,11 +75,13 @@ class Residual(StepSize):
     Source: Chung et al. 2023, arXiv 2209.14687, section C.2.
     """
 
-    scale: float = 1.0
+    scale: Strengths = 1.0
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
         return (
-            self.scale * gradient / per_sample(loss.clamp(min=torch.finfo(loss.dtype).tiny).sqrt(), gradient)
+            strength_at(ctx, self.scale)
+            * gradient
+            / per_sample(loss.clamp(min=torch.finfo(loss.dtype).tiny).sqrt(), gradient)
         )
 
 
@@ -75,11 +93,11 @@ class ScoreRatio(StepSize):
     correction for eps.
     """
 
-    scale: float = 0.2
+    scale: Strengths = 0.2
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
-        eps = (ctx.x.detach() - ctx.alpha * ctx.data) / ctx.sigma
-        return self.scale * _norm(eps) * gradient / _norm(gradient)
+        eps = (ctx.x - ctx.alpha * ctx.data) / ctx.sigma
+        return strength_at(ctx, self.scale) * _norm(eps) * gradient / _norm(gradient)
 
 
 @dataclass(frozen=True)
@@ -90,10 +108,10 @@ class Bayes(StepSize):
     weight of Bayes' rule, on any plan.
     """
 
-    strength: float = 1.0
+    strength: Strengths = 1.0
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
-        return self.strength * ctx.gain * ctx.tweedie * gradient
+        return strength_at(ctx, self.strength) * ctx.gain * ctx.tweedie * gradient
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,7 @@ class SNR(StepSize):
 
     noise_std: float
     gain: float = 1.0
-    strength: float = 1.0
+    strength: Strengths = 1.0
 
     def __post_init__(self) -> None:
         if not self.noise_std > 0 or not self.gain >= 0:
@@ -121,7 +139,9 @@ class SNR(StepSize):
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
         known = self.noise_std**2
-        return self.strength * known / (known + ctx.prior_variance * self.gain**2) * gradient
+        return (
+            strength_at(ctx, self.strength) * known / (known + ctx.prior_variance * self.gain**2) * gradient
+        )
 
 
 @dataclass(frozen=True)
@@ -132,10 +152,10 @@ class Tweedie(StepSize):
     the identity.
     """
 
-    strength: float = 1.0
+    strength: Strengths = 1.0
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
-        return self.strength * ctx.tweedie * gradient
+        return strength_at(ctx, self.strength) * ctx.tweedie * gradient
 
 
 @dataclass(frozen=True)
@@ -145,10 +165,10 @@ class PiGDMWeight(StepSize):
     Source: Song et al. 2023 (PiGDM), ICLR, algorithm 1, with r_t^2 = sigma^2/(alpha^2 + sigma^2).
     """
 
-    strength: float = 1.0
+    strength: Strengths = 1.0
 
     def __call__(self, ctx: Context, gradient: Tensor, loss: Tensor, at_data: Tensor | None = None) -> Tensor:
-        return self.strength * ctx.alpha * ctx.prior_variance / ctx.gain * gradient
+        return strength_at(ctx, self.strength) * ctx.alpha * ctx.prior_variance / ctx.gain * gradient
 
 
 @dataclass(frozen=True)

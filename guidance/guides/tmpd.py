@@ -47,7 +47,7 @@ class TMPD(Twist):
         if "rows" not in memory:
             memory["rows"] = m.rows(ctx.data)
         shift, log_likelihood = conditioned(ctx, m, residual, memory["rows"])
-        memory["log_likelihood"] = log_likelihood.detach()
+        memory["log_likelihood"] = log_likelihood
         return data + shift
 
     def log_likelihood(self, ctx: Context) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint import Checkpoint, Gradient, sample
+from ...adjoint import Auto, Gradient, sample
 from ...solvers import Model, Plan
 from ...solvers.checked import checked
 from ..loss import Loss
@@ -25,7 +25,7 @@ def d_flow(
     cond: Any = None,
     steps: int = 20,
     prior: Prior | None = ChiPrior(0.01),
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
     progress: bool = True,
 ) -> Result:
     """min_z loss(Phi(z)) + prior(z), z the state at the plan's first time, by L-BFGS with strong Wolfe line search.
@@ -37,6 +37,7 @@ def d_flow(
         plan: deterministic.  x: where z starts; see `blended_start`.  steps: directions, of one to a few
             evaluations each.
         prior: on z, in the loss's units; ChiPrior is the paper's -log p(|z|), NormPrior() is -log N(z; 0, I).
+        gradient: the strategy that differentiates the run.
 
     Source: Ben-Hamu et al. 2024, arXiv 2402.14017, section 3 (R = -log chi density in section 3.4). Cost: per
     evaluation plan.nfe calls and VJPs and the strategy's replays; memory the strategy's.

@@ -39,6 +39,7 @@ def doodl(
             `gradient`.
         lr, momentum, clip: of gradient descent; or give `optimiser`.  jitter: std of xi.  noise: source of
             xi, one slot a step.
+        gradient: the strategy that differentiates the run.
 
     Source: Wallace et al. 2023, arXiv 2303.13703, section 4 and algorithm 1. Cost: as `optimise`; memory flat
     in the steps.

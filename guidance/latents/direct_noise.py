@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adjoint import Checkpoint, Gradient
+from ...adjoint import Auto, Gradient
 from ...solvers import Model, Noise, Plan
 from ...solvers.checked import checked
 from ...solvers.wanted import Limit, Positive
@@ -29,7 +29,7 @@ def dno(
     lr: Positive = 0.05,
     clip: Limit | None = 1.0,
     prior: Prior | None = Concentration(),
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
     progress: bool = True,
 ) -> Result:
     """min over x and xi_0 .. xi_{S-1} of loss(Phi(x, xi)) + prior(x) + prior(xi), by AdamW.
@@ -40,6 +40,7 @@ def dno(
         lr: the most that a number moves in a step. Published 1e-3 to 1e-2, over hundreds of steps: in 50 of them
             those do not arrive (`benchmarks/latents.py`).  clip: greatest gradient norm of a sample.
         prior: keeps the noise typical; applied to x, and to all injected noises of a sample taken together.
+        gradient: the strategy that differentiates the run.
 
     For a reward without a gradient pass `BlackBox(reward, draws)` as the loss: the paper's hybrid gradient.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...adjoint import Checkpoint, Gradient
+from ...adjoint import Auto, Gradient
 from ...solvers import Model, Plan
 from ...solvers.checked import checked
 from ...solvers.wanted import NonNegative, Positive
@@ -26,7 +26,7 @@ def flow_grad(
     controls: Tensor | None = None,
     steps: int = 20,
     optimiser: MakeOptimiser = adam(0.05),
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
     progress: bool = True,
 ) -> Result:
     """min over u of loss(x_N),  x_{k+1} = step_k(x_k + u_k).
@@ -37,8 +37,8 @@ def flow_grad(
 
     Args:
         controls: (N, B, ...) to start from, default 0.
-        gradient: `SkipStraight()` for the paper's skipping of straight stretches; exact strategies take every
-            step.
+        gradient: the strategy that differentiates the run; `SkipStraight()` for the paper's skipping of straight
+            stretches, exact ones take every step.
 
     Source: Liu et al. 2023 (FlowGrad), CVPR 2023, section 3. Cost: as `optimise`.
     """
@@ -69,7 +69,7 @@ def oc_flow(
     steps: int = 50,
     lr: Positive | None = None,
     cost: NonNegative = 1.0,
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
     progress: bool = True,
 ) -> Result:
     """min over u of loss(x_N) + cost/2 sum_k |u_k|^2 by u <- beta u - lr lambda, beta = 1 - lr cost (extended MSA).
@@ -83,6 +83,7 @@ def oc_flow(
         controls: (N, B, ...) to start from, default 0.
         lr: the paper's eta, for its own fixed steps. Default: `lbfgs()`.
         cost: weight of the running cost.
+        gradient: the strategy that differentiates the run.
 
     Source: Wang et al. 2024 (OC-Flow), arXiv 2410.18070, algorithm 1. Cost: as `optimise`.
     """

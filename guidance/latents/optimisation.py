@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...adjoint import Checkpoint, Gradient, sample
+from ...adjoint import Auto, Gradient, sample
 from ...adjoint.arguments import check_arguments
 from ...adjoint.given import check_controls
 from ...adjoint.not_finite import lost, which_samples
@@ -99,7 +99,7 @@ def optimise(
     steps: int = 50,
     prior: Prior | Priors | None = None,
     clip: Limit | None = None,
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
     patience: Count | None = None,
     tolerance: NonNegative = 0.0,
     project: Callable[[State], State] | None = None,
@@ -121,6 +121,7 @@ def optimise(
             after each step.
         clip: greatest norm of a sample's gradient, all its variables together; shared variables have one
             norm.
+        gradient: the strategy that differentiates the run.
         patience: a sample keeps the best it has after this many steps without its loss falling by more than
             `tolerance`; the run stops when that goes for all. Where they share variables, the total counts.
         keep_finite: go on where some samples, their losses or those losses' slopes are not finite: of these only
@@ -136,6 +137,7 @@ def optimise(
     check_grad_mode("optimise")
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient)
     check_kind("over", over, Over, "Over(...); name what to optimise: Over(x=True, cond=True)")
+    gradient.check(plan, over.inputs)
     if isinstance(optimiser, type) or not callable(optimiser):
         raise TypeError(
             f"optimiser: got {described(optimiser)}, expected a function from a list of variables to an optimiser; "

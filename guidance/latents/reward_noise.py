@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...adjoint import Checkpoint, Gradient
+from ...adjoint import Auto, Gradient
 from ...solvers import Model, Noise, Plan
 from ...solvers.checked import checked
 from ...solvers.wanted import Limit, NonNegative, Positive
@@ -27,7 +27,7 @@ def reno(
     momentum: NonNegative = 0.9,
     clip: Limit | None = 0.1,
     prior: Prior | None = ChiPrior(0.01),
-    gradient: Gradient = Checkpoint(),
+    gradient: Gradient = Auto(),
     progress: bool = True,
 ) -> Result:
     """min_x loss(Phi(x)) + prior(x) by SGD with Nesterov momentum; the best of all iterates is returned.
@@ -35,6 +35,7 @@ def reno(
     Args:
         plan: of one or a few steps, for a distilled model.
         clip: greatest gradient norm of a sample; lr clip is the greatest length of a step without momentum.
+        gradient: the strategy that differentiates the run.
 
     Source: Eyring et al. 2024, arXiv 2406.04312, section 3 and appendix (lr 5, clip 0.1, 50 iterations,
     weight 0.01). Cost: as `optimise`.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ...adjoint import PerStep
+from ...adjoint import Input, PerStep
 from ...adjoint.replay.cond import leaves
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
@@ -30,6 +30,11 @@ class Over:
     cond_rows: bool = False
     controls: bool = False
     parameters: bool = False
+
+    @property
+    def inputs(self) -> frozenset[Input]:
+        """The same by kind."""
+        return frozenset(each for each in Input if getattr(self, each.value))
 
 
 @dataclass(frozen=True, eq=False)

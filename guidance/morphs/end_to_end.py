@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...adjoint import Checkpoint, Gradient
+from ...adjoint import Auto, Gradient
 from ...solvers import Addressed
 from ...solvers.kinds import described
 from ...solvers.wanted import Count, NonNegative, Positive
@@ -27,7 +27,8 @@ class EndToEnd(MorphStrategy):
 
     Args:
         over: what moves; conditioning by `Over(cond=True, cond_rows=True)`, so that every pair's is its own.
-        gradient: `Checkpoint()`, exact; `AdjointDEIS()` as published, of the ODE or, on a stochastic plan, of the SDE.
+        gradient: the strategy that differentiates the run; `AdjointDEIS()` as published, of the ODE or, on a stochastic
+            plan, of the SDE.
         leash: weighs mean |x - x_start|^2, x_start the image that `start` ends with: what is moved for one recogniser
             only, and says nothing to another, is not worth its way.
         prior, clip, patience: as for `optimise`.
@@ -41,7 +42,7 @@ class EndToEnd(MorphStrategy):
 
     start: MorphStrategy = LatentBlend()
     over: Over = Over()
-    gradient: Gradient = Checkpoint()
+    gradient: Gradient = Auto()
     optimiser: MakeOptimiser = adam(0.02)
     steps: int = 40
     leash: NonNegative = 0.0
@@ -77,6 +78,7 @@ class EndToEnd(MorphStrategy):
         return (self.start,)
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
+        self.gradient.check(scene.plan, self.over.inputs)
         latents, begun = started(self.start, scene, loss, "EndToEnd")
 
         def measured(images: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from ...adjoint import Auto, Gradient
 from ...solvers.wanted import Positive
 from ..guides.greedy import Greedy
 from ..guides.guide import Guide
-from ..guides.lookahead import Lookahead
+from ..guides.lookahead import Lookahead, check_ahead
 from ..guides.steering import Steered, steer
 from ..guides.step_size import ScoreRatio, StepSize
 from .blends import LatentBlend
@@ -57,6 +58,7 @@ class LookaheadMorph(MorphStrategy):
     Args:
         ahead: 1 is one prediction, as DPS; the plan's number of steps is the whole rest of the run.
         policy: how far; by default a share of the noise, whatever the loss's scale is.
+        gradient: the strategy that differentiates the run of `ahead` calls.
 
     Cost: one run of `ahead` calls, VJPs and replays a step (`Lookahead`); one look a step.
     """
@@ -64,6 +66,7 @@ class LookaheadMorph(MorphStrategy):
     start: MorphStrategy = LatentBlend()
     ahead: int = 4
     policy: StepSize = ScoreRatio(0.2)
+    gradient: Gradient = Auto()
     differentiates = True
 
     def __post_init__(self) -> None:
@@ -76,8 +79,10 @@ class LookaheadMorph(MorphStrategy):
         return (self.start,)
 
     def run(self, scene: Scene, loss: PairLoss) -> Found:
+        check_ahead(self.gradient, scene.plan, self.ahead)
         latents, _ = started(self.start, scene, loss, "LookaheadMorph")
-        return Found(steered(scene, latents, Lookahead(loss, self.ahead, self.policy)).sample)
+        guide = Lookahead(loss, self.ahead, self.policy, gradient=self.gradient)
+        return Found(steered(scene, latents, guide).sample)
 
 
 def steered(scene: Scene, latents: Latents, guide: Guide) -> Steered:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...adjoint import Checkpoint, Truncated, trajectory
+from ...adjoint import Auto, Gradient, Input, Truncated, trajectory
 from ...adjoint.arguments import noise_for
 from ...solvers.wanted import Finite
 from ..rewards.asked import evaluate_reward
@@ -28,10 +28,12 @@ class DirectGradient(Objective):
 
     Args:
         kl: beta, reward per nat of KL to `policy.reference`. penalty: see `KL`.
+        gradient: the strategy that differentiates the run.
     """
 
     kl: Finite = 0.0
     penalty: KL = KL.PATH
+    gradient: Gradient = Auto()
 
     def __post_init__(self) -> None:
         if not self.kl >= 0:
@@ -41,6 +43,7 @@ class DirectGradient(Objective):
 
     def check(self, policy: Policy) -> None:
         require_trainable(policy)
+        self.gradient.check(policy.plan, [Input.PARAMETERS])
         if self.kl:
             check_path_kl(policy, self)
 
@@ -75,7 +78,7 @@ class DirectGradient(Objective):
         KL.PATH is differentiated through the same steps as the reward: truncated with it.
         """
         plan = policy.plan
-        gradient = Checkpoint() if last is None or last >= plan.steps else Truncated(last)
+        gradient = self.gradient if last is None or last >= plan.steps else Truncated(last, self.gradient)
         with_path = bool(self.kl) and self.penalty is KL.PATH
         nodes = range(plan.steps + 1) if with_path else [plan.steps]
         states = trajectory(
@@ -112,7 +115,7 @@ class DirectGradient(Objective):
                 range(plan.steps + 1),
                 cond=batch.cond,
                 noise=noise_for(plan, batch.noise),
-                gradient=Checkpoint(),
+                gradient=self.gradient,
             )
             divergence = pathwise_kl(policy, batch, states)
             yield LossTerm(self.kl * divergence.mean(), {"kl": float(divergence.detach().mean())})

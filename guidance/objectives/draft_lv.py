@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from ...adjoint import sample
+from ...adjoint import Direct, PerStep, sample
 from ...adjoint.arguments import noise_for
 from ...solvers import Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.instructions import reads, writes
-from ...solvers.loop import execute, predict
-from ...solvers.per_step import at_step
 from ...solvers.process import as_time
-from ...solvers.program import prepare
 from ..rewards.asked import evaluate_reward
 from ..rewards.base import RewardFunction
 from .direct_gradient import DirectGradient
@@ -61,11 +59,22 @@ class DRaFTLV(DirectGradient):
         x0 = sample(policy.denoiser, plan, batch.x, cond=batch.cond, noise=drawn, gradient=None)
         for i in range(self.n):
             x = noised_to_last_step(plan, x0, batch.noise(plan.slots + i, x0))
-            rewards = evaluate_reward(reward, last_step(policy, x, batch), batch.context, differentiable=True)
+            end = self.last_step(policy, x, batch)
+            rewards = evaluate_reward(reward, end, batch.context, differentiable=True)
             yield LossTerm(
                 -rewards.mean() / self.n, {"reward": float(rewards.detach().mean())}, rewards.detach()
             )
         yield from self.penalty_alone(policy, batch)
+
+    def last_step(self, policy: Policy, x: Tensor, batch: Batch) -> Tensor:
+        """The plan's last step from x. A single call has nothing to choose: its activations are kept."""
+        plan = policy.plan
+        tail = plan.split(plan.steps - 1)[1]
+        cond = tree_map_only(PerStep, lambda leaf: PerStep(leaf.values[-1:]), batch.cond)
+        gradient = self.gradient if tail.nfe > 1 else Direct()
+        return sample(
+            policy.denoiser, tail, x, cond=cond, noise=noise_for(plan, batch.noise), gradient=gradient
+        )
 
 
 def noised_to_last_step(plan: Plan, x0: Tensor, eps: Tensor) -> Tensor:
@@ -73,15 +82,6 @@ def noised_to_last_step(plan: Plan, x0: Tensor, eps: Tensor) -> Tensor:
     t = as_time(plan.times[-2])
     alpha, sigma = (per_sample(level(t).to(x0), x0) for level in (plan.process.alpha, plan.process.sigma))
     return alpha * x0 + sigma * eps
-
-
-def last_step(policy: Policy, x: Tensor, batch: Batch) -> Tensor:
-    """The plan's last step from x, with a graph."""
-    plan, noise = policy.plan, batch.noise
-    program = prepare(plan, policy.denoiser, x).steps(plan.steps - 1, plan.steps)
-    cond = at_step(batch.cond, plan.steps - 1)
-    out = execute(program, {"x": x}, lambda call, state: predict(policy.denoiser, call, state, cond), noise)
-    return out["x"]
 
 
 def _check_last_step(plan: Plan) -> None:

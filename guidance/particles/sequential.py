@@ -6,11 +6,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from ...adjoint import Auto, Gradient
 from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed, Combine, Model, Plan
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
 from ...solvers.wanted import OWN_WORDS
+from ..guides.bookkeeping import Through
 from ..guides.guide import Guide, Hook
 from ..guides.steering import steer
 from ..guides.validity import check_fields
@@ -40,6 +42,8 @@ def smc(
     threshold: float = 0.5,
     cond: Any = None,
     context: Any = None,
+    through: Through = Through.NOTHING,
+    gradient: Gradient = Auto(),
     progress: bool = False,
 ) -> Cloud:
     """Weighted particles of p(x_0) exp(r(x_0)/beta) / Z, p the law of `plan`'s samples.
@@ -75,6 +79,12 @@ def smc(
             x_0, since at high noise a sharp reward of a prediction taken for certain leaves one particle;
             `Difference`, as published, does not.
         threshold: 0 never resamples before the end, 1 always.
+        through: Through.FULL differentiates the cloud, its weights and log_z: at the proposal's strengths, measurement
+            and operator, at weights, conditioning and x. Who is resampled is a draw and has no derivative of its own: a
+            particle chosen by a weight w carries on w / stop(w) (Scibior and Wood 2021, arXiv 2106.10314), with which
+            the gradient of exp(log_z) is unbiased for every K, and those of log_z and of means consistent in K. Leaving
+            it out, as is common, is biased by what resampling does. The reward must be differentiable.
+        gradient: the strategy that differentiates the run, as in `steer`.
 
     Source: Wu et al. 2023 (twisted diffusion sampler), arXiv 2306.17775, algorithm 1; Singhal et al. 2025,
     arXiv 2501.06848. Cost: K plan.nfe network calls a sample, and the proposal's VJPs; no calls for the
@@ -84,6 +94,10 @@ def smc(
         ValueError: a plan without noise, a proposal on the state, shapes that do not fit.
     """
     check_particles(x, noise)
+    if through is Through.STOPPED:
+        raise ValueError(
+            "smc: got through=Through.STOPPED, expected NOTHING or FULL: weights need the corrections' own gradient"
+        )
     if proposal is not None:
         check_kind("proposal", proposal, Guide, "a guide such as TMPD(measurement), or None")
         check_fields(proposal)
@@ -122,6 +136,8 @@ def smc(
         cond=for_particles(cond, *shape),
         noise=ParticleNoise(noise, shape[1]),
         draws=ParticleNoise(in_stream(noise, PROPOSAL), shape[1]),
+        through=through,
+        gradient=gradient,
         progress=progress,
     )
     memory = run.memory(guide)

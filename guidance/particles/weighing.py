@@ -71,14 +71,16 @@ class Weighing(Guide):
         log_w, correction = memory["log_w"] + gain, self._correction(ctx, x)
         if last:
             log_w = log_w + correction
-        size = ess(log_w)
+        size = ess(log_w.detach())
         chosen = (size <= self.threshold * self.shape[1]) & (not last)
         ancestors = torch.arange(self.shape[1], device=x.device).expand(self.shape)
         if bool(chosen.any()):
-            drawn = self.resampling(log_w.softmax(1), uniform_draws(self.source, ctx.step, log_w))
+            drawn = self.resampling(log_w.detach().softmax(1), uniform_draws(self.source, ctx.step, log_w))
             ancestors = torch.where(chosen[:, None], drawn, ancestors)
             memory["log_z"] = memory["log_z"] + torch.where(chosen, log_mean(log_w), 0.0)
-            log_w = torch.where(chosen[:, None], 0.0, log_w)
+            # 0, and the gradient of the log of the weight that a particle was chosen by: see `smc`
+            share = torch.where(chosen[:, None], log_w, 0.0).log_softmax(1).gather(1, ancestors)
+            log_w = torch.where(chosen[:, None], share - share.detach(), log_w)
             given, correction, *rewards = _inherited([given, correction, *rewards], ancestors)
             memory["founders"] = memory["founders"].gather(1, ancestors)
         memory.update(log_w=log_w if last else log_w + correction, given=given, rewards=rewards)
@@ -111,11 +113,16 @@ class Weighing(Guide):
 
     def _scaled(self, x: Tensor) -> Tensor:
         """The reward over beta, (B, K), of states (B K, ...)."""
-        return particle_rewards(self.reward, x, self.context).reshape(self.shape) / self.beta
+        return live_rewards(self.reward, x, self.context).reshape(self.shape) / self.beta
 
 
 def particle_rewards(reward: RewardFunction, x: Tensor, context: Any) -> Tensor:
-    """The rewards (B K,) of states (B K, ...), float64, without a graph.
+    """As `live_rewards`, without a graph."""
+    return live_rewards(reward, x, context).detach()
+
+
+def live_rewards(reward: RewardFunction, x: Tensor, context: Any) -> Tensor:
+    """The rewards (B K,) of states (B K, ...), float64.
 
     Raises ValueError for another shape and FloatingPointError for nan or +inf, which would take all the weight
     or none; -inf, a particle of no weight, is legal.
@@ -125,7 +132,7 @@ def particle_rewards(reward: RewardFunction, x: Tensor, context: Any) -> Tensor:
         raise ValueError(
             f"reward: got shape {tuple(value.shape)}, expected ({len(x)},): one value per particle"
         )
-    value = value.detach().double()
+    value = value.double()
     if not bool((value < torch.inf).all()):
         worst = int((~(value < torch.inf)).nonzero()[0])
         raise FloatingPointError(
@@ -152,7 +159,7 @@ def relative_variance(log_w: Tensor, founders: Tensor, resampled: Tensor) -> Ten
     Source: Lee and Whiteley 2018, Variance estimation in the particle filter, Biometrika 105, eq. 6 (multinomial
     resampling; an upper bound for the schemes that vary less).
     """
-    count = log_w.shape[1]
+    log_w, count = log_w.detach(), log_w.shape[1]
     if count == 1:
         return torch.full_like(log_w[:, 0], torch.nan)
     families = torch.zeros_like(log_w).scatter_add(1, founders, log_w.softmax(1))
