@@ -56,6 +56,7 @@ class Addressed(Noise):
     samples: tuple[int, ...] | None = None
     stream: int = 0
     on_cpu: bool = False
+    words: Tensor = field(init=False, repr=False, compare=False)
 
     def __init__(
         self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False
@@ -74,7 +75,11 @@ class Addressed(Noise):
                 f"Addressed: got samples={ids}, expected distinct ids in [0, 2^64); equal ids would share "
                 "noise"
             )
-        for name, value in (("seed", seed), ("samples", ids), ("stream", stream), ("on_cpu", on_cpu)):
+        words = torch.tensor(
+            _words(seed, 4) + _words(stream, 2) + [w for i in ids or () for w in _words(i, 2)]
+        )
+        given = {"seed": seed, "samples": ids, "stream": stream, "on_cpu": on_cpu, "words": words}
+        for name, value in given.items():
             object.__setattr__(self, name, value)
 
     def check(self, slots: int, like: Tensor) -> None:
@@ -137,6 +142,20 @@ class Addressed(Noise):
                 torch.randn(like.shape[1:], dtype=torch.float32, generator=generator, device=like.device)
             )
         return torch.stack(draws).to(like.dtype)
+
+
+def _words(value: int, count: int) -> list[int]:
+    """The lowest `count` words of 32 bits, the lowest first."""
+    return [int(value) >> 32 * k & 0xFFFFFFFF for k in range(count)]
+
+
+def from_words(words: Sequence[int], on_cpu: bool) -> Addressed:
+    """The source whose `words` these are."""
+    seed, stream, *ids = (
+        sum(word << 32 * k for k, word in enumerate(words[low:high]))
+        for low, high in ((0, 4), *((k, k + 2) for k in range(4, len(words), 2)))
+    )
+    return Addressed(seed, ids or None, stream, on_cpu)
 
 
 class _Key(ISeedSequence):
