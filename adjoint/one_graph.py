@@ -18,7 +18,7 @@ from ..solvers.instructions import Apply, Evaluate, Instruction
 from ..solvers.opening import carried
 from ..solvers.per_step import at_step
 from ..solvers.program import Bound, Call, Program, prepare
-from ..solvers.straight_line import evaluated, straight_line
+from ..solvers.straight_line import straight_line, traced_prediction
 from .arguments import check_arguments
 from .auto import Auto
 from .checkpoint import Checkpoint, Mechanism
@@ -118,7 +118,7 @@ class _Traced:
 
     def evaluate(self, call: Call, state: Tensor) -> Tensor:
         """One network call."""
-        return evaluated(self.model, call, state, at_step(self.cond, call.step), self.learned)
+        return traced_prediction(self.model, call, state, at_step(self.cond, call.step), self.learned)
 
     def region(self, call: Call, state: Tensor) -> Tensor:
         """One network call, made once more in the backward pass: of it the graph keeps its state only."""

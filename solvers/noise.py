@@ -56,7 +56,7 @@ class Addressed(Noise):
     samples: tuple[int, ...] | None = None
     stream: int = 0
     on_cpu: bool = False
-    words: Tensor = field(init=False, repr=False, compare=False)
+    address: Tensor = field(init=False, repr=False, compare=False)
 
     def __init__(
         self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False
@@ -75,10 +75,9 @@ class Addressed(Noise):
                 f"Addressed: got samples={ids}, expected distinct ids in [0, 2^64); equal ids would share "
                 "noise"
             )
-        words = torch.tensor(
-            _words(seed, 4) + _words(stream, 2) + [w for i in ids or () for w in _words(i, 2)]
-        )
-        given = {"seed": seed, "samples": ids, "stream": stream, "on_cpu": on_cpu, "words": words}
+        numbers = np.array([seed % 2**64, seed >> 64, stream, *(ids or ())], dtype=np.uint64)
+        address = torch.from_numpy(numbers.view(np.int64))
+        given = {"seed": seed, "samples": ids, "stream": stream, "on_cpu": on_cpu, "address": address}
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
@@ -144,18 +143,10 @@ class Addressed(Noise):
         return torch.stack(draws).to(like.dtype)
 
 
-def _words(value: int, count: int) -> list[int]:
-    """The lowest `count` words of 32 bits, the lowest first."""
-    return [int(value) >> 32 * k & 0xFFFFFFFF for k in range(count)]
-
-
-def from_words(words: Sequence[int], on_cpu: bool) -> Addressed:
-    """The source whose `words` these are."""
-    seed, stream, *ids = (
-        sum(word << 32 * k for k, word in enumerate(words[low:high]))
-        for low, high in ((0, 4), *((k, k + 2) for k in range(4, len(words), 2)))
-    )
-    return Addressed(seed, ids or None, stream, on_cpu)
+def addressed_by(address: Tensor, on_cpu: bool) -> Addressed:
+    """The source whose `address` this is: two words of its seed, its stream, the samples' ids."""
+    low, high, stream, *ids = address.numpy().view(np.uint64).tolist()
+    return Addressed(low + (high << 64), ids or None, stream, on_cpu)
 
 
 class _Key(ISeedSequence):

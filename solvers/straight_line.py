@@ -17,7 +17,7 @@ from .loop import write
 from .model import Model
 from .noise import Noise
 from .program import Bound, BoundCombine, BoundEvaluate, Call, Evaluator
-from .traced_noise import drawn
+from .traced_noise import traced_draw
 
 
 def straight_line(
@@ -52,7 +52,7 @@ def straight_line(
     return registers
 
 
-def evaluated(model: Model, call: Call, x: Tensor, cond: Any, learned: bool) -> Tensor:
+def traced_prediction(model: Model, call: Call, x: Tensor, cond: Any, learned: bool) -> Tensor:
     """The prediction that `call` asks for at x, with the model's v where it asks for that: `predict` without its
     checks. `learned`: whether the call's numbers are tensors of the graph, t among them.
     """
@@ -88,7 +88,7 @@ def _total(item: BoundCombine, registers: dict[str, Tensor], noise: Noise | None
     total = _sum([(c, registers[name]) for c, name in item.terms])
     for c, slot in item.noise:
         assert noise is not None
-        total = total + drawn(noise, slot, total) * c
+        total = total + traced_draw(noise, slot, total) * c
     return total
 
 

@@ -5,25 +5,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .noise import Addressed, Noise, from_words
+from .noise import Addressed, Noise, addressed_by
 
 
-def drawn(noise: Noise, slot: int, like: Tensor) -> Tensor:
+def traced_draw(noise: Noise, slot: int, like: Tensor) -> Tensor:
     """`noise(slot, like)`, while it is traced."""
-    if isinstance(noise, Addressed):  # its words are a tensor: other seeds need no other graph
-        return _addressed(noise.words, slot, like.shape, like.dtype, like.device, noise.on_cpu)
+    if isinstance(noise, Addressed):  # its address is a tensor: other seeds need no other graph
+        return _addressed(noise.address, slot, like.shape, like.dtype, like.device, noise.on_cpu)
     return noise(slot, like)
 
 
 def _draw(
-    words: Tensor, slot: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, on_cpu: bool
+    address: Tensor, slot: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, on_cpu: bool
 ) -> Tensor:
     like = torch.empty((), dtype=dtype, device=device).expand(list(shape))
-    return from_words(words.tolist(), on_cpu)(slot, like)
+    return addressed_by(address, on_cpu)(slot, like)
 
 
 def _form(
-    words: Tensor, slot: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, on_cpu: bool
+    address: Tensor, slot: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, on_cpu: bool
 ) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
 
