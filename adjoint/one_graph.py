@@ -22,7 +22,7 @@ from ..solvers.straight_line import straight_line, traced_prediction
 from .arguments import check_arguments
 from .auto import Auto
 from .checkpoint import Checkpoint, Mechanism
-from .chosen import chosen, nothing_requires_grad
+from .chosen import asked_for, chosen, nothing_requires_grad
 from .direct import Direct
 from .given import Given
 from .gradient import Gradient
@@ -86,8 +86,8 @@ def in_one_graph(
     evaluate = traced.region if isinstance(within, Checkpoint) else traced.evaluate
     with torch.set_grad_enabled(strategy is not None and torch.is_grad_enabled()):
         out = straight_line(ops, functions, registers, evaluate, source, traced.before)["x"]
-    if not (strategy is None or out.requires_grad or isinstance(gradient, Auto)):
-        _refuse_unreached(_settings(gradient))
+    if not (strategy is None or out.requires_grad):
+        _reached_nothing(_settings(gradient))
     return out, traced.caught
 
 
@@ -210,7 +210,8 @@ def _looked_at(
 
 
 @torch.compiler.assume_constant_result
-def _refuse_unreached(settings: Settings) -> None:
+def _reached_nothing(settings: Settings) -> None:
+    """Raise ValueError where a gradient was asked for."""
     gradient = _strategy(settings)
-    assert gradient is not None
-    raise nothing_requires_grad(gradient)
+    if gradient is not None and asked_for(gradient):
+        raise nothing_requires_grad(gradient)

@@ -12,19 +12,22 @@ from torch.utils._pytree import tree_leaves
 
 from ..solvers import Addressed, GivenNoise
 from ..solvers.per_step import PerStep
+from .transforms import transform
 
 Form = tuple[tuple[int, ...], torch.dtype, torch.device, bool]
 
 
 def form_of(x: Tensor) -> Form:
     """Shape, dtype, device, requires_grad."""
-    return tuple(x.shape), x.dtype, x.device, x.requires_grad
+    # a tracer that has seen two batch sizes makes a symbol of the third; a range has numbers for ends
+    return tuple([range(size).stop for size in x.shape]), x.dtype, x.device, x.requires_grad
 
 
 def stand_in(form: Form) -> Tensor:
-    """A tensor of that form."""
+    """A tensor of that form; inside torch.func, which hides what it differentiates, none requires grad."""
     shape, dtype, device, requires_grad = form
-    return torch.empty((), dtype=dtype, device=device).expand(shape).detach().requires_grad_(requires_grad)
+    one = torch.empty((), dtype=dtype, device=device).expand(shape)
+    return one if transform() else one.detach().requires_grad_(requires_grad)
 
 
 def forms_in(cond: Any) -> list[tuple[bool, Form]]:

@@ -2,6 +2,8 @@
 left out without a word.
 """
 
+import shutil
+
 import pytest
 import torch
 from everything import Network
@@ -259,6 +261,27 @@ def test_plain_sampling_needs_no_grad_mode(x):
         assert torch.allclose(found, adjoint.sample(denoiser, plan, x), rtol=1e-12)
 
 
+def test_another_batch_size_is_another_graph():
+    """Also of the sizes that torch would take for a symbol: what is checked holds for numbers."""
+    denoiser, plan = Denoiser(network(), PROCESS, DATA), short()
+    run = whole(lambda x: adjoint.sample(denoiser, plan, x, gradient=None))
+    for k, size in enumerate((2, 3, 5)):
+        start = torch.randn(size, 3)
+        wanted = adjoint.sample(denoiser, plan, start, gradient=None)
+        assert torch.allclose(run(start), wanted, rtol=1e-12) and graphs() == k + 1
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap], ids=lambda f: f.__name__)
+def test_inside_a_graph_inside_a_transform(transform, x):
+    denoiser, plan = Denoiser(network(), PROCESS, DATA), short()
+
+    def loss(row):
+        return adjoint.sample(denoiser, plan, row.reshape(-1, 3), gradient=Direct()).square().sum()
+
+    start = x.detach()
+    assert torch.allclose(whole(lambda x: transform(loss)(x))(start), transform(loss)(start), rtol=1e-12)
+
+
 # what a graph has no room for, or would be wrong anywhere: (what is passed, the words)
 REFUSED = {
     "strategy": ({"gradient": Reversible()}, "gradient=Reversible: got a call inside torch.compile, expected Direct"),
@@ -304,3 +327,49 @@ def test_where_nothing_requires_grad(x):
     for denoiser in (module, bare):  # what a bare function reaches is known at the end only
         with pytest.raises(torch._dynamo.exc.InternalTorchDynamoError, match="none of which requires grad"):
             whole(lambda d=denoiser: adjoint.sample(d, PLAN, x.detach(), gradient=Direct()))()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("gradient", [Direct(), Checkpoint()], ids=str)
+def test_inductor(gradient):
+    loss, leaves = everything_into(short(SDEDPMSolverPP(2)), gradient)
+    found, wanted = whole(loss, "inductor")(), loss()
+    close([found, *torch.autograd.grad(found, leaves)], [wanted, *torch.autograd.grad(wanted, leaves)], 1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.device
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("gradient", [Direct(), Checkpoint()], ids=str)
+@pytest.mark.parametrize("how", [{"backend": "cudagraphs"}, {"mode": "reduce-overhead"}], ids=str)
+def test_captured_in_a_cuda_graph(how, gradient):
+    """Forwards and backwards the host launches one graph each; what enters may change in place between two runs."""
+    net = network().cuda()
+    x = torch.randn(2, 3, device="cuda", requires_grad=True)
+    noise = torch.randn(2, 2, 3, device="cuda", requires_grad=True)
+    denoiser, plan, leaves = (
+        Denoiser(net, PROCESS, DATA),
+        short(SDEDPMSolverPP(1)),
+        [x, noise, *net.parameters()],
+    )
+
+    def run():
+        return adjoint.sample(denoiser, plan, x, noise=noise, gradient=gradient).square().sum()
+
+    def passes(run):
+        out = run()
+        return [out.detach().clone(), *(g.clone() for g in torch.autograd.grad(out, leaves))]
+
+    compiled = torch.compile(run, fullgraph=True, **how)
+    for _ in range(4):  # the first ones warm up and record
+        with torch.no_grad():
+            x.add_(0.1)  # in the memory that the graph reads
+        torch.compiler.cudagraph_mark_step_begin()
+        close(passes(compiled), passes(run), 1e-6)
+    assert not counters["inductor"]["cudagraph_skips"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.compiler.cudagraph_mark_step_begin()
+        passes(compiled)
+    launched = {event.key: event.count for event in profile.key_averages()}
+    assert launched.get("cudaGraphLaunch", 0) >= 2
