@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from ..solvers import Model, Noise, Plan
 from ..solvers.packing import State
@@ -15,6 +16,7 @@ from .chosen import check_reached, chosen
 from .given import Given
 from .gradient import Gradient
 from .not_finite import blanked, lost, not_finite, which_samples, without
+from .one_graph import in_one_graph
 from .replay.rollout import Registers, Rollout
 from .transforms import finite, transform
 from .watching import Callback, Watcher
@@ -71,6 +73,11 @@ def sample(
 
     Cost: plan.nfe network calls, and the strategy's for the backward pass.
     """
+    if is_dynamo_compiling():
+        return in_one_graph(
+            denoiser, plan, x, (), cond=cond, noise=noise, controls=controls, coefficients=coefficients,
+            gradient=gradient, callback=callback is not None, progress=progress, keep_finite=keep_finite,
+        )[0]  # fmt: skip
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
                     gradient=gradient, callback=callback)  # fmt: skip
     given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)
@@ -110,6 +117,12 @@ def trajectory(
             "the way",
             stacklevel=2,
         )
+    if is_dynamo_compiling():
+        out, caught = in_one_graph(
+            denoiser, plan, x, inner, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
+            gradient=gradient, callback=callback is not None, progress=progress, keep_finite=keep_finite,
+        )  # fmt: skip
+        return [caught[k] if k < plan.steps else out for k in at]
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients,
                     gradient=gradient, callback=callback)  # fmt: skip
     given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)

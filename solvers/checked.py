@@ -11,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from .kinds import check_kind, described
 from .wanted import Wanted
@@ -49,7 +50,10 @@ class CheckedFields:
     """
 
     def __new__(cls: type[T], *args: Any, **kwargs: Any) -> T:
-        _check(_fields(cls), args, kwargs)
+        if (
+            not is_dynamo_compiling()
+        ):  # no tracer follows it; what is built inside a compiled function is seldom wrong
+            _check(_fields(cls), args, kwargs)
         return super().__new__(cls)  # type: ignore[misc]
 
 

@@ -13,7 +13,7 @@ from .kinds import check_kind
 from .model import Model
 from .plan import Plan
 from .prediction import conversion
-from .program import BoundCombine, BoundEvaluate, Program
+from .program import BoundCombine, BoundEvaluate, Call, Program
 from .wanted import Wanted
 
 # (offsets in units of the step, weights) of fourth-order first derivatives: central, and to either side at an
@@ -55,10 +55,12 @@ def bound(program: Program, values: Tensor, like: Tensor) -> Program:
     for item in program.ops:
         if isinstance(item, BoundCombine):
             terms = tuple([(next(rest), name) for _, name in item.terms])
-            item = item._replace(terms=terms, noise=tuple([(next(rest), slot) for _, slot in item.noise]))
+            noise = tuple([(next(rest), slot) for _, slot in item.noise])
+            item = BoundCombine(item.out, terms, noise, item.dead, item.step)
         elif isinstance(item, BoundEvaluate):
-            t, a, b = (next(rest) for _ in range(3))
-            item = item._replace(call=item.call._replace(t=t.expand(len(like)), a=a, b=b))
+            t, a, b = next(rest), next(rest), next(rest)
+            call = Call(item.call.index, item.call.step, t.expand(len(like)), a, b, item.call.op)
+            item = BoundEvaluate(item.op, call, item.dead, item.step)
         ops.append(item)
     return replace(program, ops=ops, learned=values.requires_grad)
 

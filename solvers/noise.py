@@ -56,6 +56,7 @@ class Addressed(Noise):
     samples: tuple[int, ...] | None = None
     stream: int = 0
     on_cpu: bool = False
+    address: Tensor = field(init=False, repr=False, compare=False)
 
     def __init__(
         self, seed: int, samples: Sequence[int] | Tensor | None = None, stream: int = 0, on_cpu: bool = False
@@ -74,7 +75,10 @@ class Addressed(Noise):
                 f"Addressed: got samples={ids}, expected distinct ids in [0, 2^64); equal ids would share "
                 "noise"
             )
-        for name, value in (("seed", seed), ("samples", ids), ("stream", stream), ("on_cpu", on_cpu)):
+        numbers = np.array([seed % 2**64, seed >> 64, stream, *(ids or ())], dtype=np.uint64)
+        address = torch.from_numpy(numbers.view(np.int64))
+        given = {"seed": seed, "samples": ids, "stream": stream, "on_cpu": on_cpu, "address": address}
+        for name, value in given.items():
             object.__setattr__(self, name, value)
 
     def check(self, slots: int, like: Tensor) -> None:
@@ -137,6 +141,12 @@ class Addressed(Noise):
                 torch.randn(like.shape[1:], dtype=torch.float32, generator=generator, device=like.device)
             )
         return torch.stack(draws).to(like.dtype)
+
+
+def addressed_by(address: Tensor, on_cpu: bool) -> Addressed:
+    """The source whose `address` this is: two words of its seed, its stream, the samples' ids."""
+    low, high, stream, *ids = address.numpy().view(np.uint64).tolist()
+    return Addressed(low + (high << 64), ids or None, stream, on_cpu)
 
 
 class _Key(ISeedSequence):

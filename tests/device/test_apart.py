@@ -16,6 +16,7 @@ from strategies import STRATEGIES, close, plan_for
 from torch import Tensor, nn
 
 from pullback.adjoint import Checkpoint, Direct, Gradient, PerStep, Reversible, sample, trajectory
+from pullback.adjoint.one_graph import in_one_graph
 from pullback.solvers import (
     DDPM,
     Addressed,
@@ -23,10 +24,13 @@ from pullback.solvers import (
     ClassifierFree,
     Denoiser,
     DPMSolverPP,
+    EDMHeun,
     Noise,
     OnData,
     Plan,
     ReversibleHeun,
+    SASolver,
+    SDEDPMSolverPP,
     UniPC,
     V,
     coefficients,
@@ -68,6 +72,7 @@ def passes(run: Runs, given: dict[str, Tensor], device: Apart | None) -> Sequenc
         watched.expect(calls[1])
         grads = torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)
         calls[1] = watched.calls
+        watched.device.watch(False)
         found = [out.detach(), *grads]
     if device is None:
         return found
@@ -125,6 +130,25 @@ def test_every_strategy(apart, strategy):
 def test_every_method(apart, method):
     plan = method.plan(PROCESS, GRID)
     assert_alike(everything_into(plan, Checkpoint()), inputs_of(plan), apart)
+
+
+@pytest.mark.parametrize("method", [DPMSolverPP(2), EDMHeun(), SDEDPMSolverPP(2), SASolver(2, 2)], ids=str)
+def test_what_a_graph_is_made_of(apart, method):
+    """A traced run reads nothing, after the last call neither: here from its first call to its last gradient."""
+    plan = method.plan(PROCESS, GRID)
+
+    def run(model: Denoiser, given: Given) -> Tensor:
+        watched = model.network
+        if isinstance(watched, Watched) and watched.last:
+            watched.expect(plan.nfe + 1)  # it is told of no last call
+        cond = {"scale": PerStep(given["scale"]), "shifts": (given["shift"],)}
+        out, _ = in_one_graph(
+            model, plan, given["x"], (), cond=cond, noise=given.get("noise"), controls=given["controls"],
+            coefficients=None, gradient=Direct(),
+        )  # fmt: skip
+        return out
+
+    assert_alike(run, inputs_of(plan), apart)
 
 
 STACKED = torch.stack([torch.linspace(0.9, end, 5) for end in (0.1, 0.2, 0.3, 0.1, 0.2)], 1)
