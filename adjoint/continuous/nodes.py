@@ -57,17 +57,25 @@ class NodeTape(Tape):
         strategy: named in errors.
         states: where the states of the backward pass come from.
         steps: M; None for the run's own.
+        cuts: steps of the plan at whose beginning the field jumps.
     """
 
     kept: _Kept
 
     def __init__(
-        self, rollout: Rollout, registers: Registers, strategy: Gradient, states: States, steps: int | None
+        self,
+        rollout: Rollout,
+        registers: Registers,
+        strategy: Gradient,
+        states: States,
+        steps: int | None,
+        cuts: Sequence[int] = (),
     ) -> None:
         super().__init__(rollout, registers)
         plan, ops = rollout.program.plan, rollout.program.ops
         self.states, self.kept = states, _Kept([], [])
         self.grid = AdjointGrid.over(plan, ops[0].step if ops else 0, steps)
+        self.cuts = {step - self.grid.begin for step in cuts}
         at_nodes = {} if states is States.RESOLVED else _calls_at_nodes(rollout.program)
         self.to_data = _to_data(at_nodes.values(), plan.process) if states is States.INTEGRATED else {}
         # of a staggered plan: the node at which a call is made, by the call's index
@@ -139,9 +147,9 @@ class NodeTape(Tape):
             return ResolvedPath(self._resolver(), kept.nodes[0], grid.steps)
         states = kept.nodes
         if self.states is States.INTEGRATED:
-            states = reintegrated(process, grid.times, kept.nodes, kept.predictions)
+            states = reintegrated(process, grid.times, kept.nodes, kept.predictions, self.cuts)
             if grid.index is None:
-                return KnownPath(between(process, grid.times, states, kept.predictions, grid.at))
+                return KnownPath(between(process, grid.times, states, kept.predictions, grid.at, self.cuts))
         assert grid.index is not None
         return KnownPath([states[k] for k in grid.index])
 
