@@ -48,8 +48,8 @@ class AdjointGrid:
         signs = {(later > sooner) - (later < sooner) for sooner, later in pairwise(times)}
         if signs not in ({1}, {-1}):
             raise ValueError(
-                f"a continuous adjoint: got a grid from t={times[0]:g} to {times[-1]:g} that repeats or turns, expected "
-                "one that falls from noise to data, or rises, at every step; use Checkpoint()"
+                f"a continuous adjoint: got a grid from t={times[0]:g} to {times[-1]:g} that repeats or turns, "
+                "expected one that falls from noise to data, or rises, at every step; use Checkpoint()"
             )
         at, index = _nodes(plan.process, times, steps)
         own_clock = _clock(plan.process, times)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...solvers import DATA, NOISE, Call, Combine, Evaluate, Plan, Process
+from ...solvers import DATA, NOISE, Call, Evaluate, Plan, Process
 from ...solvers.prediction import conversion
 from ...solvers.program import BoundEvaluate, Program, prepare
 from ..gradient import Gradient
@@ -18,6 +18,7 @@ from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
 from .adjoint_grid import AdjointGrid
+from .noise_levels import noise_in_state
 from .refusals import refuse_decoupled, refuse_registers, refuse_unpredicted
 from .regrid import Regridded
 from .resolve import FlowResolver, NoiseResolver, Resolver
@@ -176,10 +177,8 @@ class NodeTape(Tape):
 
     def injected(self, step: int, cotangent: Tensor, into: Sensitivity) -> None:
         """Gradients of the noise that step `step` of the run added to the state."""
-        for op in self.rollout.program.plan.step(step):
-            if isinstance(op, Combine) and op.out == "x":
-                for c, slot in op.noise:
-                    into.noise(slot - self.grid.begin, cotangent, c)  # type: ignore[arg-type]
+        for slot, c in noise_in_state(self.rollout.program.plan.step(step)).items():
+            into.noise(slot - self.grid.begin, cotangent, c)
 
     def backward_with_graph(self, sign: Tensor, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         raise RuntimeError(

@@ -113,8 +113,8 @@ def _refuse_second(strategy: Continuous, rollout: Rollout, at: list[float], x: T
             continue
         raise ValueError(
             f"{strategy}: got {strategy.method}, which predicts at t={[op.t for op in calls]} in its step from "
-            f"{head[i]:g} to {head[i + 1]:g}, expected predictions at the ends of steps, where the run's states are; "
-            "take EDMPEC(), DPMSolverPP(2) or FlowHeun()"
+            f"{head[i]:g} to {head[i + 1]:g}, expected one at each node but the last, or at both ends of a step: the "
+            "run's states are known there; take EDMPEC(), DPMSolverPP(2) or FlowHeun()"
         )
     one_slot_a_step = plan.slots == plan.steps and second.slots == second.steps
     wanted = isinstance(rollout.noise, GivenNoise) and rollout.noise.values.requires_grad
@@ -134,8 +134,8 @@ def _refuse_cuts(strategy: Continuous, grid: AdjointGrid, plan: Plan) -> None:
     lost = [c for c in strategy.cuts if c > grid.begin and c - grid.begin not in met]
     if lost:
         raise ValueError(
-            f"{strategy}: got cuts at the steps {lost}, expected steps of {plan.name} that the {grid.steps} intervals of "
-            "the adjoint meet; use steps=None"
+            f"{strategy}: got cuts at the steps {lost}, expected steps of {plan.name} that the {grid.steps} "
+            "intervals of the adjoint meet; use steps=None"
         )
     second = strategy.method.along(plan.process, torch.tensor(grid.at[:TRIED], dtype=torch.float64))
     for i in range(second.steps):
