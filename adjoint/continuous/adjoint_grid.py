@@ -4,6 +4,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import neg
 
 import numpy as np
@@ -21,7 +22,7 @@ class AdjointGrid:
         times: of the run's nodes, from `begin` on.
         at: of the adjoint's nodes.
         index: the places of `at` among `times`; None where there are more than the run has.
-        clock, own_clock: atan(sigma/alpha) at `at` and at `times`.
+        clock, own_clock: atan(sigma/alpha) at `at` and at `times`, on a rising grid with the other sign: it falls.
     """
 
     begin: int
@@ -36,7 +37,7 @@ class AdjointGrid:
         """`steps` intervals over the run of `plan` from step `begin` on; by default the run's own.
 
         Raises:
-            ValueError: a grid for each sample, or one that does not fall from noise to data.
+            ValueError: a grid for each sample, or one that neither falls nor rises throughout.
         """
         times = [float(t) for t in plan.times[begin:] if not isinstance(t, tuple)]
         if len(times) != plan.steps - begin + 1:
@@ -44,10 +45,11 @@ class AdjointGrid:
                 f"a continuous adjoint: got a plan with one grid for each of {plan.batch} samples, expected "
                 "one grid; use Checkpoint()"
             )
-        if any(later >= sooner for sooner, later in zip(times, times[1:], strict=False)):
+        signs = {(later > sooner) - (later < sooner) for sooner, later in pairwise(times)}
+        if signs not in ({1}, {-1}):
             raise ValueError(
-                f"a continuous adjoint: got a grid from t={times[0]:g} to {times[-1]:g}, expected "
-                "one that falls from noise to data; use Checkpoint()"
+                f"a continuous adjoint: got a grid from t={times[0]:g} to {times[-1]:g} that repeats or turns, "
+                "expected one that falls from noise to data, or rises, at every step; use Checkpoint()"
             )
         at, index = _nodes(plan.process, times, steps)
         own_clock = _clock(plan.process, times)
@@ -58,6 +60,11 @@ class AdjointGrid:
     def steps(self) -> int:
         """M, how many intervals the adjoint has."""
         return len(self.at) - 1
+
+    @property
+    def rises(self) -> bool:
+        """Whether the run goes from data to noise."""
+        return self.times[-1] > self.times[0]
 
     @property
     def is_the_runs(self) -> bool:
@@ -111,6 +118,9 @@ def _nodes(
 
 
 def _clock(process: Process, values: Sequence[float]) -> MutableSequence[float]:
-    """atan(sigma/alpha): a time that every process shares, and that stays finite where sigma/alpha does not."""
+    """atan(sigma/alpha): a time that every process shares, and that stays finite where sigma/alpha does not; its
+    negative where `values` rise.
+    """
     t = torch.tensor(values, dtype=torch.float64)
-    return array("d", torch.atan2(process.sigma(t), process.alpha(t)).tolist())
+    sign = 1.0 if values[0] > values[-1] else -1.0
+    return array("d", (sign * torch.atan2(process.sigma(t), process.alpha(t))).tolist())

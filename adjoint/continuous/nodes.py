@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...solvers import DATA, NOISE, Call, Combine, Evaluate, Plan, Process
+from ...solvers import DATA, NOISE, Call, Evaluate, Plan, Process
 from ...solvers.prediction import conversion
 from ...solvers.program import BoundEvaluate, Program, prepare
 from ..gradient import Gradient
@@ -18,6 +18,7 @@ from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
 from .adjoint_grid import AdjointGrid
+from .noise_levels import noise_in_state
 from .refusals import refuse_decoupled, refuse_registers, refuse_unpredicted
 from .regrid import Regridded
 from .resolve import FlowResolver, NoiseResolver, Resolver
@@ -57,17 +58,25 @@ class NodeTape(Tape):
         strategy: named in errors.
         states: where the states of the backward pass come from.
         steps: M; None for the run's own.
+        cuts: steps of the plan at whose beginning the field jumps.
     """
 
     kept: _Kept
 
     def __init__(
-        self, rollout: Rollout, registers: Registers, strategy: Gradient, states: States, steps: int | None
+        self,
+        rollout: Rollout,
+        registers: Registers,
+        strategy: Gradient,
+        states: States,
+        steps: int | None,
+        cuts: Sequence[int] = (),
     ) -> None:
         super().__init__(rollout, registers)
         plan, ops = rollout.program.plan, rollout.program.ops
         self.states, self.kept = states, _Kept([], [])
         self.grid = AdjointGrid.over(plan, ops[0].step if ops else 0, steps)
+        self.cuts = {step - self.grid.begin for step in cuts}
         at_nodes = {} if states is States.RESOLVED else _calls_at_nodes(rollout.program)
         self.to_data = _to_data(at_nodes.values(), plan.process) if states is States.INTEGRATED else {}
         # of a staggered plan: the node at which a call is made, by the call's index
@@ -139,9 +148,9 @@ class NodeTape(Tape):
             return ResolvedPath(self._resolver(), kept.nodes[0], grid.steps)
         states = kept.nodes
         if self.states is States.INTEGRATED:
-            states = reintegrated(process, grid.times, kept.nodes, kept.predictions)
+            states = reintegrated(process, grid.times, kept.nodes, kept.predictions, self.cuts)
             if grid.index is None:
-                return KnownPath(between(process, grid.times, states, kept.predictions, grid.at))
+                return KnownPath(between(process, grid.times, states, kept.predictions, grid.at, self.cuts))
         assert grid.index is not None
         return KnownPath([states[k] for k in grid.index])
 
@@ -168,10 +177,8 @@ class NodeTape(Tape):
 
     def injected(self, step: int, cotangent: Tensor, into: Sensitivity) -> None:
         """Gradients of the noise that step `step` of the run added to the state."""
-        for op in self.rollout.program.plan.step(step):
-            if isinstance(op, Combine) and op.out == "x":
-                for c, slot in op.noise:
-                    into.noise(slot - self.grid.begin, cotangent, c)  # type: ignore[arg-type]
+        for slot, c in noise_in_state(self.rollout.program.plan.step(step)).items():
+            into.noise(slot - self.grid.begin, cotangent, c)
 
     def backward_with_graph(self, sign: Tensor, end: Tensor, jumps: dict[int, Tensor]) -> list[Tensor | None]:
         raise RuntimeError(

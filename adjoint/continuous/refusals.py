@@ -1,5 +1,7 @@
 """What an adjoint on another grid than the run's cannot give, and the states it cannot take."""
 
+from collections.abc import Sequence
+
 from ...solvers import GivenNoise, Plan
 from ..gradient import Gradient
 from ..replay.rollout import Registers, Rollout
@@ -54,4 +56,23 @@ def refuse_unpredicted(plan: Plan, states: States, predicted: int, grid: Adjoint
     if states is States.INTEGRATED and predicted < len(grid.times) - 1:
         raise ValueError(
             f"States.INTEGRATED: got {plan.name}, which does not predict at every node; use States.RECORDED"
+        )
+
+
+def refuse_pure_noise(strategy: Gradient, plan: Plan, times: Sequence[float]) -> None:
+    """Raise ValueError where alpha is 0 at one of `times`: 1/alpha scales the adjoint."""
+    pure = [t for t in times if not float(plan.process.alpha(t)) > 0]
+    if pure:
+        raise ValueError(
+            f"{strategy}: got a grid with alpha = 0 at t={pure[0]:g}, where 1/alpha is infinite, expected alpha > 0; "
+            "end it before, or use Continuous()"
+        )
+
+
+def refuse_without_diffusion(strategy: Gradient, plan: Plan) -> None:
+    """Raise ValueError where the steps of `plan` tend to no equation as they shrink."""
+    if plan.order < 1:
+        raise ValueError(
+            f"{strategy}: got {plan.name}, whose steps follow no diffusion, expected those of an ODE or SDE; use "
+            "Checkpoint()"
         )

@@ -7,7 +7,7 @@ from array import array
 import torch
 from torch import Tensor
 
-from ...solvers import DATA, NOISE, Combine, Evaluate, Noise, Plan, Process
+from ...solvers import NOISE, Combine, Evaluate, Noise, Plan, Prediction, Process
 from ...solvers.methods.weights import data_weights
 from ...solvers.prediction import conversion
 
@@ -34,15 +34,17 @@ class FlowResolver(Resolver):
         if not math.isfinite(self.lam[-1]):
             raise ValueError(
                 f"States.RESOLVED: got an infinite lambda at the sample's end t={times[-1]:g}, expected "
-                "sigma > 0 there; end the grid before, or use recorded states"
+                "sigma > 0 and alpha > 0 there; end the grid before, or use recorded states"
             )
 
     def back(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
         past, self.past = self.past, eps
-        if not math.isfinite(self.lam[i - 1]):  # alpha is 0 there: nothing but noise
+        if self.alpha[i - 1] == 0:  # nothing but noise
             return self.sigma[i - 1] * eps
         h = self.lam[i - 1] - self.lam[i]
         ratio = self.alpha[i - 1] / self.alpha[i]
+        if self.sigma[i - 1] == 0:  # where a rising run began: the data
+            return ratio * (x - self.sigma[i] * eps)
         if past is None:  # the first step: first order, as DDIM
             return ratio * x - self.sigma[i - 1] * math.expm1(h) * eps
         now, older = data_weights(-h, [0.0, (self.lam[i + 1] - self.lam[i]) / h])
@@ -86,9 +88,9 @@ class NoiseResolver(Resolver):
         return value / ratio
 
 
-def as_noise(process: Process, t: float, x: Tensor, prediction: Tensor, kind: object) -> Tensor:
-    """A DATA or NOISE prediction as the noise prediction."""
+def as_noise(process: Process, t: float, x: Tensor, prediction: Tensor, kind: Prediction) -> Tensor:
+    """A prediction of any kind as the noise prediction."""
     if kind == NOISE:
         return prediction
-    a, b = (float(c) for c in conversion(DATA, NOISE, process, t))
+    a, b = (float(c) for c in conversion(kind, NOISE, process, t))
     return a * x + b * prediction

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from ...solvers import DATA, EDMPEC, Call, Evaluate, GivenNoise, Method, OnData, Plan
+from ...solvers.instructions import reads, writes
 from ...solvers.program import prepare
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
 from ..replay.transpose import transpose
 from ..taped import Taped
+from .adjoint_grid import AdjointGrid
 from .nodes import PIECE, NodeTape
 from .regrid import Regridded
 from .resolve import as_noise
@@ -58,6 +60,7 @@ class Continuous(Taped):
     steps: int | None = None
     method: Method = field(default_factory=EDMPEC)
     states: States = States.INTEGRATED
+    cuts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -70,7 +73,8 @@ class Continuous(Taped):
         return _SecondPlan(rollout, registers, _on_the_same_data(self, rollout.program.plan))
 
     def cost(self, plan: Plan) -> tuple[int, int]:
-        m = self.steps or plan.steps
+        first = self.method.along(plan.process, torch.tensor(plan.times[:2], dtype=torch.float64))
+        m = (self.steps or plan.steps) * first.nfe
         return plan.nfe + m + 1 + (self.states is States.RESOLVED), m
 
 
@@ -99,15 +103,18 @@ def _refuse_marginals(strategy: Continuous, plan: Plan) -> None:
 
 
 def _refuse_second(strategy: Continuous, rollout: Rollout, at: list[float], x: Tensor) -> None:
-    """Raise ValueError where the second plan does not predict once at each node `at`, or shares its noise otherwise."""
+    """Raise ValueError where the second plan does not predict at the nodes `at`, or shares its noise otherwise."""
     plan, head = rollout.program.plan, at[:TRIED]
     second = strategy.method.along(plan.process, torch.tensor(head, dtype=torch.float64))
     prepare(second, rollout.model, x)
-    asked = [op.t for op in second.instructions if isinstance(op, Evaluate)]
-    if asked != head[:-1]:
+    for i in range(second.steps):
+        calls = [op for op in second.step(i) if isinstance(op, Evaluate)]
+        if calls and all(op.t in head[i : i + 2] for op in calls):
+            continue
         raise ValueError(
-            f"{strategy}: got {strategy.method} with {len(asked)} predictions on {len(head) - 1} steps, "
-            "expected one at each node but the last: a multistep method without starter"
+            f"{strategy}: got {strategy.method}, which predicts at t={[op.t for op in calls]} in its step from "
+            f"{head[i]:g} to {head[i + 1]:g}, expected one at each node but the last, or at both ends of a step: the "
+            "run's states are known there; take EDMPEC(), DPMSolverPP(2) or FlowHeun()"
         )
     one_slot_a_step = plan.slots == plan.steps and second.slots == second.steps
     wanted = isinstance(rollout.noise, GivenNoise) and rollout.noise.values.requires_grad
@@ -118,12 +125,37 @@ def _refuse_second(strategy: Continuous, rollout: Rollout, at: list[float], x: T
         )
 
 
+def _refuse_cuts(strategy: Continuous, grid: AdjointGrid, plan: Plan) -> None:
+    """Raise ValueError where an interval of the adjoint or a prediction of the second plan would span a jump."""
+    if not strategy.cuts:
+        return
+    n = len(grid.times) - 1
+    met = range(n + 1) if grid.index is None and grid.steps % n == 0 else grid.index or ()
+    lost = [c for c in strategy.cuts if c > grid.begin and c - grid.begin not in met]
+    if lost:
+        raise ValueError(
+            f"{strategy}: got cuts at the steps {lost}, expected steps of {plan.name} that the {grid.steps} "
+            "intervals of the adjoint meet; use steps=None"
+        )
+    second = strategy.method.along(plan.process, torch.tensor(grid.at[:TRIED], dtype=torch.float64))
+    for i in range(second.steps):
+        made = {"x"}
+        for op in second.step(i):
+            if not made.issuperset(reads(op)):
+                raise ValueError(
+                    f"{strategy}: got the multistep {strategy.method}, whose step {i} reads predictions from before a "
+                    "cut, expected steps of their own; take FlowHeun() or EDMHeun()"
+                )
+            made.update(writes(op))
+
+
 class _SecondPlan(NodeTape):
     """The run, with the second plan to be transposed at its states."""
 
     def __init__(self, rollout: Rollout, registers: Registers, strategy: Continuous) -> None:
-        super().__init__(rollout, registers, strategy, strategy.states, strategy.steps)
+        super().__init__(rollout, registers, strategy, strategy.states, strategy.steps, strategy.cuts)
         _refuse_second(strategy, rollout, self.grid.at, registers["x"])
+        _refuse_cuts(strategy, self.grid, rollout.program.plan)
         self.method = strategy.method
 
     def pull(self, kept: Any, end: Tensor, into: Sensitivity) -> Registers:
@@ -151,14 +183,16 @@ class _AtTheStates:
 
     def __init__(self, tape: _SecondPlan, piece: Plan, path: StatePath, into: Regridded) -> None:
         self.tape, self.piece, self.path, self.into = tape, piece, path, into
-        self.kinds = [op.want for op in piece.instructions if isinstance(op, Evaluate)]
+        calls = piece.calls
+        self.kinds, self.times = [op.want for op in calls], [op.t for op in calls]
 
     def __call__(self, call: Call, _: str, cotangent: Tensor) -> Tensor | None:
-        node = call.step  # one call a step, at the node where it opens
+        at = self.tape.grid.at
+        t = self.times[call.index]
+        node = call.step if t == at[call.step] else call.step + 1
         x = self.path.state(node)
         with self.tape.restored():
-            out, back = self.into.vjp_at(call, [(node, 1.0)], x, cotangent)
-        if isinstance(self.path, ResolvedPath):
-            t = self.tape.grid.at[node]
+            out, back = self.into.vjp_at(call, [(call.step, 1.0)], x, cotangent)
+        if node and isinstance(self.path, ResolvedPath):
             self.path.predicted(as_noise(self.piece.process, t, x, out, self.kinds[call.index]))
         return back

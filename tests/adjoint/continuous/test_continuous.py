@@ -33,18 +33,22 @@ from pullback.solvers import (
     NOISE,
     VP,
     Addressed,
+    Ancestral,
     Combine,
     Denoiser,
     DPMSolverPP,
     EDMHeun,
+    Ends,
     EulerMaruyama,
     FlowSDE,
     Gaussian,
+    LangevinCorrected,
     Method,
     Mixture,
     RectifiedFlow,
-    Restart,
     SASolver,
+    SDEDPMSolverPP,
+    StochasticFlow,
     UniformLambda,
     UniformT,
     V,
@@ -386,13 +390,22 @@ def test_refusals():
     call(
         sde, AdjointDEIS(steps=2), "noise that requires grad", noise=torch.randn(4, 2, 2, requires_grad=True)
     )
+    langevin = LangevinCorrected(DDPM()).plan(PROCESS, grid)
+    call(langevin, AdjointDEIS(), "follow no diffusion", noise=Addressed(0))
     churned = EDMHeun(churn=10.0).plan(PROCESS, UniformLambda(40, start=0.9, end=0.02))
-    call(churned, AdjointDEIS(), "without churn and restarts.*use Checkpoint", noise=Addressed(0))
-    call(
-        Restart(DDIM(), low=0.2, high=0.8).plan(PROCESS, UniformLambda(40, start=0.9, end=0.02)), AdjointDEIS(),
-        "without churn and restarts|one that falls", noise=Addressed(0),
-    )  # fmt: skip
-    call(DDIM().plan(PROCESS, [0.1, 0.5]), AdjointDEIS(), "one that falls")
+    for strategy in (AdjointDEIS(steps=20), AdjointDEIS(states=States.RESOLVED)):
+        call(churned, strategy, "adds noise in jumps", noise=Addressed(0))
+    mixed = Ends(SDEDPMSolverPP(1), tail=(Ancestral(DDIM(), 0.5),)).plan(PROCESS, grid)
+    call(mixed, AdjointDEIS(), "not added to the state alone", noise=Addressed(0))
+    rising = StochasticFlow(0.1).along(PROCESS, grid.times(PROCESS).flip(0))
+    call(rising, AdjointDEIS(), "deterministic run there", noise=Addressed(0))
+    call(DDIM().along(PROCESS, [0.5, 0.5, 0.1]), AdjointDEIS(), "one that falls")
+    for cuts, strategy, match in (
+        ((2,), Continuous(), "multistep EDMPEC"),
+        ((1,), Continuous(2, method=EDMHeun()), "intervals of the adjoint meet"),
+        ((0,), Continuous(), "steps of the run after its first"),
+    ):
+        call(ode, replace(strategy, cuts=cuts), match)
     call(ode, Continuous(method=DPMSolverPP(2, starter=True)), "one at each node but the last")
     flow = DDIM().plan(RectifiedFlow(), UniformT(4))
     with pytest.raises(ValueError, match="alpha = 0"):
