@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..solvers import Model, Noise, Plan
@@ -21,6 +19,7 @@ from ..solvers.wanted import Count, Wanted
 from .arguments import check_arguments, check_plan
 from .direct import Direct
 from .gradient import Gradient
+from .peak import Peak
 from .replay.cond import leaves
 from .reversible import Reversible
 from .sampling import sample
@@ -165,7 +164,7 @@ def audit(
                 began = time.perf_counter()
                 once()
                 seconds.append(time.perf_counter() - began)
-            with _Peak(inputs[0].device) as memory:
+            with Peak(inputs[0].device) as memory:
                 once()
         size, norm = float(truth.norm()), float(gradient.norm())
         rows.append(
@@ -222,45 +221,3 @@ class _Counted(Model):
 
     def check_times(self, times: Tensor) -> None:
         self.inner.check_times(times)
-
-
-class _Peak(TorchDispatchMode):
-    """Peak bytes above the start: of live tensors on the CPU, where one counts storages op by op, of the
-    allocator on a GPU.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device, self.bytes, self.total = device, 0, 0
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __enter__(self) -> "_Peak":
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.before = torch.cuda.memory_allocated(self.device)
-        else:
-            super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.before
-        else:
-            super().__exit__(*error)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                known = self.live.get(storage._cdata)
-                if known is None or known[0].expired():
-                    self.total += storage.nbytes() - (known[1] if known else 0)
-                    self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        if self.total > self.bytes:  # only a new peak is worth looking for the dead
-            self.live = {key: pair for key, pair in self.live.items() if not pair[0].expired()}
-            self.total = sum(size for _, size in self.live.values())
-            self.bytes = max(self.bytes, self.total)
-        return out

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from ...solvers import Call
 from ...solvers.program import Program
 from .live_call import LiveCall, live_call
 from .rollout import Registers, Rollout
+from .saved import Saved
 from .schedule import Keep, split
 from .sensitivity import Sensitivity
 from .tape import Tape
@@ -57,16 +57,10 @@ class Segmented(Tape):
         return self.rollout.execute(registers, self.evaluate, before=before)
 
     def look_first(self, call: Call, state: Tensor) -> LiveCall:
-        saved: dict[int, int] = {}  # storage -> bytes: a tensor may be saved many times
-        own = {value.untyped_storage().data_ptr() for value in self.inputs.shared.values()}
-
-        def measure(tensor: Tensor) -> Tensor:
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with saved_tensors_hooks(measure, lambda tensor: tensor):
+        saved = Saved()
+        with saved:
             live = super().look_first(call, state)
-        activation = sum(nbytes for place, nbytes in saved.items() if place not in own)
+        activation = saved.bytes([state, *self.inputs.every().values()])
         size, held = (0, 0) if self.offload else (state.nbytes, max(self.held, state.nbytes))
         self.keep = self.choice(self.count, self.steps, size, held, activation)
         return live
@@ -136,8 +130,8 @@ class _Backward:
             self.reverse(cut, high, self.run(low, cut, live), slots - 1)
             self.reverse(low, cut, live, slots)
 
-    def run(self, low: int, high: int, live: Registers) -> Registers:
-        """The registers at step `high`, without a graph; the states of the calls on the way are noted."""
+    def run(self, low: int, high: int, live: Registers, states: dict[int, Tensor] | None = None) -> Registers:
+        """The registers at step `high`, without a graph; `states` receives those of the calls on the way."""
         rollout = self.tape.rollout
 
         def before(step: int, registers: Registers) -> None:
@@ -145,7 +139,8 @@ class _Backward:
                 registers["x"] = registers["x"] + rollout.controls[step]
 
         def evaluate(call: Call, state: Tensor) -> Tensor:
-            self.states[call.index] = state
+            if states is not None:
+                states[call.index] = state
             # with a graph, for a network that keeps something from call to call: see Tape
             with self.tape.calls.of(call).restored():
                 return live_call(rollout, call, state).out.detach()
@@ -159,7 +154,7 @@ class _Backward:
         wanted = [call.index for call in program.calls()]
         if not all(index in self.states for index in wanted):
             self.states.clear()
-            self.run(low, high, live)
+            self.run(low, high, live, self.states)
         states = {index: self.states[index] for index in wanted}
         self.states.clear()
 
