@@ -27,12 +27,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.autograd.forward_ad import unpack_dual
 
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 
-from bundled import denoiser, load  # noqa: E402
-from data import digit_images, face_images  # noqa: E402
+from bundled import denoiser  # noqa: E402
+from data import digit_images  # noqa: E402
 from inverse import digits_prior  # noqa: E402
 
 from pullback.adjoint import Direct, linearised, sample  # noqa: E402
@@ -53,28 +55,35 @@ from pullback.guidance import (  # noqa: E402
 )
 from pullback.solvers import VP, Addressed, Denoiser, DPMSolverPP, Mixture, Model, UniformLambda, UniformT  # noqa: E402
 
-STD = 0.05
+STD, OURS = 0.05, "Levenberg-Marquardt"
+Counts = tuple[int, int, int]  # forward calls, JVPs, VJPs
+Line = list[tuple[Counts, list[float]]]
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 OPTIMISERS: dict[str, Callable] = {f"Adam {lr}": adam(lr) for lr in RATES}
-OPTIMISERS |= {"L-BFGS": lbfgs(), "Levenberg-Marquardt": levenberg()}
+OPTIMISERS |= {"L-BFGS": lbfgs(), OURS: levenberg()}
 
 
 class Counted(nn.Module):
-    """A network that counts its calls, dual ones too, and the cotangents that come back."""
+    """A network that counts its forward calls, its JVPs, and the cotangents that come back."""
 
     def __init__(self, network: Callable) -> None:
         super().__init__()
-        self.network, self.count = network, 0
+        self.network, self.forwards, self.jvps, self.vjps = network, 0, 0, 0
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.count += 1
+        dual = unpack_dual(x).tangent is not None if forward_ad._current_level >= 0 else False
+        self.jvps, self.forwards = self.jvps + dual, self.forwards + (not dual)
         out = self.network(x, t)
         if out.requires_grad:
             out.register_hook(self.pulled)
         return out
 
     def pulled(self, grad: Tensor) -> None:
-        self.count += 1
+        self.vjps += 1
+
+    @property
+    def counts(self) -> Counts:
+        return self.forwards, self.jvps, self.vjps
 
 
 @dataclass
@@ -168,15 +177,15 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
 }
 
 
-def curve(problem: Problem, optimiser: Callable, budget: int) -> list[tuple[int, list[float]]]:
-    """(calls so far, the least objective of each sample) at every evaluation within the budget."""
-    at = list[int]()
-    problem.network.count = 0
+def curve(problem: Problem, optimiser: Callable, budget: int) -> Line:
+    """What was called so far and the least objective of each sample, at every evaluation within the budget."""
+    at, begin = list[Counts](), problem.network.counts
 
     def residual(x: Tensor) -> Tensor:
-        if problem.network.count > budget:
+        f, j, v = (now - then for now, then in zip(problem.network.counts, begin, strict=True))
+        if f + j + v > budget:
             raise KeyboardInterrupt  # what `optimise` ends on, with the best so far
-        at.append(problem.network.count)
+        at.append((f, j, v))
         return problem.seen.residual(x)
 
     found = optimise(
@@ -187,9 +196,14 @@ def curve(problem: Problem, optimiser: Callable, budget: int) -> list[tuple[int,
     return list(zip(at, least.tolist(), strict=True))
 
 
-def reached(line: list[tuple[int, list[float]]], level: float, of: Callable[[list[float]], float]) -> float:
-    """After how many calls `of` the objectives is at most `level`; infinity where it never is."""
-    return next((calls for calls, values in line if of(values) <= level * (1 + 1e-9)), math.inf)
+def reached(
+    line: Line, level: float, of: Callable[[list[float]], float], price: Counts | tuple = (1, 1, 1)
+) -> float:
+    """After what calls, at their prices, `of` the objectives is at most `level`; infinity where it never is."""
+    for counts, values in line:
+        if of(values) <= level * (1 + 1e-9):
+            return sum(c * p for c, p in zip(counts, price, strict=True))
+    return math.inf
 
 
 def prices(problem: Problem) -> dict[str, float]:
@@ -210,22 +224,47 @@ def prices(problem: Problem) -> dict[str, float]:
     return {"jvp": seconds(lambda: linear.jvp(v)) / forward, "vjp": seconds(lambda: linear.vjp(v)) / forward}
 
 
-def compared(lines: dict[str, list[tuple[int, list[float]]]], budget: int) -> dict[str, Any]:
+def compared(lines: dict[str, Line], price: dict[str, float]) -> dict[str, Any]:
     """Where each ends, and how much earlier Levenberg-Marquardt is where the better of the others ends."""
     ends = {name: statistics.mean(line[-1][1]) for name, line in lines.items()}
     rate = min((name for name in lines if name.startswith("Adam")), key=ends.__getitem__)
     other = min((rate, "L-BFGS"), key=ends.__getitem__)
-    ours, theirs = lines["Levenberg-Marquardt"], lines[other]
-    used = reached(theirs, ends[other], statistics.mean)  # one that has converged is not charged for the rest
-    mean = used / reached(ours, ends[other], statistics.mean)
-    each = []
-    for b, last in enumerate(theirs[-1][1]):
-        pick = lambda values, b=b: values[b]  # noqa: E731
-        each.append(reached(theirs, last, pick) / reached(ours, last, pick))
+    ours, theirs = lines[OURS], lines[other]
+
+    def times(of: Callable[[list[float]], float], price: tuple = (1, 1, 1)) -> float:
+        """One that has converged is not charged for what it was given after that."""
+        level = of(theirs[-1][1])
+        return reached(theirs, level, of, price) / reached(ours, level, of, price)
+
+    each = [times(lambda values, b=b: values[b]) for b in range(len(theirs[0][1]))]
     return {
-        "adam": rate, "better": other, "calls": used, "ends": {k: ends[k] for k in (rate, "L-BFGS", "Levenberg-Marquardt")},
-        "mean": mean, "each": each,
-    }  # fmt: skip
+        "better": other,
+        "ends": {name: ends[name] for name in (rate, "L-BFGS", OURS)},
+        "mean": times(statistics.mean),
+        "each": each,
+        "priced": times(statistics.mean, (1, price["jvp"], price["vjp"])),
+        "prices": price,
+        "curves": {name: lines[name] for name in (rate, "L-BFGS", OURS)},
+    }
+
+
+def picture(rows: dict[str, list[dict[str, Any]]]) -> Any:
+    """The mean objective against calls, a panel a problem, its first seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")
+    for axis, (name, runs) in zip(axes.flat, rows.items(), strict=False):
+        for (label, line), colour in zip(runs[0]["curves"].items(), ("C0", "C1", "C3"), strict=True):
+            axis.plot([sum(c) for c, _ in line], [statistics.mean(v) for _, v in line], colour, label=label)
+        axis.set(title=name, yscale="log")
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.supxlabel("network calls: forward, JVP and VJP, one each")
+    figure.supylabel("objective, mean over samples")
+    return figure
 
 
 def main() -> None:
@@ -248,16 +287,21 @@ def main() -> None:
             torch.set_default_dtype(torch.float64 if name.startswith("mixture") else torch.float32)
             problem = make(seed)
             lines = {k: curve(problem, made, a.budget) for k, made in OPTIMISERS.items()}
-            runs.append(
-                compared(lines, a.budget)
-                | {"curves": {k: lines[k] for k in lines}, "prices": prices(problem)}
+            run = compared(lines, prices(problem))
+            runs.append(run)
+            said = ", ".join(f"{k} {v:.5g}" for k, v in run["ends"].items())
+            each = ", ".join(f"{ratio:.1f}" for ratio in run["each"])
+            print(
+                f"{name:36s} {seed}: {said}; {run['mean']:.2f} x, each {each}, priced {run['priced']:.2f}",
+                flush=True,
             )
-            print(f"{name:36s} {seed} {runs[-1]['better']:9s} " + " ".join(f"{k} {v:.5g}," for k, v in runs[-1]["ends"].items())
-                  + f" {runs[-1]['mean']:.2f} x, each {[round(r, 1) for r in runs[-1]['each']]}", flush=True)  # fmt: skip
         rows[name] = runs
-        a.out.write_text(
-            json.dumps({"python": platform.python_version(), "torch": torch.__version__, "rows": rows}) + "\n"
-        )
+        facts = {
+            "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
+            "threads": torch.get_num_threads(), "budget": a.budget, "seeds": a.seeds, "rows": rows,
+        }  # fmt: skip
+        a.out.write_text(json.dumps(facts) + "\n")
+    picture(rows).savefig(a.out.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":

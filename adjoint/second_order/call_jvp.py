@@ -56,7 +56,9 @@ class ForwardMode(CallJVP):
                 return rollout.evaluate(call, state)
         except (NotImplementedError, RuntimeError) as error:
             if "forward AD" not in str(error) and "forward mode AD" not in str(error):
-                error.add_note("in forward mode; by=DoubleBackward() does without PyTorch's forward-mode formulas")
+                error.add_note(
+                    "in forward mode; by=DoubleBackward() does without PyTorch's forward-mode formulas"
+                )
                 raise
             raise NotImplementedError(
                 f"network call {call.index} of step {call.step}: got an operation without a forward-mode derivative "

@@ -97,7 +97,7 @@ class SampleLevenberg(SampleOptimiser):
 @checked
 def levenberg(
     reach: Positive = 0.3,
-    products: Count = 10,
+    products: Count = 5,
     forcing: NonNegative = 0.1,
     trials: Count = 8,
     tolerance_grad: NonNegative = 1e-7,
