@@ -1,7 +1,7 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
 from ..solvers.per_step import PerStep
-from . import bridges, continuous, density
+from . import bridges, continuous, density, second_order
 from .auditing import Audit, audit
 from .auto import Auto
 from .bridges import *
@@ -16,14 +16,16 @@ from .replay.rollout import Registers, Rollout
 from .replay.schedule import Keep
 from .reversible import Reversible
 from .sampling import sample, trajectory
+from .second_order import *
 from .skip_straight import SkipStraight
 from .truncated import Truncated
 
 __all__ = [
     "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Input", "JacobianFree", "Keep", "Mechanism", "PerStep",
-    "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "density",
-    "sample", "trajectory",
+    "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous",
+    "density", "sample", "second_order", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__
 __all__ += density.__all__
+__all__ += second_order.__all__

@@ -9,7 +9,7 @@ from .direct import Direct
 from .given import Given
 from .gradient import Gradient
 from .replay.bound_model import BoundModel
-from .transforms import transform
+from .transforms import check_not_traced, transform
 from .truncated import Truncated
 
 
@@ -17,9 +17,10 @@ def chosen(gradient: Gradient | None, given: Given) -> Gradient | None:
     """The strategy of a run, None where it only samples.
 
     Raises:
-        ValueError: under torch.func a strategy that it would not see through; a strategy asked for where
+        ValueError: inside torch.func.linearize; a strategy that torch.func would not see through; one asked for where
             nothing requires grad, or where it cuts off all that does.
     """
+    check_not_traced()
     if gradient is None:
         return None
     around = transform()

@@ -1,5 +1,6 @@
 """torch.func and forward-mode AD: what they see through, and what they must not meet."""
 
+import torch
 import torch._C._functorch as functorch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -11,6 +12,17 @@ def transform() -> str:
     if level is not None:
         return f"a torch.func transform ({level.key().name.lower()})"
     return "forward-mode AD" if forward_ad._current_level >= 0 else ""
+
+
+def check_not_traced() -> None:
+    """Raise ValueError inside torch.func.linearize, whose trace of a dual tensor that is added to in place ends the
+    interpreter (a segmentation fault of torch 2.13).
+    """
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        raise ValueError(
+            "sample: got a trace of the run (torch.func.linearize, make_fx), expected plain tensors; use "
+            "pullback.adjoint.linearised, or torch.func.jvp"
+        )
 
 
 def bare(x: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ from .dflow import d_flow
 from .direct_latents import doodl
 from .direct_noise import dno
 from .flow_control import flow_grad, oc_flow
-from .optimisation import Result, Stop, adam, optimise
+from .found import Result, Stop
+from .optimisation import adam, optimise
 from .priors import ChiPrior, NormPrior, Prior
 from .reward_noise import reno
 from .sample_lbfgs import lbfgs
+from .sample_levenberg import levenberg
 from .variables import Over
 
 __all__ = [
     "BlackBox", "ChiPrior", "Concentration", "NormPrior", "Over", "Prior", "Result", "Stop", "adam", "d_flow",
-    "dno", "doodl", "flow_grad", "lbfgs", "oc_flow", "optimise", "reno",
+    "dno", "doodl", "flow_grad", "lbfgs", "levenberg", "oc_flow", "optimise", "reno",
 ]  # fmt: skip

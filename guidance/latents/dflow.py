@@ -9,7 +9,8 @@ from ...adjoint import Auto, Gradient, sample
 from ...solvers import Model, Plan
 from ...solvers.checked import checked
 from ..loss import Loss
-from .optimisation import Result, optimise
+from .found import Result
+from .optimisation import optimise
 from .priors import ChiPrior, Prior
 from .sample_lbfgs import lbfgs
 from .variables import Over

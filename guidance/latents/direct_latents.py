@@ -11,7 +11,8 @@ from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.wanted import Limit, NonNegative, Positive, Samples
 from ..loss import Loss
-from .optimisation import MakeOptimiser, Result, optimise, sgd
+from .found import Result
+from .optimisation import MakeOptimiser, optimise, sgd
 
 
 @checked

@@ -11,7 +11,8 @@ from ...solvers.checked import checked
 from ...solvers.wanted import Limit, Positive
 from ..loss import Loss
 from .concentration import Concentration
-from .optimisation import Result, optimise
+from .found import Result
+from .optimisation import optimise
 from .priors import Prior, Priors
 from .variables import Over
 

@@ -9,7 +9,8 @@ from ...solvers import Model, Plan
 from ...solvers.checked import checked
 from ...solvers.wanted import NonNegative, Positive
 from ..loss import Loss
-from .optimisation import MakeOptimiser, Result, adam, optimise, sgd
+from .found import Result
+from .optimisation import MakeOptimiser, adam, optimise, sgd
 from .priors import NormPrior, Priors
 from .sample_lbfgs import lbfgs
 from .variables import Over

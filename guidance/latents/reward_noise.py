@@ -9,7 +9,8 @@ from ...solvers import Model, Noise, Plan
 from ...solvers.checked import checked
 from ...solvers.wanted import Limit, NonNegative, Positive
 from ..loss import Loss
-from .optimisation import Result, optimise, sgd
+from .found import Result
+from .optimisation import optimise, sgd
 from .priors import ChiPrior, Prior
 
 

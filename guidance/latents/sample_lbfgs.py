@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .sample_optimiser import SampleOptimiser
+
 ARMIJO, CURVATURE = 1e-4, 0.9  # Nocedal and Wright 2006, eq. 3.7: c1, c2
 
 
@@ -21,7 +23,7 @@ class _Line:
     slope: Tensor
 
 
-class SampleLBFGS(torch.optim.Optimizer):
+class SampleLBFGS(SampleOptimiser):
     """L-BFGS with a strong Wolfe line search, sample by sample: torch's couples batch mates through one inner product.
 
     Two-loop recursion over the last `history` pairs (Nocedal and Wright 2006, algorithm 7.4) and a bracketing
@@ -45,6 +47,8 @@ class SampleLBFGS(torch.optim.Optimizer):
     evaluation a step, as many as the slowest sample's search needs.
     """
 
+    called = "lbfgs()"
+
     def __init__(
         self,
         variables: list[Tensor],
@@ -59,20 +63,18 @@ class SampleLBFGS(torch.optim.Optimizer):
                 f"lbfgs: got history={history}, searches={searches}, tolerance_grad={tolerance_grad}, "
                 f"tolerance_change={tolerance_change}, expected at least 1, 1, 0 and 0"
             )
-        super().__init__(variables, {"lr": lr})
+        super().__init__(variables, lr)
         self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
-        none = torch.zeros(len(variables[0]), dtype=torch.bool, device=variables[0].device)
-        self.converged, self.done = none, none  # (B,)
-        self.variables, self.lr, self.history, self.searches = variables, lr, history, searches
+        self.lr, self.history, self.searches = lr, history, searches
         # s, y (B, d), the changes of x and of the gradient, and 1/(s.y) (B,), 0 where a pair does not count
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
         self.last: tuple[Tensor, Tensor] | None = None  # loss and gradient where the last search ended
 
     def step(self, closure: Callable[[], Any]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One direction and its line search; returns the losses (B,) at its start."""
-        x = torch.cat([value.detach().flatten(1) for value in self.variables], 1)
+        x = self.read()
         loss, grad = self.last if self.last is not None else self._at(x, closure)
-        self._settle(grad.abs().amax(1) <= self.tolerance_grad)
+        self.settle(grad.abs().amax(1) <= self.tolerance_grad)
         fresh = self._has_no_history(loss)
         line = self._line(x, loss, grad)
         first = self.lr * (1 / grad.abs().sum(1).clamp(min=torch.finfo(grad.dtype).tiny)).clamp(max=1)
@@ -82,15 +84,11 @@ class SampleLBFGS(torch.optim.Optimizer):
         self._remember(moved, new - grad)
         least = max(self.tolerance_change, torch.finfo(loss.dtype).eps) * loss.abs().clamp(min=1)
         still = loss - after <= least
-        self._settle(wolfe & still | (new.abs().amax(1) <= self.tolerance_grad))
+        self.settle(wolfe & still | (new.abs().amax(1) <= self.tolerance_grad))
         self.done = self.done | fresh & still  # nothing lower, even along the steepest descent
-        self._write(x + moved)
+        self.write(x + moved)
         self.last = (after, new)
         return loss
-
-    def _settle(self, where: Tensor) -> None:
-        self.converged = self.converged | where & ~self.done
-        self.done = self.done | where
 
     def _has_no_history(self, loss: Tensor) -> Tensor:
         """Where no pair counts: the direction there is that of the steepest descent."""
@@ -164,18 +162,10 @@ class SampleLBFGS(torch.optim.Optimizer):
 
     def _at(self, flat: Tensor, closure: Callable[[], Any]) -> tuple[Tensor, Tensor]:
         """Losses (B,) and gradients (B, d) at `flat` (B, d), which the variables are set to."""
-        self._write(flat)
+        self.write(flat)
         loss = closure()
         grads = [torch.zeros_like(v) if v.grad is None else v.grad for v in self.variables]
         return loss, torch.cat([g.flatten(1) for g in grads], 1)
-
-    def _write(self, flat: Tensor) -> None:
-        start = 0
-        with torch.no_grad():
-            for value in self.variables:
-                size = value[0].numel()
-                value.copy_(flat[:, start : start + size].reshape(value.shape))
-                start += size
 
 
 def lbfgs(

@@ -105,6 +105,31 @@ class Variables:
         turned = {name: value.movedim(0, 1) for name, value in self.rows.items()}
         return {"x": self.x, "cond": self.cond, "noise": self.noise, "controls": self.controls, **turned}
 
+    def copied(self) -> tuple[dict[str, Any], list[Tensor]]:
+        """What enters, in copies that later steps do not write to, and those of `own` among it."""
+        copies = {id(value): value.detach().clone() for value in self.own}
+        entering = tree_map(
+            lambda leaf: copies.get(id(leaf), leaf),
+            {"x": self.x, "cond": self.cond, "noise": self.noise, "controls": self.controls},
+            is_leaf=_is_per_step,
+        )
+        for name, value in self.rows.items():
+            entering[name] = copies[id(value)] = copies[id(value)].movedim(0, 1)
+        return entering, [copies[id(value)] for value in self.own]
+
+    def joined(self, entered: Sequence[Tensor]) -> Tensor:
+        """(B, d), the rows of `own` side by side, from tensors in the shapes in which they enter."""
+        turned = {id(value) for value in self.rows.values()}
+        pairs = zip(self.own, entered, strict=True)
+        return torch.cat([(v.movedim(1, 0) if id(own) in turned else v).flatten(1) for own, v in pairs], 1)
+
+    def parted(self, flat: Tensor) -> list[Tensor]:
+        """What `joined` made one of."""
+        turned = {id(value) for value in self.rows.values()}
+        parts = zip(self.own, flat.split([value[0].numel() for value in self.own], 1), strict=True)
+        shaped = [(own, part.reshape(own.shape)) for own, part in parts]
+        return [part.movedim(1, 0) if id(own) in turned else part for own, part in shaped]
+
     def detached(self) -> dict[str, Any]:
         """The same without graphs."""
         return tree_map(_free, self.entering(), is_leaf=_is_per_step)

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from ...solvers import Addressed
 from ...solvers.broadcast import per_sample
-from ..latents.optimisation import Stop
+from ..latents.found import Stop
 from .blends import LatentBlend, better_of, loss_at
 from .latent import Latents
 from .pair_loss import PairLoss

@@ -10,7 +10,7 @@ from ...adjoint.arguments import check_model_and_plan, check_noise
 from ...solvers import Model, Noise, Plan
 from ...solvers.kinds import check_kind
 from ..grad_mode import check_grad_mode
-from ..latents.optimisation import Stop
+from ..latents.found import Stop
 from ..recognition.recogniser import Recogniser
 from .blends import loss_at
 from .encoders import Encoder, FlowEncoder

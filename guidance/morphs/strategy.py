@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields
-from ..latents.optimisation import Stop
+from ..latents.found import Stop
 from .latent import Latents
 from .pair_loss import PairLoss
 from .scene import Scene

@@ -7,7 +7,7 @@ from strategies import STRATEGIES, network, plan_for
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from pullback.adjoint import Auto, Direct, sample
+from pullback.adjoint import Auto, Direct, linearised, sample
 from pullback.solvers import (
     DATA,
     DDPM,
@@ -83,6 +83,22 @@ def test_every_transform_with_direct(run):
     )
     second = torch.autograd.functional.hessian(lambda c: run(x, c).square().sum(), cond)
     assert close(hessian(lambda c: run(x, c).square().sum())(cond), second)
+
+
+@pytest.mark.parametrize("gradient", [None, Direct()], ids=str)
+@pytest.mark.parametrize("method", [DPMSolverPP(2), DDPM()], ids=str)
+def test_linearize_is_refused_by_name(method, gradient):
+    """torch's tracer crashes on the loop's sums; `linearised` is the same map."""
+    plan, net = method.plan(PROCESS, GRID), network()
+    x, v, noise = torch.randn(2, 3), torch.randn(2, 3), Addressed(0) if plan.slots else None
+
+    def run(x):
+        return sample(Denoiser(net, PROCESS, DATA), plan, x, noise=noise, gradient=gradient)
+
+    with pytest.raises(ValueError, match=r"got a trace .*use pullback.adjoint.linearised"):
+        torch.func.linearize(run, x)
+    linear = linearised(Denoiser(net, PROCESS, DATA), plan, x, noise=noise)
+    assert close(linear.jvp(v), jvp(run, (x,), (v,))[1]) and close(linear.value, run(x))
 
 
 def test_parameters_by_functional_call(net):

@@ -1,0 +1,98 @@
+"""Forward mode through a whole run: the sample and how it moves, at the memory of one call."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
+
+from ...solvers import Model, Noise, Plan
+from ...solvers.checked import checked
+from ...solvers.packing import Packing, State
+from ...solvers.program import Call
+from ..arguments import check_arguments
+from ..given import Given
+from ..not_finite import not_finite
+from ..transforms import finite, transform
+from .call_jvp import CallJVP, ForwardMode
+from .entering import Entering
+
+
+@checked
+def pushforward(
+    denoiser: Model,
+    plan: Plan,
+    x: State,
+    tangent: State,
+    *,
+    cond: Any = None,
+    noise: Noise | State | None = None,
+    controls: State | None = None,
+    wrt: Any = None,
+    by: CallJVP = ForwardMode(),
+) -> tuple[State, State]:
+    """(x_0, J v): the sample and its derivative along the tangent v, without a graph.
+
+    Between its network calls a plan is linear, and tangents move by its own coefficients: with
+    out <- sum c_r reg_r + sum k_j xi_j goes d_out <- sum c_r d_r + sum k_j d_xi_j; at a call by the network's JVP.
+
+    Args:
+        x, cond, noise, controls: as for `sample`. Noise from a counter is drawn as in any other run.
+        tangent: v, one tensor for each in `wrt` and nested as that is; by default of x's form.
+        wrt: what moves, in any nesting: tensors that are passed as x, cond, noise or controls (the values of a
+            `PerStep`), or parameters of the network's modules. Default: x.
+        by: how a network call is differentiated.
+
+    Returns:
+        Two states of x's form.
+
+    Raises:
+        ValueError: as `sample`; a tensor in `wrt` that does not enter; a tangent of another form; inside a torch.func
+            transform or forward-mode AD. NotImplementedError: an operation of the network without a forward-mode
+            derivative. FloatingPointError: a sample or tangent that is not finite.
+
+    Cost: plan.nfe JVPs of the network, of 2 to 3 F each; memory: the registers twice, and one call. Any plan: with
+    noise, stacked, with `Apply` instructions. Source: Griewank and Walther 2008, Evaluating Derivatives, chapter 3.
+    """
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls)
+    entering = Entering.of(denoiser, x, cond, noise, controls, wrt)
+    packing, value, pushed = pushed_through(plan, entering, entering.tangents(tangent), by)
+    return packing.unpack(value), packing.unpack(pushed)
+
+
+def pushed_through(
+    plan: Plan, entering: Entering, tangents: list[Tensor], by: CallJVP
+) -> tuple[Packing, Tensor, Tensor]:
+    """(how states are packed, the sample, its tangent), packed."""
+    if around := transform():
+        raise ValueError(f"pushforward: got {around}, expected none: forward mode does not nest; use torch.func.jvp on "
+                         "sample(..., gradient=Direct())")  # fmt: skip
+    with torch.no_grad(), by.around(), dual_level():
+        pairs = zip(entering.wrt, tangents, strict=True)
+        duals = [make_dual(value.detach(), tangent) for value, tangent in pairs]
+        arguments = entering.standing_in(duals)
+        given = Given.of(
+            entering.model,
+            plan,
+            arguments["x"],
+            arguments["cond"],
+            arguments["noise"],
+            arguments["controls"],
+            None,
+        )
+        rollout = given.rollout(lambda step, x: None, ())
+
+        def evaluate(call: Call, state: Tensor) -> Tensor:
+            return by.evaluate(rollout, entering, duals, call, state)
+
+        value, pushed = unpack_dual(rollout.execute(given.registers, evaluate)["x"])
+        value = value.detach()
+        if not finite(value):
+            raise not_finite(rollout, given.registers, value)
+        pushed = torch.zeros_like(value) if pushed is None else pushed.detach()
+        if not finite(pushed):
+            raise FloatingPointError(
+                "tangent: not finite at the sample, though the sample is, expected a finite derivative of the network; "
+                "mend it there (sqrt and norm have none at 0), or use a wider dtype"
+            )
+        return given.start.packing, value, pushed
