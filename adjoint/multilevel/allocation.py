@@ -53,7 +53,7 @@ class CoupledSum(Allocation):
 
         Var Z = sum_l (E|f_{l-1} - f_L|^2 - E|f_l - f_L|^2)/P_l - |E f_L|^2
 
-    with `StratifiedDraws` draws variances in place of all these moments. Runs of weight 0 (P_l = P_{l+1}) are not made.
+    with `StratifiedDraws` variances in place of all these moments. Runs of weight 0 (P_l = P_{l+1}) are not made.
 
     Args:
         shares: P_0 = 1 >= P_1 >= ... > 0 of the levels that are listed.
@@ -111,9 +111,9 @@ class SingleTerm(Allocation):
 
         Z_i = (f_l - f_{l-1}) / p_l,  f_{-1} = 0:   w_il = 1/(B p_l),  w_i,l-1 = -1/(B p_l).
 
-    Var Z = sum_l E|f_l - f_{l-1}|^2/p_l - |E f_L|^2, with `StratifiedDraws` draws sum_l Var[f_l - f_{l-1}]/p_l: classical
+    Var Z = sum_l E|f_l - f_{l-1}|^2/p_l - |E f_L|^2, with `StratifiedDraws` sum_l Var[f_l - f_{l-1}]/p_l: classical
     multilevel, whose differences are of different samples. Each costs two runs. It pays where differences have one
-    sign, as with a method of order 1 and grids that double; with `IndependentDraws` draws f_0 too costs its second moment.
+    sign, as with a method of order 1 and grids that double; with `IndependentDraws` f_0 too costs its second moment.
 
     Args:
         probabilities: > 0, p_l up to a common factor.

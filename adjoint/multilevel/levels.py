@@ -54,8 +54,8 @@ class GridLevels(CheckedFields):
         rises = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
         if not self.steps or self.steps[0] < 1 or not rises:
             raise ValueError(
-                f"GridLevels: got steps={self.steps}, expected numbers >= 1 that rise, coarsest first; sort them and drop "
-                "duplicates"
+                f"GridLevels: got steps={self.steps}, expected numbers >= 1 that rise, coarsest first; sort them and "
+                "drop duplicates"
             )
         if self.allocation.depth != len(self.steps):
             raise ValueError(
@@ -64,8 +64,8 @@ class GridLevels(CheckedFields):
             )
         if not hasattr(self.grid, "n"):
             raise ValueError(
-                f"GridLevels: got {self.grid}, expected a grid of any number of steps; write UniformLambda(20, start=..., "
-                "end=...), or a Grid of your own with a field n"
+                f"GridLevels: got {self.grid}, expected a grid of any number of steps; write UniformLambda(20, "
+                "start=..., end=...), or a Grid of your own with a field n"
             )
         low, beyond = 2.0**-self.nominal, self.allocation.beyond
         if beyond and not low < beyond < 0.5:
@@ -83,8 +83,8 @@ class GridLevels(CheckedFields):
             plan = self.method.plan(self.process, replace(grid, n=steps))
             if plan.batch is not None:
                 raise ValueError(
-                    f"GridLevels: got a grid for each of {plan.batch} samples, expected one for all; samples of a batch go "
-                    "to different levels"
+                    f"GridLevels: got a grid for each of {plan.batch} samples, expected one for all; samples of a "
+                    "batch go to different levels"
                 )
             self._plans[level] = plan
         return self._plans[level]
@@ -101,8 +101,8 @@ class GridLevels(CheckedFields):
         lam = finest.process.lam(torch.tensor(finest.times, dtype=torch.float64)).tolist()
         if not all(math.isfinite(u) for u in lam):
             raise ValueError(
-                f"GridLevels: got lambda {lam[0]:.4g} to {lam[-1]:.4g} at the ends of {self.grid}, expected finite ends "
-                "where noise is drawn; pass start= and end= inside the process"
+                f"GridLevels: got lambda {lam[0]:.4g} to {lam[-1]:.4g} at the ends of {self.grid}, expected finite "
+                "ends where noise is drawn; pass start= and end= inside the process"
             )
         turned = _InSteps(tuple(lam))
         path = Brownian(
