@@ -1,6 +1,7 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
 from ..solvers.per_step import PerStep
+from . import bridges, continuous, density, multilevel
 from . import bridges, continuous, density, second_order
 from .auditing import Audit, audit
 from .auto import Auto
@@ -12,6 +13,7 @@ from .direct import Direct
 from .gradient import Gradient
 from .input import Input
 from .jacobian_free import JacobianFree
+from .multilevel import *
 from .replay.rollout import Registers, Rollout
 from .replay.schedule import Keep
 from .reversible import Reversible
@@ -23,9 +25,10 @@ from .truncated import Truncated
 __all__ = [
     "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Input", "JacobianFree", "Keep", "Mechanism", "PerStep",
     "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous",
-    "density", "sample", "second_order", "trajectory",
+    "density", "multilevel", "sample", "second_order", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__
 __all__ += density.__all__
+__all__ += multilevel.__all__
 __all__ += second_order.__all__

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ...adjoint import Checkpoint, Gradient, GridLevels, Registers, Rollout, Truncated
+from ...solvers import Plan
 from ...solvers.checked import CheckedFields
 from ..rewards.base import RewardFunction
+from .across_levels import check_levels, reward_across_levels
 from .direct_gradient import DirectGradient
 from .objective import Batch, LossTerm, Policy
 
@@ -21,7 +24,7 @@ class Cut(CheckedFields, ABC):
 
     def last(self, steps: int, generator: torch.Generator) -> int:
         """The number of steps differentiated, 1 .. steps."""
-        return steps - min(max(int(self.draw(generator) * steps), 0), steps - 1)
+        return _steps_after(self.draw(generator), steps)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,28 @@ class UniformCut(Cut):
         return float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
+@dataclass(frozen=True)
+class FromCut(Gradient):
+    """The gradient of the steps after one cut on the way, however many a grid has there."""
+
+    cut: float
+
+    def run(self, rollout: Rollout, registers: Registers) -> Registers:
+        return self._strategy(rollout.program.plan.steps).run(rollout, registers)
+
+    def cost(self, plan: Plan) -> tuple[int, int]:
+        return self._strategy(plan.steps).cost(plan)
+
+    def _strategy(self, steps: int) -> Gradient:
+        last = _steps_after(self.cut, steps)
+        return Truncated(last) if last < steps else Checkpoint()
+
+
+def _steps_after(cut: float, steps: int) -> int:
+    """The number of steps, 1 .. steps, that come after `cut`."""
+    return steps - min(max(int(cut * steps), 0), steps - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class AlignProp(DirectGradient):
     """DRaFT-K with K drawn once for every rollout, the same for all samples and processes.
@@ -52,13 +77,22 @@ class AlignProp(DirectGradient):
     or the learning rate.
 
     Source: Prabhudesai et al. 2023, arXiv 2310.03739, section 4.2 and released code. Arguments, cost: as
-    `DRaFT`.
+    `DRaFT`; with `levels` every grid is cut at the same share of its steps.
     """
 
     cut: Cut = field(default_factory=NormalCut)
+    levels: GridLevels | None = None
+
+    def check(self, policy: Policy) -> None:
+        super().check(policy)
+        if self.levels is not None:
+            check_levels(self.levels, policy, self.kl, self)
 
     def losses(
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
     ) -> Iterator[LossTerm]:
+        if self.levels is not None:
+            gradient = FromCut(self.cut.draw(generator))
+            return reward_across_levels(self.levels, policy, batch, reward, gradient)
         last = self.cut.last(policy.plan.steps, generator)
         return self.reward_through_last_steps(last, policy, batch, reward)

@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "adjoint.replay": {"solvers*"},
     "adjoint.continuous": {"solvers*", "adjoint", "adjoint.replay"},
     "adjoint.density": {"solvers*", "adjoint", "adjoint.replay"},
-    "adjoint.second_order": {"solvers*", "adjoint", "adjoint.replay"},
+    "adjoint",
     "adjoint.bridges": {"solvers*", "adjoint", "adjoint.replay", "adjoint.continuous"},
     "guidance": set(),
     "guidance.measurements": {"solvers*", "adjoint*"},

@@ -10,7 +10,7 @@ from oracles import batch_of
 from problems import MIXTURE
 from torch import Tensor
 
-from pullback.adjoint import PerStep
+from pullback.adjoint import CoupledSum, GridLevels, IndependentDraws, PerStep, sample_multilevel
 from pullback.guidance import (
     DDPO,
     DPOK,
@@ -29,7 +29,19 @@ from pullback.guidance import (
 )
 from pullback.guidance.objectives.lean_adjoint import Pairing, adjoint_path
 from pullback.guidance.objectives.peers import World
-from pullback.solvers import DATA, ClassifierFree, Denoiser, GivenNoise, SDEDPMSolverPP, UniformLambda, run
+from pullback.solvers import (
+    DATA,
+    DDIM,
+    Addressed,
+    ClassifierFree,
+    CosineVP,
+    Denoiser,
+    DPMSolverPP,
+    GivenNoise,
+    SDEDPMSolverPP,
+    UniformLambda,
+    run,
+)
 
 # direct gradients
 # ------------------------------------------------------------------------------------------------------
@@ -125,6 +137,90 @@ def test_alignprop_draws_one_depth_for_all():
         and int(depths.min()) >= 1
         and int(depths.max()) <= 50
     )
+
+
+# across grids
+# ------------------------------------------------------------------------------------------------------
+
+
+CUT_OR_NOT = (DRaFT, lambda **given: AlignProp(cut=UniformCut(), **given))
+
+
+def across(allocation, draws=IndependentDraws(), method=DPMSolverPP(2)):
+    return GridLevels(method, PROCESS, UniformLambda(6, start=1.0, end=0.02), (2, 6), allocation, draws)
+
+
+@pytest.mark.parametrize("method", [DPMSolverPP(2), DDIM(1.0)], ids=str)
+@pytest.mark.parametrize("make", CUT_OR_NOT, ids=["draft", "alignprop"])
+def test_levels_of_all_samples_are_the_fine_sampler(make, method):
+    """Every sample on both grids: the gradient and the log are those of the objective on the finer plan."""
+    found = across(CoupledSum((1.0, 1.0)), method=method)
+    policy, ids = policy_on(found.plan(1)), (3, 1, 2)
+    noise = Addressed(2, ids)
+    batch = replace(batch_of(found.plan(1), 3, 2, d=2), noise=noise)
+    on_path = replace(batch, noise=found.noise(noise, ids, 1) or noise)
+    for seed in range(3):
+        (ours,) = updates(make(levels=found), policy, batch, seed=seed)
+        (plain,) = updates(make(), policy, on_path, seed=seed)
+        assert torch.allclose(ours[0][1], plain[0][1], rtol=1e-9, atol=1e-12)
+        assert ours[0][0].figures["reward"] == pytest.approx(plain[0][0].figures["reward"])
+        assert torch.allclose(ours[0][0].rewards, plain[0][0].rewards)
+
+
+@pytest.mark.parametrize("make", CUT_OR_NOT, ids=["draft", "alignprop"])
+def test_gradients_across_levels_are_unbiased(make):
+    """One start, of which an id decides whether it goes up: both gradients by their chances are the fine plan's."""
+    found = across(CoupledSum((1.0, 0.4)))
+    policy, batch = policy_on(found.plan(1)), batch_of(found.plan(1), 1, 2, d=2)
+
+    def each(ids):
+        for k in ids:
+            (((loss, grad),),) = updates(make(levels=found), policy, replace(batch, noise=Addressed(0, (k,))))
+            drawn = sample_multilevel(
+                policy.denoiser, found, batch.x, noise=Addressed(0, (k,)), gradient=None
+            )
+            yield len(drawn.weights) > 1, (loss.rewards, grad)
+
+    seen = dict(each(range(8)))
+    fine = updates(make(), policy, batch)[0][0]
+    for k, whole in enumerate((fine[0].rewards, fine[1])):
+        assert torch.allclose(0.6 * seen[False][k] + 0.4 * seen[True][k], whole, rtol=1e-9, atol=1e-11)
+    assert not torch.allclose(seen[False][1], fine[1], rtol=0.05)
+
+
+def test_contexts_and_conditioning_go_with_their_sample():
+    """A reward that reads a list and a tensor of each sample sees those of the start that a row comes from."""
+    found, seen = across(CoupledSum((1.0, 0.5))), []
+
+    def told(x, context):
+        seen.append((len(x), context["text"], context["target"]))
+        return -(x - context["target"]).square().sum(1)
+
+    policy, batch = policy_on(found.plan(1)), batch_of(found.plan(1), 4, 2, d=2)
+    batch = replace(batch, context={"text": ["a", "b", "c", "d"], "target": torch.arange(8.0).view(4, 2)})
+    (losses,) = DRaFT(levels=found).updates(policy, batch, None, told, World(), torch.Generator())
+    loss = next(iter(losses))
+    ((rows, texts, targets),) = seen
+    assert rows == len(texts) > 4 and loss.rewards.shape == (4,)
+    assert all("abcd"[int(target[0]) // 2] == text for text, target in zip(texts, targets, strict=True))
+
+
+def test_what_does_not_go_with_levels_is_refused():
+    found = across(CoupledSum((1.0, 0.5)))
+    policy, batch = policy_on(found.plan(1)), batch_of(found.plan(1), 3, 2, d=2)
+    with pytest.raises(ValueError, match="last=None"):
+        DRaFT(2, levels=found)
+    for objective in (DRaFT(kl=0.1, levels=found), AlignProp(kl=0.1, levels=found)):
+        with pytest.raises(ValueError, match="kl=0"):
+            objective.check(replace(policy, plan=PLAN))
+    with pytest.raises(ValueError, match="one process"):
+        DRaFT(levels=replace(found, process=CosineVP())).check(policy)
+    with pytest.raises(ValueError, match="addressed"):
+        given = replace(batch, noise=GivenNoise(torch.zeros(6, 3, 2)))
+        list(updates(DRaFT(levels=found), policy, given))
+    for refuses in (ReFL, DRaFTLV, DDPO, AdjointMatching):
+        with pytest.raises(TypeError, match="levels"):
+            refuses(levels=found)
 
 
 def test_refl_is_one_prediction_late_on_the_way():

@@ -185,6 +185,16 @@ def _calls() -> Iterator[Use]:
         loss=lambda: lambda x: x.square().sum(),
         strategies=lambda: {"direct": Direct()},
     )
+    levels = adjoint.GridLevels(DDIM(), VP(), GRID, (2, 3), adjoint.CoupledSum((1.0, 0.5)))
+    yield called(
+        adjoint.sample_multilevel,
+        denoiser=denoiser, levels=lambda: levels, x=start, noise=lambda: Addressed(0),
+    )  # fmt: skip
+    yield called(
+        adjoint.measured_levels,
+        denoiser=denoiser, method=DDIM, grid=lambda: GRID, steps=lambda: (2, 3), x=start, loss=lambda: brightness,
+        noise=lambda: Addressed(0),
+    )  # fmt: skip
     yield called(solvers.run, **READ)
     yield called(solvers.advance, **READ)
     yield called(solvers.encode, **READ | {"plan": reversible_plan})
