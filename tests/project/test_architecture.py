@@ -41,6 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "adjoint.replay": {"solvers*"},
     "adjoint.continuous": {"solvers*", "adjoint", "adjoint.replay"},
     "adjoint.density": {"solvers*", "adjoint", "adjoint.replay"},
+    "adjoint.parallel": {"solvers*", "adjoint", "adjoint.replay"},
     "adjoint.bridges": {"solvers*", "adjoint", "adjoint.replay", "adjoint.continuous"},
     "guidance": set(),
     "guidance.measurements": {"solvers*", "adjoint*"},
