@@ -2,6 +2,7 @@
 
 from ..solvers.per_step import PerStep
 from . import bridges, continuous, density, multilevel
+from . import bridges, continuous, density, parallel
 from . import bridges, continuous, density, second_order
 from .auditing import Audit, audit
 from .auto import Auto
@@ -14,6 +15,7 @@ from .gradient import Gradient
 from .input import Input
 from .jacobian_free import JacobianFree
 from .multilevel import *
+from .parallel import *
 from .replay.rollout import Registers, Rollout
 from .replay.schedule import Keep
 from .reversible import Reversible
@@ -25,10 +27,11 @@ from .truncated import Truncated
 __all__ = [
     "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Input", "JacobianFree", "Keep", "Mechanism", "PerStep",
     "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous",
-    "density", "multilevel", "sample", "second_order", "trajectory",
+    "density", "multilevel", "parallel", "sample", "second_order", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__
 __all__ += density.__all__
 __all__ += multilevel.__all__
+__all__ += parallel.__all__
 __all__ += second_order.__all__
