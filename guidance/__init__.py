@@ -2,8 +2,8 @@
 
 Ground: `measurements`, `rewards`, `latents`, `edit`. On it: `guides` (measurements), `objectives` (rewards),
 `particles` (guides, rewards), `recognition` (rewards), `morphs` (edit, guides, latents, particles, recognition),
-`adversarial` (guides), `train` (objectives, rewards). Nothing imports upwards. What their pages show can be had from
-here; `edit` keeps its names to itself: `from pullback.guidance import edit`.
+`adversarial` (guides), `learning` (latents), `train` (objectives, rewards). Nothing imports upwards. What their pages
+show can be had from here; `edit` keeps its names to itself: `from pullback.guidance import edit`.
 """
 
 from . import (
@@ -11,6 +11,7 @@ from . import (
     edit,
     guides,
     latents,
+    learning,
     measurements,
     morphs,
     objectives,
@@ -22,6 +23,7 @@ from . import (
 from .adversarial import *
 from .guides import *
 from .latents import *
+from .learning import *
 from .least_squares import LeastSquares
 from .measurements import *
 from .morphs import *
@@ -37,6 +39,7 @@ __all__ = [
     "edit",
     "guides",
     "latents",
+    "learning",
     "measurements",
     "morphs",
     "objectives",
@@ -48,6 +51,7 @@ __all__ = [
 __all__ += adversarial.__all__
 __all__ += guides.__all__
 __all__ += latents.__all__
+__all__ += learning.__all__
 __all__ += measurements.__all__
 __all__ += morphs.__all__
 __all__ += objectives.__all__

@@ -48,6 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "guidance.rewards": {"solvers*", "adjoint*"},
     "guidance.recognition": {"solvers*", "adjoint*", "guidance.rewards"},
     "guidance.latents": {"solvers*", "adjoint*", "guidance"},
+    "guidance.learning": {"solvers*", "adjoint*", "guidance", "guidance.latents"},
     "guidance.edit": {"solvers*", "adjoint*", "guidance"},
     "guidance.guides": {"solvers*", "adjoint*", "guidance", "guidance.measurements"},
     "guidance.particles": {"solvers*", "adjoint*", "guidance.guides", "guidance.rewards"},

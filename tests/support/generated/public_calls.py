@@ -250,6 +250,18 @@ def _calls() -> Iterator[Use]:
         guidance.steer, **RUN | {"x": state, "plan": noisy_plan}, noise=lambda: Addressed(0),
         guide=lambda: guidance.TMPD(seen()),
     )  # fmt: skip
+    yield called(
+        guidance.learn_solver,
+        **{
+            "denoiser": denoiser,
+            "plan": plan,
+            "teacher": lambda: DPMSolverPP(2).plan(VP(), GRID),
+            "x": state,
+        },
+        steps=lambda: 1,
+    )
+    yield called(guidance.d_ode, denoiser=denoiser, grid=lambda: GRID, x=state, scale=lambda: 2)
+    yield called(guidance.ays, denoiser=denoiser, grid=lambda: GRID, data=state, levels=lambda: 4)
     yield called(guidance.smc, **PARTICLES)
     yield called(guidance.svdd, **PARTICLES | {"x": state}, children=lambda: 2)
     yield called(guidance.best_of, **PARTICLES)

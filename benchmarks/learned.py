@@ -1,0 +1,233 @@
+"""Learned plans of 5 calls beside 2M, DEIS and UniPC of 5 to 10, on noise that nothing was learned from.
+
+    python benchmarks/learned.py      about 12 minutes of one core
+
+writes benchmarks/results/learned.json and .png; rows that the file already has are kept, so that a run goes on where it
+was cut off. Everything is judged against a teacher of 60 calls from the same noise; the grids of the published methods
+are the best of three (uniform in lambda or t, Karras) for each, the learned ones start from 2M (flows: Adams-Bashforth
+2) on the first of them. Other judges than the loss: classifier or embedder features, sliced Wasserstein distance to
+teacher samples. Other conditions: another guidance scale, and noise 1.1 times too strong.
+"""
+
+import json
+import math
+import pathlib
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+
+from bundled import denoiser, load  # noqa: E402
+
+from pullback.adjoint import sample  # noqa: E402
+from pullback.guidance.learning import Coefficients, Labels, Times, ays, d_ode, learn_solver  # noqa: E402
+from pullback.solvers import (  # noqa: E402
+    DEIS,
+    VP,
+    ClassifierFree,
+    DPMSolverPP,
+    FlowAdams,
+    GivenTimes,
+    Karras,
+    Method,
+    Mixture,
+    Model,
+    Plan,
+    UniformLambda,
+    UniformT,
+    UniPC,
+)
+
+OUT = HERE / "results" / "learned.json"
+CALLS = (5, 6, 8, 10)
+FRESH = 48  # noise that nothing was learned from
+SIZES = {
+    "mixture": 48,
+    "digits": 56,
+    "digits_flow": 40,
+    "faces": 24,
+}  # noise that was, a quarter of it held out
+STEPS = {"mixture": 15, "digits": 15, "digits_flow": 15, "faces": 4}
+SEEDS = {"mixture": 3, "digits": 3, "digits_flow": 3, "faces": 1}
+LEARNED = {
+    "times": lambda method: [Times(method)],
+    "coefficients, labels": lambda method: [Coefficients(), Labels()],
+    "times, coefficients, labels": lambda method: [Times(method), Coefficients(), Labels()],
+}
+
+
+def problem(name: str) -> tuple[Model, tuple[int, ...], torch.dtype]:
+    """(model, shape of a sample, dtype)."""
+    if name == "mixture":
+        g = torch.Generator().manual_seed(5)
+        means = torch.randn(8, 16, generator=g, dtype=torch.float64)
+        mixture = Mixture.isotropic(torch.full((8,), 1 / 8).double(), means, torch.full((8,), 0.2).double())
+        return mixture.denoiser(VP()), (16,), torch.float64
+    return denoiser(name), (1, 8, 8) if name.startswith("digits") else (1, 25, 25), torch.float32
+
+
+def start(name: str, seed: int, count: int) -> tuple[Tensor, Tensor | None]:
+    """(noise, labels)."""
+    _, shape, dtype = problem(name)
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 10 if name.startswith("digits") else None
+    return torch.randn(count, *shape, generator=g, dtype=dtype), labels
+
+
+def grids(name: str) -> list[Callable[[int], object]]:
+    """The start of what is learned first."""
+    if name.endswith("_flow"):
+        return [
+            lambda n: UniformT(n),
+            lambda n: Karras(n, 0.999, 1e-3),
+            lambda n: UniformLambda(n, 0.999, 1e-3),
+        ]
+    ends = {"start": 1.0, "end": 0.01}
+    return [lambda n: UniformLambda(n, **ends), lambda n: Karras(n, **ends), lambda n: UniformT(n, **ends)]
+
+
+def base(name: str) -> Method:
+    return FlowAdams(2) if name.endswith("_flow") else DPMSolverPP(2, cap=math.inf)
+
+
+def teacher(name: str) -> Plan:
+    method = FlowAdams(3) if name.endswith("_flow") else DPMSolverPP(3)
+    return method.plan(problem(name)[0].process, grids(name)[0](60))
+
+
+def median(found: Tensor, truth: Tensor) -> float:
+    return float((found - truth).flatten(1).square().mean(1).sqrt().median())
+
+
+def sliced(a: Tensor, b: Tensor) -> float:
+    """Sliced W2 of two samples, 256 directions."""
+    u = torch.randn(256, a[0].numel(), generator=torch.Generator().manual_seed(0), dtype=a.dtype)
+    u = u / u.norm(dim=1, keepdim=True)
+    return float(((a.flatten(1) @ u.T).sort(0)[0] - (b.flatten(1) @ u.T).sort(0)[0]).square().mean().sqrt())
+
+
+def judged(name: str, plan: Plan, seed: int) -> dict[str, float]:
+    """Plan against teacher, on fresh noise."""
+    model, _, _ = problem(name)
+    x, labels = start(name, 1000 + seed, FRESH)
+    found, truth = (sample(model, p, x, cond=labels, gradient=None) for p in (plan, teacher(name)))
+    row = {"median": median(found, truth), "sliced": sliced(found, truth)}
+    if name != "mixture":
+        eye = load("embedder0" if name == "faces" else "classifier0")
+        row["features"] = median(eye(found), eye(truth))
+    if name == "digits":
+        guided = ClassifierFree(model, 2.0, torch.tensor(10))
+        row["guidance 2"] = median(
+            *(sample(guided, p, x, cond=labels, gradient=None) for p in (plan, teacher(name)))
+        )
+    x = 1.1 * x
+    row["noise x 1.1"] = median(
+        *(sample(model, p, x, cond=labels, gradient=None) for p in (plan, teacher(name)))
+    )
+    return row
+
+
+def published(name: str, seed: int) -> dict[str, dict[str, float]]:
+    """Each method at each number of calls, on the best of the grids."""
+    process, rows = problem(name)[0].process, {}
+    methods: dict[str, Method] = {"2M": DPMSolverPP(2), "DEIS 3": DEIS(3), "UniPC 2": UniPC(2)}
+    if name.endswith("_flow"):
+        methods["Adams 2"] = FlowAdams(2)
+    for label, method in methods.items():
+        for calls in CALLS:
+            tried = []
+            for grid in grids(name):
+                plan = method.plan(process, grid(calls))
+                if plan.times[-1] == teacher(name).times[-1] and plan.times[0] == teacher(name).times[0]:
+                    tried.append(judged(name, plan, seed))
+            rows[f"{label}, {calls} calls"] = min(tried, key=lambda row: row["median"])
+    return rows
+
+
+def learned(name: str, kind: str, seed: int) -> dict[str, float]:
+    """A plan of 5 calls, learned and judged."""
+    model, _, _ = problem(name)
+    x, labels = start(name, seed, SIZES[name])
+    grid, method = grids(name)[0](5), base(name)
+    began = time.process_time()
+    if kind == "d_ode":
+        plan = d_ode(model, grid, x, cond=labels)
+    elif kind == "ays":
+        if name.endswith("_flow"):
+            grid = GivenTimes([0.999, *UniformT(5).times(model.process)[1:-1].tolist(), 1e-3])
+        data = sample(model, teacher(name), x, cond=labels, gradient=None)
+        nodes = ays(model, grid, data, cond=labels).times(model.process)
+        nodes[0], nodes[-1] = teacher(name).times[0], teacher(name).times[-1]
+        plan = method.plan(model.process, nodes)
+    else:
+        found = learn_solver(
+            model,
+            method.plan(model.process, grid),
+            teacher(name),
+            x,
+            learn=LEARNED[kind](method),
+            cond=labels,
+            steps=STEPS[name],
+            progress=False,
+        )
+        plan = found.plan
+    spent = time.process_time() - began
+    return judged(name, plan, seed) | {"seconds of one core": spent}
+
+
+def draw(rows: dict[str, dict[str, dict[str, float]]]) -> None:
+    figure, axes = plt.subplots(1, len(SIZES), figsize=(4 * len(SIZES), 3.6))
+    for axis, name in zip(axes, SIZES, strict=True):
+        mine = {key.split("/")[2]: value for key, value in rows.items() if key.startswith(f"{name}/0/")}
+        for label in ("2M", "DEIS 3", "UniPC 2", "Adams 2"):
+            if f"{label}, 5 calls" in mine:
+                axis.plot(
+                    CALLS, [mine[f"{label}, {n} calls"]["median"] for n in CALLS], "o-", label=label, lw=1
+                )
+        for kind in (*LEARNED, "d_ode", "ays"):
+            if kind in mine:
+                axis.plot([5], [mine[kind]["median"]], "*", ms=13, label=kind)
+        axis.set(title=name, xlabel="network calls", yscale="log")
+    axes[0].set_ylabel("median RMS distance to the teacher")
+    axes[-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(OUT.with_suffix(".png"), dpi=110)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    facts = json.loads(OUT.read_text()) if OUT.exists() else {}
+    rows = facts.get("rows", {})
+    for seed in range(3):
+        for name in SIZES:
+            if seed >= SEEDS[name]:
+                continue
+            if f"{name}/{seed}/2M, 5 calls" not in rows:
+                rows |= {f"{name}/{seed}/{key}": row for key, row in published(name, seed).items()}
+            for kind in ("times, coefficients, labels", "d_ode", "ays", "times", "coefficients, labels"):
+                if f"{name}/{seed}/{kind}" not in rows and not (
+                    seed and kind in ("times", "coefficients, labels")
+                ):
+                    rows[f"{name}/{seed}/{kind}"] = row = learned(name, kind, seed)
+                    print(f"{name:12} {seed} {kind:30} {row}", flush=True)
+                facts = {
+                    "torch": torch.__version__,
+                    "machine": platform.machine(),
+                    "threads": 1,
+                    "rows": rows,
+                }
+                OUT.write_text(json.dumps(facts, indent=1) + "\n")
+    draw(rows)
+
+
+if __name__ == "__main__":
+    main()

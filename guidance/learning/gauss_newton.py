@@ -1,0 +1,107 @@
+"""Levenberg-Marquardt on a student's numbers: few of them, many residuals, and no gradient of the network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...solvers import Model
+from .student import Batch, Run, Student, same_form
+
+Features = Callable[[Tensor], Tensor]
+
+STEP = 1e-3  # of a difference quotient, in units of theta: a float32 sample has 1e-4 of noise in it then
+FIRST, LEAST, FACTOR, TRIES = (
+    1e-3,
+    1e-9,
+    5.0,
+    6,
+)  # damping to begin with, its floor, its change, and tries a step
+
+
+def distances(sample: Tensor, target: Tensor, features: Features) -> Tensor:
+    """(B,) root mean square of features(sample) - features(target)."""
+    return _residual(sample, target, features).square().mean(1).sqrt()
+
+
+def _residual(sample: Tensor, target: Tensor, features: Features) -> Tensor:
+    return (features(sample) - features(target)).flatten(1).double()
+
+
+@dataclass(eq=False)
+class GaussNewton:
+    """Descends sum_b |r_b(theta)|, r_b the residual of sample b: each step solves
+
+        (A + mu diag A) d = -g,   A = sum_b J_b^T J_b / |r_b|,   g = sum_b J_b^T r_b / |r_b|
+
+    with J by forward differences, of which each runs only from the first step that its number enters; mu falls after a
+    step that helps and rises until one does. The weights 1/|r_b| make it the sum of norms, not of their squares.
+    """
+
+    student: Student
+    batch: Batch
+    features: Features
+    theta: Tensor
+    damping: float = FIRST
+    calls: int = 0
+    run: Run = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.run = self._run(self.theta)
+
+    @property
+    def model(self) -> Model:
+        return self.student.model
+
+    @property
+    def loss(self) -> float:
+        """Mean distance to the teacher where it stands."""
+        return self._loss(self.run)
+
+    def step(self) -> bool:
+        """One step; False where no damping helps any more."""
+        residual = _residual(self.run.sample, self.batch.target, self.features)
+        columns = [self._column(k, residual) for k in range(len(self.theta))]
+        jacobian = torch.stack(columns, -1)
+        norms = residual.square().mean(1).sqrt()
+        weights = 1 / norms.clamp(min=1e-3 * float(norms.median()) + 1e-30)
+        normal = torch.einsum("bdp,bdq,b->pq", jacobian, jacobian, weights)
+        slope = torch.einsum("bdp,bd,b->p", jacobian, residual, weights)
+        scale = normal.diagonal().clamp(min=1e-9 * float(normal.diagonal().max()) + 1e-30)
+        for _ in range(TRIES):
+            tried = self.theta - torch.linalg.solve(normal + self.damping * scale.diag(), slope)
+            run = self._tried(tried)
+            if run is not None and self._loss(run) < self.loss:
+                self.theta, self.run, self.damping = tried, run, max(self.damping / FACTOR, LEAST)
+                return True
+            self.damping *= FACTOR
+        return False
+
+    def _column(self, k: int, residual: Tensor) -> Tensor:
+        """d residual/d theta_k, to the other side where there is no plan on the one or the number is at its bound."""
+        for step in (STEP, -STEP):
+            moved = self.theta.clone()
+            moved[k] += step
+            run = self._tried(moved)
+            if run is not None and run.sample is not self.run.sample:
+                return (_residual(run.sample, self.batch.target, self.features) - residual) / step
+        return torch.zeros_like(residual)
+
+    def _tried(self, theta: Tensor) -> Run | None:
+        try:
+            run = self._run(theta)
+        except ValueError:  # nodes that are one to rounding: no such plan
+            return None
+        return run if bool(run.sample.isfinite().all()) else None
+
+    def _run(self, theta: Tensor) -> Run:
+        draft, like = self.student.draft(theta), getattr(self, "run", None)
+        if like is not None and not same_form(draft.plan, like.draft.plan):
+            raise ValueError("another form")
+        run = Run.of(self.model, self.batch, draft, like)
+        self.calls += run.calls
+        return run
+
+    def _loss(self, run: Run) -> float:
+        return float(distances(run.sample, self.batch.target, self.features).mean())
