@@ -1,9 +1,7 @@
 """From a gradient at the sample to gradients at the inputs. Knows no objectives."""
 
 from ..solvers.per_step import PerStep
-from . import bridges, continuous, density, multilevel
-from . import bridges, continuous, density, parallel
-from . import bridges, continuous, density, second_order
+from . import bridges, continuous, density, multilevel, parallel, second_order
 from .auditing import Audit, audit
 from .auto import Auto
 from .bridges import *
