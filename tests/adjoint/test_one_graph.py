@@ -225,7 +225,7 @@ class Wide(nn.Module):
         return self.body(x) * t[:, None]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_checkpoint_keeps_states_only(dropout):
     """What is saved between the passes, in numbers; what dropout drew is drawn again, from a state of the generator."""
     net, start, plan = Wide(dropout), torch.randn(8, 3, requires_grad=True), short(steps=3)
