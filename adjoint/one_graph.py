@@ -5,7 +5,6 @@ numbers are constants of the graph: it is traced anew where the plan or the deno
 another form.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -125,11 +124,14 @@ class _Traced:
         return checkpoint(self.evaluate, call, state, use_reentrant=False)
 
 
-def _function(op: Instruction) -> Callable[..., Any] | None:
-    return op.then if isinstance(op, Evaluate) else op.fn if isinstance(op, Apply) else None
+def _function(op: Instruction) -> Any:
+    """What an instruction that applies a function applies."""
+    assert isinstance(op, Apply | Evaluate)
+    return op.fn if isinstance(op, Apply) else op.then
 
 
 def _settings(gradient: Gradient | None) -> Settings:
+    """What `_strategy` makes it again of: an object that is built inside the graph cannot be handed out as it is."""
     if isinstance(gradient, Truncated):
         return Truncated, (gradient.last, _settings(gradient.inner))
     if isinstance(gradient, Checkpoint):
@@ -161,8 +163,8 @@ def _strategy(settings: Settings) -> Gradient | None:
 def _looked_at(
     denoiser: Model,
     plan: Plan,
-    process: Process,
-    prediction: Prediction,
+    process: Process | None,
+    prediction: Prediction | None,
     settings: Settings,
     registers: dict[str, Form | None],
     cond: list[tuple[bool, Form]],
@@ -181,10 +183,10 @@ def _looked_at(
             f"{outside[0]}: got one inside torch.compile, expected none: nothing comes out of a graph on the way; "
             f"leave it out, or {ALONE}"
         )
-    if None in registers.values():
+    tensors = {name: stand_in(form) for name, form in registers.items() if form is not None}
+    if len(tensors) < len(registers):
         raise ValueError(f"x: got a joint state inside torch.compile, expected one tensor (B, ...); {ALONE}")
     gradient = _strategy(settings)
-    tensors = {name: stand_in(form) for name, form in registers.items()}
     start = tensors["x"] if tuple(tensors) == ("x",) else tensors
     given = {
         "cond": conditioning(cond),

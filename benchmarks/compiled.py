@@ -4,8 +4,8 @@
 
 Own time: what a run takes besides its network calls, on a (1, 4, 64, 64) float32 state. The network returns a tensor
 that it was given, which costs nothing inside a graph; outside the time of calling it is measured apart and subtracted.
-`floor` is a plan of one step: what any compiled function costs, its guards among it. The second table has a network
-of 5 layers and the gradient at x: the plain run, the run around a compiled network, and the compiled run, the three
+`floor` is a plan of one step: what any compiled function costs, its guards among it. The second table is value and
+gradient at x (64, 16) of perceptrons: the plain run, the run around a compiled network, and the compiled run, the three
 taken by turns. Processor time of one thread, medians. inductor where there is a C++ compiler, else aot_eager.
 """
 
@@ -55,19 +55,16 @@ BACKEND = "inductor" if shutil.which("c++") else "aot_eager"
 
 
 class Layers(nn.Module):
-    """A network for which autograd keeps something."""
+    """A perceptron of 16 numbers and t: a small network where the loop's own time counts, or a wide one."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(4, 16, 3, padding=1),
-            *(part for _ in range(3) for part in (nn.SiLU(), nn.Conv2d(16, 16, 3, padding=1))),
-            nn.SiLU(),
-            nn.Conv2d(16, 4, 3, padding=1),
+            nn.Linear(17, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 16)
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.body(x) * t[:, None, None, None]
+        return self.body(torch.cat([x, t[:, None]], 1))
 
 
 def compiled(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,10 +123,11 @@ def own_time(method: Method, steps: int, turns: int) -> dict[str, float]:
     return found
 
 
-def gradients(gradient: Gradient, steps: int, turns: int) -> dict[str, float]:
+def gradients(gradient: Gradient, width: int, steps: int, turns: int) -> dict[str, float]:
     """Of value and gradient at x: ms a run, and the relative difference of the gradients."""
     torch.manual_seed(0)
-    x, network, plan = torch.randn(1, 4, 32, 32, requires_grad=True), Layers(), plan_of(DPMSolverPP(2), steps)
+    x, network = torch.randn(64, 16, requires_grad=True), Layers(width)
+    plan = plan_of(DPMSolverPP(2), steps)
 
     def run(network: Callable[..., Tensor]) -> Callable[[], Tensor]:
         model = Denoiser(network, plan.process, NOISE)
@@ -193,8 +191,10 @@ def main() -> None:
             f"{row['floor_us_a_run']:5.0f}); compiled in {row['compile_s']:.1f} s"
         )
     for gradient in (Direct(), Checkpoint()):
-        row = facts["gradient"][type(gradient).__name__] = gradients(gradient, steps, turns)
-        print(f"{type(gradient).__name__:12s}", *(f"{name} {value:.3g};" for name, value in row.items()))
+        for width in (64,) if quick else (64, 1024):
+            name = f"{type(gradient).__name__}, width {width}"
+            row = facts["gradient"][name] = gradients(gradient, width, steps, turns)
+            print(f"{name:24s}", *(f"{of} {value:.3g};" for of, value in row.items()))
     facts["addressed"] = noise_time(turns)
     print("addressed noise", facts["addressed"])
     if not quick:

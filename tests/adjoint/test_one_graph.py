@@ -10,6 +10,7 @@ from everything import Network
 from problems import PROCESS
 from strategies import close, network
 from torch import nn
+from torch._dynamo.exc import InternalTorchDynamoError
 from torch._dynamo.utils import counters
 from torch.autograd.graph import saved_tensors_hooks
 from untyped import untyped
@@ -32,6 +33,7 @@ from pullback.solvers import (
     FlowEuler,
     FlowSDE,
     GivenNoise,
+    Method,
     OnData,
     RecordedNoise,
     RectifiedFlow,
@@ -49,7 +51,7 @@ PLAN = DPMSolverPP(2).plan(PROCESS, GRID)
 NOISY = SDEDPMSolverPP(2).plan(PROCESS, GRID)
 
 
-def short(method=DPMSolverPP(2), steps=2):
+def short(method: Method = DPMSolverPP(2), steps: int = 2):
     return method.plan(PROCESS, UniformT(steps, start=0.9, end=0.05))
 
 
@@ -142,8 +144,12 @@ def test_another_plan_is_another_graph(x):
         assert (
             torch.allclose(run(plan), adjoint.sample(denoiser, plan, x), rtol=1e-12) and graphs() == compiled
         )
+    for k in range(3):  # a plan that comes to lie where one was that is gone
+        plan = short(steps=2 + k)
+        assert torch.allclose(run(plan), adjoint.sample(denoiser, plan, x), rtol=1e-12) and graphs() == 3 + k
+        del plan
     denoiser.prediction = V
-    assert torch.allclose(run(plans[0]), adjoint.sample(denoiser, plans[0], x), rtol=1e-12) and graphs() == 3
+    assert torch.allclose(run(plans[0]), adjoint.sample(denoiser, plans[0], x), rtol=1e-12) and graphs() == 6
 
 
 def test_given_numbers_and_seeds_share_a_graph(x):
@@ -225,7 +231,7 @@ class Wide(nn.Module):
         return self.body(x) * t[:, None]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_checkpoint_keeps_states_only(dropout):
     """What is saved between the passes, in numbers; what dropout drew is drawn again, from a state of the generator."""
     net, start, plan = Wide(dropout), torch.randn(8, 3, requires_grad=True), short(steps=3)
@@ -262,10 +268,10 @@ def test_plain_sampling_needs_no_grad_mode(x):
 
 
 def test_another_batch_size_is_another_graph():
-    """Also of the sizes that torch would take for a symbol: what is checked holds for numbers."""
+    """Also where torch would take the second size for a symbol: what is checked holds for numbers."""
     denoiser, plan = Denoiser(network(), PROCESS, DATA), short()
     run = whole(lambda x: adjoint.sample(denoiser, plan, x, gradient=None))
-    for k, size in enumerate((2, 3, 5)):
+    for k, size in enumerate((2, 3)):
         start = torch.randn(size, 3)
         wanted = adjoint.sample(denoiser, plan, start, gradient=None)
         assert torch.allclose(run(start), wanted, rtol=1e-12) and graphs() == k + 1
@@ -314,7 +320,7 @@ def test_refusals_come_while_it_is_traced(name, x):
         return torch.tanh(x)
 
     given = {"denoiser": Denoiser(counted, PROCESS, DATA), "plan": PLAN, "x": x, **passed}
-    with pytest.raises(torch._dynamo.exc.InternalTorchDynamoError, match=words):
+    with pytest.raises(InternalTorchDynamoError, match=words):
         whole(lambda: adjoint.sample(**given))()
     assert not calls
 
@@ -325,15 +331,20 @@ def test_where_nothing_requires_grad(x):
         Denoiser(lambda x, t: -x, PROCESS, DATA),
     )
     for denoiser in (module, bare):  # what a bare function reaches is known at the end only
-        with pytest.raises(torch._dynamo.exc.InternalTorchDynamoError, match="none of which requires grad"):
+        with pytest.raises(InternalTorchDynamoError, match="none of which requires grad"):
             whole(lambda d=denoiser: adjoint.sample(d, PLAN, x.detach(), gradient=Direct()))()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("gradient", [Direct(), Checkpoint()], ids=str)
-def test_inductor(gradient):
-    loss, leaves = everything_into(short(SDEDPMSolverPP(2)), gradient)
+def test_inductor(x):
+    """The default backend, which writes a program of its own."""
+    net = network()
+    denoiser, plan, leaves = Denoiser(net, PROCESS, DATA), short(), [x, *net.parameters()]
+
+    def loss():
+        return adjoint.sample(denoiser, plan, x).square().sum()
+
     found, wanted = whole(loss, "inductor")(), loss()
     close([found, *torch.autograd.grad(found, leaves)], [wanted, *torch.autograd.grad(wanted, leaves)], 1e-10)
 

@@ -6,6 +6,9 @@ import pathlib
 import re
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+
+from untyped import untyped
 
 from pullback import adjoint, guidance, solvers
 
@@ -30,7 +33,9 @@ def run(page: pathlib.Path) -> dict[str, object]:
     """Run the page's blocks in order in one namespace, which is returned; errors name the page's lines."""
     names: dict[str, object] = {"__name__": "__main__"}
     for line, source in blocks(page):
-        exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)
+        # torch.compile sees through our functions, not through what the tests put around them
+        with untyped() if "torch.compile(" in source else nullcontext():
+            exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)
     return names
 
 

@@ -41,5 +41,5 @@ def _bare(value: Any) -> Any:
         inner = _bare(value.__func__)
         return value if inner is value.__func__ else type(value)(inner)
     if isinstance(value, FunctionType) and value.__code__.co_filename.startswith("<@beartype"):
-        return value.__wrapped__
+        return vars(value)["__wrapped__"]
     return value
