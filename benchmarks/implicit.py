@@ -4,11 +4,11 @@
 
 writes benchmarks/results/implicit.json and .png. Calls, not seconds: of one sample (rows), and one after another (turns
 of the sampler: what a machine waits for that has room for the rows). The optimum counts as reached from the first
-update on after which the mean of the last 20 parameters has closed 95 % of the gap between start and optimum, and stays.
+update on after which the mean of the last 20 parameters has closed 95 % of the gap from start to optimum, and stays.
 
-Langevin: V = V_0 - theta x on a mixture of 2, so that the law is that mixture tilted, with E|x - m|^2 and its optimum in
-closed form. Beside it the same covariance after L fresh steps, and plain autograd through these steps; all with Adam at
-the same rates, the best of which counts.
+Langevin: V = V_0 - theta x on a mixture of 2: the law is that mixture tilted, with E|x - m|^2 and its optimum in closed
+form. Beside it the same covariance after L fresh steps, and plain autograd through these steps; all with Adam at the
+same rates, the best of which counts.
 
 Denoising: DDIM of 10 steps on that mixture, its data prediction scaled and shifted by 4 numbers, towards m. The optimum
 is that of unrolling with 200 updates of 128 samples.

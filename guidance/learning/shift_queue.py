@@ -90,7 +90,8 @@ def steps_of(plan: Plan, model: Model) -> Steps:
         drawn, slot = step.noise[0] if step.noise else (0.0, -1)
         rows.append((evaluate.t, factors.get("x", 0.0) + gain * a, gain * b, drawn))
         slots.append(slot)
-    return Steps(*torch.tensor(rows, dtype=torch.float64).T, slots)
+    t, a, b, s = torch.tensor(rows, dtype=torch.float64).T
+    return Steps(t, a, b, s, slots)
 
 
 @dataclass(eq=False)
