@@ -62,7 +62,7 @@ def least_tilted() -> float:
         return out
 
     descent.step(value)  # type: ignore[arg-type]
-    return float(tilted(theta))
+    return float(tilted(theta).detach())
 
 
 def tilted_gap(theta: Tensor) -> float:
