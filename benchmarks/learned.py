@@ -191,22 +191,22 @@ def learned(name: str, kind: str, seed: int) -> dict[str, float]:
     return judged(name, plan, seed) | {"seconds of one core": spent}
 
 
-def draw(rows: dict[str, dict[str, dict[str, float]]]) -> None:
+def draw(rows: dict[str, dict[str, float]]) -> None:
     figure, axes = plt.subplots(1, len(SIZES), figsize=(4 * len(SIZES), 3.6))
+    lines, stars = ("2M", "DEIS 3", "UniPC 2", "Adams 2"), (*LEARNED, "d_ode", "ays")
     for axis, name in zip(axes, SIZES, strict=True):
-        mine = {key.split("/")[2]: value for key, value in rows.items() if key.startswith(f"{name}/0/")}
-        for label in ("2M", "DEIS 3", "UniPC 2", "Adams 2"):
-            if f"{label}, 5 calls" in mine:
-                axis.plot(
-                    CALLS, [mine[f"{label}, {n} calls"]["median"] for n in CALLS], "o-", label=label, lw=1
-                )
-        for kind in (*LEARNED, "d_ode", "ays"):
-            if kind in mine:
-                axis.plot([5], [mine[kind]["median"]], "*", ms=13, label=kind)
+        mine = {
+            key.split("/")[2]: value["median"] for key, value in rows.items() if key.startswith(f"{name}/0/")
+        }
+        for k, label in enumerate(lines):
+            found = [mine.get(f"{label}, {n} calls", math.nan) for n in CALLS]
+            axis.plot(CALLS, found, "o-", color=f"C{k}", label=label, lw=1)
+        for k, kind in enumerate(stars):
+            axis.plot([5], [mine.get(kind, math.nan)], "*", color=f"C{k + len(lines)}", ms=13, label=kind)
         axis.set(title=name, xlabel="network calls", yscale="log")
     axes[0].set_ylabel("median RMS distance to the teacher")
-    axes[-1].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=9, fontsize=8)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(OUT.with_suffix(".png"), dpi=110)
 
 
