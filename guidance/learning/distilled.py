@@ -56,15 +56,16 @@ def d_ode(denoiser: Model, grid: Grid, x: Samples, *, cond: Any = None, scale: C
     for k, (start, target) in enumerate(zip(base.starts, targets, strict=True)):
         evaluate, step = ops[start : start + 2]
         assert isinstance(evaluate, Evaluate) and isinstance(step, Combine) and isinstance(target, Tensor)
-        (ratio, _), (gain, now) = step.terms
+        factors, now = {name: float(c) for c, name in step.terms}, f"D{k}"  # type: ignore[arg-type]
+        ratio, gain = factors.get("x", 0.0), factors.get(now, 0.0)  # at sigma = 0 there is no ratio
         data = data_prediction(denoiser, x, evaluate.t, cond)
-        x = ratio * x + gain * data  # type: ignore[operator]
+        x = ratio * x + gain * data
         if before is not None:
             change = data - before
             fitted = float((change * (target - x)).sum() / change.square().sum())
             x = x + fitted * change
             last = f"D{k - 1}"
-            ops[start + 1] = Combine("x", ((ratio, "x"), (gain + fitted, now), (-fitted, last)))  # type: ignore[operator]
+            ops[start + 1] = Combine("x", ((ratio, "x"), (gain + fitted, now), (-fitted, last)))
         before = data
     return replace(
         base, name=f"DDIM with learned changes of D ({base.steps} steps)", instructions=tuple(ops), order=1

@@ -24,6 +24,7 @@ SMALL = {
     "diffusers_finetune": ["--tiny", "--iterations", "2", "--sampler-steps", "2", "--evaluation", "8"],
     "diffusers_edit": ["--tiny", "--steps", "4"],
     "diffusers_optimise": ["--tiny", "--updates", "5", "--steps", "2"],
+    "learned_solver": ["--draws", "12", "--steps", "1", "--shown", "4"],
     "restore_digits": ["--count", "2", "--steps", "3"],
     "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }

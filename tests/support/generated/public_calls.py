@@ -61,6 +61,8 @@ class Watched(nn.Module):
 NET = Watched()
 GRID = UniformLambda(3, start=0.9, end=0.1)
 
+SLOPE = nn.Parameter(torch.ones(()))
+
 
 def denoiser() -> Denoiser:
     return Denoiser(NET, VP(), DATA)
@@ -258,6 +260,13 @@ def _calls() -> Iterator[Use]:
             "teacher": lambda: DPMSolverPP(2).plan(VP(), GRID),
             "x": state,
         },
+        steps=lambda: 1,
+    )
+    yield called(
+        guidance.implicit_diffusion,
+        sampler=lambda: guidance.LangevinChain(lambda x: x.square().sum(1) * SLOPE, state()),
+        loss=lambda: brightness,
+        parameters=lambda: [SLOPE],
         steps=lambda: 1,
     )
     yield called(guidance.d_ode, denoiser=denoiser, grid=lambda: GRID, x=state, scale=lambda: 2)

@@ -1,0 +1,140 @@
+"""`implicit_diffusion`: parameters of a sampler optimised while it runs, in one loop."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...solvers.checked import checked
+from ...solvers.wanted import Count
+from ..grad_mode import check_grad_mode
+from ..latents.optimisation import MakeOptimiser, Stop, adam
+from ..loss import Loss, check_loss
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What one step of a sampler brought.
+
+    Attributes:
+        losses: (B,) of the samples that it has now; None while there are none. gradient: of their mean, for each
+            parameter; None while it is not whole.
+        nfe, vjps: evaluations and VJPs of one sample each.
+    """
+
+    losses: Tensor | None
+    gradient: list[Tensor] | None
+    nfe: int
+    vjps: int
+
+
+class ImplicitSampler(ABC):
+    """Samples that follow the parameters step by step, and the gradient of a loss of theirs.
+
+    `start(parameters, loss)` gives the function of (k) that makes step k and says what it brought.
+    """
+
+    @abstractmethod
+    def start(self, parameters: list[Tensor], loss: Loss) -> Callable[[int], Moved]:
+        """Raises ValueError for what cannot be run this way."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImplicitRun:
+    """What the loop did; the parameters themselves are changed in place.
+
+    Attributes:
+        losses: (updates,) mean loss of the samples that each update was made from. averages: each parameter's mean over
+            the updates k with weights that grow as k, detached: less of the noise that a constant rate leaves.
+        updates: of the parameters. nfe, vjps: evaluations and VJPs of one sample each. stop: why it ended.
+    """
+
+    losses: Tensor
+    averages: list[Tensor]
+    updates: int
+    nfe: int
+    vjps: int
+    stop: Stop
+
+
+@checked
+def implicit_diffusion(
+    sampler: ImplicitSampler,
+    loss: Loss,
+    parameters: Sequence[Tensor],
+    *,
+    optimiser: MakeOptimiser = adam(0.01),
+    steps: Count = 1000,
+    progress: bool = True,
+) -> ImplicitRun:
+    """Minimise E loss(x) over x from the law of a sampler, by its parameters, in a single loop:
+
+        samples <- one step of the sampler at theta,    theta <- theta - rate Gamma(samples, theta)
+
+    with Gamma the gradient of the law that the sampler would reach if theta stood still. The samples trail theta by
+    what the sampler needs to reach it, so that rates are to be small beside one over that.
+
+    Args:
+        sampler: `LangevinChain(energy, x, size)` or `ShiftQueue(denoiser, plan, starts)`.
+        loss: samples (B, ...) to (B,).
+        parameters: leaves that require grad, of the energy or the network; changed in place.
+        steps: of the sampler; updates begin as soon as it has a whole gradient.
+
+    Returns:
+        An `ImplicitRun`. Ctrl-C ends early, with the parameters as they are then.
+
+    Raises:
+        ValueError: parameters that are no leaves or do not require grad, a loss of another shape.
+        FloatingPointError: a loss or gradient that is not finite; the step is named.
+
+    Source: Marion et al. 2024, arXiv 2402.05468, algorithms 2 (one law, here `LangevinChain`) and 3 (a queue of laws,
+    `ShiftQueue`).
+    """
+    check_grad_mode("implicit_diffusion")
+    moved = list(parameters)
+    if not moved or not all(p.is_leaf and p.requires_grad for p in moved):
+        raise ValueError(
+            "parameters: got none, or tensors that are no leaves requiring grad, expected those to optimise; pass "
+            "list(network.parameters()) after requires_grad_()"
+        )
+    advance, descent = sampler.start(moved, loss), optimiser(moved)
+    losses, averages = list[float](), [p.detach().clone() for p in moved]
+    nfe = vjps = 0
+    stop = Stop.STEPS
+    try:
+        with tqdm(range(steps), disable=not progress) as bar:
+            for k in bar:
+                found = advance(k)
+                nfe, vjps = nfe + found.nfe, vjps + found.vjps
+                if found.losses is None or found.gradient is None:
+                    continue
+                _check_finite(k, found.losses, found.gradient)
+                for parameter, grad in zip(moved, found.gradient, strict=True):
+                    parameter.grad = grad
+                descent.step()
+                losses.append(float(found.losses.mean()))
+                for average, parameter in zip(averages, moved, strict=True):
+                    average.lerp_(parameter.detach(), min(1.0, 2 / len(losses)))
+                bar.set_postfix(loss=f"{losses[-1]:.4g}")
+    except KeyboardInterrupt:
+        stop = Stop.INTERRUPT
+    for parameter in moved:
+        parameter.grad = None
+    return ImplicitRun(torch.tensor(losses, dtype=torch.float64), averages, len(losses), nfe, vjps, stop)
+
+
+def losses_of(loss: Loss, x: Tensor) -> Tensor:
+    """loss(x), checked to be (B,)."""
+    value = loss(x)
+    check_loss(value, len(x))
+    return value
+
+
+def _check_finite(k: int, losses: Tensor, gradient: list[Tensor]) -> None:
+    if not all(bool(each.isfinite().all()) for each in (losses, *gradient)):
+        raise FloatingPointError(
+            f"implicit_diffusion: loss or gradient not finite at step {k}; lower the rate or the step size"
+        )

@@ -1,0 +1,182 @@
+"""ShiftQueue: many runs of a plan, each one step behind the last, there and back again."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ...solvers import Addressed, Combine, Evaluate, Model, Plan
+from ...solvers.broadcast import per_sample
+from ...solvers.checked import CheckedFields
+from ...solvers.per_step import PerStep
+from ...solvers.prediction import conversion
+from ..loss import Loss
+from .implicit import ImplicitSampler, Moved, losses_of
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftQueue(CheckedFields, ImplicitSampler):
+    """N runs of a plan of N steps on their way forwards, run m at step m, and N on their way back. A turn takes
+
+        x_{m+1} = A_m x_m + B_m F(x_m, t_m; theta) + s_m xi        of every run forwards, in one network call,
+        a_m = (d x_{m+1}/d x_m)^T a_{m+1}                          of every run backwards, in one call and one VJP,
+
+    with x_m as it was and a_N the gradient of the mean loss. Each run on its way back gives its part of step m of the
+    parameters' gradient: all together are a whole gradient every turn, of states and cotangents that were made under
+    parameters up to 2 N updates old. While these stand still it is the gradient of unrolling, summed over runs.
+
+    Args:
+        denoiser: its parameters are moved. plan: with one network call and one combination of it and x a step (DDIM,
+            DDPM, FlowEuler, EulerMaruyama ...).
+        starts: of turn k, noise (B, ...) at the plan's first time.
+        cond: as for `sample`, of all turns; tensors of B rows go with the rows.
+        noise: of stochastic plans; sample b of turn k has the address k B + b.
+
+    Cost: 2 N B calls and N B VJPs a turn, as of one unrolled batch under `Checkpoint`, in two calls and one VJP one
+    after another in place of 2 N and N. Memory: N (N + 1) states of B samples, activations of one call of N B. Source:
+    arXiv 2402.05468, algorithm 3, whose Gamma solves the adjoint of the last law anew each turn; the queue of adjoints
+    is ours.
+    """
+
+    denoiser: Model
+    plan: Plan
+    starts: Callable[[int], Tensor]
+    cond: Any = None
+    noise: Addressed = Addressed(0)
+
+    def start(self, parameters: list[Tensor], loss: Loss) -> Callable[[int], Moved]:
+        if any(isinstance(leaf, PerStep) for leaf in tree_leaves(self.cond)):
+            raise ValueError("cond: got PerStep conditioning, expected one for all steps; pass tensors")
+        return _Turning(self, parameters, loss, steps_of(self.plan, self.denoiser))
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """x' = a x + b F(x, t) + s xi(slot), (N,) float64 each, a number a step; slot -1 where none is drawn."""
+
+    t: Tensor
+    a: Tensor
+    b: Tensor
+    s: Tensor
+    slots: list[int]
+
+
+def steps_of(plan: Plan, model: Model) -> Steps:
+    """Raises ValueError for a plan whose steps are of another form."""
+    rows, slots = [], []
+    for k in range(plan.steps):
+        ops = plan.step(k)
+        evaluate, step = ops if len(ops) == 2 else (None, None)
+        if (
+            not (isinstance(evaluate, Evaluate) and isinstance(step, Combine))
+            or not {name for _, name in step.terms} <= {"x", *evaluate.outs}
+            or (evaluate.src, step.out) != ("x", "x")
+            or evaluate.then is not None
+            or evaluate.variance
+            or len(step.noise) > 1
+            or plan.batch is not None
+        ):
+            raise ValueError(
+                f"ShiftQueue: got {plan.name}, whose step {k} is no single call combined with x, expected steps that "
+                "remember nothing; take DDIM(), DDPM() or FlowEuler() on one grid"
+            )
+        a, b = (float(c) for c in conversion(model.prediction, evaluate.want, plan.process, evaluate.t))  # type: ignore[arg-type]
+        factors = {name: float(c) for c, name in step.terms}  # type: ignore[arg-type]
+        gain = factors.get(evaluate.outs[0], 0.0)
+        drawn, slot = step.noise[0] if step.noise else (0.0, -1)
+        rows.append((evaluate.t, factors.get("x", 0.0) + gain * a, gain * b, drawn))
+        slots.append(slot)
+    t, a, b, s = torch.tensor(rows, dtype=torch.float64).T
+    return Steps(t, a, b, s, slots)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One run: turn it began at, states it has passed, and on its way back the cotangent."""
+
+    turn: int
+    states: list[Tensor]
+    cotangent: Tensor | None = None
+
+
+@dataclass(eq=False)
+class _Turning:
+    """The queue as it stands."""
+
+    queue: ShiftQueue
+    parameters: list[Tensor]
+    loss: Loss
+    steps: Steps
+    forwards: deque[_Run] = field(default_factory=deque)  # youngest first
+    backwards: deque[_Run] = field(default_factory=deque)
+
+    def __call__(self, k: int) -> Moved:
+        n = len(self.steps.slots)
+        self.forwards.appendleft(_Run(k, [self.queue.starts(k).detach()]))
+        whole = len(self.backwards) == n
+        there, back = len(self.forwards), len(self.backwards)
+        gradient = self._pull() if self.backwards else None
+        batch = len(self.forwards[0].states[0])
+        self._push()
+        while self.backwards and not self.backwards[-1].states:
+            self.backwards.pop()
+        losses = None
+        if len(self.forwards[-1].states) == n + 1:
+            losses = self._turned(self.forwards.pop())
+        return Moved(losses, gradient if whole else None, (there + back) * batch, back * batch)
+
+    def _push(self) -> None:
+        """Every run forwards by a step."""
+        runs = list(self.forwards)
+        with torch.no_grad():
+            x = torch.cat([run.states[-1] for run in runs])
+            moved = self._stepped(x, [len(run.states) - 1 for run in runs]).split(len(runs[0].states[-1]))
+        for run, state in zip(runs, moved, strict=True):
+            step = len(run.states) - 1
+            if self.steps.slots[step] >= 0:
+                batch = len(state)
+                samples = range(run.turn * batch, (run.turn + 1) * batch)
+                source = Addressed(
+                    self.queue.noise.seed, samples, self.queue.noise.stream, self.queue.noise.on_cpu
+                )
+                state = state + float(self.steps.s[step]) * source(self.steps.slots[step], state)
+            run.states.append(state)
+
+    def _turned(self, run: _Run) -> Tensor:
+        """The losses of a run that has arrived, which sets out on its way back."""
+        with torch.enable_grad():
+            x = run.states.pop().requires_grad_()
+            losses = losses_of(self.loss, x)
+            run.cotangent = torch.autograd.grad(losses.mean(), x)[0]
+        self.backwards.appendleft(run)
+        return losses.detach()
+
+    def _pull(self) -> list[Tensor]:
+        """Every run backwards by a step; what they give to the parameters, summed."""
+        runs = list(self.backwards)
+        with torch.enable_grad():
+            x = torch.cat([run.states.pop() for run in runs]).requires_grad_()
+            out = self._stepped(x, [len(run.states) for run in runs])
+            pulled = torch.cat([run.cotangent for run in runs if run.cotangent is not None])
+            first, *rest = torch.autograd.grad(out, [x, *self.parameters], pulled, allow_unused=True)
+        assert first is not None
+        for run, cotangent in zip(runs, first.split(len(runs[0].cotangent)), strict=True):  # type: ignore[arg-type]
+            run.cotangent = cotangent
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, rest, strict=True)]
+
+    def _stepped(self, x: Tensor, at: list[int]) -> Tensor:
+        """Runs at steps `at`, one behind another in x, moved by their steps without noise, in one network call."""
+        batch = len(x) // len(at)
+        index = torch.tensor(at).repeat_interleave(batch)
+        t, a, b = (values[index].to(x) for values in (self.steps.t, self.steps.a, self.steps.b))
+
+        def rows(leaf: Any) -> Any:
+            of_samples = isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == batch
+            return leaf.repeat(len(at), *(1,) * (leaf.ndim - 1)) if of_samples else leaf
+
+        predicted = self.queue.denoiser(x, t, tree_map(rows, self.queue.cond))
+        return per_sample(a, x) * x + per_sample(b, x) * predicted
