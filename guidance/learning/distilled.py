@@ -58,7 +58,8 @@ def d_ode(denoiser: Model, grid: Grid, x: Samples, *, cond: Any = None, scale: C
         assert isinstance(evaluate, Evaluate) and isinstance(step, Combine) and isinstance(target, Tensor)
         factors, now = {name: float(c) for c, name in step.terms}, f"D{k}"  # type: ignore[arg-type]
         ratio, gain = factors.get("x", 0.0), factors.get(now, 0.0)  # at sigma = 0 there is no ratio
-        data = data_prediction(denoiser, x, evaluate.t, cond)
+        with torch.no_grad():
+            data = data_prediction(denoiser, x, evaluate.t, cond)
         x = ratio * x + gain * data
         if before is not None:
             change = data - before
