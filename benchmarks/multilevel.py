@@ -202,7 +202,7 @@ def row(pilot: Pilot, other: Pilot, steps: int) -> dict[str, Any]:
 
 def differences(pilots: list[Pilot]) -> list[float]:
     """Var[f_l - f_{l-1}] / Var f_L of both halves."""
-    cov = sum(p.cov for p in pilots) / len(pilots)
+    cov = torch.stack([p.cov for p in pilots]).mean(0)
     own = cov.diagonal()
     return ((own[1:] + own[:-1] - 2 * cov.diagonal(1)) / own[-1]).tolist()
 
@@ -230,7 +230,7 @@ def limit(method: Method, steps: tuple[int, ...], allocation: CoupledSum, seed: 
     }
 
 
-LIMITS = {
+LIMITS: dict[str, tuple[Method, tuple[int, ...], CoupledSum]] = {
     "DPM-Solver++(2M)": (DPMSolverPP(2), (4, 8), CoupledSum((1.0, 0.3), 2**-2.5)),
     "SDE-DPM-Solver++(2M)": (SDEDPMSolverPP(2), (4, 8, 16), CoupledSum((1.0, 0.8, 0.5), 2**-1.5)),
 }
@@ -297,7 +297,7 @@ def main() -> None:
         pilots = make()
         facts["problems"][name] = {
             "samples_a_half": pilots[0].count,
-            "targets": {str(n): row(*pilots, n) for n in TARGETS},
+            "targets": {str(n): row(pilots[0], pilots[1], n) for n in TARGETS},
             "differences": differences(pilots),
         }
         for n, found in facts["problems"][name]["targets"].items():

@@ -8,10 +8,12 @@ from lines import END, PROCESS, START, THETA, line, starts, thetas, worth, worth
 from torch import Tensor
 
 from pullback.adjoint import (
+    Allocation,
     CoupledSum,
     Direct,
     GridLevels,
     IndependentDraws,
+    LevelDraws,
     PerStep,
     SingleTerm,
     StratifiedDraws,
@@ -26,6 +28,7 @@ from pullback.solvers import (
     DPMSolverPP,
     Gaussian,
     GivenTimes,
+    Method,
     RectifiedFlow,
     SDEDPMSolverPP,
     UniformLambda,
@@ -38,7 +41,12 @@ ODE, SDE = DPMSolverPP(2), SDEDPMSolverPP(2)
 COUPLED, SINGLE = CoupledSum((1.0, 0.5, 0.25)), SingleTerm((0.5, 0.3, 0.2))
 
 
-def levels(method=ODE, steps=(2, 4, 8), allocation=COUPLED, draws=IndependentDraws()):
+def levels(
+    method: Method = ODE,
+    steps: tuple[int, ...] = (2, 4, 8),
+    allocation: Allocation = COUPLED,
+    draws: LevelDraws = IndependentDraws(),
+) -> GridLevels:
     return GridLevels(method, PROCESS, GRID, steps, allocation, draws)
 
 
@@ -175,6 +183,7 @@ def test_a_coarse_run_has_its_own_law_and_the_fine_one_s_path(grid):
     drawn, width = [], []
     for level in range(3):
         noise = found.noise(Addressed(7), ids, level)
+        assert noise is not None
         draws = torch.cat([noise(slot, like) for slot in range(found.plan(level).slots)], 1)
         assert (torch.cov(draws.T) - torch.eye(draws.shape[1])).abs().max() < 0.08
         assert draws.mean(0).abs().max() < 4 / 4000**0.5 and (draws**4).mean(0).sub(3).abs().max() < 0.6
