@@ -11,6 +11,7 @@ bundled digits, log p(3 | x) by a classifier, gradients at all 160 thousand weig
 an end against the closed form, for several seeds.
 """
 
+import argparse
 import json
 import math
 import pathlib
@@ -201,7 +202,7 @@ def row(pilot: Pilot, other: Pilot, steps: int) -> dict[str, Any]:
 
 def differences(pilots: list[Pilot]) -> list[float]:
     """Var[f_l - f_{l-1}] / Var f_L of both halves."""
-    cov = sum(p.cov for p in pilots) / len(pilots)
+    cov = torch.stack([p.cov for p in pilots]).mean(0)
     own = cov.diagonal()
     return ((own[1:] + own[:-1] - 2 * cov.diagonal(1)) / own[-1]).tolist()
 
@@ -229,7 +230,7 @@ def limit(method: Method, steps: tuple[int, ...], allocation: CoupledSum, seed: 
     }
 
 
-LIMITS = {
+LIMITS: dict[str, tuple[Method, tuple[int, ...], CoupledSum]] = {
     "DPM-Solver++(2M)": (DPMSolverPP(2), (4, 8), CoupledSum((1.0, 0.3), 2**-2.5)),
     "SDE-DPM-Solver++(2M)": (SDEDPMSolverPP(2), (4, 8, 16), CoupledSum((1.0, 0.8, 0.5), 2**-1.5)),
 }
@@ -263,45 +264,47 @@ def figure(facts: dict[str, Any]) -> Any:
     return picture
 
 
+def cases(count: int, images: int) -> dict[str, Callable[[], list[Pilot]]]:
+    """What is measured, by name."""
+    found: dict[str, Callable[[], list[Pilot]]] = {}
+    for toy, problem in (("line", LINE), ("16 in the plane", SIXTEEN)):
+        for name, method in METHODS.items():
+            found[f"{toy}, {name}"] = lambda m=method, p=problem: p.pilots(m, count)
+    for name in ("DPM-Solver++(2M)", "SDE-DPM-Solver++(2M)"):
+        found[f"digits, {name}"] = lambda m=METHODS[name]: digits(m, images)
+    return found
+
+
 def main() -> None:
     sys.path.insert(0, str(HERE.parent / "examples"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=400, help="samples a half, of mixtures")
+    parser.add_argument("--images", type=int, default=16, help="samples a half, of digits")
+    parser.add_argument(
+        "--only", default="", help="part of a name: run this again, keep the rest of the file"
+    )
+    given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    count, images, seeds = (
-        int(value) for value in (*sys.argv[1:], *("1000", "24", "5")[len(sys.argv) - 1 :])
-    )
-    facts: dict[str, Any] = {
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "threads": 1,
-        "steps": STEPS,
-        "samples_a_half": {"mixtures": count, "digits": images},
-        "limit": {name: [limit(*case, seed) for seed in range(seeds)] for name, case in LIMITS.items()},
-        "problems": {},
-    }
-    for name, found in facts["limit"].items():
-        print(name, "limit, largest |z|", [f"{max(map(abs, one['z'])):.2f}" for one in found])
-    toys = (("line", LINE), ("16 in the plane", SIXTEEN))
-    cases = [
-        (f"{toy}, {name}", lambda m=method, p=problem: p.pilots(m, count))
-        for toy, problem in toys
-        for name, method in METHODS.items()
-    ]
-    for name in ("DPM-Solver++(2M)", "SDE-DPM-Solver++(2M)") if images else ():
-        cases.append((f"digits, {name}", lambda m=METHODS[name]: digits(m, images)))
-    for name, make in cases:
+    out = HERE / "results" / "multilevel.json"
+    facts: dict[str, Any] = json.loads(out.read_text()) if given.only and out.exists() else {"problems": {}}
+    facts |= {"torch": torch.__version__, "machine": platform.machine(), "threads": 1, "steps": STEPS}
+    if not given.only:
+        facts["limit"] = {name: [limit(*case, seed) for seed in range(5)] for name, case in LIMITS.items()}
+    for name, make in cases(given.count, given.images).items():
+        if given.only not in name:
+            continue
         pilots = make()
         facts["problems"][name] = {
-            "targets": {str(n): row(*pilots, n) for n in TARGETS},
+            "samples_a_half": pilots[0].count,
+            "targets": {str(n): row(pilots[0], pilots[1], n) for n in TARGETS},
             "differences": differences(pilots),
-            "decay": [pilot.decay for pilot in pilots],
         }
         for n, found in facts["problems"][name]["targets"].items():
             gains = f"{found['gain']:6.2f} ({found['gain_predicted']:.2f} predicted)"
             print(f"{name:38s} {n:>5s} steps: {gains} by {found['levels']}", flush=True)
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "multilevel.json").write_text(json.dumps(facts, indent=1) + "\n")
-    figure(facts).savefig(HERE / "results" / "multilevel.png", dpi=110)
+        out.write_text(json.dumps(facts, indent=1) + "\n")
+    figure(facts).savefig(out.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,26 @@
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from ...solvers import Addressed, Brownian, Exponential, Grid, Method, Noise, Plan, Process
 from ...solvers.brownian import BROWNIAN
 from ...solvers.checked import CheckedFields
+from ...solvers.wanted import Wanted
 from .allocation import Allocation
 from .draws import LevelDraws, StratifiedDraws
 
+Steps = Annotated[
+    Sequence[int],
+    Wanted(
+        "whole numbers of steps, coarsest first; write (5, 20, 100)",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(n, int) for n in value),
+    ),
+]
 DEPTH = 20  # halvings of a step of the finest listed grid that a path has room for
 
 
@@ -44,13 +53,14 @@ class GridLevels(CheckedFields):
     method: Method
     process: Process
     grid: Grid
-    steps: tuple[int, ...]
+    steps: Steps
     allocation: Allocation
     draws: LevelDraws = StratifiedDraws()
     clock: Exponential = Exponential(1.0)
     _plans: dict[int, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
         rises = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
         if not self.steps or self.steps[0] < 1 or not rises:
             raise ValueError(

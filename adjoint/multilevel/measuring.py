@@ -1,6 +1,6 @@
 """`measured_levels`: a pilot run on a ladder of grids."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -9,15 +9,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ...solvers import Addressed, Exponential, Grid, Method, Model
 from ...solvers.checked import checked
+from ...solvers.kinds import check_kind
 from ...solvers.packing import State
 from ...solvers.wanted import Wanted
 from ..checkpoint import Checkpoint
 from ..gradient import Gradient
 from ..sampling import sample
 from .allocation import CoupledSum
-from .levels import GridLevels
+from .levels import GridLevels, Steps
 from .pilot import Pilot
-from .rows import rows_of
+from .rows import batch_size, rows_of
 
 
 @checked
@@ -25,7 +26,7 @@ def measured_levels(
     denoiser: Model,
     method: Method,
     grid: Grid,
-    steps: Sequence[int],
+    steps: Steps,
     x: State,
     loss: Annotated[Callable[[State], Tensor], Wanted("a function of samples (B, ...) to (B,)")],
     *,
@@ -55,8 +56,7 @@ def measured_levels(
 
     Cost: B runs on every grid with a VJP, one sample at a time; memory two gradients a grid.
     """
-    steps = tuple(steps)
-    size = len(tree_leaves(x)[0])
+    size = batch_size(x)
     if size < 2 or len(steps) > 12:
         raise ValueError(
             f"measured_levels: got {size} samples and {len(steps)} grids, expected at least 2 samples and at most 12 "
@@ -111,6 +111,7 @@ def _gradient(
     drawn = ladder.noise(noise, (sample_id,), level)
     out = sample(denoiser, ladder.plan(level), x, cond=cond, noise=drawn, gradient=gradient)
     value = loss(out)
+    check_kind("loss", value, Tensor, "a tensor (B,), one value per sample; return it")
     if value.shape != (1,):
         raise ValueError(
             f"loss: got {tuple(value.shape)} for a batch of one sample, expected (1,): one value per sample; reduce "

@@ -63,15 +63,22 @@ class Pilot:
 
     @property
     def decay(self) -> float:
-        """beta of E|f_l - f_{l-1}|^2 ~ steps_{l-1}^-beta, fitted to the finest three differences."""
-        squares = torch.tensor(steps_between(self.second)[-3:], dtype=torch.float64).log2()
+        """beta of E|f_l - f_{l-1}|^2 ~ (n_{l-1}^{-beta/2} - n_l^{-beta/2})^2, n steps, an error of order beta/2 of one
+        sign; the best on the finest three differences, to 0.02.
+
+        Raises:
+            ValueError: fewer than three grids.
+        """
+        squares = torch.tensor(steps_between(self.second)[-3:], dtype=torch.float64)
         if len(squares) < 2:
             raise ValueError(
                 f"decay: got {len(self.costs)} grids, expected three or more to see how fast they meet"
             )
-        steps = torch.tensor(self.ladder.steps[:-1][-3:], dtype=torch.float64).log2()
-        off = steps - steps.mean()
-        return -float((off * squares).sum() / off.square().sum())
+        steps = torch.tensor(self.ladder.steps[-len(squares) - 1 :], dtype=torch.float64)
+        betas = torch.arange(0.1, 12, 0.02, dtype=torch.float64)
+        errors = steps ** (-betas[:, None] / 2)
+        off = squares.log() - 2 * (errors[:, :-1] - errors[:, 1:]).log()
+        return float(betas[off.var(1).argmin()])
 
     def __str__(self) -> str:
         """A row for each grid, then the best levels."""

@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ...solvers.kinds import described
+from ...solvers.kinds import check_kind, described
+from ...solvers.packing import State
 from ...solvers.per_step import PerStep
 
 
@@ -35,6 +36,21 @@ def rows_of(value: Any, index: Tensor, size: int, what: str) -> Any:
         return leaf[index] if isinstance(leaf, Tensor) else [leaf[k] for k in index.tolist()]
 
     return tree_map(pick, value, is_leaf=_of_items)
+
+
+def batch_size(x: State) -> int:
+    """B. Raises TypeError where x holds no tensor, ValueError where it has no batch axis."""
+    leaves = tree_leaves(x) or [x]
+    for leaf in leaves:
+        check_kind(
+            "x",
+            leaf,
+            Tensor,
+            "a tensor (B, ...), or a nesting of such tensors; torch.as_tensor(...) makes one",
+        )
+    if not leaves[0].ndim:
+        raise ValueError(f"x: got {described(x)}, expected tensors (B, ...); pass x[None] for one sample")
+    return len(leaves[0])
 
 
 def _of_items(value: Any) -> bool:

@@ -9,7 +9,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ...solvers import Addressed, Model
 from ...solvers.checked import checked
-from ...solvers.kinds import check_kind
 from ...solvers.noise import INITIAL
 from ...solvers.packing import State
 from ..arguments import check_arguments
@@ -17,7 +16,7 @@ from ..auto import Auto
 from ..gradient import Gradient
 from ..sampling import sample
 from .levels import GridLevels
-from .rows import rows_of
+from .rows import batch_size, rows_of
 from .weighted import Weighted
 
 LEVEL, SHIFT = INITIAL - 1, INITIAL - 2  # slots of what decides on levels, out of the reach of any plan
@@ -58,7 +57,7 @@ def sample_multilevel(
     each level in use, on the samples that are run there. Source: Giles 2008, Operations Research 56(3), multilevel
     Monte Carlo; Rhee and Glynn 2015 for levels drawn at random; here with gradients through every run.
     """
-    size = _size(x)
+    size = batch_size(x)
     ids = noise.samples if noise.samples is not None else tuple(range(size))
     table = _table(levels, noise, ids, size)
     used = [level for level in range(table.shape[1]) if bool(table[:, level].any())] or [0]
@@ -86,16 +85,6 @@ def sample_multilevel(
         size,
         sum(len(index) * levels.plan(level).nfe for level, index in parts),
     )
-
-
-def _size(x: State) -> int:
-    """B."""
-    leaves = tree_leaves(x)
-    for leaf in leaves[:1]:
-        check_kind("x", leaf, Tensor, "a tensor (B, ...), or a nesting of such tensors")
-    if not leaves or not leaves[0].ndim:
-        raise ValueError("x: got no batch axis, expected tensors (B, ...); pass x[None] for one sample")
-    return len(leaves[0])
 
 
 def _table(levels: GridLevels, noise: Addressed, ids: tuple[int, ...], size: int) -> Tensor:

@@ -18,13 +18,14 @@ def reward_across_levels(
 
     A figure of one start, here too, is an estimate that may lie far outside the reward's range.
     """
-    if not isinstance(batch.noise, Addressed):
+    source = batch.noise if isinstance(batch.noise, Addressed) else batch.source
+    if source is None:
         raise ValueError(
-            f"levels: got a batch with noise {described(batch.noise)}, expected addressed noise, from which levels and "
-            "paths are drawn; pass noise=Addressed(seed, ids)"
+            f"levels: got a batch with noise {described(batch.noise)} and no source, expected addresses, by which "
+            "levels and paths are drawn; pass Batch(..., source=Addressed(seed, ids))"
         )
     drawn = sample_multilevel(
-        policy.denoiser, levels, batch.x, noise=batch.noise, cond=batch.cond, gradient=gradient
+        policy.denoiser, levels, batch.x, noise=source, cond=batch.cond, gradient=gradient
     )
     context = rows_of(batch.context, drawn.owners, len(batch), "context")
     values = evaluate_reward(reward, drawn.samples, context, differentiable=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...solvers import Model, Noise, Plan
+from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.checked import CheckedFields
 from ..rewards.base import RewardFunction
 from .peers import World
@@ -41,6 +41,7 @@ class Batch:
         groups: (B,) integers: the prompt of each sample; equal for the repeats of one prompt.
         cond: what the network takes, for B samples.
         context: what the reward takes beside the samples.
+        source: where these samples have their addresses, x too, whether the plan draws noise or not.
     """
 
     x: Tensor
@@ -48,6 +49,7 @@ class Batch:
     groups: Tensor
     cond: Any = None
     context: Any = None
+    source: Addressed | None = None
 
     def __len__(self) -> int:
         return len(self.x)

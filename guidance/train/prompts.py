@@ -91,6 +91,7 @@ class Prompts:
             torch.tensor([self._item(group, seed) for group in groups], device=like.device),
             cond,
             context,
+            noise,
         )
 
     def _item(self, group: int, seed: int) -> int:

@@ -215,7 +215,7 @@ def test_what_does_not_go_with_levels_is_refused():
             objective.check(replace(policy, plan=PLAN))
     with pytest.raises(ValueError, match="one process"):
         DRaFT(levels=replace(found, process=CosineVP())).check(policy)
-    with pytest.raises(ValueError, match="addressed"):
+    with pytest.raises(ValueError, match="expected addresses"):
         given = replace(batch, noise=GivenNoise(torch.zeros(6, 3, 2)))
         list(updates(DRaFT(levels=found), policy, given))
     for refuses in (ReFL, DRaFTLV, DDPO, AdjointMatching):

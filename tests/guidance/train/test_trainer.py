@@ -17,8 +17,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tuning import Net, Pathwise, ScoreFunction, config, logged, noise_of, plan, prompts, reward, trainer
 
-from pullback.adjoint import sample
-from pullback.guidance import End, FunctionReward, Prompt, Prompts, RewardTrainer, batch_arithmetic, lora
+from pullback.adjoint import CoupledSum, GridLevels, IndependentDraws, sample
+from pullback.guidance import (
+    DRaFT,
+    End,
+    FunctionReward,
+    Prompt,
+    Prompts,
+    RewardTrainer,
+    batch_arithmetic,
+    lora,
+)
 from pullback.guidance.train.arithmetic import Arithmetic
 from pullback.guidance.train.divergence import diverge
 from pullback.solvers import DATA, DDIM, Denoiser, SDEDPMSolverPP, Transitions, UniformT, run
@@ -117,6 +126,31 @@ def test_training_is_the_plain_loop(tmp_path, limit, eta):
     want = by_hand(3, 0.3, 1e-2, eta)
     for a, b in zip(got.weights.values(), want.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_levels_are_drawn_by_the_samples_own_positions(tmp_path):
+    """With all samples on the fine grid training is that of the fine plan; with fewer it is another run, the same in
+    pieces, after a restart, and at fewer calls.
+    """
+
+    def trained(name, objective, limit=None, iterations=2, **given):
+        made = trainer(tmp_path / name, objective, eta=0.0, iterations=iterations, limit=limit)
+        made.train(**given)
+        return torch.cat([value.detach().flatten() for value in made.weights.values()])
+
+    def across(*shares):
+        allocation, draws = CoupledSum(shares), IndependentDraws()
+        return DRaFT(levels=GridLevels(DDIM(), PROCESS, UniformT(4), (2, 4), allocation, draws))
+
+    fine = trained("fine", DRaFT())
+    assert torch.allclose(trained("all", across(1.0, 1.0)), fine, rtol=1e-9)
+    some = trained("some", across(1.0, 0.5))
+    assert not torch.allclose(some, fine, rtol=1e-3)
+    assert torch.allclose(trained("pieces", across(1.0, 0.5), limit=2), some, rtol=1e-9)
+    trained("again", across(1.0, 0.5), iterations=1)
+    with warnings.catch_warnings(record=True):
+        assert torch.equal(trained("again", across(1.0, 0.5), resume=True), some)
 
 
 def test_training_earns_reward_at_a_price_in_nats(tmp_path):
