@@ -9,8 +9,11 @@ from .checkpoint import Checkpoint, Mechanism
 from .continuous import *
 from .density import *
 from .direct import Direct
+from .forecast import Forecast, Limits
 from .gradient import Gradient
+from .gradient_plan import GradientPlan
 from .jacobian_free import JacobianFree
+from .planning import plan_gradient
 from .replay.rollout import Registers, Rollout
 from .replay.schedule import Keep
 from .reversible import Reversible
@@ -19,9 +22,9 @@ from .skip_straight import SkipStraight
 from .truncated import Truncated
 
 __all__ = [
-    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "JacobianFree", "Keep", "Mechanism", "PerStep", "Registers",
-    "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "density", "sample",
-    "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Forecast", "Gradient", "GradientPlan", "JacobianFree", "Keep", "Limits",
+    "Mechanism", "PerStep", "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges",
+    "continuous", "density", "plan_gradient", "sample", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__
