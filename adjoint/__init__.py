@@ -9,7 +9,6 @@ from .checkpoint import Checkpoint, Mechanism
 from .continuous import *
 from .density import *
 from .direct import Direct
-from .forecast import Forecast, Limits
 from .gradient import Gradient
 from .gradient_plan import GradientPlan
 from .jacobian_free import JacobianFree
@@ -22,9 +21,9 @@ from .skip_straight import SkipStraight
 from .truncated import Truncated
 
 __all__ = [
-    "Audit", "Auto", "Checkpoint", "Direct", "Forecast", "Gradient", "GradientPlan", "JacobianFree", "Keep", "Limits",
-    "Mechanism", "PerStep", "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges",
-    "continuous", "density", "plan_gradient", "sample", "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "GradientPlan", "JacobianFree", "Keep", "Mechanism", "PerStep",
+    "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous", "density",
+    "plan_gradient", "sample", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__

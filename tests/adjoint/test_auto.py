@@ -2,6 +2,7 @@
 
 import gc
 import math
+import pathlib
 import weakref
 from dataclasses import replace
 
@@ -12,15 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import PROCESS
 from torch import nn
+from two_ranks import two_ranks
 
 from pullback.adjoint import (
     Auto,
     Checkpoint,
     Direct,
-    Forecast,
     GradientPlan,
     JacobianFree,
-    Limits,
     Mechanism,
     Reversible,
     Truncated,
@@ -28,6 +28,7 @@ from pullback.adjoint import (
     sample,
 )
 from pullback.adjoint.call_cost import CallCost
+from pullback.adjoint.forecast import Forecast, Limits
 from pullback.adjoint.outlook import Outlook
 from pullback.adjoint.own_cost import Own, OwnCost
 from pullback.adjoint.peak import Peak
@@ -45,10 +46,7 @@ from pullback.solvers import (
 )
 
 LIMITS = st.builds(
-    Limits,
-    st.none() | st.integers(1, 10**7),
-    st.none() | st.floats(1e-3, 10),
-    st.none() | st.integers(1, 200),
+    st.none() | st.integers(1, 10**7), st.none() | st.floats(1e-3, 10), st.none() | st.integers(1, 200)
 )
 # what a run might be, without one
 CALL = st.builds(
@@ -300,6 +298,41 @@ def test_joint_states_guidance_truncation_and_other_gradients():
         for inner in (Auto(memory=10**9), Direct())
     ]
     assert_same(*found)
+
+
+RANK = """
+import sys
+import torch, conftest
+from torch.nn.parallel import DistributedDataParallel
+from test_auto import *
+rank = int(sys.argv[1])
+torch.set_default_dtype(torch.float64)
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+for options in ({}, {"static_graph": True}, {"find_unused_parameters": True}):
+    model, plan, x = problem()
+    alone = [p.grad for p in differentiated(model, plan, x, Direct())]
+    replica = DistributedDataParallel(problem()[0].network, **options)
+    shared = Denoiser(replica, PROCESS, DATA)
+    own = x.detach()[8 * rank : 8 * rank + 8].requires_grad_()
+    table = plan_gradient(shared, plan, own)
+    sizes = sorted(each.memory for each in table.forecasts if not each.why_not)
+    memory = 10**9 if rank else (sizes[-1] + sizes[-2]) // 2  # the ranks choose differently
+    assert (plan_gradient(shared, plan, own, memory=memory).strategy == Direct()) == bool(rank)
+    for _ in range(2):
+        replica.zero_grad()
+        averaged = [p.grad for p in differentiated(shared, plan, own, Auto(memory=memory))]
+        assert_same(averaged, [grad / 2 for grad in alone], 1e-10)
+"""
+
+
+def differentiated(model, plan, x, gradient):
+    sample(model, plan, x, gradient=gradient).square().sum().backward()
+    return list(model.parameters())
+
+
+@pytest.mark.slow
+def test_two_ranks_that_choose_differently_average_to_the_whole_batch():
+    two_ranks(RANK, at=[pathlib.Path(__file__).parent], seconds=200)
 
 
 def test_refusals():

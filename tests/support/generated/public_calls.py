@@ -185,6 +185,7 @@ def _calls() -> Iterator[Use]:
         loss=lambda: lambda x: x.square().sum(),
         strategies=lambda: {"direct": Direct()},
     )
+    yield called(adjoint.plan_gradient, **RUN | controls)
     yield called(solvers.run, **READ)
     yield called(solvers.advance, **READ)
     yield called(solvers.encode, **READ | {"plan": reversible_plan})
