@@ -46,7 +46,10 @@ from pullback.solvers import (
 )
 
 LIMITS = st.builds(
-    st.none() | st.integers(1, 10**7), st.none() | st.floats(1e-3, 10), st.none() | st.integers(1, 200)
+    Limits,
+    st.none() | st.integers(1, 10**7),
+    st.none() | st.floats(1e-3, 10),
+    st.none() | st.integers(1, 200),
 )
 # what a run might be, without one
 CALL = st.builds(
