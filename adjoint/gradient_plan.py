@@ -33,9 +33,9 @@ class GradientPlan:
         Raises:
             ValueError: none fits; the nearest is named.
         """
-        for forecast in self.forecasts:
-            if not self.why_not(forecast):
-                return forecast
+        fitting = [forecast for forecast in self.forecasts if not self.why_not(forecast)]
+        if fitting:
+            return min(fitting, key=lambda forecast: forecast.seconds)
         possible = [forecast for forecast in self.forecasts if not forecast.why_not]
         nearest = min(possible, key=self.limits.excess)
         raise ValueError(
@@ -54,7 +54,7 @@ class GradientPlan:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's cells, as they are printed."""
-        chosen = next((each for each in self.forecasts if not self.why_not(each)), None)
+        chosen = self.best if any(not self.why_not(each) for each in self.forecasts) else None
         return [
             (
                 _named(each.strategy),

@@ -103,7 +103,7 @@ def row(plan, strategy):
 @given(OUTLOOKS, LIMITS)
 def test_the_choice_is_the_fastest_of_all_that_fit_and_never_exceeds_a_limit(outlook, limits):
     rows = list(outlook.forecasts(limits.memory))
-    table = GradientPlan(tuple(sorted(rows, key=lambda each: each.seconds)), limits)
+    table = GradientPlan(tuple(rows[::-1]), limits)
 
     def fits(each):
         return not each.why_not and all(
@@ -122,6 +122,30 @@ def test_the_choice_is_the_fastest_of_all_that_fit_and_never_exceeds_a_limit(out
         return
     best = table.best
     assert fits(best) and best.seconds == min(each.seconds for each in fitting)
+
+
+def test_seconds_are_the_calls_that_each_strategy_makes():
+    """F, G, V = 1, 10, 100 s: each digit is a count."""
+    call = CallCost(1.0, 10.0, 100.0, 1, 1, 1, 1, 1, 500, 0, 500, 0, True)
+    outlook = Outlook(8, 8, 3, 2.0, 10, 1, 10, 20, call, OwnCost(*[Own(0.0, 0.0)] * 6))
+    assert outlook.direct().seconds == 880 and outlook.every_state().seconds == 888
+    assert outlook.regions().seconds == 960 and outlook.reversible().seconds == 888
+    for k in range(1, 8):  # N states, k activations, and one more for the VJP under way
+        keep = outlook.keep(80 + 500 * (k + 1))
+        assert keep.activations == k and outlook.kept(keep, Checkpoint()).seconds == 888 - k
+    assert replace(outlook, cost=replace(call, seen_through=False)).every_state().seconds == 960
+
+
+@pytest.mark.parametrize("method", [DPMSolverPP(2), EDMHeun(), ReversibleHeun()], ids=str)
+def test_calls_are_those_that_are_made(method):
+    calls = []
+    model, plan, x = problem(method, 10, Net(calls=calls))
+    direct = row(plan_gradient(model, plan, x), Direct())
+    for each in plan_gradient(model, plan, x, memory=direct.memory // 2).forecasts:
+        if not each.why_not:
+            del calls[:]
+            sample(model, plan, x, gradient=each.strategy).sum().backward()
+            assert abs(len(calls) - each.calls) <= 1 + each.calls // 10, each
 
 
 def test_the_table_and_the_nearest():
