@@ -10,10 +10,12 @@ from .continuous import *
 from .density import *
 from .direct import Direct
 from .gradient import Gradient
+from .gradient_plan import GradientPlan
 from .input import Input
 from .jacobian_free import JacobianFree
 from .multilevel import *
 from .parallel import *
+from .planning import plan_gradient
 from .replay.rollout import Registers, Rollout
 from .replay.schedule import Keep
 from .reversible import Reversible
@@ -23,9 +25,9 @@ from .skip_straight import SkipStraight
 from .truncated import Truncated
 
 __all__ = [
-    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "Input", "JacobianFree", "Keep", "Mechanism", "PerStep",
-    "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges", "continuous",
-    "density", "multilevel", "parallel", "sample", "second_order", "trajectory",
+    "Audit", "Auto", "Checkpoint", "Direct", "Gradient", "GradientPlan", "Input", "JacobianFree", "Keep",
+    "Mechanism", "PerStep", "Registers", "Reversible", "Rollout", "SkipStraight", "Truncated", "audit", "bridges",
+    "continuous", "density", "multilevel", "parallel", "plan_gradient", "sample", "second_order", "trajectory",
 ]  # fmt: skip
 __all__ += bridges.__all__
 __all__ += continuous.__all__

@@ -44,7 +44,7 @@ def chosen(gradient: Gradient | None, given: Given) -> Gradient | None:
         _check_truncated(gradient, given)
     if not len(given.start.registers["x"]):
         return Direct()  # of no samples nothing need be kept, and each strategy's gradient is zero
-    return Checkpoint() if isinstance(gradient, Auto) else gradient
+    return Checkpoint() if gradient == Auto() else gradient
 
 
 def check_reached(gradient: Gradient | None, out: Tensor) -> None:

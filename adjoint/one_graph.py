@@ -137,6 +137,8 @@ def _settings(gradient: Gradient | None) -> Settings:
     if isinstance(gradient, Checkpoint):
         kept = gradient.offload or gradient.recursive or gradient.memory_budget is not None
         return Checkpoint, (kept or gradient.observe is not None or gradient.mechanism is not Mechanism.AUTO,)
+    if isinstance(gradient, Auto):
+        return Auto, (gradient.memory is not None or gradient.deadline is not None or gradient.calls is not None,)
     return type(gradient), ()
 
 
@@ -146,10 +148,10 @@ def _strategy(settings: Settings) -> Gradient | None:
     if kind is Truncated:
         last, inner = given
         return Truncated(last, _strategy(inner) or Direct())
-    if kind is Checkpoint and given == (True,):
+    if given == (True,):
         raise ValueError(
-            "gradient=Checkpoint(...): got settings inside torch.compile, where the compiler schedules what is kept, "
-            f"expected Checkpoint(); leave them out, or {ALONE}"
+            f"gradient={kind.__name__}(...): got settings inside torch.compile, where the compiler schedules what is "
+            f"kept, expected {kind.__name__}(); leave them out, or {ALONE}"
         )
     if kind not in (Auto, Direct, Checkpoint, type(None)):
         raise ValueError(

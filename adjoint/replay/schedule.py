@@ -41,6 +41,15 @@ class Keep:
         there = min(self.leaf, self.steps - bounds[-2])
         return run_and_replays + again - there
 
+    @property
+    def nested(self) -> int:
+        """Most snapshots that the backward pass holds besides those that the forward pass left."""
+        bounds = (0, *self.snapshots, self.steps)
+        return max(
+            _depth(high - low, self.slots - k, self.leaf)
+            for k, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))
+        )
+
     def __str__(self) -> str:
         states = f"the states of {len(self.snapshots) + 1} steps" if self.leaf < self.steps else "every state"
         return (
@@ -71,6 +80,14 @@ def reruns(length: int, slots: int, leaf: int) -> int:
         return sum(range(length, 0, -leaf))
     first = split(length, slots)
     return first + reruns(length - first, slots - 1, leaf) + reruns(first, slots, leaf)
+
+
+def _depth(length: int, slots: int, leaf: int) -> int:
+    """Most snapshots held at a time, to come back to the states of `length` steps from one."""
+    if length <= leaf or slots < 1:
+        return 0
+    first = split(length, slots)
+    return max(1 + _depth(length - first, slots - 1, leaf), _depth(first, slots, leaf))
 
 
 def positions(steps: int, slots: int, leaf: int) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ def problem(n, strategy):
     torch.manual_seed(0)
     net, x = Net(), torch.randn(4, 3, requires_grad=True)
     plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(n, start=0.9, end=0.05))
-    out = sample(Denoiser(lambda x, t: net(x), PROCESS, DATA), plan, x, gradient=strategy)
+    out = sample(Denoiser(net, PROCESS, DATA), plan, x, gradient=strategy)
     grads = torch.autograd.grad(out.square().sum(), [x, *net.parameters()])
     return [out, *grads], len(calls)
 

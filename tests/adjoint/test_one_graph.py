@@ -292,6 +292,7 @@ def test_inside_a_graph_inside_a_transform(transform, x):
 REFUSED = {
     "strategy": ({"gradient": Reversible()}, "gradient=Reversible: got a call inside torch.compile, expected Direct"),
     "settings": ({"gradient": Checkpoint(offload=True)}, "got settings inside torch.compile.*leave them out"),
+    "limits": ({"gradient": Auto(memory=1000)}, "gradient=Auto.*got settings inside torch.compile"),
     "inner": ({"gradient": Truncated(1, Reversible())}, "gradient=Reversible: got a call inside torch.compile"),
     "callback": ({"callback": print}, "callback: got one inside torch.compile"),
     "progress": ({"progress": True}, "progress: got one inside torch.compile"),

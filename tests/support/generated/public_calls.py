@@ -197,6 +197,7 @@ def _calls() -> Iterator[Use]:
         denoiser=denoiser, method=DDIM, grid=lambda: GRID, steps=lambda: (2, 3), x=start, loss=lambda: brightness,
         noise=lambda: Addressed(0),
     )  # fmt: skip
+    yield called(adjoint.plan_gradient, **RUN | controls)
     yield called(solvers.run, **READ)
     yield called(solvers.advance, **READ)
     yield called(solvers.encode, **READ | {"plan": reversible_plan})
