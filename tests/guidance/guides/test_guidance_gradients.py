@@ -11,11 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 from pullback.adjoint import Checkpoint, Continuous, Direct, JacobianFree, PerStep, Reversible, Truncated
 from pullback.guidance import (
+    DAPS,
     DPS,
+    TMPD,
     Bayes,
     Damped,
     Matrix,
     Measurement,
+    PiGDM,
     Raw,
     REDdiff,
     Residual,
@@ -135,6 +138,21 @@ def test_strengths_of_every_shape_have_their_gradient(loss, policy, shape):
     moved = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     ends = [float(run(base + s * 1e-6 * moved).detach()) for s in (1, -1)]
     assert float((slope * moved).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: DPS(m.nats, Bayes(0.1)), TMPD, PiGDM, DAPS], ids=["DPS", "TMPD", "PiGDM", "DAPS"]
+)
+def test_the_noise_that_a_measurement_is_believed_to_have(make):
+    """d/ds_y by finite differences."""
+
+    def run(std, gradient=Direct()):
+        return through(make(Measurement(Matrix(MATRIX), Y, std)), X, gradient).square().sum()
+
+    std = torch.tensor(0.3, requires_grad=True)
+    (slope,) = torch.autograd.grad(run(std, Checkpoint()), std)
+    ends = [float(run(0.3 + s * 1e-6).detach()) for s in (1, -1)]
+    assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
 def test_a_strength_of_each_step_is_that_number_there():
