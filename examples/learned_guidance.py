@@ -131,7 +131,9 @@ def problems(steps: int) -> dict[str, Problem]:
     from sklearn.mixture import GaussianMixture
 
     generator = torch.Generator().manual_seed(0)
-    fit = GaussianMixture(10, reg_covar=1e-3, random_state=0).fit(load_digits().data[:1437] / 8 - 1)
+    fit = GaussianMixture(10, reg_covar=1e-3, random_state=0).fit(
+        load_digits(return_X_y=True)[0][:1437] / 8 - 1
+    )
     weights, means, covs = (torch.as_tensor(v) for v in (fit.weights_, fit.means_, fit.covariances_))
     digits, pool = Mixture(weights, means, (covs + covs.mT) / 2), torch.kron(torch.eye(2), torch.ones(4)) / 4
     seen = torch.eye(64)[torch.randperm(64, generator=generator)[:16]]
