@@ -67,7 +67,7 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SMALL) | SHARED
 
 
-LONG = {"sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
+LONG = {"learned_guidance", "sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
 RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
 RUNS += [
     ("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis", "adjointdeis-sde")
