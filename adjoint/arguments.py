@@ -129,8 +129,9 @@ def check_serves(gradient: Gradient | None, *plans: Plan, wanted: Collection[Inp
     what is `wanted`.
     """
     check_gradient(gradient)
-    for plan in plans if gradient is not None else ():
-        gradient.check(plan, wanted)
+    if gradient is not None:
+        for plan in plans:
+            gradient.check(plan, wanted)
 
 
 def check_nodes(plan: object, at: Any) -> None:

@@ -138,7 +138,9 @@ def _settings(gradient: Gradient | None) -> Settings:
         kept = gradient.offload or gradient.recursive or gradient.memory_budget is not None
         return Checkpoint, (kept or gradient.observe is not None or gradient.mechanism is not Mechanism.AUTO,)
     if isinstance(gradient, Auto):
-        return Auto, (gradient.memory is not None or gradient.deadline is not None or gradient.calls is not None,)
+        return Auto, (
+            gradient.memory is not None or gradient.deadline is not None or gradient.calls is not None,
+        )
     return type(gradient), ()
 
 

@@ -57,7 +57,7 @@ class DAPS(Guide):
     def by_langevin(self, ctx: Context, centre: Tensor, std: Tensor) -> Tensor:
         """The same for any A, nearly: x0 <- x0 - step grad(-log p) + sqrt(2 step) xi, from the centre."""
         m, variance, x0 = self.measurement, std.square(), centre
-        step = self.rate * torch.minimum(variance, torch.full_like(variance, m.variance))
+        step = self.rate * torch.minimum(variance, torch.ones_like(variance) * m.variance)
         for _ in range(self.langevin):
             _, slope = ctx.gradient(m.nats, x0)
             x0 = x0 - step * (slope + (x0 - centre) / variance) + (2 * step).sqrt() * ctx.draw()

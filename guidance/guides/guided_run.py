@@ -21,7 +21,7 @@ from .step_law import StepLaw
 
 
 @dataclass(frozen=True)
-class Asked:
+class GuidedCall:
     """One network call as the plan has it, and whether x_t is noisy there; where it is not, guides leave it alone."""
 
     want: Prediction
@@ -39,7 +39,7 @@ class GuidedRun:
 
     setting: Setting
     program: Program
-    calls: list[Asked]
+    calls: list[GuidedCall]
     scheduled: bool
     guide: Guide
     hooks: frozenset[Hook]
@@ -184,12 +184,12 @@ class _Fresh(Noise):
         return self.attempt.ctx.draw()
 
 
-def asked_calls(plan: Plan) -> list[Asked]:
+def asked_calls(plan: Plan) -> list[GuidedCall]:
     """The network calls of `plan` in order."""
     calls = [op for op in plan.instructions if isinstance(op, Evaluate)]
     times = torch.tensor([op.t for op in calls], dtype=torch.float64)  # (K,), or (K, B) of a stacked plan
     noisy = (plan.process.sigma(times) > 0).reshape(len(calls), -1).all(1)
-    return [Asked(op.want, times[k], bool(noisy[k])) for k, op in enumerate(calls)]
+    return [GuidedCall(op.want, times[k], bool(noisy[k])) for k, op in enumerate(calls)]
 
 
 def _copied(memories: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -33,7 +32,7 @@ class Measurement(CheckedFields):
     physics: Any
     WANTED: ClassVar[None] = None  # a guide says which
     y: Annotated[Tensor, Wanted("a tensor (B, ...) or (1, ...); torch.as_tensor(...)[None] makes one")]
-    noise_std: float | None = None
+    noise_std: float | Tensor | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.physics, type):
@@ -59,11 +58,11 @@ class Measurement(CheckedFields):
                     "noise_std="
                 )
         std = torch.as_tensor(std)
-        if std.numel() != 1 or not bool(std.isfinite().all()) or float(std) < 0:
+        if std.numel() != 1 or not bool(std.isfinite().all()) or float(std.detach()) < 0:
             raise ValueError(
                 f"noise_std: got {std.tolist()}, expected one finite number >= 0, in the units of y"
             )
-        object.__setattr__(self, "noise_std", float(std))
+        object.__setattr__(self, "noise_std", std.reshape(()) if std.requires_grad else float(std))
 
     @classmethod
     def of(cls, physics: Any, x: Tensor, noise: Noise, noise_std: float | None = None) -> "Measurement":
@@ -110,13 +109,13 @@ class Measurement(CheckedFields):
         return self if len(self.y) == 1 else replace(self, y=self.y.repeat_interleave(count, 0))
 
     @property
-    def std(self) -> float:
-        """s_y."""
+    def std(self) -> float | Tensor:
+        """s_y; a tensor where it was given as one that requires grad."""
         assert self.noise_std is not None
         return self.noise_std
 
-    @cached_property
-    def variance(self) -> float:
+    @property
+    def variance(self) -> float | Tensor:
         """s_y^2."""
         return self.std**2
 

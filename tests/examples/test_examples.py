@@ -25,6 +25,7 @@ SMALL = {
     "diffusers_edit": ["--tiny", "--steps", "4"],
     "diffusers_optimise": ["--tiny", "--updates", "5", "--steps", "2"],
     "learned_solver": ["--draws", "12", "--steps", "1", "--shown", "4"],
+    "learned_guidance": "--updates 1 --steps 3 --measurements 2 --copies 4 --held 2 --constants 2".split(),
     "restore_digits": ["--count", "2", "--steps", "3"],
     "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }
@@ -52,7 +53,7 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SMALL) | SHARED
 
 
-LONG = {"sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
+LONG = {"learned_guidance", "sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
 RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
 RUNS += [
     ("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis", "adjointdeis-sde")

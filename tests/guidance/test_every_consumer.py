@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
 
 import consumers
 import pytest
@@ -103,8 +104,8 @@ def test_no_consumer_forgets_its_gradient():
 def test_one_that_forgets_it_is_missed():
     @dataclass(frozen=True)
     class Forgotten(Objective):
-        def rollout(self, policy, batch, reward, world): ...
-        def updates(self, policy, batch, experience, reward, world, generator): ...
+        def rollout(self, policy, batch, reward, world) -> Any: ...
+        def updates(self, policy, batch, experience, reward, world, generator) -> Any: ...
 
     def forgets(denoiser, plan, x): ...
 

@@ -9,13 +9,25 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pullback.adjoint import Checkpoint, Continuous, Direct, JacobianFree, PerStep, Reversible, Truncated
+from pullback.adjoint import (
+    Checkpoint,
+    Continuous,
+    Direct,
+    Gradient,
+    JacobianFree,
+    PerStep,
+    Reversible,
+    Truncated,
+)
 from pullback.guidance import (
+    DAPS,
     DPS,
+    TMPD,
     Bayes,
     Damped,
     Matrix,
     Measurement,
+    PiGDM,
     Raw,
     REDdiff,
     Residual,
@@ -32,8 +44,8 @@ CHECKPOINTS = [Checkpoint(), Checkpoint(offload=True)]
 
 
 def through(guide, x, gradient, plan=PLAN, model=MODEL):
-    given = {"noise": Addressed(0)} if plan.slots else {}
-    return steer(model, plan, x, guide, through=Through.FULL, gradient=gradient, **given).sample
+    noise = Addressed(0) if plan.slots else None
+    return steer(model, plan, x, guide, noise=noise, through=Through.FULL, gradient=gradient).sample
 
 
 class Net(nn.Module):
@@ -126,7 +138,7 @@ def test_strengths_of_every_shape_have_their_gradient(loss, policy, shape):
     shape = SHAPES[shape]
     base = 0.05 + 0.02 * torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def run(value, gradient=Direct()):
+    def run(value, gradient: Gradient = Direct()):
         strength = value if shape in ((), (3,)) else PerStep(value)
         return through(DPS(loss, policy(strength)), X, gradient).square().sum()
 
@@ -135,6 +147,21 @@ def test_strengths_of_every_shape_have_their_gradient(loss, policy, shape):
     moved = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     ends = [float(run(base + s * 1e-6 * moved).detach()) for s in (1, -1)]
     assert float((slope * moved).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: DPS(m.nats, Bayes(0.1)), TMPD, PiGDM, DAPS], ids=["DPS", "TMPD", "PiGDM", "DAPS"]
+)
+def test_the_noise_that_a_measurement_is_believed_to_have(make):
+    """d/ds_y by finite differences."""
+
+    def run(std, gradient: Gradient = Direct()):
+        return through(make(Measurement(Matrix(MATRIX), Y, std)), X, gradient).square().sum()
+
+    std = torch.tensor(0.3, requires_grad=True)
+    (slope,) = torch.autograd.grad(run(std, Checkpoint()), std)
+    ends = [float(run(0.3 + s * 1e-6).detach()) for s in (1, -1)]
+    assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
 def test_a_strength_of_each_step_is_that_number_there():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import PROCESS
 
-from pullback.adjoint import Checkpoint, Direct
+from pullback.adjoint import Checkpoint, Direct, Gradient
 from pullback.guidance import TMPD, DataGuidance, Matrix, Measurement, Raw, Through, smc, starting_particles
 from pullback.solvers import DDPM, Addressed, Combine, Mixture, UniformLambda
 
@@ -25,7 +25,7 @@ def likelihood(x, y):
     return -0.5 * ((y - x[:, 0]) / STD).square()
 
 
-def evidence(y, count, *, gradient=Direct(), proposal=None, **options):
+def evidence(y, count, *, gradient: Gradient = Direct(), proposal=None, **options):
     """exp(log_z), one for each y (B,)."""
     noise = Addressed(11, samples=range(len(y)))
     x = starting_particles(noise, torch.zeros(len(y), 1, dtype=torch.float64), count)
@@ -44,6 +44,7 @@ def slope():
     combines = [op for op in PLAN.instructions if isinstance(op, Combine)]
     for op, t in zip(combines, torch.tensor(PLAN.times)[:-1], strict=True):
         ((a, _), (c, _)), ((std, _),) = op.terms, op.noise
+        assert isinstance(a, float) and isinstance(c, float) and isinstance(std, float)
         mean = a * points + c * TWO.denoise(points[:, None], PROCESS.alpha(t), PROCESS.sigma(t))[:, 0]
         law = torch.exp(-((points[:, None] - mean) / std).square() / 2) @ law
         law /= law.sum()
