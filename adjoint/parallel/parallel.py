@@ -7,6 +7,7 @@ from typing import Any
 from ...solvers import Plan, Prediction, V
 from ...solvers.wanted import Count, NonNegative, Whole
 from ..held_slopes import held_slopes
+from ..replay.bound_model import BoundModel
 from ..replay.rollout import Registers, Rollout
 from ..replay.tape import Tape
 from ..replay.wrappers import is_compiled
@@ -74,6 +75,11 @@ class Parallel(Taped):
             raise ValueError(
                 f"{self}: got {rollout.program.plan.name}, whose calls have different functions on their predictions, "
                 "expected one for all; use Checkpoint()"
+            )
+        if not isinstance(rollout.model, BoundModel):  # a run without the samples that were lost
+            raise ValueError(
+                f"{self}: got keep_finite=True and samples that are not finite, expected finite ones; leave them "
+                "out of the batch, or use Checkpoint()"
             )
         if is_compiled(rollout.model):
             raise ValueError(

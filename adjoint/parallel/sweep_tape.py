@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ...solvers import Call
+from ...solvers.per_step import PerStep
 from ..replay.fingerprint import Replays, drift, not_repeated
 from ..replay.live_call import LiveCall, replay
 from ..replay.rollout import Registers, Rollout
@@ -89,7 +91,8 @@ class SweepTape(Tape):
         """The marks of one call of the plan, the first that is made. Raises ValueError where the network cannot be
         called on several steps at once, or cannot be trusted to say the same then.
         """
-        reads = Reads()
+        scheduled = [leaf.values for leaf in tree_leaves(self.rollout.cond) if isinstance(leaf, PerStep)]
+        reads = Reads([states, call.t, *scheduled])
         with reads.watching():
             marks = self.projection(self.evaluate(call, states))
         if self.calls.states[0].random:
@@ -99,9 +102,9 @@ class SweepTape(Tape):
             )
         if reads.count:
             raise ValueError(
-                "Parallel: got a network that reads numbers out of tensors (`if t[0] > ...`, item()?), expected none: "
-                "a batched call has rows of several steps, and all would go one way; decide row by row "
-                "(torch.where), or use Checkpoint()"
+                "Parallel: got a network that reads numbers out of x or t (`if t[0] > ...`, item()?), expected none: a "
+                "batched call has rows of several steps, and all would go one way; decide row by row (torch.where), or "
+                "use Checkpoint()"
             )
         return marks
 
