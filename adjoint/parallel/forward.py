@@ -11,7 +11,7 @@ from ...solvers.program import Program
 from ..replay.rollout import Registers, Rollout
 from .rows import Rows
 from .secants import Secants
-from .unrolled import Unrolled
+from .unrolled import Unrolled, part
 
 # A node leaves the window, and is not corrected any more, when it moves by this share of the tolerance: where the flow
 # drives neighbours apart, between modes, an error that early nodes keep is 10 to 100 times larger at the end.
@@ -70,7 +70,7 @@ class Forward:
         while int(low.min()) < len(calls):
             # after this sweep a window may open as far as its length past its end
             end = calls[min(int(low.max()) + 2 * self.window, len(calls)) - 1].step + 1
-            now, openings = self._recurrence(program.steps(opening, end), registers)
+            now, openings = self._recurrence(part(program, opening, end), registers)
             before = nodes < low
             still, firm = (self.seen & near(now, self.states, share * self.tol) for share in (1.0, LEAVES))
             low = (firm | before).long().cumprod(0).sum(0)

@@ -21,7 +21,7 @@ from .ranks import Ranks
 from .reads import Reads
 from .rows import Rows, spread
 from .swept import Swept, Way
-from .unrolled import Unrolled
+from .unrolled import Unrolled, part
 from .window_graph import WindowGraph
 
 
@@ -148,7 +148,7 @@ class SweepTape(Tape):
         scratch, network = self.sums((), into.jumps), self.sums(into.wanted, {})
         sweeps = work = 0
         for low, high, nodes in self._windows():
-            back = Backward(program.steps(low, high), self.unrolled, nodes, self.how.memory)
+            back = Backward(part(program, low, high), self.unrolled, nodes, self.how.memory)
             rows = self.unrolled.rows_of(nodes)
             if len(rows.node):
                 graph = WindowGraph(self._replayed(rows, kept), self.unrolled, self.ranks, rows)
