@@ -19,7 +19,7 @@ from .backward import Backward
 from .forward import Forward
 from .ranks import Ranks
 from .reads import Reads
-from .rows import Rows, spread
+from .rows import Rows, on_rows
 from .swept import Swept, Way
 from .unrolled import Unrolled, part
 from .window_graph import WindowGraph
@@ -137,7 +137,7 @@ class SweepTape(Tape):
     def _on(self, rows: Rows) -> Iterator[None]:
         """Network calls are of `rows`."""
         whole = self.rollout
-        self.rollout = spread(whole, rows, len(self.unrolled.like))
+        self.rollout = on_rows(whole, rows, len(self.unrolled.like))
         try:
             yield
         finally:

@@ -115,7 +115,7 @@ def test_plans_of_every_kind():
         (model, SASolver(tau=1.0).plan(PROCESS, GRID), [2, 4], {"noise": Addressed(3)}),
     ]
     for case, (which, plan, at, given) in enumerate(cases):
-        for strategy in WINDOWS:
+        for strategy in WINDOWS[1:]:
             got = gradients(which, plan, x.clone(), strategy, at, **given)
             assert_same(got, gradients(which, plan, x.clone(), Checkpoint(), at, **given), 1e-9), case
 
