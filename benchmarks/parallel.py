@@ -177,7 +177,7 @@ def one_rank(rank: int, size: int, port: int, out: str) -> None:
     plan = compiled(DPMSolverPP(2), model, 100)
     said: list[Swept] = []
     strategy = Parallel(tol=1e-3, group=group, observe=said.append)
-    found = []
+    found, got = [], (x, x)
     for _ in range(2):
         said.clear()
         begin = time.perf_counter()

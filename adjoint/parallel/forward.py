@@ -51,7 +51,7 @@ class Forward:
         self.states = like.new_zeros(len(unrolled), *like.shape)
         self.outs = unrolled.no_outs(len(unrolled))
         self.seen = torch.zeros(len(unrolled), len(like), dtype=torch.bool, device=like.device)
-        self.secants = Secants(*unrolled.t.shape, memory, unrolled.sizes, like)
+        self.secants = Secants(len(unrolled), len(like), memory, unrolled.sizes, like)
         self.sweeps = self.rows = 0
 
     def run(self, registers: Registers) -> Registers:

@@ -145,7 +145,7 @@ class SweepTape(Tape):
 
     def pull(self, kept: _Kept, end: Tensor, into: Sensitivity) -> Registers:
         program, cotangents = self.rollout.program, {"x": end}
-        scratch, network = self.sums((), into.jumps), self.sums(into.wanted, {})
+        scratch, network = self.sums((), dict(into.jumps)), self.sums(into.wanted, {})
         sweeps = work = 0
         for low, high, nodes in self._windows():
             back = Backward(part(program, low, high), self.unrolled, nodes, self.how.memory)

@@ -59,7 +59,7 @@ def work(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    group, worst, refused = distributed.group.WORLD, 0.0, ""
+    group, worst, refused, counted = distributed.group.WORLD, 0.0, "", dict[str, int]()
     said = list[Swept]()
     for window in (None, 2, 1):
         said.clear()
