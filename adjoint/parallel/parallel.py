@@ -30,8 +30,8 @@ class Parallel(Taped):
     state by A_j dU (the slope that `base` gives it) and by secants of earlier sweeps, then makes all calls of a window
     in one batched call. After k sweeps the first k states are exact, so M sweeps at most; 9 to 16 at M = 100. The
     backward pass does the same with the transposed plan: a_i = sum_j C_ji^T (J_j^T a_j) + ..., J at the states found.
-    The value is `Checkpoint`'s to within `tol`, wherever measured; the gradient too, but up to 20 times that for samples
-    that fall between modes.
+    The value is `Checkpoint`'s to within `tol`, wherever measured; the gradient too, or up to 20 times that for
+    samples that fall between modes.
 
     For depth, not for work: 5 to 7 times the calls of the sequential run forwards, 6 to 13 times back. It pays where a
     device is not filled by one call, at batch 1 on a GPU, or on several devices; on a CPU `Checkpoint` is faster.
