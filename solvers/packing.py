@@ -211,7 +211,9 @@ class _ThenOnTrees:
     then: Callable[[State], State]
 
     def __call__(self, packed: Tensor) -> Tensor:
-        return self.packing.pack(self.then(self.packing.unpack(packed)), f"what {self.then} returned")
+        # the rows of several steps may come at once
+        packing = replace(self.packing, batch=len(packed))
+        return packing.pack(self.then(packing.unpack(packed)), f"what {self.then} returned")
 
 
 def packing_of(x: State) -> Packing:

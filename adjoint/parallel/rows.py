@@ -25,7 +25,7 @@ class Rows(NamedTuple):
         return Rows(*(each[which] for each in self))
 
 
-def spread(rollout: Rollout, rows: Rows, batch: int) -> Rollout:
+def on_rows(rollout: Rollout, rows: Rows, batch: int) -> Rollout:
     """`rollout` for a call on `rows`: its conditioning enters whole, and the model takes each row's part of it.
 
     So the gradient at the conditioning comes back in the form in which the caller gave it.

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ...solvers import Call
+from ...solvers.per_step import PerStep
 from ..replay.fingerprint import Replays, drift, not_repeated
 from ..replay.live_call import LiveCall, replay
 from ..replay.rollout import Registers, Rollout
@@ -17,9 +19,9 @@ from .backward import Backward
 from .forward import Forward
 from .ranks import Ranks
 from .reads import Reads
-from .rows import Rows, spread
+from .rows import Rows, on_rows
 from .swept import Swept, Way
-from .unrolled import Unrolled
+from .unrolled import Unrolled, part
 from .window_graph import WindowGraph
 
 
@@ -89,7 +91,8 @@ class SweepTape(Tape):
         """The marks of one call of the plan, the first that is made. Raises ValueError where the network cannot be
         called on several steps at once, or cannot be trusted to say the same then.
         """
-        reads = Reads()
+        scheduled = [leaf.values for leaf in tree_leaves(self.rollout.cond) if isinstance(leaf, PerStep)]
+        reads = Reads([states, call.t, *scheduled])
         with reads.watching():
             marks = self.projection(self.evaluate(call, states))
         if self.calls.states[0].random:
@@ -99,9 +102,9 @@ class SweepTape(Tape):
             )
         if reads.count:
             raise ValueError(
-                "Parallel: got a network that reads numbers out of tensors (`if t[0] > ...`, item()?), expected none: "
-                "a batched call has rows of several steps, and all would go one way; decide row by row "
-                "(torch.where), or use Checkpoint()"
+                "Parallel: got a network that reads numbers out of x or t (`if t[0] > ...`, item()?), expected none: a "
+                "batched call has rows of several steps, and all would go one way; decide row by row (torch.where), or "
+                "use Checkpoint()"
             )
         return marks
 
@@ -134,7 +137,7 @@ class SweepTape(Tape):
     def _on(self, rows: Rows) -> Iterator[None]:
         """Network calls are of `rows`."""
         whole = self.rollout
-        self.rollout = spread(whole, rows, len(self.unrolled.like))
+        self.rollout = on_rows(whole, rows, len(self.unrolled.like))
         try:
             yield
         finally:
@@ -142,10 +145,10 @@ class SweepTape(Tape):
 
     def pull(self, kept: _Kept, end: Tensor, into: Sensitivity) -> Registers:
         program, cotangents = self.rollout.program, {"x": end}
-        scratch, network = self.sums((), into.jumps), self.sums(into.wanted, {})
+        scratch, network = self.sums((), dict(into.jumps)), self.sums(into.wanted, {})
         sweeps = work = 0
         for low, high, nodes in self._windows():
-            back = Backward(program.steps(low, high), self.unrolled, nodes, self.how.memory)
+            back = Backward(part(program, low, high), self.unrolled, nodes, self.how.memory)
             rows = self.unrolled.rows_of(nodes)
             if len(rows.node):
                 graph = WindowGraph(self._replayed(rows, kept), self.unrolled, self.ranks, rows)

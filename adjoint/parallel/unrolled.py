@@ -1,6 +1,7 @@
 """Unrolled: the network calls of a program side by side, as a batched call on any of them needs them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,3 +91,9 @@ class Unrolled:
         to = {"dtype": self.like.dtype, "device": self.like.device}
         rows = [torch.as_tensor(value, **to).reshape(-1).expand(len(self.like)) for value in values]
         return torch.stack(rows) if rows else torch.zeros(0, len(self.like), **to)
+
+
+def part(program: Program, low: int, high: int) -> Program:
+    """Steps low .. high - 1 of its plan, of a program that may be cut already."""
+    cut, span = program.plan.starts[program.ops[0].step], program.plan.span(low, high)
+    return replace(program, ops=program.ops[span.start - cut : span.stop - cut])

@@ -18,6 +18,7 @@ from pullback.adjoint import (
     Gradient,
     JacobianFree,
     Mechanism,
+    Parallel,
     Reversible,
     SkipStraight,
     TorchDiffEq,
@@ -37,13 +38,14 @@ REPLAYING = [s for s in STRATEGIES if "Direct" not in str(s)]
 ESTIMATES = [s for s in STRATEGIES if isinstance(s, (Continuous, AdjointDEIS))]
 EXACT = [s for s in STRATEGIES if s not in ESTIMATES]
 
-# not swept: what is another gradient than the run's, or none of its own; each with the law that holds it, as
-# "file under tests::function"
+# not swept: what is another gradient than the run's, or none of its own, or refuses much of what the sweeps bring; each
+# with the law that holds it, as "file under tests::function"
 OWN_LAWS: dict[type, str] = {
     AdjointDEIS: "adjoint/continuous/test_continuous.py::test_adjoint_deis_is_its_formula",
     Auto: "adjoint/test_enrolment.py::test_auto_is_checkpoint",
     Backsolve: "adjoint/bridges/test_bridges.py::test_gradient_against_the_closed_form",
     Continuous: "adjoint/continuous/test_closed_forms.py::test_flow_and_its_parameters",
+    Parallel: "adjoint/parallel/test_parallel.py::test_everything_is_checkpoints",
     JacobianFree: "adjoint/test_jacobian_free.py::test_the_held_noise_gives_the_ratio_of_alphas",
     SkipStraight: "guidance/latents/test_endtoend.py::test_straight_stretches",
     TorchDiffEq: "adjoint/bridges/test_bridges.py::test_gradient_against_the_closed_form",
