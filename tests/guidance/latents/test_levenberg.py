@@ -127,8 +127,11 @@ def test_one_step_solves_a_linear_problem(gradient):
     assert torch.allclose(more.sample, sample(model, plan, wanted, gradient=None), atol=1e-7)
 
 
-@pytest.mark.parametrize("loss", ["squares", "plain"])
-@pytest.mark.parametrize("prior", [NormPrior(), ChiPrior(0.1), None], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "loss, prior",
+    [("squares", NormPrior()), ("squares", ChiPrior(0.1)), ("plain", ChiPrior(0.1)), ("plain", None)],
+)
 def test_a_mixture_ends_where_lbfgs_does(loss, prior):
     """By residuals and, of any other loss, by its Hessian at the sample. From a start near the optimum."""
     model, measured = mixture().denoiser(PROCESS), seen()
@@ -144,10 +147,11 @@ def test_a_mixture_ends_where_lbfgs_does(loss, prior):
         progress=False,
     )
     start = near.x + 0.05 * torch.randn(3, 5)
-    ours = run(model, plain, start, steps=60, prior=prior)
+    ours = run(model, plain, start, steps=30, prior=prior)
     assert torch.allclose(ours.loss, near.loss, rtol=1e-6, atol=1e-8) and bool(ours.converged.all())
 
 
+@pytest.mark.slow
 def test_everything_that_a_sample_owns():
     """x, noise, controls and rows of conditioning at once, with a prior on each."""
     plan, model, measured = DDPM().plan(PROCESS, GRID), mixture().denoiser(PROCESS), seen()
@@ -158,15 +162,15 @@ def test_everything_that_a_sample_owns():
     }  # fmt: skip
     x = torch.randn(3, 5)
     loss = LeastSquares(measured.residual, measured.std)
-    ours = run(model, loss, x, steps=30, **given)
-    theirs = run(model, loss, x, steps=200, **given | {"optimiser": lbfgs()})
-    assert torch.allclose(ours.loss, theirs.loss, rtol=1e-4)
+    ours = run(model, loss, x, steps=20, **given)
+    # conditioning has no prior and can do it all: the optimum is 0, at x, noise and controls 0
+    assert bool((ours.losses[0] > 1).all()) and bool((ours.loss < 1e-8).all()) and bool(ours.converged.all())
     again = sample(
         model, plan, ours.x, noise=ours.noise, cond=ours.cond, controls=ours.controls, gradient=None
     )
     assert torch.allclose(again, ours.sample)
     total = loss(again) + given["prior"](ours.x, ours.noise.movedim(0, 1), ours.controls.movedim(0, 1))
-    assert torch.allclose(total, ours.loss)
+    assert torch.allclose(total, ours.loss, atol=1e-12)
 
 
 def test_noise_alone_and_joint_states():
@@ -238,11 +242,13 @@ def test_without_forward_mode():
 def test_a_step_to_what_is_not_finite_is_not_taken():
     """The loss is NaN outside a ball: the region shrinks until steps stay inside."""
 
-    def residuals(x):
-        return torch.where((x.norm(dim=1, keepdim=True) < 1.6), x - 3, torch.nan)
+    model, x = law().denoiser(PROCESS), torch.zeros(2, 5)
+    begin = sample(model, PLAN, x, gradient=None)
 
-    x = torch.zeros(2, 5)
-    found = run(law().denoiser(PROCESS), LeastSquares(residuals), x, optimiser=levenberg(reach=50.0), steps=8)
+    def residuals(x):
+        return torch.where((x - begin).norm(dim=1, keepdim=True) < 0.3, x - begin - 3, torch.nan)
+
+    found = run(model, LeastSquares(residuals), x, optimiser=levenberg(reach=50.0), steps=4)
     assert bool(found.loss.isfinite().all()) and bool((found.loss < found.losses[0]).all())
     assert bool(found.losses.isnan().any())
 
