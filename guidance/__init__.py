@@ -22,7 +22,6 @@ from . import (
 from .adversarial import *
 from .guides import *
 from .latents import *
-from .least_squares import LeastSquares
 from .measurements import *
 from .morphs import *
 from .objectives import *
@@ -32,7 +31,6 @@ from .rewards import *
 from .train import *
 
 __all__ = [
-    "LeastSquares",
     "adversarial",
     "edit",
     "guides",

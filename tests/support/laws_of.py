@@ -161,8 +161,8 @@ LAWS: dict[str, tuple[str, ...]] = {
     "guidance/rewards": ("guidance/rewards/test_rewards.py",),
     "guidance/latents/sample_levenberg": ("guidance/latents/test_levenberg.py",),
     "guidance/latents/krylov": ("guidance/latents/test_levenberg.py",),
-    "guidance/latents/quadratic": ("guidance/latents/test_levenberg.py",),
-    "guidance/least_squares": ("guidance/latents/test_levenberg.py",),
+    "guidance/latents/local_model": ("guidance/latents/test_levenberg.py",),
+    "guidance/latents/least_squares": ("guidance/latents/test_levenberg.py",),
     "guidance/latents": ("guidance/latents/test_optimise.py", "guidance/latents/test_endtoend.py"),
     "guidance/particles": ("guidance/particles/test_particles.py",),
     "guidance/recognition": (
