@@ -24,7 +24,6 @@ from .adversarial import *
 from .guides import *
 from .latents import *
 from .learning import *
-from .least_squares import LeastSquares
 from .measurements import *
 from .morphs import *
 from .objectives import *
@@ -34,7 +33,6 @@ from .rewards import *
 from .train import *
 
 __all__ = [
-    "LeastSquares",
     "adversarial",
     "edit",
     "guides",

@@ -3,5 +3,9 @@
 from .call_jvp import CallJVP, DoubleBackward, ForwardMode
 from .forward_mode import pushforward
 from .linearisation import Linearisation, linearised
+from .singular import SingularDirections, singular_directions
 
-__all__ = ["CallJVP", "DoubleBackward", "ForwardMode", "Linearisation", "linearised", "pushforward"]
+__all__ = [
+    "CallJVP", "DoubleBackward", "ForwardMode", "Linearisation", "SingularDirections", "linearised", "pushforward",
+    "singular_directions",
+]  # fmt: skip

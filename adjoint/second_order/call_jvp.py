@@ -16,7 +16,7 @@ from ...solvers import Call
 from ...solvers.loop import predict
 from ...solvers.per_step import at_step
 from ..replay.rollout import Rollout
-from .entering import Entering
+from .entering import EnteringTensors
 
 
 class CallJVP(ABC):
@@ -30,7 +30,7 @@ class CallJVP(ABC):
 
     @abstractmethod
     def evaluate(
-        self, rollout: Rollout, entering: Entering, duals: Sequence[Tensor], call: Call, state: Tensor
+        self, rollout: Rollout, entering: EnteringTensors, duals: Sequence[Tensor], call: Call, state: Tensor
     ) -> Tensor:
         """The prediction at `state`, all dual tensors: `duals` are what the run is differentiated at, those that the
         rollout's conditioning holds and those that stand for parameters.
@@ -49,7 +49,7 @@ class ForwardMode(CallJVP):
         return sdpa_kernel(SDPBackend.MATH)
 
     def evaluate(
-        self, rollout: Rollout, entering: Entering, duals: Sequence[Tensor], call: Call, state: Tensor
+        self, rollout: Rollout, entering: EnteringTensors, duals: Sequence[Tensor], call: Call, state: Tensor
     ) -> Tensor:
         try:
             with entering.parameters_as(duals):
@@ -75,7 +75,7 @@ class DoubleBackward(CallJVP):
     """
 
     def evaluate(
-        self, rollout: Rollout, entering: Entering, duals: Sequence[Tensor], call: Call, state: Tensor
+        self, rollout: Rollout, entering: EnteringTensors, duals: Sequence[Tensor], call: Call, state: Tensor
     ) -> Tensor:
         leaves, tangents = list[Tensor](), list[Tensor]()
 

@@ -1,4 +1,4 @@
-"""Entering: what goes into a run, as its caller wrote it, with other tensors at the places of some."""
+"""EnteringTensors: what goes into a run, as its caller wrote it, with other tensors at the places of some."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ Place = tuple[dict[str, Any], str, Tensor]  # a module's dict of parameters, a n
 
 
 @dataclass(frozen=True, eq=False)
-class Entering:
+class EnteringTensors:
     """The arguments of a run, and the tensors among them, or among the model's parameters, that it is differentiated
     at.
 
@@ -38,7 +38,9 @@ class Entering:
     places: tuple[Place, ...]
 
     @classmethod
-    def of(cls, denoiser: Model, x: State, cond: Any, noise: Any, controls: Any, wrt: Any) -> "Entering":
+    def of(
+        cls, denoiser: Model, x: State, cond: Any, noise: Any, controls: Any, wrt: Any
+    ) -> "EnteringTensors":
         """`wrt`: None for x. Raises ValueError where one of them does not enter, or cannot have a tangent."""
         noise = noise.values if isinstance(noise, GivenNoise) else noise
         given, model = {"x": x, "cond": cond, "noise": noise, "controls": controls}, BoundModel(denoiser)

@@ -15,7 +15,7 @@ from ..given import Given
 from ..not_finite import not_finite
 from ..transforms import finite, transform
 from .call_jvp import CallJVP, ForwardMode
-from .entering import Entering
+from .entering import EnteringTensors
 
 
 @checked
@@ -55,13 +55,13 @@ def pushforward(
     noise, stacked, with `Apply` instructions. Source: Griewank and Walther 2008, Evaluating Derivatives, chapter 3.
     """
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls)
-    entering = Entering.of(denoiser, x, cond, noise, controls, wrt)
+    entering = EnteringTensors.of(denoiser, x, cond, noise, controls, wrt)
     packing, value, pushed = pushed_through(plan, entering, entering.tangents(tangent), by)
     return packing.unpack(value), packing.unpack(pushed)
 
 
 def pushed_through(
-    plan: Plan, entering: Entering, tangents: list[Tensor], by: CallJVP
+    plan: Plan, entering: EnteringTensors, tangents: list[Tensor], by: CallJVP
 ) -> tuple[Packing, Tensor, Tensor]:
     """(how states are packed, the sample, its tangent), packed."""
     if around := transform():

@@ -24,7 +24,7 @@ from ..replay.turns import Turns
 from ..reversible import Reversible
 from ..sampling import sample
 from .call_jvp import CallJVP, ForwardMode
-from .entering import Entering
+from .entering import EnteringTensors
 from .forward_mode import pushed_through
 
 Curvature = Annotated[Callable[[State], State], Wanted("a function from u to H u at the sample")]
@@ -48,7 +48,7 @@ class Linearisation:
 
     value: State
     plan: Plan
-    _entering: Entering
+    _entering: EnteringTensors
     _leaves: list[Tensor]
     _out: list[Tensor]
     _around: CallState
@@ -134,7 +134,7 @@ def linearised(
     if not isinstance(gradient, Auto | Checkpoint | Direct | Reversible):
         raise ValueError(f"gradient: got {gradient}, expected an exact strategy that J^T w is the transpose by; pass "
                          "Checkpoint(), Direct() or Reversible()")  # fmt: skip
-    entering = Entering.of(denoiser, x, cond, noise, controls, wrt)
+    entering = EnteringTensors.of(denoiser, x, cond, noise, controls, wrt)
     held = {id(value) for *_, value in entering.places}
     if not all(value.requires_grad for *_, value in entering.places):
         raise ValueError(

@@ -7,6 +7,7 @@ from .direct_latents import doodl
 from .direct_noise import dno
 from .flow_control import flow_grad, oc_flow
 from .found import Result, Stop
+from .least_squares import LeastSquares
 from .optimisation import adam, optimise
 from .priors import ChiPrior, NormPrior, Prior
 from .reward_noise import reno
@@ -15,6 +16,6 @@ from .sample_levenberg import levenberg
 from .variables import Over
 
 __all__ = [
-    "BlackBox", "ChiPrior", "Concentration", "NormPrior", "Over", "Prior", "Result", "Stop", "adam", "d_flow",
-    "dno", "doodl", "flow_grad", "lbfgs", "levenberg", "oc_flow", "optimise", "reno",
+    "BlackBox", "ChiPrior", "Concentration", "LeastSquares", "NormPrior", "Over", "Prior", "Result", "Stop", "adam",
+    "d_flow", "dno", "doodl", "flow_grad", "lbfgs", "levenberg", "oc_flow", "optimise", "reno",
 ]  # fmt: skip

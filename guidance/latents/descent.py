@@ -1,4 +1,4 @@
-"""Descent: evaluate, remember the best, step, until told to stop."""
+"""LatentDescent: evaluate, remember the best, step, until told to stop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ from ...solvers.broadcast import per_sample
 from ..loss import Loss, check_loss
 from .best_points import BestPoints
 from .found import Result, Stop
+from .local_model import LocalModel, modelled
 from .patience import Patience
 from .priors import Priors
-from .quadratic import Quadratic, quadratic
 from .sample_levenberg import SampleLevenberg
 from .sample_optimiser import SampleOptimiser
 from .variables import Variables, clip_
 
 
 @dataclass(eq=False)
-class Descent:
+class LatentDescent:
     """One descent: evaluate, remember the best, step, until told to stop."""
 
     denoiser: Model
@@ -75,11 +75,11 @@ class Descent:
         loss = self.evaluate()
         return loss if isinstance(self.optimiser, SampleOptimiser) else float(loss.sum())
 
-    def around(self, flat: Tensor) -> Quadratic:
+    def around(self, flat: Tensor) -> LocalModel:
         """The objective around variables (B, d), for an optimiser that asks for its curvature."""
         assert isinstance(self.optimiser, SampleLevenberg)
         self.optimiser.write(flat)
-        made = quadratic(
+        made = modelled(
             self.denoiser, self.plan, self.inputs, self.loss, self.priors, self.gradient, self.optimiser.by
         )
         loss = made.value

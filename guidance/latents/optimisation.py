@@ -18,10 +18,10 @@ from ...solvers.opening import carried, only_state, packed_noise
 from ...solvers.packing import Packing, State, packing_of
 from ...solvers.wanted import Count, Limit, NonNegative, Positive
 from ..grad_mode import check_grad_mode
-from ..least_squares import LeastSquares
 from ..loss import Loss
-from .descent import Descent
+from .descent import LatentDescent
 from .found import Result, Stop
+from .least_squares import LeastSquares
 from .priors import Prior, Priors
 from .sample_levenberg import SampleLevenberg
 from .sample_optimiser import SampleOptimiser
@@ -135,7 +135,7 @@ def optimise(
             "region limits every step, and a step to what is not finite is not taken; leave them out"
         )
     moves = None if project is None or not over.x else lambda x: form.pack(project(form.unpack(x)))
-    run = Descent(
+    run = LatentDescent(
         denoiser, plan, _over_packed(loss, form), priors, inputs, descent, clip, gradient, moves,
         keep_finite,
     )  # fmt: skip

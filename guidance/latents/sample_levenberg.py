@@ -10,7 +10,7 @@ from ...adjoint import CallJVP, ForwardMode
 from ...solvers.checked import checked
 from ...solvers.wanted import Count, NonNegative, Positive
 from .krylov import Krylov
-from .quadratic import Quadratic
+from .local_model import LocalModel
 from .sample_optimiser import SampleOptimiser
 
 ENOUGH, POOR, GOOD = (
@@ -45,10 +45,10 @@ class SampleLevenberg(SampleOptimiser):
         self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
         size = sum(value[0].numel() for value in variables)
         self.radius = variables[0].new_full((len(variables[0]),), reach * size**0.5)
-        self.here: Quadratic | None = None  # where the last step ended, if that is where it looked last
+        self.here: LocalModel | None = None  # where the last step ended, if that is where it looked last
         self.pulled = self.pushed = 0
 
-    def step(self, closure: Callable[[Tensor], Quadratic]) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[Tensor], LocalModel]) -> Any:  # type: ignore[override]
         """One step; returns the losses (B,) at its start. `closure`: the objective around variables (B, d)."""
         x = self.read()
         here = closure(x) if self.here is None else self.here

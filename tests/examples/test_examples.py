@@ -13,6 +13,7 @@ SMALL = {
     "face_morph": ["--steps", "2"],
     "sample": [],
     "gradients": ["--steps", "6"],
+    "directions": ["--count", "1", "--nfe", "3", "--rounds", "1", "--probes", "2"],
     "digit_samples": ["--count", "50"],
     "digit_guidance": ["--steps", "2", "--count", "1", "--nfe", "4"],
     "edit_digits": ["--steps", "1", "--count", "4", "--taught", "4"],

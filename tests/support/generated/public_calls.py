@@ -181,6 +181,9 @@ def _calls() -> Iterator[Use]:
     yield called(adjoint.sample, **RUN | controls, gradient=Checkpoint)
     yield Use("sample with noise", adjoint.sample, RUN | {"plan": noisy_plan, "noise": lambda: Addressed(0)})
     yield called(adjoint.trajectory, **RUN, at=lambda: [0, 2])
+    yield called(adjoint.pushforward, **RUN | {"x": state}, tangent=state)
+    yield called(adjoint.linearised, **RUN | {"x": state})
+    yield called(adjoint.singular_directions, **RUN | {"x": state}, k=lambda: 1, rounds=lambda: 1)
     yield called(
         adjoint.audit,
         **RUN | {"x": state},
@@ -403,6 +406,7 @@ LEFT_OUT = {
     "from_diffusers": "needs diffusers: under tests/solvers/pipelines/test_from_diffusers.py",
     "plan_from_scheduler": "needs diffusers: under tests/solvers/schedulers/test_parity.py",
     "lbfgs": "its factory takes what adam's takes",
+    "levenberg": "a factory as adam's; under tests/guidance/latents/test_levenberg.py",
     "advdiff": "a second network; Adversarial stands under the laws of guides",
     "code": "an inner optimisation; sdedit is enrolled",
     "learn_schedule": "an inner optimisation; rf_inversion is enrolled",

@@ -1,4 +1,4 @@
-"""Quadratic: a latent objective near one point, as far as Gauss-Newton sees it: value, gradient, curvature times v."""
+"""LocalModel: a latent objective near one point, as far as Gauss-Newton sees it: value, gradient, curvature times v."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ...adjoint import CallJVP, Gradient, Linearisation, linearised
 from ...solvers import Model, Plan
-from ..least_squares import LeastSquares
 from ..loss import Loss, check_loss
+from .least_squares import LeastSquares
 from .priors import Priors
 from .variables import Variables
 
 
 @dataclass(frozen=True, eq=False)
-class Quadratic:
+class LocalModel:
     """L(sample) + prior at variables (B, d) side by side:
 
         gradient = J^T dL/dx + prior',   product(v) = J^T H J v + prior'' v
@@ -91,7 +91,7 @@ def _pulled(outs: list[Tensor], at: list[Tensor], along: list[Tensor]) -> tuple[
     return torch.autograd.grad(outs, at, along, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
-def quadratic(
+def modelled(
     denoiser: Model,
     plan: Plan,
     inputs: Variables,
@@ -99,7 +99,7 @@ def quadratic(
     priors: Priors,
     gradient: Gradient,
     by: CallJVP,
-) -> Quadratic:
+) -> LocalModel:
     """The objective around where the variables are now. Cost: a run."""
     entering, wrt = inputs.copied()
     linear = linearised(denoiser, plan, wrt=wrt, gradient=gradient, by=by, **entering)
@@ -111,4 +111,4 @@ def quadratic(
     standing = {id(row): leaf for row, leaf in zip(inputs.own, leaves, strict=True)}
     rows = {name: standing[id(row)] for name, row in inputs.rows.items()}
     prior = priors(standing.get(id(inputs.x), inputs.x.detach()), rows.get("noise"), rows.get("controls"))
-    return Quadratic(linear, inputs, sample, value, scaled, prior, leaves)
+    return LocalModel(linear, inputs, sample, value, scaled, prior, leaves)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from ..solvers.checked import CheckedFields
-from ..solvers.kinds import described
-from ..solvers.wanted import Positive, Wanted
+from ...solvers.checked import CheckedFields
+from ...solvers.kinds import described
+from ...solvers.wanted import Positive, Wanted
 
 
 @dataclass(frozen=True, eq=False)
