@@ -19,6 +19,8 @@ from ..solvers.kinds import check_kind, described
 from ..solvers.packing import State
 from ..solvers.wanted import Count, Wanted
 from .arguments import check_arguments, check_plan
+from .continuous.second_plan import Continuous
+from .continuous.states import States
 from .direct import Direct
 from .gradient import Gradient
 from .replay.cond import leaves
@@ -36,6 +38,8 @@ class Row:
         seconds: median of a value and a gradient. memory: bytes, the highest above the start (live tensors
             on the CPU, the allocator's on a GPU).
         calls, vjps: network calls forward (counted) and VJPs (as the strategy says).
+        flow: an estimate of the relative error against the gradient of the flow itself rather than of the run; None
+            where no `Continuous` was asked for, or of another plan.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Row:
     memory: int
     calls: int
     vjps: int
+    flow: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,24 @@ class Audit:
     def __str__(self) -> str:
         lines = [
             f"{'strategy':36s} {'error':>9s} {'cosine':>9s} {'ratio':>8s} {'rebuilt':>9s} {'s':>8s} "
-            f"{'MiB':>8s} {'calls':>6s} {'VJPs':>5s}"
+            f"{'MiB':>8s} {'calls':>6s} {'VJPs':>5s}{'to flow':>9s}"
         ]
         for row in self.rows:
             rebuilt = f"{row.reconstruction:9.1e}" if row.reconstruction is not None else " " * 9
             lines.append(
                 f"{row.name[:36]:36s} {row.error:9.1e} {row.cosine:9.6f} {row.ratio:8.4f} {rebuilt} "
                 f"{row.seconds:8.3f} {row.memory / 2**20:8.2f} {row.calls:6d} {row.vjps:5d}"
+                + (f"{row.flow:9.1e}" if row.flow is not None else "")
             )
+        if self.nearest is not None:
+            lines.append(f"nearest to the flow's own gradient, by an estimate: {self.nearest.name}")
         return "\n".join(lines)
+
+    @property
+    def nearest(self) -> Row | None:
+        """The row nearest to the gradient of the flow itself, by the estimate; None where there is none."""
+        known = [row for row in self.rows if row.flow is not None]
+        return min(known, key=lambda row: row.flow or 0.0, default=None)
 
     def figure(self) -> Any:
         """A matplotlib figure: error against memory, one dot a strategy."""
@@ -106,6 +120,12 @@ def audit(
 ) -> Audit:
     """Compare gradients of `loss(sample)` under several strategies with the exact one of `plan`.
 
+    The exact gradient of a run is not that of the flow it approximates. Where `strategies` hold a `Continuous`, each
+    row says how far from the latter it is, by an estimate: c with M and c' with M/2 steps of an adjoint of order p, at
+    the same states of the run, extrapolate to c + (c - c')/(2^p - 1), which stands for the flow's own; of several the
+    one whose c and c' differ least. Of 54 runs on mixtures and random perceptrons it said for 83 % which of `Checkpoint`
+    and `Continuous` was nearer, for 91 % of those where they differ by a quarter (`benchmarks/flow_estimate.py`).
+
     Args:
         loss: (B, ...) -> (B,) or a scalar.
         strategies: name to strategy, or to (strategy, plan) where it wants another plan than the reference's.
@@ -116,7 +136,7 @@ def audit(
 
     Raises:
         ValueError: where nothing requires grad.
-    Cost: `repeats` + 2 values and gradients of each.
+    Cost: `repeats` + 2 values and gradients of each, and one of half the VJPs of each `Continuous`.
     """
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=reference)
     _check_strategies(strategies)
@@ -131,7 +151,7 @@ def audit(
             "audit: got no input and no parameter that requires grad, expected at least one; call "
             "requires_grad_()"
         )
-    truth, rows = None, []
+    truth, rows, found, flows = None, [], [], []
     for name, entry in {f"{type(exact).__name__} (reference)": exact, **strategies}.items():
         strategy, own = entry if isinstance(entry, tuple) else (entry, plan)
         errors: list[float] = []
@@ -157,6 +177,11 @@ def audit(
 
         gradient = once()
         calls = len(counted.calls)
+        found.append(gradient if own is plan else None)
+        half = _halved(strategy, plan, noise, controls) if own is plan else None
+        if half is not None:
+            change = (gradient - once(half)) / (2 ** min(strategy.method.order, 2) - 1)  # type: ignore[attr-defined]
+            flows.append((float(change.norm()), gradient + change))
         truth = gradient if truth is None else truth
         seconds = []
         with warnings.catch_warnings():
@@ -181,7 +206,25 @@ def audit(
                 strategy.cost(own)[1],
             )
         )
+    if flows:
+        _, flow = min(flows, key=lambda pair: pair[0])
+        rows = [
+            row if g is None else replace(row, flow=float((g - flow).norm() / flow.norm()))
+            for row, g in zip(rows, found, strict=True)
+        ]
     return Audit(tuple(rows))
+
+
+def _halved(strategy: Gradient, plan: Plan, *stepwise: object) -> Gradient | None:
+    """A continuous adjoint on half its steps; None of others, of too few steps, and where each of them is needed."""
+    if not isinstance(strategy, Continuous) or strategy.cuts:
+        return None
+    if any(isinstance(value, Tensor) and value.requires_grad for value in tree_leaves(stepwise)):
+        return None
+    if plan.stochastic and strategy.states is States.RESOLVED:
+        return None
+    steps = strategy.steps or plan.steps
+    return replace(strategy, steps=steps // 2) if steps > 3 else None
 
 
 def _check_strategies(strategies: object) -> None:

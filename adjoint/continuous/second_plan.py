@@ -129,6 +129,10 @@ def _refuse_cuts(strategy: Continuous, grid: AdjointGrid, plan: Plan) -> None:
     """Raise ValueError where an interval of the adjoint or a prediction of the second plan would span a jump."""
     if not strategy.cuts:
         return
+    if not all(0 < c < plan.steps for c in strategy.cuts):
+        raise ValueError(
+            f"{strategy}: got cuts={strategy.cuts}, expected steps of the run after its first, 1 to {plan.steps - 1}"
+        )
     n = len(grid.times) - 1
     met = range(n + 1) if grid.index is None and grid.steps % n == 0 else grid.index or ()
     lost = [c for c in strategy.cuts if c > grid.begin and c - grid.begin not in met]
