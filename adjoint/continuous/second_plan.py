@@ -41,19 +41,23 @@ class Continuous(Taped):
     it: 0.16 to 0.35. A network with random weights is no posterior mean, its Jacobian hardly feels the state error, and
     what is left is whether the base suits it: `EDMPEC()` is 1.2 to 2.9 times worse on noise predictions, 1 to 7 on data
     predictions (13 at conditioning), 0.3 to 0.8 on v. The base that the run itself used, `method=DPMSolverPP(2)` for
-    2M, was at most 1.26 times worse anywhere and 0.17 to 0.74 on the posterior means: take it where in doubt. A
-    field that jumps or is stiff in t, as RF-Inversion's controller, is for `Checkpoint` (d eta was 42, 28 and 16 % off
-    at 28, 112 and 448 steps).
+    2M, was at most 1.26 times worse anywhere and 0.17 to 0.74 on the posterior means: take it where in doubt.
+
+    On a rising grid, from data to noise, it is the same. A field that jumps in t, as a schedule's edge makes it, needs
+    `cuts` and a second plan whose steps predict for themselves at both ends, `FlowHeun()` or `EDMHeun()`: a multistep
+    one mixes the fields of both sides. `rf_inversion` sets the cuts, and refuses a controller that holds to its end.
 
     Args:
         steps: M, by default as many as the run's. Fewer take nodes of the run; more divide its steps in
             lambda.
         method: `EDMPEC()` by default; `DPMSolverPP`, `DEIS`, `DDIM`: any method with one prediction a step,
-            at the nodes. For a stochastic run a stochastic one with the same marginals, as `DDIM(1.0)` for
-            `DDPM()`.
+            at the nodes, or one at each end of a step. For a stochastic run a stochastic one with the same marginals,
+            as `DDIM(1.0)` for `DDPM()`.
         states: INTEGRATED by default, RECORDED for a stochastic run, RESOLVED for memory that is flat in N.
+        cuts: steps of the run, 1 to N - 1, at whose beginning the field jumps.
 
-    Cost: M replays and VJPs, and one call to see that the network is as it was.
+    Cost: M replays and VJPs, twice as many where `method` calls twice a step, and one call to see that the network is
+    as it was.
     Source: ours; states in the spirit of Kim et al. 2021, arXiv 2109.06098.
     """
 
