@@ -123,7 +123,7 @@ def audit(
     The exact gradient of a run is not that of the flow it approximates. Where `strategies` hold a `Continuous`, each
     row says how far from the latter it is, by an estimate: c with M and c' with M/2 steps of an adjoint of order p, at
     the same states of the run, extrapolate to c + (c - c')/(2^p - 1), which stands for the flow's own; of several the
-    one whose c and c' differ least. It is a hint, right more often than not: hit rates in `benchmarks/results/audits.json`.
+    one whose c and c' differ least. It is a hint: how often it is right stands in `benchmarks/results/audits.json`.
 
     Args:
         loss: (B, ...) -> (B,) or a scalar.

@@ -147,8 +147,8 @@ class _Pass:
         if self.plan.times[-1] == self.model.end and bool(gain[-1].any()):
             raise ValueError(
                 f"{self.name}: got {gradient} and a controller that holds up to t={self.model.end:g}, expected one "
-                "that stops before: from wherever it starts the controlled flow ends at its anchor, so that the flow's own "
-                f"gradient is 0, and no run's; take {self.name}=Schedule(0.5, stop=0.9), or Checkpoint()"
+                "that stops before: from wherever it starts the controlled flow ends at its anchor, so that the flow's "
+                f"own gradient is 0, and no run's; take {self.name}=Schedule(0.5, stop=0.9), or Checkpoint()"
             )
         cuts = jumps(self.strength, gain)
         if cuts and gain.ndim > 1:
