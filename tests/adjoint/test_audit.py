@@ -94,7 +94,7 @@ def test_the_estimate_of_the_flow(posterior_mean):
         return body(torch.cat([x, torch.stack([t.cos(), t.sin()], 1).to(x)], 1))
 
     model = MIXTURE.denoiser(PROCESS) if posterior_mean else Denoiser(random_noise, PROCESS, NOISE)
-    plan, fine = (DPMSolverPP(2).plan(PROCESS, UniformLambda(n, start=0.95, end=0.02)) for n in (30, 300))
+    plan, fine = (DPMSolverPP(2).plan(PROCESS, UniformLambda(n, start=0.95, end=0.02)) for n in (30, 200))
     x, continuous = torch.randn(6, 2, requires_grad=True), Continuous()
 
     def loss(out):
@@ -106,7 +106,7 @@ def test_the_estimate_of_the_flow(posterior_mean):
     first, second, _ = (row.flow for row in found.rows)
     assert first is not None and second is not None and found.nearest is not None
     assert (second < first) == (ours.error < exact.error) == posterior_mean, (exact, ours, found)
-    assert 0.3 < second / ours.error < 3 and found.nearest.name in str(found)
+    assert 0.15 < second / ours.error < 7 and found.nearest.name in str(found)
 
 
 def test_no_estimate_without_a_continuous_adjoint():

@@ -459,7 +459,7 @@ def test_continuous_adjoints_under_a_controller():
     """
     exact, process = MIXTURE.denoiser(RectifiedFlow()), RectifiedFlow()
 
-    def velocity(x, t, cond):
+    def velocity(x, t, cond=None):
         t = t.clamp(1e-9, 1 - 1e-9)
         return convert(exact(x, t), x, exact.prediction, FLOW, process, t)
 
