@@ -19,8 +19,6 @@ from ..solvers.kinds import check_kind, described
 from ..solvers.packing import State
 from ..solvers.wanted import Count, Wanted
 from .arguments import check_arguments, check_plan
-from .continuous.second_plan import Continuous
-from .continuous.states import States
 from .direct import Direct
 from .gradient import Gradient
 from .replay.cond import leaves
@@ -151,6 +149,7 @@ def audit(
             "requires_grad_()"
         )
     truth, rows, found, flows = None, [], [], []
+    stepwise = any(isinstance(v, Tensor) and v.requires_grad for v in tree_leaves((controls, noise)))
     for name, entry in {f"{type(exact).__name__} (reference)": exact, **strategies}.items():
         strategy, own = entry if isinstance(entry, tuple) else (entry, plan)
         errors: list[float] = []
@@ -177,9 +176,9 @@ def audit(
         gradient = once()
         calls = len(counted.calls)
         found.append(gradient if own is plan else None)
-        half = _halved(strategy, plan, noise, controls) if own is plan else None
+        half = strategy.halved(plan) if own is plan and not stepwise else None
         if half is not None:
-            change = (gradient - once(half)) / (2 ** min(strategy.method.order, 2) - 1)  # type: ignore[attr-defined]
+            change = (gradient - once(half[0])) / (2 ** half[1] - 1)
             flows.append((float(change.norm()), gradient + change))
         truth = gradient if truth is None else truth
         seconds = []
@@ -212,18 +211,6 @@ def audit(
             for row, g in zip(rows, found, strict=True)
         ]
     return Audit(tuple(rows))
-
-
-def _halved(strategy: Gradient, plan: Plan, *stepwise: object) -> Gradient | None:
-    """A continuous adjoint on half its steps; None of others, of too few steps, and where each of them is needed."""
-    if not isinstance(strategy, Continuous) or strategy.cuts:
-        return None
-    if any(isinstance(value, Tensor) and value.requires_grad for value in tree_leaves(stepwise)):
-        return None
-    if plan.stochastic and strategy.states is States.RESOLVED:
-        return None
-    steps = strategy.steps or plan.steps
-    return replace(strategy, steps=steps // 2) if steps > 3 else None
 
 
 def _check_strategies(strategies: object) -> None:

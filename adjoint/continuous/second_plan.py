@@ -9,6 +9,7 @@ from torch import Tensor
 from ...solvers import DATA, EDMPEC, Call, Evaluate, GivenNoise, Method, OnData, Plan
 from ...solvers.instructions import reads, writes
 from ...solvers.program import prepare
+from ..gradient import Gradient
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
@@ -75,6 +76,12 @@ class Continuous(Taped):
     def tape(self, rollout: Rollout, registers: Registers) -> Tape:
         _refuse_marginals(self, rollout.program.plan)
         return _SecondPlan(rollout, registers, _on_the_same_data(self, rollout.program.plan))
+
+    def halved(self, plan: Plan) -> tuple[Gradient, int] | None:
+        steps = self.steps or plan.steps
+        if steps < 4 or self.cuts or (plan.stochastic and self.states is States.RESOLVED):
+            return None
+        return replace(self, steps=steps // 2), min(self.method.order, 2)
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         first = self.method.along(plan.process, torch.tensor(plan.times[:2], dtype=torch.float64))
@@ -202,5 +209,5 @@ class _AtTheStates:
         with self.tape.restored():
             out, back = self.into.vjp_at(call, [(call.step, 1.0)], x, cotangent)
         if node and isinstance(self.path, ResolvedPath):
-            self.path.predicted(as_noise(self.piece.process, t, x, out, self.kinds[call.index]))
+            self.path.predicted(as_noise(self.piece.process, at[node], x, out, self.kinds[call.index]))
         return back
