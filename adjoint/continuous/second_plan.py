@@ -85,7 +85,7 @@ class Continuous(Taped):
 
     def cost(self, plan: Plan) -> tuple[int, int]:
         first = self.method.along(plan.process, torch.tensor(plan.times[:2], dtype=torch.float64))
-        m = (self.steps or plan.steps) * first.nfe
+        m = (self.steps or plan.steps) * max(first.nfe, 1)
         return plan.nfe + m + 1 + (self.states is States.RESOLVED), m
 
 
@@ -120,7 +120,8 @@ def _refuse_second(strategy: Continuous, rollout: Rollout, at: list[float], x: T
     prepare(second, rollout.model, x)
     for i in range(second.steps):
         calls = [op for op in second.step(i) if isinstance(op, Evaluate)]
-        if calls and all(op.t in head[i : i + 2] for op in calls):
+        # a corrector's step may have made the prediction that the next one begins with
+        if second.calls and all(op.t in head[i : i + 2] for op in calls):
             continue
         raise ValueError(
             f"{strategy}: got {strategy.method}, which predicts at t={[op.t for op in calls]} in its step from "
