@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from problems import PROCESS, thinned
+from problems import MIXTURE, PROCESS, thinned
 
 from pullback.adjoint import AdjointDEIS, Direct, PerStep, Truncated, sample
 from pullback.adjoint.continuous.stretches import stretches
@@ -18,6 +18,7 @@ from pullback.solvers import (
     FlowSDE,
     Gaussian,
     Method,
+    Mixture,
     RectifiedFlow,
     Restart,
     SASolver,
@@ -30,10 +31,11 @@ from pullback.solvers import (
 BAND = {"low": 0.2, "high": 0.8}
 JUMPS = [
     EDMHeun(4.0), EDMHeun(4.0, s_min=0.2, s_max=3.0), Restart(DDIM(), **BAND), Restart(EDMHeun(), times=2, **BAND),
-    Restart(DPMSolverPPSingle(3), **BAND, steps=30), Ancestral(DDIM(), 0.6), Ancestral(EDMHeun(), 0.6),
+    Restart(DPMSolverPPSingle(3), **BAND), Ancestral(DDIM(), 0.6), Ancestral(EDMHeun(), 0.6),
 ]  # fmt: skip
 LEVELS = [
-    SASolver(2, 3, tau=0.7), SASolver(2, 0, tau=1.3), SDEDPMSolverPP(2, tau=Tau(1.2, 0.2, 1.0)), SEEDS(2), FlowSDE(2.0),
+    SASolver(2, 3, tau=0.7), SASolver(2, 0, tau=Tau(1.3, 0.05, 1.0)), SDEDPMSolverPP(2, tau=Tau(1.2, 0.2, 1.0)),
+    SEEDS(2), FlowSDE(2.0),
 ]  # fmt: skip
 
 
@@ -41,18 +43,18 @@ LEVELS = [
 DATA_LAW = Gaussian(torch.tensor([0.5, -0.2], dtype=torch.float64), 0.5 * torch.eye(2, dtype=torch.float64))
 
 
-def problem(method: Method, n):
+def problem(method: Method, n, law: Mixture = DATA_LAW):
     process, grid = (RectifiedFlow(), UniformT) if isinstance(method, FlowSDE) else (PROCESS, UniformLambda)
     plan = method.plan(process, grid(n, start=0.9, end=0.05))
     g = torch.Generator().manual_seed(1)
-    exact = DATA_LAW.denoiser(process)
+    exact = law.denoiser(process)
     model = Denoiser(lambda x, t, c: exact(x, t) + c, process, exact.prediction)
     return model, plan, torch.tensor([[1.0, 1.0], [-0.5, 0.3]]), torch.randn(plan.slots, 2, 2, generator=g)
 
 
-def far(method, n, strategy):
+def far(method, n, strategy, law: Mixture = DATA_LAW):
     """From the exact gradient of the run, relative: at the start, at the draws, at a shift of the predictions."""
-    model, plan, x, noise = problem(method, n)
+    model, plan, x, noise = problem(method, n, law)
     inputs = [v.requires_grad_() for v in (x, noise, torch.zeros(2))]
     found = []
     for how in (strategy, Direct()):
@@ -68,10 +70,33 @@ def far(method, n, strategy):
 def test_adjoint_deis_tends_to_the_exact_gradient_along_the_same_noise(method):
     """At first order: at the start, at every draw and at the conditioning."""
     coarse, fine = (far(method, n, AdjointDEIS()) for n in (50, 150))
-    assert all(math.log(a / b, 3) > 0.6 and b < 0.4 for a, b in zip(coarse, fine, strict=True)), (
-        coarse,
-        fine,
-    )
+    assert all(
+        (math.log(a / b, 3) > 0.6 or b < 1e-3) and b < 0.4 for a, b in zip(coarse, fine, strict=True)
+    ), (coarse, fine)
+
+
+def test_states_before_a_jump_are_those_of_the_run():
+    """The network is asked at the end of every stretch: where the run stood before the noise, not after it."""
+    model, plan, x, noise = problem(Ancestral(DDIM(), 0.6), 6, MIXTURE)
+    seen: list[torch.Tensor] = []
+
+    def spied(x, t, cond):
+        seen.append(x.detach().clone())
+        return model(x, t, cond)
+
+    told = Denoiser(spied, model.process, model.prediction)
+    out = sample(told, plan, x.requires_grad_(), cond=torch.zeros(2), noise=noise, gradient=AdjointDEIS())
+    tops = seen[:]
+    out.sum().backward()
+    found, last = stretches(plan, 0)
+    after = [*tops[1:], out.detach()]
+    jumps = [*(s.jump for s in found[1:]), last]
+    want = [(x - sum(c * noise[k] for c, k in j.noise)) / j.ratio for x, j in zip(after, jumps, strict=True)]
+    assert all(torch.allclose(a, b) for a, b in zip(seen[-6:], want[::-1], strict=True))
+    d = model(tops[0], torch.full((2,), plan.times[0]), torch.zeros(2))  # type: ignore[arg-type]
+    t, s = found[0].bottom, found[0].top
+    ratio = float(PROCESS.sigma(t) / PROCESS.sigma(s))
+    assert torch.allclose(want[0], ratio * tops[0] + float(PROCESS.alpha(t) - PROCESS.alpha(s) * ratio) * d)
 
 
 @pytest.mark.parametrize("method", JUMPS, ids=lambda m: str(m)[:60])
