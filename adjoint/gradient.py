@@ -65,6 +65,12 @@ class Gradient(CheckedFields, ABC):
             "Checkpoint() or Direct()"
         )
 
+    def halved(self, plan: Plan) -> "tuple[Gradient, int] | None":
+        """The same on half as many steps of its own, at the same states of a run of `plan`, and its order: what `audit`
+        extrapolates to the gradient of the flow. None where it has no steps of its own.
+        """
+        return None
+
     @abstractmethod
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         """The registers after the run, "x" with a graph to all that requires grad and that the strategy differentiates.

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...solvers import DATA, EDMPEC, Call, Evaluate, GivenNoise, Method, OnData, Plan
 from ...solvers.instructions import reads, writes
 from ...solvers.program import prepare
+from ..gradient import Gradient
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
@@ -41,19 +42,23 @@ class Continuous(Taped):
     it: 0.16 to 0.35. A network with random weights is no posterior mean, its Jacobian hardly feels the state error, and
     what is left is whether the base suits it: `EDMPEC()` is 1.2 to 2.9 times worse on noise predictions, 1 to 7 on data
     predictions (13 at conditioning), 0.3 to 0.8 on v. The base that the run itself used, `method=DPMSolverPP(2)` for
-    2M, was at most 1.26 times worse anywhere and 0.17 to 0.74 on the posterior means: take it where in doubt. A
-    field that jumps or is stiff in t, as RF-Inversion's controller, is for `Checkpoint` (d eta was 42, 28 and 16 % off
-    at 28, 112 and 448 steps).
+    2M, was at most 1.26 times worse anywhere and 0.17 to 0.74 on the posterior means: take it where in doubt.
+
+    On a rising grid, from data to noise, it is the same. A field that jumps in t, as a schedule's edge makes it, needs
+    `cuts` and a second plan whose steps predict for themselves at both ends, `FlowHeun()` or `EDMHeun()`: a multistep
+    one mixes the fields of both sides. `rf_inversion` sets the cuts, and refuses a controller that holds to its end.
 
     Args:
         steps: M, by default as many as the run's. Fewer take nodes of the run; more divide its steps in
             lambda.
         method: `EDMPEC()` by default; `DPMSolverPP`, `DEIS`, `DDIM`: any method with one prediction a step,
-            at the nodes. For a stochastic run a stochastic one with the same marginals, as `DDIM(1.0)` for
-            `DDPM()`.
+            at the nodes, or one at each end of a step. For a stochastic run a stochastic one with the same marginals,
+            as `DDIM(1.0)` for `DDPM()`.
         states: INTEGRATED by default, RECORDED for a stochastic run, RESOLVED for memory that is flat in N.
+        cuts: steps of the run, 1 to N - 1, at whose beginning the field jumps.
 
-    Cost: M replays and VJPs, and one call to see that the network is as it was.
+    Cost: M replays and VJPs, twice as many where `method` calls twice a step, and one call to see that the network is
+    as it was.
     Source: ours; states in the spirit of Kim et al. 2021, arXiv 2109.06098.
     """
 
@@ -72,9 +77,15 @@ class Continuous(Taped):
         _refuse_marginals(self, rollout.program.plan)
         return _SecondPlan(rollout, registers, _on_the_same_data(self, rollout.program.plan))
 
+    def halved(self, plan: Plan) -> tuple[Gradient, int] | None:
+        steps = self.steps or plan.steps
+        if steps < 4 or self.cuts or (plan.stochastic and self.states is States.RESOLVED):
+            return None
+        return replace(self, steps=steps // 2), min(self.method.order, 2)
+
     def cost(self, plan: Plan) -> tuple[int, int]:
         first = self.method.along(plan.process, torch.tensor(plan.times[:2], dtype=torch.float64))
-        m = (self.steps or plan.steps) * first.nfe
+        m = (self.steps or plan.steps) * max(first.nfe, 1)
         return plan.nfe + m + 1 + (self.states is States.RESOLVED), m
 
 
@@ -109,7 +120,8 @@ def _refuse_second(strategy: Continuous, rollout: Rollout, at: list[float], x: T
     prepare(second, rollout.model, x)
     for i in range(second.steps):
         calls = [op for op in second.step(i) if isinstance(op, Evaluate)]
-        if calls and all(op.t in head[i : i + 2] for op in calls):
+        # a corrector's step may have made the prediction that the next one begins with
+        if second.calls and all(op.t in head[i : i + 2] for op in calls):
             continue
         raise ValueError(
             f"{strategy}: got {strategy.method}, which predicts at t={[op.t for op in calls]} in its step from "
@@ -129,6 +141,10 @@ def _refuse_cuts(strategy: Continuous, grid: AdjointGrid, plan: Plan) -> None:
     """Raise ValueError where an interval of the adjoint or a prediction of the second plan would span a jump."""
     if not strategy.cuts:
         return
+    if not all(0 < c < plan.steps for c in strategy.cuts):
+        raise ValueError(
+            f"{strategy}: got cuts={strategy.cuts}, expected steps of the run after its first, 1 to {plan.steps - 1}"
+        )
     n = len(grid.times) - 1
     met = range(n + 1) if grid.index is None and grid.steps % n == 0 else grid.index or ()
     lost = [c for c in strategy.cuts if c > grid.begin and c - grid.begin not in met]
@@ -194,5 +210,5 @@ class _AtTheStates:
         with self.tape.restored():
             out, back = self.into.vjp_at(call, [(call.step, 1.0)], x, cotangent)
         if node and isinstance(self.path, ResolvedPath):
-            self.path.predicted(as_noise(self.piece.process, t, x, out, self.kinds[call.index]))
+            self.path.predicted(as_noise(self.piece.process, at[node], x, out, self.kinds[call.index]))
         return back

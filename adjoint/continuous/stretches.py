@@ -24,7 +24,7 @@ class Jump(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stretch:
+class FlowStretch:
     """The flow from time `top` down to `bottom` within a step of the plan, after a jump up to `top`.
 
     Attributes:
@@ -44,7 +44,7 @@ class Stretch:
 class StretchGrid(AdjointGrid):
     """The run's grid, with one interval of the adjoint for each stretch."""
 
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[FlowStretch, ...]
 
     def shares(self, interval: int) -> list[tuple[int, float]]:
         return [(self.stretches[interval].step, 1.0)]
@@ -55,13 +55,13 @@ def is_jump(op: object) -> bool:
     return isinstance(op, Combine) and op.out == "x" and bool(op.noise) and [r for _, r in op.terms] == ["x"]
 
 
-def stretches(plan: Plan, begin: int) -> tuple[tuple[Stretch, ...], Jump]:
+def stretches(plan: Plan, begin: int) -> tuple[tuple[FlowStretch, ...], Jump]:
     """The stretches of steps `begin` on, and the jump after the last.
 
     Raises:
         ValueError: noise that is drawn elsewhere than in jumps.
     """
-    found: list[Stretch] = []
+    found: list[FlowStretch] = []
     jump = Jump()
     for step in range(begin, plan.steps):
         walk = _Walk(plan, step, jump)
@@ -81,15 +81,15 @@ class _Walk:
         self.plan, self.at, self.jump = plan, step, jump
         self.ops = plan.step(step)
 
-    def stretches(self) -> Iterator[Stretch]:
+    def stretches(self) -> Iterator[FlowStretch]:
         plan, process = self.plan, self.plan.process
         index = plan.calls_before[plan.starts[self.at]] - 1
         top, call, moved, opens = float(plan.times[self.at]), None, False, True  # type: ignore[arg-type]
         registers = {"x": 1.0}
 
-        def closed(bottom: float) -> Stretch:
+        def closed(bottom: float) -> FlowStretch:
             assert call is not None
-            return Stretch(self.at, self.jump, top, bottom, call, opens)
+            return FlowStretch(self.at, self.jump, top, bottom, call, opens)
 
         for k, op in enumerate(self.ops):
             if isinstance(op, Evaluate):

@@ -1,11 +1,11 @@
 """RF-Inversion: an image to structured noise and back under another condition, by controlled ODEs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from ...adjoint import Auto, Gradient, sample
+from ...adjoint import AdjointDEIS, Auto, Continuous, Gradient, Truncated, sample
 from ...adjoint.arguments import check_serves
 from ...solvers import Addressed, FlowEuler, Method, Model, Noise, Plan, UniformT
 from ...solvers.checked import checked
@@ -13,7 +13,7 @@ from ...solvers.grid import Times
 from ...solvers.wanted import Samples
 from .base import Edit, check_rectified, falling_times, guided, seed_of, starting, where_wanted
 from .controlled import Controlled
-from .schedule import Schedule, Strength, strengths
+from .schedule import Schedule, Strength, jumps, strengths
 
 GAMMA, ETA, GRID = 0.5, Schedule(0.9, stop=0.25), UniformT(28)  # the paper's: eta for 7 of 28 steps
 
@@ -130,9 +130,36 @@ class _Pass:
     model: Controlled
     plan: Plan
     cond: dict[str, Any]
+    name: str
+    strength: Strength
 
     def strategy(self, gradient: Gradient | None, x: Tensor) -> Gradient | None:
-        return where_wanted(gradient, self.model, x, self.cond)
+        return self._fitted(where_wanted(gradient, self.model, x, self.cond))
+
+    def _fitted(self, gradient: Gradient | None) -> Gradient | None:
+        """`gradient`, a continuous one cut where the controller jumps.
+
+        Raises:
+            ValueError: a continuous one where the controller holds to its end, or jumps for each sample elsewhere.
+        """
+        if isinstance(gradient, Truncated):
+            return replace(gradient, inner=self._fitted(gradient.inner))
+        if not isinstance(gradient, AdjointDEIS | Continuous):
+            return gradient
+        gain = self.cond["gain"].values.detach()
+        if self.plan.times[-1] == self.model.end and bool(gain[-1].any()):
+            raise ValueError(
+                f"{self.name}: got {gradient} and a controller that holds up to t={self.model.end:g}, expected one "
+                "that stops before: from wherever it starts the controlled flow ends at its anchor, so that the flow's "
+                f"own gradient is 0, and no run's; take {self.name}=Schedule(0.5, stop=0.9), or Checkpoint()"
+            )
+        cuts = jumps(self.strength, gain)
+        if cuts and gain.ndim > 1:
+            raise ValueError(
+                f"{self.name}: got {gradient} and a schedule for each sample, expected one for all: the field's jumps "
+                "are taken account of step by step; edit the samples one by one, or use Checkpoint()"
+            )
+        return replace(gradient, cuts=gradient.cuts or cuts) if isinstance(gradient, Continuous) else gradient
 
 
 def _nodes(denoiser: Model, grid: Times) -> Tensor:
@@ -155,4 +182,4 @@ def _pass(
         )
     controlled = Controlled(model, 1.0 if bool((times[1] > times[0]).any()) else 0.0)
     controlled.check_end(plan, gain)
-    return _Pass(controlled, plan, Controlled.cond(cond, anchor, gain))
+    return _Pass(controlled, plan, Controlled.cond(cond, anchor, gain), name, strength)

@@ -84,3 +84,13 @@ def strengths(name: str, value: Strength, steps: int, like: Tensor) -> Tensor:
             f"{float(found.detach().max()):.4g}, expected them in [0, 1]; clamp them"
         )
     return found
+
+
+def jumps(value: Strength, gain: Tensor) -> tuple[int, ...]:
+    """The steps at whose beginning the controller's gain jumps: the edges of a schedule, every change of a table."""
+    steps = len(gain)
+    if isinstance(value, Schedule):
+        edges = {round(value.start * steps), round(value.stop * steps)}
+        return tuple(sorted(k for k in edges if 0 < k < steps)) if value.value else ()
+    changed = (gain[1:] != gain[:-1]).flatten(1).any(1) if gain.ndim > 1 else gain[1:] != gain[:-1]
+    return tuple((changed.nonzero()[:, 0] + 1).tolist())

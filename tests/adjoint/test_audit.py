@@ -17,7 +17,7 @@ from pullback.adjoint import (
     Truncated,
     audit,
 )
-from pullback.solvers import DATA, Denoiser, DPMSolverPP, ReversibleHeun, UniformLambda
+from pullback.solvers import DATA, NOISE, Denoiser, DPMSolverPP, ReversibleHeun, UniformLambda
 
 
 def test_the_table_knows_its_strategies():
@@ -82,3 +82,38 @@ def test_a_strategys_warning_comes_once():
               {"truncated": Truncated(2), "free": JacobianFree()}, cond=cond)  # fmt: skip
     texts = [str(each.message) for each in said]
     assert texts and len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("posterior_mean", [True, False])
+def test_the_estimate_of_the_flow(posterior_mean):
+    """It says which of two is nearer to the flow's own gradient, and how far they are, where they differ clearly."""
+    torch.manual_seed(1)
+    body = nn.Sequential(nn.Linear(4, 24), nn.SiLU(), nn.Linear(24, 2)).requires_grad_(False)
+
+    def random_noise(x, t):
+        return body(torch.cat([x, torch.stack([t.cos(), t.sin()], 1).to(x)], 1))
+
+    model = MIXTURE.denoiser(PROCESS) if posterior_mean else Denoiser(random_noise, PROCESS, NOISE)
+    plan, fine = (DPMSolverPP(2).plan(PROCESS, UniformLambda(n, start=0.95, end=0.02)) for n in (30, 200))
+    x, continuous = torch.randn(6, 2, requires_grad=True), Continuous()
+
+    def loss(out):
+        return (out - 1).square().sum(1)
+
+    found = audit(model, plan, x, loss, {"continuous": continuous, "half": Continuous(15)}, repeats=1)
+    pair = {"exact": (Direct(), plan), "continuous": (continuous, plan)}
+    _, exact, ours = audit(model, fine, x, loss, pair, repeats=1).rows
+    first, second, _ = (row.flow for row in found.rows)
+    assert first is not None and second is not None and found.nearest is not None
+    assert (second < first) == (ours.error < exact.error) == posterior_mean, (exact, ours, found)
+    assert 0.15 < second / ours.error < 7 and found.nearest.name in str(found)
+
+
+def test_no_estimate_without_a_continuous_adjoint():
+    plan = DPMSolverPP(2).plan(PROCESS, UniformLambda(6, start=0.95, end=0.02))
+    x, controls = torch.randn(2, 2, requires_grad=True), torch.zeros(6, 2, 2, requires_grad=True)
+    for strategies, given in (({"checkpoint": Checkpoint()}, None), ({"continuous": Continuous()}, controls)):
+        found = audit(
+            MIXTURE.denoiser(PROCESS), plan, x, lambda out: out.sum(1), strategies, controls=given, repeats=1
+        )
+        assert found.nearest is None and all(row.flow is None for row in found.rows)

@@ -399,7 +399,6 @@ def test_refusals():
     call(mixed, AdjointDEIS(), "not added to the state alone", noise=Addressed(0))
     rising = StochasticFlow(0.1).along(PROCESS, grid.times(PROCESS).flip(0))
     call(rising, AdjointDEIS(), "deterministic run there", noise=Addressed(0))
-    call(DDIM().along(PROCESS, [0.5, 0.5, 0.1]), AdjointDEIS(), "one that falls")
     for cuts, strategy, match in (
         ((2,), Continuous(), "multistep EDMPEC"),
         ((1,), Continuous(2, method=EDMHeun()), "intervals of the adjoint meet"),

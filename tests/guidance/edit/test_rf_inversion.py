@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import MIXTURE
 
-from pullback.adjoint import Checkpoint, Direct, PerStep
+from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, PerStep, Truncated
 from pullback.guidance import edit
+from pullback.guidance.edit.schedule import jumps
 from pullback.solvers import (
     DDIM,
     FLOW,
@@ -24,10 +25,12 @@ from pullback.solvers import (
     FlowEuler,
     FlowHeun,
     FlowMidpoint,
+    Method,
     RectifiedFlow,
     Rising,
     Shifted,
     UniformT,
+    convert,
     moments,
     run,
 )
@@ -448,3 +451,51 @@ def test_faithfulness_comes_from_the_window():
     # measured: 2.92 (3.13 from fresh noise), 0.18 and 0.24: all but 2 % of what is gained comes from the
     # window
     assert lost > 0.9 * far(fresh, 0.0) and held < 0.1 * lost and fresh_held - held < 0.05 * (lost - held)
+
+
+def test_continuous_adjoints_under_a_controller():
+    """With a second plan that meets the schedule's edge they are nearer to the flow than the run's own gradient, at eta
+    while it acts, and at the latent; what has no such gradient is refused.
+    """
+    exact, process = MIXTURE.denoiser(RectifiedFlow()), RectifiedFlow()
+
+    def velocity(x, t, cond=None):
+        t = t.clamp(1e-9, 1 - 1e-9)
+        return convert(exact(x, t), x, exact.prediction, FLOW, process, t)
+
+    model, g = Denoiser(velocity, process, FLOW), torch.Generator().manual_seed(0)
+    image, latent = torch.tensor([[1.0, 0.3], [-0.8, 0.9], [0.2, -1.0]]), torch.randn(3, 2, generator=g)
+
+    def gradient(strategy, method: Method = FlowEuler(), finer=1, shape=(24,)):
+        eta = torch.zeros(shape)
+        eta[:6] = 0.9
+        eta, z = eta.requires_grad_(), latent.clone().requires_grad_()
+        rows, grid = eta.repeat_interleave(finer, 0), UniformT(24 * finer)
+        out = edit.rf_regenerate(
+            model, z, image, cond=None, eta=rows, grid=grid, method=method, gradient=strategy
+        )
+        at_eta, at_z = torch.autograd.grad((out * torch.tensor([1.0, -0.6])).sum(), [eta, z])
+        return at_eta[:6], at_z
+
+    truth = gradient(Checkpoint(), FlowMidpoint(), 8)
+    own, ours = (
+        [float((a - b).norm() / b.norm()) for a, b in zip(gradient(s), truth, strict=True)]
+        for s in (Checkpoint(), Continuous(method=FlowHeun()))
+    )
+    assert all(b < 0.3 * a < 0.03 for a, b in zip(own, ours, strict=True)), (own, ours)
+    with pytest.raises(ValueError, match=r"multistep EDMPEC.*take FlowHeun"):
+        gradient(Continuous())
+    with pytest.raises(ValueError, match="a schedule for each sample"):
+        gradient(Continuous(method=FlowHeun()), shape=(24, 3))
+    for strategy in (Continuous(), AdjointDEIS(), Truncated(3, Continuous())):
+        with pytest.raises(ValueError, match=r"gamma: got .* holds up to t=1.*ends at its anchor"):
+            edit.rf_invert(
+                model, image.clone().requires_grad_(), gamma=0.5, grid=UniformT(4), gradient=strategy
+            )
+
+
+def test_where_a_schedule_jumps():
+    gain = edit.Schedule(0.9, 0.25, 0.5).values(8)
+    assert jumps(edit.Schedule(0.9, 0.25, 0.5), gain) == jumps(gain, gain) == (2, 4)
+    assert jumps(0.5, edit.Schedule(0.5).values(8)) == jumps(edit.Schedule(0.9, 0.0, 1.0), gain) == ()
+    assert jumps(gain, torch.stack([gain, gain.roll(1)], 1)) == (2, 3, 4, 5)
