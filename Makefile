@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-all test-gpu mutate lint clean
+.PHONY: demo test test-slow test-all test-gpu mutate docs lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/face_morph.py
@@ -28,6 +28,11 @@ SEED ?= 0
 mutate: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[mutation]"
 	$(BIN)/python -W ignore tests/support/mutation.py $(FILES) --count $(COUNT) --seed $(SEED)
+
+# the site in out/site, strict: a warning or a dead link is an error
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python docs/site.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
