@@ -9,8 +9,10 @@ from ..solvers import NOISE, Call, Plan, Prediction
 from .gradient import Gradient
 from .held_slopes import held_slopes
 from .input import Input
-from .left_out import warn_left_out_of
+from .left_out import refuse_left_out, warn_left_out_of
 from .replay.rollout import Registers, Rollout
+
+TAKEN, HELD = (Input.X, Input.NOISE, Input.CONTROLS), "predictions are held constant"
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,7 @@ class JacobianFree(Gradient):
     held: Prediction = NOISE
 
     def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:
-        for name in (Input.COND, Input.PARAMETERS):
-            if name in wanted:
-                raise ValueError(
-                    f"{self}: got {name.value} to differentiate, expected x, noise or controls alone: predictions are "
-                    "held constant; use Checkpoint()"
-                )
-        held_slopes(self, self.held, plan)
+        refuse_left_out(self, wanted, TAKEN, HELD)
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         slopes = held_slopes(self, self.held, rollout.program.plan)
@@ -45,11 +41,7 @@ class JacobianFree(Gradient):
             return rollout.treated(call, value + slope.reshape(-1, *(1,) * (x.ndim - 1)) * (x - x.detach()))
 
         out = rollout.execute(registers, evaluate)
-        if not out["x"].requires_grad or rollout.program.learned:
-            raise ValueError(
-                f"{self}: got grad wanted elsewhere, expected it at x, noise or controls; use Checkpoint()"
-            )
-        warn_left_out_of(self, rollout, ("noise", "controls"), "predictions are held constant")
+        warn_left_out_of(self, rollout, out["x"], TAKEN, HELD)
         return out
 
     def cost(self, plan: Plan) -> tuple[int, int]:

@@ -3,7 +3,10 @@
 import warnings
 from collections.abc import Collection, Iterable
 
+from torch import Tensor
+
 from .gradient import Gradient
+from .input import Input
 from .replay.rollout import Rollout
 
 
@@ -20,7 +23,28 @@ def warn_left_out(strategy: Gradient, names: Iterable[str], reason: str) -> None
         )
 
 
-def warn_left_out_of(strategy: Gradient, rollout: Rollout, taken: Collection[str], reason: str) -> None:
-    """As `warn_left_out`, of all that enters a run besides the registers and what is `taken`."""
+def refuse_left_out(
+    strategy: Gradient, wanted: Collection[Input], taken: Collection[Input], reason: str
+) -> None:
+    """Raise ValueError where something else is `wanted` than what is `taken`."""
+    lost = [each.value for each in wanted if each not in taken]
+    if lost:
+        raise ValueError(
+            f"{strategy}: got {lost[0]} to differentiate, expected {', '.join(each.value for each in taken)} alone: "
+            f"{reason}; use Checkpoint()"
+        )
+
+
+def warn_left_out_of(
+    strategy: Gradient, rollout: Rollout, out: Tensor, taken: Collection[Input], reason: str
+) -> None:
+    """As `warn_left_out`, of all that enters a run besides what is `taken`. Raises ValueError where the sample `out`
+    was reached from nothing of that.
+    """
+    names = [each.value for each in taken]
+    if not out.requires_grad or rollout.program.learned:
+        raise ValueError(
+            f"{strategy}: got grad wanted elsewhere, expected it at {', '.join(names)}; use Checkpoint()"
+        )
     declared = rollout.declared().items()
-    warn_left_out(strategy, [k for k, v in declared if v.requires_grad and k not in taken], reason)
+    warn_left_out(strategy, [k for k, v in declared if v.requires_grad and k not in names], reason)

@@ -31,7 +31,7 @@ from .stand_ins import Form, conditioning, form_of, form_of_noise, forms_in, noi
 from .truncated import Truncated
 
 ALONE = "compile the network alone: Denoiser(torch.compile(network), ...)"
-Settings = tuple[type, tuple[Any, ...]]  # of a strategy: its class, and what is set
+StrategySettings = tuple[type, tuple[Any, ...]]  # of a strategy: its class, and what is set
 
 
 def in_one_graph(
@@ -130,7 +130,7 @@ def _function(op: Instruction) -> Any:
     return op.fn if isinstance(op, Apply) else op.then
 
 
-def _settings(gradient: Gradient | None) -> Settings:
+def _settings(gradient: Gradient | None) -> StrategySettings:
     """What `_strategy` makes it again of: an object that is built inside the graph cannot be handed out as it is."""
     if isinstance(gradient, Truncated):
         return Truncated, (gradient.last, _settings(gradient.inner))
@@ -144,7 +144,7 @@ def _settings(gradient: Gradient | None) -> Settings:
     return type(gradient), ()
 
 
-def _strategy(settings: Settings) -> Gradient | None:
+def _strategy(settings: StrategySettings) -> Gradient | None:
     """The strategy of these settings. Raises ValueError for one that no graph has room for."""
     kind, given = settings
     if kind is Truncated:
@@ -169,7 +169,7 @@ def _looked_at(
     plan: Plan,
     process: Process | None,
     prediction: Prediction | None,
-    settings: Settings,
+    settings: StrategySettings,
     registers: dict[str, Form | None],
     cond: list[tuple[bool, Form]],
     noise: Any,
@@ -216,7 +216,7 @@ def _looked_at(
 
 
 @torch.compiler.assume_constant_result
-def _reached_nothing(settings: Settings) -> None:
+def _reached_nothing(settings: StrategySettings) -> None:
     """Raise ValueError where a gradient was asked for."""
     gradient = _strategy(settings)
     if gradient is not None and asked_for(gradient):

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ..solvers import Model, Noise, Plan
 from ..solvers.checked import checked
+from ..solvers.kinds import check_kind
 from ..solvers.packing import State
 from ..solvers.wanted import Count, Positive
-from .arguments import check_arguments
+from .arguments import check_arguments, check_gradient
 from .forecast import Limits
 from .given import Given
 from .gradient import Gradient
@@ -58,6 +59,9 @@ def plan_gradient(
     the memory of two calls.
     """
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, coefficients=coefficients)
+    check_kind("others", others, (list, tuple), "a list of strategies, such as [Continuous()]")
+    for other in others:
+        check_gradient(other)
     given = Given.of(denoiser, plan, x, cond, noise, controls, coefficients)
     rollout = given.rollout(lambda step, x: None, ())
     return planned(rollout, given.registers, Limits(memory, deadline, calls), others)

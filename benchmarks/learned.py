@@ -29,7 +29,14 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 from bundled import denoiser, load  # noqa: E402
 
 from pullback.adjoint import sample  # noqa: E402
-from pullback.guidance.learning import Coefficients, Labels, Times, ays, d_ode, learn_solver  # noqa: E402
+from pullback.guidance.learning import (  # noqa: E402
+    LearnedCoefficients,
+    LearnedLabels,
+    LearnedTimes,
+    ays,
+    d_ode,
+    learn_solver,
+)
 from pullback.solvers import (  # noqa: E402
     DEIS,
     VP,
@@ -59,9 +66,13 @@ SIZES = {
 STEPS = {"mixture": 15, "digits": 15, "digits_flow": 15, "faces": 5}
 SEEDS = {"mixture": 3, "digits": 2, "digits_flow": 2, "faces": 1}
 LEARNED = {
-    "times": lambda method: [Times(method)],
-    "coefficients, labels": lambda method: [Coefficients(), Labels()],
-    "times, coefficients, labels": lambda method: [Times(method), Coefficients(), Labels()],
+    "times": lambda method: [LearnedTimes(method)],
+    "coefficients, labels": lambda method: [LearnedCoefficients(), LearnedLabels()],
+    "times, coefficients, labels": lambda method: [
+        LearnedTimes(method),
+        LearnedCoefficients(),
+        LearnedLabels(),
+    ],
 }
 
 

@@ -11,7 +11,7 @@ from bundled import denoiser
 from common import options, write
 
 from pullback.adjoint import sample
-from pullback.guidance.learning import Coefficients, Labels, Times, learn_solver
+from pullback.guidance.learning import LearnedCoefficients, LearnedLabels, LearnedTimes, learn_solver
 from pullback.solvers import VP, DPMSolverPP, UniformLambda
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         plan,
         teacher,
         x,
-        learn=[Times(method), Coefficients(), Labels()],
+        learn=[LearnedTimes(method), LearnedCoefficients(), LearnedLabels()],
         cond=torch.arange(run.draws) % 10,
         steps=run.steps,
         progress=False,

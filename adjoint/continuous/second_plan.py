@@ -68,6 +68,8 @@ class Continuous(Taped):
     cuts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.cuts, tuple) or not all(type(step) is int for step in self.cuts):
+            raise TypeError(f"Continuous: got cuts={self.cuts!r}, expected a tuple of steps, such as (7,)")
         if self.steps is not None and self.steps < 1:
             raise ValueError(
                 f"Continuous: got steps={self.steps}, expected at least 1, or None for the run's own"

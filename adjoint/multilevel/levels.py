@@ -15,7 +15,7 @@ from ...solvers.wanted import Wanted
 from .allocation import Allocation
 from .draws import LevelDraws, StratifiedDraws
 
-Steps = Annotated[
+StepCounts = Annotated[
     Sequence[int],
     Wanted(
         "whole numbers of steps, coarsest first; write (5, 20, 100)",
@@ -53,7 +53,7 @@ class GridLevels(CheckedFields):
     method: Method
     process: Process
     grid: Grid
-    steps: Steps
+    steps: StepCounts
     allocation: Allocation
     draws: LevelDraws = StratifiedDraws()
     clock: Exponential = Exponential(1.0)

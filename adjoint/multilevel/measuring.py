@@ -16,7 +16,7 @@ from ..checkpoint import Checkpoint
 from ..gradient import Gradient
 from ..sampling import sample
 from .allocation import CoupledSum
-from .levels import GridLevels, Steps
+from .levels import GridLevels, StepCounts
 from .pilot import Pilot
 from .rows import batch_size, rows_of
 
@@ -26,7 +26,7 @@ def measured_levels(
     denoiser: Model,
     method: Method,
     grid: Grid,
-    steps: Steps,
+    steps: StepCounts,
     x: State,
     loss: Annotated[Callable[[State], Tensor], Wanted("a function of samples (B, ...) to (B,)")],
     *,

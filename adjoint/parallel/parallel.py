@@ -13,7 +13,7 @@ from ..replay.tape import Tape
 from ..replay.wrappers import is_compiled
 from ..taped import Taped
 from .ranks import Ranks
-from .sweep_tape import Settings, SweepTape
+from .sweep_tape import SweepSettings, SweepTape
 from .swept import Swept
 from .unrolled import Unrolled
 
@@ -87,7 +87,7 @@ class Parallel(Taped):
                 "many times, which a compiled one allows once; sample with the module that was compiled, or use "
                 "Checkpoint()"
             )
-        how = Settings(
+        how = SweepSettings(
             self.window or max(len(unrolled), 1), self.tol, self.memory, self.backward_sweeps, self.observe
         )
         return SweepTape(rollout, registers, unrolled, Ranks(self.group), how)

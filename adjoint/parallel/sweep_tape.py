@@ -25,7 +25,7 @@ from .unrolled import Unrolled, part
 from .window_graph import WindowGraph
 
 
-class Settings(NamedTuple):
+class SweepSettings(NamedTuple):
     """How the two passes sweep; see `Parallel`."""
 
     window: int
@@ -52,7 +52,7 @@ class SweepTape(Tape):
     kept: _Kept
 
     def __init__(
-        self, rollout: Rollout, registers: Registers, unrolled: Unrolled, ranks: Ranks, how: Settings
+        self, rollout: Rollout, registers: Registers, unrolled: Unrolled, ranks: Ranks, how: SweepSettings
     ) -> None:
         super().__init__(rollout, registers)
         self.unrolled, self.ranks, self.how = unrolled, ranks, how

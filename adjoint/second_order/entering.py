@@ -78,12 +78,12 @@ class EnteringTensors:
         """One tangent for each of `wrt`. Raises ValueError where they are of another form."""
         found, spec = tree_flatten(tangent)
         fits = spec == self.spec and all(
-            isinstance(t, Tensor) and t.shape == value.shape and t.is_floating_point()
+            isinstance(t, Tensor) and t.shape == value.shape and t.is_floating_point() and not t.is_meta
             for t, value in zip(found, self.wrt, strict=True)
         )
         if not fits:
             wanted = ", ".join(str(tuple(value.shape)) for value in self.wrt)
-            got = ", ".join(str(tuple(t.shape)) if isinstance(t, Tensor) else described(t) for t in found)
+            got = ", ".join(described(t) for t in found)
             raise ValueError(
                 f"tangent: got {got}, expected {wanted}, nested as wrt is (by default as x is); pass zeros where "
                 "nothing moves"

@@ -92,7 +92,7 @@ def pushed_through(
         pushed = torch.zeros_like(value) if pushed is None else pushed.detach()
         if not finite(pushed):
             raise FloatingPointError(
-                "tangent: not finite at the sample, though the sample is, expected a finite derivative of the network; "
-                "mend it there (sqrt and norm have none at 0), or use a wider dtype"
+                "tangent: got one that is not finite at the sample, though the sample is, expected a finite one and a "
+                "network with finite derivatives; mend it there (sqrt and norm have none at 0), or use a wider dtype"
             )
         return given.start.packing, value, pushed

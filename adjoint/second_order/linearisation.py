@@ -12,6 +12,7 @@ from ...solvers import Model, Noise, Plan
 from ...solvers.checked import checked
 from ...solvers.packing import State
 from ...solvers.wanted import Wanted
+from ..arguments import check_arguments
 from ..auto import Auto
 from ..checkpoint import Checkpoint
 from ..direct import Direct
@@ -134,6 +135,7 @@ def linearised(
     if not isinstance(gradient, Auto | Checkpoint | Direct | Reversible):
         raise ValueError(f"gradient: got {gradient}, expected an exact strategy that J^T w is the transpose by; pass "
                          "Checkpoint(), Direct() or Reversible()")  # fmt: skip
+    check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls)
     entering = EnteringTensors.of(denoiser, x, cond, noise, controls, wrt)
     held = {id(value) for *_, value in entering.places}
     if not all(value.requires_grad for *_, value in entering.places):

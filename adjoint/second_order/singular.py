@@ -9,6 +9,7 @@ from torch import Tensor
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
+from ...solvers.opening import carried
 from ...solvers.wanted import Count, Positive, Samples
 from ..checkpoint import Checkpoint
 from ..gradient import Gradient
@@ -75,6 +76,7 @@ def singular_directions(
     size = x[0].numel()
     if k > size:
         raise ValueError(f"k: got {k}, expected at most {size}, the numbers of a sample")
+    x = carried(x)
     linear = linearised(
         denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient, by=by
     )

@@ -1,19 +1,18 @@
 """RF-Inversion: an image to structured noise and back under another condition, by controlled ODEs."""
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from ...adjoint import AdjointDEIS, Auto, Continuous, Gradient, Truncated, sample
+from ...adjoint import Auto, Gradient, sample
 from ...adjoint.arguments import check_serves
-from ...solvers import Addressed, FlowEuler, Method, Model, Noise, Plan, UniformT
+from ...solvers import Addressed, FlowEuler, Method, Model, Noise, UniformT
 from ...solvers.checked import checked
 from ...solvers.grid import Times
 from ...solvers.wanted import Samples
-from .base import Edit, check_rectified, falling_times, guided, seed_of, starting, where_wanted
-from .controlled import Controlled
-from .schedule import Schedule, Strength, jumps, strengths
+from .base import Edit, check_rectified, falling_times, guided, seed_of, starting
+from .controlled_pass import controlled_pass
+from .schedule import Schedule, Strength
 
 GAMMA, ETA, GRID = 0.5, Schedule(0.9, stop=0.25), UniformT(28)  # the paper's: eta for 7 of 28 steps
 
@@ -61,8 +60,10 @@ def rf_inversion(
     0.9 for 7 of 28 steps).
     """
     times = _nodes(denoiser, grid)
-    up = _pass(denoiser, method, times.flip(0), "gamma", gamma, starting("y1", noise, image), source)
-    down = _pass(guided(denoiser, scale, null), method, times, "eta", eta, image, target)
+    up = controlled_pass(
+        denoiser, method, times.flip(0), "gamma", gamma, starting("y1", noise, image), source
+    )
+    down = controlled_pass(guided(denoiser, scale, null), method, times, "eta", eta, image, target)
     check_serves(gradient, up.plan, down.plan)
     latent = sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
     out = sample(down.model, down.plan, latent, cond=down.cond, gradient=down.strategy(gradient, latent))
@@ -86,7 +87,7 @@ def rf_invert(
 
     Arguments, source and errors as `rf_inversion`. Cost: one run.
     """
-    up = _pass(
+    up = controlled_pass(
         denoiser, method, _nodes(denoiser, grid).flip(0), "gamma", gamma, starting("y1", noise, image), cond
     )
     return sample(up.model, up.plan, image, cond=up.cond, gradient=up.strategy(gradient, image))
@@ -117,69 +118,14 @@ def rf_regenerate(
         raise ValueError(
             f"image: got shape {tuple(image.shape)}, expected the latent's {tuple(latent.shape)}"
         )
-    down = _pass(guided(denoiser, scale, null), method, _nodes(denoiser, grid), "eta", eta, image, cond)
+    down = controlled_pass(
+        guided(denoiser, scale, null), method, _nodes(denoiser, grid), "eta", eta, image, cond
+    )
     return sample(
         down.model, down.plan, latent, cond=down.cond, noise=noise, gradient=down.strategy(gradient, latent)
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    """One of the two controlled ODEs, ready for `sample`."""
-
-    model: Controlled
-    plan: Plan
-    cond: dict[str, Any]
-    name: str
-    strength: Strength
-
-    def strategy(self, gradient: Gradient | None, x: Tensor) -> Gradient | None:
-        return self._fitted(where_wanted(gradient, self.model, x, self.cond))
-
-    def _fitted(self, gradient: Gradient | None) -> Gradient | None:
-        """`gradient`, a continuous one cut where the controller jumps.
-
-        Raises:
-            ValueError: a continuous one where the controller holds to its end, or jumps for each sample elsewhere.
-        """
-        if isinstance(gradient, Truncated):
-            return replace(gradient, inner=self._fitted(gradient.inner))
-        if not isinstance(gradient, AdjointDEIS | Continuous):
-            return gradient
-        gain = self.cond["gain"].values.detach()
-        if self.plan.times[-1] == self.model.end and bool(gain[-1].any()):
-            raise ValueError(
-                f"{self.name}: got {gradient} and a controller that holds up to t={self.model.end:g}, expected one "
-                "that stops before: from wherever it starts the controlled flow ends at its anchor, so that the flow's "
-                f"own gradient is 0, and no run's; take {self.name}=Schedule(0.5, stop=0.9), or Checkpoint()"
-            )
-        cuts = jumps(self.strength, gain)
-        if cuts and gain.ndim > 1:
-            raise ValueError(
-                f"{self.name}: got {gradient} and a schedule for each sample, expected one for all: the field's jumps "
-                "are taken account of step by step; edit the samples one by one, or use Checkpoint()"
-            )
-        return replace(gradient, cuts=gradient.cuts or cuts) if isinstance(gradient, Continuous) else gradient
-
-
 def _nodes(denoiser: Model, grid: Times) -> Tensor:
     check_rectified("rf_inversion", denoiser)
     return falling_times(grid, denoiser.process)
-
-
-def _pass(
-    model: Model, method: Method, times: Tensor, name: str, strength: Strength, anchor: Tensor, cond: Any
-) -> _Pass:
-    """Along `times`, pulled to `anchor` at t = 1 if they rise and at t = 0 if they fall; all that is refused
-    is refused here.
-    """
-    gain = strengths(name, strength, len(times) - 1, anchor)
-    plan = method.along(model.process, times)
-    if method.stochastic and bool(gain.detach().any()):
-        raise ValueError(
-            f"{method}: got {name} up to {float(gain.detach().max()):.4g} with a stochastic method, expected "
-            f"{name}=0: SDE and controlled ODE have the same marginals only there; take FlowEuler()"
-        )
-    controlled = Controlled(model, 1.0 if bool((times[1] > times[0]).any()) else 0.0)
-    controlled.check_end(plan, gain)
-    return _Pass(controlled, plan, Controlled.cond(cond, anchor, gain), name, strength)

@@ -42,6 +42,32 @@ def sgd(lr: Positive, momentum: NonNegative = 0.0, nesterov: bool = False) -> Ma
     return lambda variables: torch.optim.SGD(variables, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
+def check_callable_loss(loss: object) -> None:
+    """Raise TypeError unless a loss can be called."""
+    if not callable(loss):
+        raise TypeError(
+            f"loss: got {described(loss)}, expected a function of the sample; pass lambda x: ... (B,)"
+        )
+
+
+def check_optimiser(optimiser: object) -> None:
+    """Raise TypeError unless it can be asked for an optimiser of variables."""
+    if isinstance(optimiser, type) or not callable(optimiser):
+        raise TypeError(
+            f"optimiser: got {described(optimiser)}, expected a function from a list of variables to an optimiser; "
+            "write adam(0.05), or lambda variables: torch.optim.AdamW(variables)"
+        )
+
+
+def made_optimiser(optimiser: MakeOptimiser, variables: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimiser of these variables. Raises TypeError where the function gives something else."""
+    check_optimiser(optimiser)
+    made = optimiser(variables)
+    check_kind("optimiser", made, torch.optim.Optimizer, "a function that returns an optimiser; write adam(0.05) "
+               "or lambda variables: torch.optim.AdamW(variables)")  # fmt: skip
+    return made
+
+
 @checked
 def optimise(
     denoiser: Model,
@@ -96,15 +122,8 @@ def optimise(
     check_arguments(denoiser, plan, x, cond=cond, noise=noise, controls=controls, gradient=gradient)
     check_kind("over", over, Over, "Over(...); name what to optimise: Over(x=True, cond=True)")
     gradient.check(plan, over.inputs)
-    if isinstance(optimiser, type) or not callable(optimiser):
-        raise TypeError(
-            f"optimiser: got {described(optimiser)}, expected a function from a list of variables to an optimiser; "
-            "write adam(0.05), or lambda variables: torch.optim.AdamW(variables)"
-        )
-    if not callable(loss):
-        raise TypeError(
-            f"loss: got {described(loss)}, expected a function of the sample; pass lambda x: ... (B,)"
-        )
+    check_optimiser(optimiser)
+    check_callable_loss(loss)
     if steps < 1:
         raise ValueError(f"optimise: got steps={steps}, expected at least 1; one step is one gradient")
     x = only_state(plan, x, "optimise")
@@ -121,9 +140,7 @@ def optimise(
     inputs = Variables.of(over, denoiser, plan, x, cond, noise, controls)
     priors = prior if isinstance(prior, Priors) else Priors(x=prior)
     priors.check(over.noise, over.controls)
-    descent = optimiser(inputs.variables)
-    check_kind("optimiser", descent, torch.optim.Optimizer, "a function that returns an optimiser; write adam(0.05) "
-               "or lambda variables: torch.optim.AdamW(variables)")  # fmt: skip
+    descent = made_optimiser(optimiser, inputs.variables)
     if isinstance(descent, SampleOptimiser) and (inputs.shared or project is not None):
         raise ValueError(
             f"optimiser: got {descent.called} with variables that samples share or a projection, expected x, noise or "

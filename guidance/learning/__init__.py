@@ -5,23 +5,23 @@ Knows solvers, adjoint, latents; nothing knows it.
 
 from .aligned import ays
 from .distilled import d_ode
-from .factors import Coefficients, Kept
+from .factors import Kept, LearnedCoefficients
 from .implicit import implicit_diffusion
 from .langevin_chain import LangevinChain
-from .scale import Scale
+from .scale import LearnedScale
 from .shift_queue import ShiftQueue
 from .solver import learn_solver
-from .times import Times
-from .told_times import Labels
+from .times import LearnedTimes
+from .told_times import LearnedLabels
 
 __all__ = [
-    "Coefficients",
+    "LearnedCoefficients",
     "Kept",
-    "Labels",
+    "LearnedLabels",
     "LangevinChain",
-    "Scale",
+    "LearnedScale",
     "ShiftQueue",
-    "Times",
+    "LearnedTimes",
     "ays",
     "d_ode",
     "implicit_diffusion",

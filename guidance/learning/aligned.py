@@ -46,6 +46,8 @@ def ays(
             f"ays: got {len(times) - 1} steps between lambda {lam.flatten().tolist()} on {levels} levels, expected one "
             "grid with finite ends and at least as many levels as steps; move the ends inside the process"
         )
+    if not bool(data.isfinite().all()):
+        raise ValueError("data: got samples that are not all finite, expected finite ones; leave those out")
     nodes = process.time(torch.linspace(float(lam[0]), float(lam[-1]), levels + 1, dtype=torch.float64))
     nodes[0], nodes[-1] = times[0], times[-1]
     chosen = _cheapest(_klub(denoiser, nodes, data, cond, seed), len(times) - 1)

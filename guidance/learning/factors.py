@@ -1,4 +1,4 @@
-"""Coefficients: the factors of a plan's linear combinations."""
+"""LearnedCoefficients: the factors of a plan's linear combinations."""
 
 import enum
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from ...solvers import Combine, Evaluate, Model, Plan
 from ...solvers.instructions import Instruction
 from ...solvers.process import as_time
 from ...solvers.wanted import Whole
-from .part import Draft, Part
+from .part import Draft, LearnedPart
 
 Vector = tuple[float, float]
 
@@ -31,7 +31,7 @@ class Kept(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Coefficients(Part):
+class LearnedCoefficients(LearnedPart):
     """c + |c| theta_j for every free factor, with |c| the greatest factor of a prediction in that Combine.
 
     Args:
@@ -45,10 +45,10 @@ class Coefficients(Part):
     rank = 1
 
     def size(self, draft: Draft, model: Model) -> int:
-        return sum(len(free) for *_, free in self._combines(widened(draft.plan, self.history)))
+        return sum(len(free) for *_, free in self._combines(with_history(draft.plan, self.history)))
 
     def applied(self, draft: Draft, theta: Tensor, model: Model) -> Draft:
-        plan = widened(draft.plan, self.history)
+        plan = with_history(draft.plan, self.history)
         ops, rest = list(plan.instructions), iter(theta.tolist())
         for k, op, vectors, free in self._combines(plan):
             factors = [float(c) for c, _ in op.terms]  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ class Coefficients(Part):
         return []
 
 
-def widened(plan: Plan, history: int) -> Plan:
+def with_history(plan: Plan, history: int) -> Plan:
     """`plan` with the last `history` predictions in each Combine that makes "x", nought times where it lacks them."""
     outs = [op.outs[0] for op in plan.calls]
     written = [op.out for op in plan.instructions if isinstance(op, Combine)]

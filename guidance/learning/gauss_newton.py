@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ...solvers import Model
-from .student import Batch, Run, Student, same_form
+from ...solvers.wanted import Wanted
+from .student import Draws, Run, Student, same_form
 
-Features = Callable[[Tensor], Tensor]
+Features = Annotated[
+    Callable[[Tensor], Tensor], Wanted("a function of samples; leave it out for the samples themselves")
+]
 
 STEP = 1e-3  # of a difference quotient, in units of theta: a float32 sample has 1e-4 of noise in it then
 FIRST, LEAST, FACTOR, TRIES = (
@@ -20,7 +24,7 @@ FIRST, LEAST, FACTOR, TRIES = (
 )  # damping to begin with, its floor, its change, and tries a step
 
 
-def distances(sample: Tensor, target: Tensor, features: Features) -> Tensor:
+def teacher_distances(sample: Tensor, target: Tensor, features: Features) -> Tensor:
     """(B,) root mean square of features(sample) - features(target)."""
     return _residual(sample, target, features).square().mean(1).sqrt()
 
@@ -40,7 +44,7 @@ class GaussNewton:
     """
 
     student: Student
-    batch: Batch
+    batch: Draws
     features: Features
     theta: Tensor
     damping: float = FIRST
@@ -104,4 +108,4 @@ class GaussNewton:
         return run
 
     def _loss(self, run: Run) -> float:
-        return float(distances(run.sample, self.batch.target, self.features).mean())
+        return float(teacher_distances(run.sample, self.batch.target, self.features).mean())

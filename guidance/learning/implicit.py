@@ -9,9 +9,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...solvers.checked import checked
+from ...solvers.kinds import described
 from ...solvers.wanted import Count
 from ..grad_mode import check_grad_mode
-from ..latents.optimisation import MakeOptimiser, Stop, adam
+from ..latents.optimisation import MakeOptimiser, Stop, adam, check_callable_loss, made_optimiser
 from ..loss import Loss, check_loss
 
 
@@ -94,13 +95,15 @@ def implicit_diffusion(
     `ShiftQueue`).
     """
     check_grad_mode("implicit_diffusion")
-    moved = list(parameters)
-    if not moved or not all(p.is_leaf and p.requires_grad for p in moved):
+    moved = list(parameters) if isinstance(parameters, Sequence) and not isinstance(parameters, str) else []
+    if not moved or not all(isinstance(p, Tensor) and p.is_leaf and p.requires_grad for p in moved):
         raise ValueError(
-            "parameters: got none, or tensors that are no leaves requiring grad, expected those to optimise; pass "
+            f"parameters: got {described(parameters)}, expected a list of leaves that require grad; pass "
             "list(network.parameters()) after requires_grad_()"
         )
-    advance, descent = sampler.start(moved, loss), optimiser(moved)
+    check_callable_loss(loss)
+    descent = made_optimiser(optimiser, moved)
+    advance = sampler.start(moved, loss)
     losses, averages = list[float](), [p.detach().clone() for p in moved]
     nfe = vjps = 0
     stop = Stop.STEPS

@@ -1,4 +1,4 @@
-"""Part: which of a plan's numbers are learned, and how they are written so that no value of theirs is illegal."""
+"""LearnedPart: which of a plan's numbers are learned, written so that no value of theirs is illegal."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Draft:
     scale: Tensor | None = None
 
 
-class Part(CheckedFields, ABC):
+class LearnedPart(CheckedFields, ABC):
     """Free numbers theta (P,) float64 and what they make of a plan: `draft(0)` is the plan that was given.
 
     They are without units, of order 1, and any value of them is legal. Parts are applied one after another, by `rank`:

@@ -1,4 +1,4 @@
-"""Scale: how strong classifier-free guidance is at each step."""
+"""LearnedScale: how strong classifier-free guidance is at each step."""
 
 from dataclasses import dataclass, replace
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ...solvers import ClassifierFree, Model
-from .part import Draft, Part
+from .part import Draft, LearnedPart
 
 
 @dataclass(frozen=True)
-class Scale(Part):
+class LearnedScale(LearnedPart):
     """s + max(1, |s|) theta_k in step k, of a `ClassifierFree` denoiser with one number s for its scale."""
 
     rank = 3
@@ -18,8 +18,8 @@ class Scale(Part):
     def size(self, draft: Draft, model: Model) -> int:
         if not isinstance(model, ClassifierFree) or torch.as_tensor(model.scale).ndim:
             raise ValueError(
-                f"Scale: got {type(model).__name__}, expected ClassifierFree with one number for its scale; leave "
-                "Scale out, or wrap the denoiser"
+                f"LearnedScale: got {type(model).__name__}, expected ClassifierFree with one number for its scale; "
+                "leave LearnedScale out, or wrap the denoiser"
             )
         return draft.plan.steps
 

@@ -55,7 +55,7 @@ class ShiftQueue(CheckedFields, ImplicitSampler):
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class StepCoefficients:
     """x' = a x + b F(x, t) + s xi(slot), (N,) float64 each, a number a step; slot -1 where none is drawn."""
 
     t: Tensor
@@ -65,7 +65,7 @@ class Steps:
     slots: list[int]
 
 
-def steps_of(plan: Plan, model: Model) -> Steps:
+def steps_of(plan: Plan, model: Model) -> StepCoefficients:
     """Raises ValueError for a plan whose steps are of another form."""
     rows, slots = [], []
     for k in range(plan.steps):
@@ -91,7 +91,7 @@ def steps_of(plan: Plan, model: Model) -> Steps:
         rows.append((evaluate.t, factors.get("x", 0.0) + gain * a, gain * b, drawn))
         slots.append(slot)
     t, a, b, s = torch.tensor(rows, dtype=torch.float64).T
-    return Steps(t, a, b, s, slots)
+    return StepCoefficients(t, a, b, s, slots)
 
 
 @dataclass(eq=False)
@@ -110,7 +110,7 @@ class _Turning:
     queue: ShiftQueue
     parameters: list[Tensor]
     loss: Loss
-    steps: Steps
+    steps: StepCoefficients
     forwards: deque[_Run] = field(default_factory=deque)  # youngest first
     backwards: deque[_Run] = field(default_factory=deque)
 

@@ -18,11 +18,11 @@ from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
 from ...solvers.wanted import Count, Samples
 from ..latents.optimisation import Stop
-from .factors import Coefficients
-from .gauss_newton import Features, GaussNewton, distances
-from .part import Draft, Part
-from .student import Batch, Run, Student
-from .told_times import Labels
+from .factors import LearnedCoefficients
+from .gauss_newton import Features, GaussNewton, teacher_distances
+from .part import Draft, LearnedPart
+from .student import Draws, Run, Student
+from .told_times import LearnedLabels
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +32,14 @@ class LearnedSolver:
     Attributes:
         plan: an ordinary Plan for the denoiser's prediction. scale: (N,) learned guidance scales, or None.
         theta: the numbers of each part, by the part: `learn_solver(..., start=found)` goes on from there.
-        before, after: (H,) distances of held-out samples to the teacher's, of the plan that was given and of this one.
+        before, after: (H,) distances of held-out samples to the teacher's, of the plan given and of this one.
         losses: (steps + 1, 2) mean distance, of training and of held-out noise.
         nfe: network calls of one sample each, teacher included. stop: why it ended.
     """
 
     plan: Plan
     scale: Tensor | None
-    theta: dict[Part, Tensor]
+    theta: dict[LearnedPart, Tensor]
     before: Tensor
     after: Tensor
     losses: Tensor
@@ -58,7 +58,7 @@ def learn_solver(
     teacher: Plan,
     x: Samples,
     *,
-    learn: Sequence[Part] = (Coefficients(), Labels()),
+    learn: Sequence[LearnedPart] = (LearnedCoefficients(), LearnedLabels()),
     cond: Any = None,
     features: Features = torch.nn.Identity(),
     held_out: Count | None = None,
@@ -78,7 +78,8 @@ def learn_solver(
         plan: of few calls, deterministic, and `teacher` of many, from the same first to the same last time.
         x: (B, ...) noise at the first time; 32 to 64 draws did for digits and faces. cond: as for `sample`; tensors of
             B rows go with the rows of x. Labels that one plan should serve belong in it, each some times.
-        learn: `Times(method)`, `Coefficients(...)`, `Labels()`, `Scale()`, each at most once.
+        learn: at most one each of `LearnedTimes(method)`, `LearnedCoefficients(...)`, `LearnedLabels()`,
+            `LearnedScale()`.
         features: what of a sample is compared, (B, ...) to (B, ...): an embedding, a decoder.
         held_out: how many of x, the last ones, are not learned from; by default a quarter.
         steps: at most, in each of the stages. start: where an earlier run ended, for the parts that it has learned.
@@ -98,6 +99,14 @@ def learn_solver(
     check_arguments(denoiser, plan, x, cond=cond)
     check_kind("teacher", teacher, Plan, Plan.WANTED)
     _check_plans(plan, teacher, cond)
+    check_kind("learn", learn, (list, tuple), "a list of what is learned, such as [LearnedCoefficients()]")
+    for part in learn:
+        check_kind(
+            "learn",
+            part,
+            LearnedPart,
+            "parts, such as LearnedTimes(method), LearnedCoefficients() and LearnedLabels()",
+        )
     parts = sorted(learn, key=lambda part: part.rank)
     if not parts or len({part.rank for part in parts}) < len(parts):
         raise ValueError(f"learn: got {list(learn)}, expected parts of different kinds; pass each once")
@@ -107,7 +116,7 @@ def learn_solver(
     x = carried(x.detach())
     target = sample(denoiser, teacher, x, cond=cond, gradient=None)
     rows = slice(None, len(x) - kept), slice(len(x) - kept, None)
-    train, held = (Batch(x[row], _rows(cond, row, len(x)), target[row]) for row in rows)
+    train, held = (Draws(x[row], _rows(cond, row, len(x)), target[row]) for row in rows)
     learning = _Learning(denoiser, plan, held, features)
     learning.nfe += teacher.nfe * len(x)
     known = {} if start is None else dict(start.theta)
@@ -142,7 +151,7 @@ def _check_plans(plan: Plan, teacher: Plan, cond: Any) -> None:
     if any(isinstance(leaf, PerStep) for leaf in tree_leaves(cond)):
         raise ValueError(
             "cond: got PerStep conditioning, expected one for all steps, since plan and teacher have different ones; "
-            "learn the scale with Scale()"
+            "learn the scale with LearnedScale()"
         )
 
 
@@ -160,11 +169,11 @@ class _Learning:
 
     model: Model
     plan: Plan
-    held: Batch
+    held: Draws
     features: Features
     nfe: int = 0
     losses: list[tuple[float, float]] = field(default_factory=list)
-    best_theta: dict[Part, Tensor] = field(default_factory=dict)
+    best_theta: dict[LearnedPart, Tensor] = field(default_factory=dict)
     best: Draft = field(init=False)
     before: Tensor = field(init=False)
     after: Tensor = field(init=False)
@@ -174,7 +183,7 @@ class _Learning:
         self.before = self.after = self._judged(self.best)
 
     def stage(
-        self, train: Batch, parts: list[Part], known: dict[Part, Tensor], steps: int, bar: tqdm
+        self, train: Draws, parts: list[LearnedPart], known: dict[LearnedPart, Tensor], steps: int, bar: tqdm
     ) -> Stop:
         """Descend over `parts` together, from the numbers `known`."""
         student = Student(self.model, self.plan, parts)
@@ -207,7 +216,7 @@ class _Learning:
     def _judged(self, draft: Draft) -> Tensor:
         run = Run.of(self.model, self.held, draft)
         self.nfe += run.calls * len(self.held.x)
-        return distances(run.sample, self.held.target, self.features)
+        return teacher_distances(run.sample, self.held.target, self.features)
 
     def result(self, stop: Stop) -> LearnedSolver:
         losses = torch.tensor(self.losses, dtype=torch.float64)

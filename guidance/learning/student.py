@@ -12,9 +12,7 @@ from ...solvers import Guided, Model, Plan
 from ...solvers.instructions import reads, writes
 from ...solvers.loop import execute, predict
 from ...solvers.program import prepare
-from .part import Draft, Part
-
-Registers = dict[str, Tensor]
+from .part import Draft, LearnedPart
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +21,7 @@ class Student:
 
     model: Model
     plan: Plan
-    parts: Sequence[Part]
+    parts: Sequence[LearnedPart]
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -43,7 +41,7 @@ class Student:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Draws:
     """Noise at the start (B, ...), its conditioning, and what the teacher makes of it."""
 
     x: Tensor
@@ -59,14 +57,14 @@ class Run:
 
     draft: Draft
     sample: Tensor
-    opened: list[Registers]
+    opened: list[dict[str, Tensor]]
     calls: int
 
     @classmethod
-    def of(cls, model: Model, batch: Batch, draft: Draft, like: "Run | None" = None) -> "Run":
+    def of(cls, model: Model, batch: Draws, draft: Draft, like: "Run | None" = None) -> "Run":
         """The run of `draft`; its first steps are those of `like` as far as the two agree."""
         plan, first = draft.plan, 0 if like is None else _first_difference(draft, like.draft)
-        opened: list[Registers] = [] if like is None else like.opened[:first]
+        opened: list[dict[str, Tensor]] = [] if like is None else like.opened[:first]
         if like is not None and first == plan.steps:
             return cls(draft, like.sample, opened, 0)
         start = {"x": batch.x} if like is None else dict(like.opened[first])

@@ -1,4 +1,4 @@
-"""Times: the nodes of the grid."""
+"""LearnedTimes: the nodes of the grid."""
 
 from dataclasses import dataclass, replace
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ...solvers import Method, Model
 from ...solvers.process import as_time
-from .part import Draft, Part
+from .part import Draft, LearnedPart
 
 
 @dataclass(frozen=True)
-class Times(Part):
+class LearnedTimes(LearnedPart):
     """The nodes between the two ends, at which `method` compiles the plan anew.
 
     With the gaps h_i that the plan has on its clock, which is lambda where both ends have one and t elsewhere,
@@ -32,8 +32,8 @@ class Times(Part):
         made = self.applied(draft, torch.zeros(draft.plan.steps - 1, dtype=torch.float64), model)
         if made.plan.name != draft.plan.name or len(made.plan.instructions) != len(draft.plan.instructions):
             raise ValueError(
-                f"Times: got the method {self.method} for a plan of {draft.plan.name}, expected the method that the "
-                "plan was compiled by; pass that"
+                f"LearnedTimes: got the method {self.method} for a plan of {draft.plan.name}, expected the method "
+                "that the plan was compiled by; pass that"
             )
         return draft.plan.steps - 1
 

@@ -1,4 +1,4 @@
-"""Labels: the times that the network is told."""
+"""LearnedLabels: the times that the network is told."""
 
 from dataclasses import dataclass, replace
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 from ...solvers import Evaluate, Model
 from ...solvers.own_prediction import in_own_prediction
-from .part import Draft, Part
+from .part import Draft, LearnedPart
 
 
 @dataclass(frozen=True)
-class Labels(Part):
+class LearnedLabels(LearnedPart):
     """t_k + theta_k (t_{k-1} - t_{k+1})/2 told at call k in place of t_k, clipped to the plan's times but for the last
     tenth of the way from the last call to the end, where a label may have none (log sigma at sigma = 0).
 

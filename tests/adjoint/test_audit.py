@@ -84,7 +84,7 @@ def test_a_strategys_warning_comes_once():
     assert texts and len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize("posterior_mean", [True, False])
+@pytest.mark.parametrize("posterior_mean", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_estimate_of_the_flow(posterior_mean):
     """It says which of two is nearer to the flow's own gradient, and how far they are, where they differ clearly."""
     torch.manual_seed(1)

@@ -57,7 +57,8 @@ def test_every_example_is_run():
 LONG = {"learned_guidance", "sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
 RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
 RUNS += [
-    ("face_morph", ("--gradient", g)) for g in ("reversible", "continuous", "adjointdeis", "adjointdeis-sde")
+    pytest.param("face_morph", ("--gradient", g), marks=() if g == "reversible" else pytest.mark.slow)
+    for g in ("reversible", "continuous", "adjointdeis", "adjointdeis-sde")
 ]
 TABLE = ("--pairs", "2", "--steps", "1", "--gradient", "all")
 RUNS += [pytest.param("face_morph", TABLE, marks=pytest.mark.slow)]

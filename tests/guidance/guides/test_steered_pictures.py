@@ -46,6 +46,7 @@ def measured_of(found, at_once=None):
     return Measurement(seen, seen.A(other.expand(2, *other.shape[1:]))[:1], 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, scheduler, name", RUNS, ids=["-".join(map(str, run)) for run in RUNS])
 def test_a_guide_lowers_the_residual_of_the_picture(family, scheduler, name):
     """Below the unguided samples' of the same noises: the mean of the log ratio and its 95 % interval."""
@@ -76,6 +77,7 @@ def test_a_guide_that_needs_a_linear_operator_refuses_the_picture():
         steer(found.model, found.plan, found.draw(), PiGDM(measured_of(found)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_particles_are_weighed_by_their_pictures(seed):
     """Brighter in the mean than as many independent samples, which cost as much; of the right evidence."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import PROCESS
 
-from pullback.adjoint import Checkpoint, Direct, DoubleBackward, Reversible, Truncated, sample
+from pullback.adjoint import Checkpoint, Continuous, Direct, DoubleBackward, Reversible, Truncated, sample
 from pullback.guidance import (
     BlackBox,
     ChiPrior,
@@ -264,7 +264,8 @@ def test_refusals():
         ({"project": lambda x: x}, r"got levenberg\(\) with .*a projection"),
         ({"clip": 1.0}, "clip=1.0"),
         ({"keep_finite": True}, "keep_finite=True"),
-        ({"gradient": Truncated(2)}, "expected an exact strategy"),
+        ({"gradient": Continuous()}, "expected an exact strategy"),
+        ({"gradient": Truncated(2)}, "truncation cuts x off"),
     ):
         with pytest.raises(ValueError, match=words):
             run(model, loss, x, **more)

@@ -100,6 +100,7 @@ def test_a_reversible_plan_on_a_pipeline_keeps_two_states_and_the_gradient():
     assert error(gradients(found, plan, Reversible()), wanted) < 1e-9
 
 
+@pytest.mark.slow
 def test_the_continuous_gradient_is_close_to_the_loops():
     """Closer with more steps, as both approach the gradient of the flow."""
     far = []
@@ -137,6 +138,7 @@ def darkness(found: DiffusersPipeline, weight: float = 100.0) -> Callable[[Tenso
     return lambda x: -weight * BRIGHT(found.decode(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_reno_raises_a_reward_of_the_picture(steps):
     """Beyond the best of as many samples as it cost calls and VJPs."""
@@ -151,6 +153,7 @@ def test_reno_raises_a_reward_of_the_picture(steps):
     assert ((result.x.flatten(1).norm(dim=1) / 16 - 1).abs() < 0.15).all()  # still noise by its norm
 
 
+@pytest.mark.slow
 def test_dno_raises_a_reward_of_the_picture():
     """Of a sampler that draws at each step."""
     found = tiny("sdxl", 4, scheduler="EulerAncestralDiscrete", guidance_scale=1.0)
@@ -171,6 +174,7 @@ MOVED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, moved", MOVED, ids=lambda part: part)
 def test_conditioning_is_optimised_for_the_picture(name, moved):
     """Further than by three in four random moves of that length, where there are ways to choose from."""
@@ -195,6 +199,7 @@ def test_conditioning_is_optimised_for_the_picture(name, moved):
         assert ((result.loss < rivals).sum(0) >= 6).all()
 
 
+@pytest.mark.slow
 def test_lora_weights_are_optimised_for_the_picture():
     pipe, weights = adapted(FAMILIES["sdxl"], torch.float64)
     found = from_diffusers(pipe, 3, **FAMILIES["sdxl"].call(pipe))

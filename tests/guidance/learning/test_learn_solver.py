@@ -8,10 +8,17 @@ import torch
 
 from pullback.adjoint import sample
 from pullback.guidance.latents import Stop
-from pullback.guidance.learning import Coefficients, Kept, Labels, Scale, Times, learn_solver
-from pullback.guidance.learning.gauss_newton import STEP, GaussNewton, distances
+from pullback.guidance.learning import (
+    Kept,
+    LearnedCoefficients,
+    LearnedLabels,
+    LearnedScale,
+    LearnedTimes,
+    learn_solver,
+)
+from pullback.guidance.learning.gauss_newton import STEP, GaussNewton, teacher_distances
 from pullback.guidance.learning.part import Draft
-from pullback.guidance.learning.student import Batch, Student
+from pullback.guidance.learning.student import Draws, Student
 from pullback.solvers import (
     DATA,
     DDIM,
@@ -68,7 +75,11 @@ def noise(count, seed=0):
 
 
 def learned(x=None, **options):
-    options = {"learn": [Times(TWO), Coefficients(), Labels()], "steps": 4, "progress": False} | options
+    options = {
+        "learn": [LearnedTimes(TWO), LearnedCoefficients(), LearnedLabels()],
+        "steps": 4,
+        "progress": False,
+    } | options
     plan, teacher = TWO.plan(VP(), grid(4)), DEIS(3).plan(VP(), grid(40))
     return learn_solver(MODEL, plan, teacher, noise(24) if x is None else x, **options)
 
@@ -81,7 +92,9 @@ def test_in_its_own_prediction_a_plan_is_the_same_sampler(plan):
     assert [len(own.starts), own.nfe] == [len(plan.starts), plan.nfe]
 
 
-@pytest.mark.parametrize("part", [Coefficients(), Coefficients(kept=Kept.CONSTANT), Labels()], ids=str)
+@pytest.mark.parametrize(
+    "part", [LearnedCoefficients(), LearnedCoefficients(kept=Kept.CONSTANT), LearnedLabels()], ids=str
+)
 @pytest.mark.parametrize("plan", [*PLANS, FLOW_PLAN], ids=lambda plan: plan.name)
 def test_nought_is_the_plan_that_was_given(plan, part):
     model = Denoiser(told_v, plan.process, V)
@@ -92,7 +105,7 @@ def test_nought_is_the_plan_that_was_given(plan, part):
 
 def test_times_at_nought_and_far_from_it():
     for plan, method in ((PLANS[0], TWO), (FLOW_PLAN, FlowAdams(2))):
-        part, draft = Times(method), Draft(plan)
+        part, draft = LearnedTimes(method), Draft(plan)
         assert part.size(draft, MODEL) == 4
         same = torch.tensor(part.applied(draft, torch.zeros(4), MODEL).plan.times)
         assert (same - torch.tensor(plan.times)).abs().max() < 1e-12
@@ -115,7 +128,7 @@ def test_what_is_kept_is_exact_for_constant_predictions(plan):
     exact = p.alpha(end) * point + p.sigma(end) * e
     errors = {}
     for kept in Kept:
-        part = Coefficients(kept=kept)
+        part = LearnedCoefficients(kept=kept)
         theta = 0.3 * torch.randn(part.size(Draft(plan), model), generator=torch.Generator().manual_seed(1))
         found = part.applied(Draft(plan), theta, model).plan
         out = sample(model, found, p.alpha(start) * point + p.sigma(start) * e, gradient=None)
@@ -126,7 +139,7 @@ def test_what_is_kept_is_exact_for_constant_predictions(plan):
 
 def test_labels_change_what_the_network_is_told_and_nothing_else():
     theta = torch.tensor([0.5, -0.2, 0.1, 9.0, -99.0])
-    plan = Labels().applied(Draft(PLANS[0]), theta, MODEL).plan
+    plan = LearnedLabels().applied(Draft(PLANS[0]), theta, MODEL).plan
     before = in_own_prediction(PLANS[0], MODEL)
     factors = [[op.terms for op in p.instructions if hasattr(op, "terms")] for p in (plan, before)]
     assert factors[0] == factors[1]
@@ -138,9 +151,9 @@ def test_labels_change_what_the_network_is_told_and_nothing_else():
 
 def test_a_difference_quotient_runs_from_where_its_number_enters():
     x, plan = noise(6), PLANS[0]
-    student = Student(MODEL, plan, [Coefficients(), Labels()])
+    student = Student(MODEL, plan, [LearnedCoefficients(), LearnedLabels()])
     theta = 0.1 * torch.randn(sum(student.sizes), generator=torch.Generator().manual_seed(2))
-    batch = Batch(x, None, torch.zeros_like(x))
+    batch = Draws(x, None, torch.zeros_like(x))
     descent = GaussNewton(student, batch, lambda x: x, theta)
     base = sample(MODEL, student.draft(theta).plan, x, gradient=None)
     assert torch.equal(descent.run.sample, base)
@@ -166,9 +179,9 @@ def test_a_difference_quotient_runs_from_where_its_number_enters():
 def test_the_slope_is_that_of_the_sum_of_distances():
     """The step's right-hand side against a plain difference of the sum of norms."""
     x = noise(5)
-    student = Student(MODEL, PLANS[0], [Coefficients()])
+    student = Student(MODEL, PLANS[0], [LearnedCoefficients()])
     theta, target = torch.zeros(sum(student.sizes)), noise(5, 3)
-    descent = GaussNewton(student, Batch(x, None, target), lambda x: x, theta)
+    descent = GaussNewton(student, Draws(x, None, target), lambda x: x, theta)
     residual = descent.run.sample - target
     for k in (0, 3, len(theta) - 1):
         slope = float((descent._column(k, residual) * residual).sum(1).div(residual.norm(dim=1)).sum())
@@ -184,7 +197,7 @@ def test_what_is_learned_is_a_plan_and_does_what_it_says():
     found = learned(x)
     teacher = DEIS(3).plan(VP(), grid(40))
     out, target = (sample(MODEL, plan, x[18:], gradient=None) for plan in (found.plan, teacher))
-    assert torch.equal(distances(out, target, lambda x: x), found.after)
+    assert torch.equal(teacher_distances(out, target, lambda x: x), found.after)
     assert found.plan.nfe == 4 and not found.plan.stochastic
     assert pickle.loads(pickle.dumps(found.plan)) == found.plan
     assert str(found.plan).count("V(x, t=") == 4
@@ -234,14 +247,14 @@ def test_guidance_scales_are_learned_with_labels():
     model = ClassifierFree(Denoiser(network, VP(), V), 2.0, torch.tensor(0.0))
     x, cond = noise(24), torch.arange(24) % 2 + 0.5
     plan, teacher = TWO.plan(VP(), grid(4)), DEIS(3).plan(VP(), grid(40))
-    found = learn_solver(model, plan, teacher, x, learn=[Scale()], cond=cond, steps=6, progress=False)
+    found = learn_solver(model, plan, teacher, x, learn=[LearnedScale()], cond=cond, steps=6, progress=False)
     assert found.scale.shape == (4,) and found.plan == plan
     assert float(found.after.mean()) < 0.95 * float(found.before.mean())
     given = found.cond(cond[18:])
     assert isinstance(given, Guided) and isinstance(given.scale, PerStep)
     out = sample(model, found.plan, x[18:], cond=given, gradient=None)
     target = sample(model, teacher, x[18:], cond=cond[18:], gradient=None)
-    assert (distances(out, target, lambda x: x) - found.after).abs().max() < 1e-12
+    assert (teacher_distances(out, target, lambda x: x) - found.after).abs().max() < 1e-12
 
 
 def refused(match, error=ValueError, **options):
@@ -256,12 +269,12 @@ def test_what_cannot_be_learned_is_refused_before_any_call():
             learn_solver(MODEL, bad, good, noise(8))
     with pytest.raises(ValueError, match="same ends"):
         learn_solver(MODEL, plan, DEIS(3).plan(VP(), UniformLambda(40, 1.0, 0.01)), noise(8))
-    refused("different kinds", learn=[Labels(), Labels()])
+    refused("different kinds", learn=[LearnedLabels(), LearnedLabels()])
     refused("different kinds", learn=[])
     refused("held_out", held_out=24)
     refused("PerStep", cond=PerStep(torch.zeros(4, 1)))
-    refused("expected the method", learn=[Times(DEIS(3))])
-    refused("Scale", learn=[Scale()])
+    refused("expected the method", learn=[LearnedTimes(DEIS(3))])
+    refused("LearnedScale", learn=[LearnedScale()])
     stacked = TWO.plan(VP(), torch.stack([grid(4).times(VP())] * 8, 1))
     with pytest.raises(ValueError, match="one grid"):
         learn_solver(MODEL, stacked, teacher, noise(8))
@@ -271,11 +284,11 @@ def test_what_cannot_be_learned_is_refused_before_any_call():
 def test_five_learned_calls_match_ten_of_2m_on_a_mixture():
     teacher = DEIS(3).plan(VP(), grid(100))
     found = learn_solver(
-        MODEL, TWO.plan(VP(), grid(5)), teacher, noise(48), learn=[Times(TWO), Coefficients(), Labels()],
-        steps=15, progress=False,
+        MODEL, TWO.plan(VP(), grid(5)), teacher, noise(48),
+        learn=[LearnedTimes(TWO), LearnedCoefficients(), LearnedLabels()], steps=15, progress=False,
     )  # fmt: skip
     x = noise(200, 7)
     target = sample(MODEL, teacher, x, gradient=None)
-    mine = distances(sample(MODEL, found.plan, x, gradient=None), target, lambda x: x)
-    theirs = distances(sample(MODEL, TWO.plan(VP(), grid(10)), x, gradient=None), target, lambda x: x)
+    mine = teacher_distances(sample(MODEL, found.plan, x, gradient=None), target, lambda x: x)
+    theirs = teacher_distances(sample(MODEL, TWO.plan(VP(), grid(10)), x, gradient=None), target, lambda x: x)
     assert float(mine.median()) < float(theirs.median())

@@ -215,6 +215,7 @@ def gained(trainer: RewardTrainer) -> tuple[float, float]:
     return float(gain.mean()), float(gain.std() / len(gain) ** 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_draft_reddens_stable_diffusion_and_a_fresh_pipeline_with_its_adapters(tmp_path, seed):
     with single():
@@ -230,6 +231,7 @@ def test_draft_reddens_stable_diffusion_and_a_fresh_pipeline_with_its_adapters(t
         assert redness(picture(fresh)) > redness(base) + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_flow_grpo_reddens_sd3(tmp_path, seed):
     with single():
@@ -242,6 +244,7 @@ def test_flow_grpo_reddens_sd3(tmp_path, seed):
     assert gain > 0.03 and gain > 6 * error
 
 
+@pytest.mark.slow
 def test_the_base_is_the_pipeline_with_its_adapters_off_and_a_run_in_halves_is_the_run_in_one(tmp_path):
     with single():
         numbers = {"samples": 2, "evaluation_samples": 2, "checkpoint_every": 1, "lr": 1e-2, "ema": 0.5}
@@ -271,6 +274,7 @@ BUILDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", BUILDS)
 @pytest.mark.parametrize(
     "targets", ["all-linear", ["to_q", "to_k", "to_v", "to_out.0"]], ids=["all", "attention"]

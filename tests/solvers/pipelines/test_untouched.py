@@ -123,6 +123,7 @@ def test_the_networks_of_a_pipeline_are_those_it_had():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["value", "gradient of latents", "gradient of texts", "decoded"])
 def test_networks_are_freed_with_the_pipeline(how: str):
     """At once, as diffusers' own: a reference cycle would keep gigabytes until the next collection."""
@@ -225,6 +226,7 @@ def test_copies(copied: Any):
                            found.model(found.draw(), torch.full((2,), 501.0)))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_threads_that_sample_at_once():
     """Each with its own texts and guidance, six openings in all where four are kept."""
     case = NAMED["flux"]

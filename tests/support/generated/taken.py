@@ -68,7 +68,7 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
     "it broadcasts, as documented": (
         "Mask.mask=a scalar", "Mask.mask=one axis less", "ess.log_weights=a scalar", "ess.log_weights=one axis less",
     ),
-    "its shape, dtype and device are all that is asked": ("starting_particles.like=nan",),
+    "its shape, dtype and device are all that is asked": ("starting_particles.like=nan", "plan_gradient.controls=nan"),
 }  # fmt: skip
 
 
