@@ -42,9 +42,8 @@ def warn_left_out_of(
     was reached from nothing of that.
     """
     names = [each.value for each in taken]
+    at = f"{', '.join(names[:-1])} or {names[-1]}"
     if not out.requires_grad or rollout.program.learned:
-        raise ValueError(
-            f"{strategy}: got grad wanted elsewhere, expected it at {', '.join(names[:-1])} or {names[-1]}; use Checkpoint()"
-        )
+        raise ValueError(f"{strategy}: got grad wanted elsewhere, expected it at {at}; use Checkpoint()")
     declared = rollout.declared().items()
     warn_left_out(strategy, [k for k, v in declared if v.requires_grad and k not in names], reason)
