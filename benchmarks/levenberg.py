@@ -262,7 +262,7 @@ def picture(rows: dict[str, list[dict[str, Any]]]) -> Any:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")
+    figure, axes = plt.subplots(2, -(-len(rows) // 2), figsize=(16, 7), layout="constrained", squeeze=False)
     for axis, (name, runs) in zip(axes.flat, rows.items(), strict=False):
         for (label, line), colour in zip(runs[0]["curves"].items(), ("C0", "C1", "C3"), strict=True):
             axis.plot([sum(c) for c, _ in line], [statistics.mean(v) for _, v in line], colour, label=label)
