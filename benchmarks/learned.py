@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 import matplotlib.pyplot as plt
 import torch
@@ -44,6 +45,7 @@ from pullback.solvers import (  # noqa: E402
     DPMSolverPP,
     FlowAdams,
     GivenTimes,
+    Grid,
     Karras,
     Method,
     Mixture,
@@ -94,7 +96,7 @@ def start(name: str, seed: int, count: int) -> tuple[Tensor, Tensor | None]:
     return torch.randn(count, *shape, generator=g, dtype=dtype), labels
 
 
-def grids(name: str) -> list[Callable[[int], object]]:
+def grids(name: str) -> list[Callable[[int], Grid]]:
     """The start of what is learned first."""
     if name.endswith("_flow"):
         return [
@@ -175,7 +177,8 @@ def learned(name: str, kind: str, seed: int) -> dict[str, float]:
     """A plan of 5 calls, learned and judged."""
     model, _, _ = problem(name)
     x, labels = start(name, seed, SIZES[name])
-    grid, method = grids(name)[0](5), base(name)
+    grid: Grid = grids(name)[0](5)
+    method = base(name)
     began = time.process_time()
     if kind == "d_ode":
         plan = d_ode(model, grid, x, cond=labels)
@@ -184,7 +187,7 @@ def learned(name: str, kind: str, seed: int) -> dict[str, float]:
             grid = GivenTimes([0.999, *UniformT(5).times(model.process)[1:-1].tolist(), 1e-3])
         data = sample(model, teacher(name), x, cond=labels, gradient=None)
         nodes = ays(model, grid, data, cond=labels).times(model.process)
-        nodes[0], nodes[-1] = teacher(name).times[0], teacher(name).times[-1]
+        nodes[0], nodes[-1] = (cast(float, teacher(name).times[i]) for i in (0, -1))
         plan = method.plan(model.process, nodes)
     else:
         found = learn_solver(

@@ -1,5 +1,6 @@
 """LeastSquares: a loss that is a sum of squares and says of which numbers."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,14 +20,27 @@ class LeastSquares(CheckedFields):
 
     Args:
         residuals: r, from the sample (B, ...) to (B, ...), sample by sample.
-        std: of the residuals: the noise of a measurement.
+        std: of the residuals, > 0: the noise of a measurement, a number or a 0-d tensor.
+
+    Raises:
+        ValueError: std is not one finite number > 0.
     """
 
     residuals: Annotated[
         Callable[[Any], Tensor],
         Wanted("a function from samples (B, ...) to residuals (B, ...); pass measurement.residual"),
     ]
-    std: Positive = 1.0
+    std: Positive | Annotated[Tensor, Wanted("a 0-d tensor", lambda std: std.numel() == 1)] = 1.0
+
+    def __post_init__(self) -> None:
+        std = self.std
+        if not isinstance(std, Tensor):
+            return
+        if std.is_complex() or not 0 < float(std.detach()) < math.inf:
+            raise ValueError(
+                f"std: got {std.tolist()}, expected one finite number > 0, in the units of residuals"
+            )
+        object.__setattr__(self, "std", std.reshape(()) if std.requires_grad else float(std))
 
     def scaled(self, x: Any) -> Tensor:
         """r(x) / std. Raises ValueError where there is no row for each sample."""

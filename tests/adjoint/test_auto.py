@@ -5,6 +5,7 @@ import math
 import pathlib
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from everything import assert_same, everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import PROCESS
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from two_ranks import two_ranks
 
 from pullback.adjoint import (
@@ -41,6 +43,8 @@ from pullback.solvers import (
     Denoiser,
     DPMSolverPP,
     EDMHeun,
+    Method,
+    Plan,
     ReversibleHeun,
     UniformLambda,
 )
@@ -84,7 +88,9 @@ class Net(nn.Module):
         return out if cond is None else out + cond
 
 
-def problem(method=DPMSolverPP(2), n=9, net=None, batch=16):
+def problem(
+    method: Method = DPMSolverPP(2), n: int = 9, net: nn.Module | None = None, batch: int = 16
+) -> tuple[Any, Plan, Tensor]:
     torch.manual_seed(0)
     net, x = net or Net(), torch.randn(batch, 8, requires_grad=True)
     return Denoiser(net, PROCESS, DATA), method.plan(PROCESS, UniformLambda(n, start=0.9, end=0.05)), x
@@ -97,6 +103,11 @@ def grads(model, plan, x, gradient, **more):
 
 def row(plan, strategy):
     return next(each for each in plan.forecasts if each.strategy == strategy)
+
+
+def memory_of(forecast: Forecast) -> int:
+    assert forecast.memory is not None
+    return forecast.memory
 
 
 @settings(deadline=None, max_examples=60)
@@ -141,7 +152,7 @@ def test_calls_are_those_that_are_made(method):
     calls = []
     model, plan, x = problem(method, 10, Net(calls=calls))
     direct = row(plan_gradient(model, plan, x), Direct())
-    for each in plan_gradient(model, plan, x, memory=direct.memory // 2).forecasts:
+    for each in plan_gradient(model, plan, x, memory=memory_of(direct) // 2).forecasts:
         if not each.why_not:
             del calls[:]
             sample(model, plan, x, gradient=each.strategy).sum().backward()
@@ -188,7 +199,7 @@ def test_predicted_peaks_are_the_measured_ones(name):
     model, plan, x = problem(method, n, net(), batch)
     noise = Addressed(0) if plan.slots else None
     free = plan_gradient(model, plan, x, noise=noise)
-    direct, every = (row(free, strategy).memory for strategy in (Direct(), Checkpoint()))
+    direct, every = (memory_of(row(free, strategy)) for strategy in (Direct(), Checkpoint()))
     seen = {str(each.strategy): each for each in free.forecasts}
     for memory in ((direct + every) // 2, 9 * every // 10):
         table = plan_gradient(model, plan, x, noise=noise, memory=memory)
@@ -197,7 +208,7 @@ def test_predicted_peaks_are_the_measured_ones(name):
     assert len(possible) >= 4
     for each in possible:
         peak = measured_peak(model, plan, x, each.strategy, noise)
-        assert abs(each.memory - peak) < 0.1 * peak, (each, peak)
+        assert abs(memory_of(each) - peak) < 0.1 * peak, (each, peak)
 
 
 def test_by_regions_where_one_node_cannot_be():
@@ -209,8 +220,8 @@ def test_by_regions_where_one_node_cannot_be():
     regions = row(table, Checkpoint(mechanism=Mechanism.REGION))
     assert table.strategy == Direct() and "captures" in row(table, Reversible()).why_not
     peak = measured_peak(model, plan, x, Checkpoint(mechanism=Mechanism.REGION))
-    assert abs(regions.memory - peak) < 0.1 * peak
-    tight = Auto(memory=(regions.memory + row(table, Direct()).memory) // 2)
+    assert abs(memory_of(regions) - peak) < 0.1 * peak
+    tight = Auto(memory=(memory_of(regions) + memory_of(row(table, Direct()))) // 2)
     assert_same(grads(model, plan, x, tight), grads(model, plan, x, Direct()))
     kept = gain.exp()  # whose graph the measured calls must leave whole
     model = Denoiser(lambda x, t: net(x, t) * kept, PROCESS, DATA)
@@ -226,7 +237,7 @@ def test_the_gradient_is_directs_whatever_is_chosen(method, share):
     model, plan, x = problem(method)
     noise = Addressed(0) if plan.slots else None
     free = plan_gradient(model, plan, x, noise=noise)
-    sizes = [each.memory for each in free.forecasts if not each.why_not]
+    sizes = [memory_of(each) for each in free.forecasts if not each.why_not]
     memory = int(min(sizes) + share * (max(sizes) - min(sizes)))
     chosen = plan_gradient(model, plan, x, noise=noise, memory=memory).strategy
     assert (chosen == Direct()) == (share > 1)
@@ -305,26 +316,26 @@ def test_joint_states_guidance_truncation_and_other_gradients():
 
     _, plan, x = problem()
     start = {"a": x.detach()[:, :3].requires_grad_(), "b": x.detach()[:, 3:].requires_grad_()}
-    found = [
-        torch.autograd.grad(sum(v.square().sum() for v in out.values()), list(start.values()))
+    left, right = (
+        torch.autograd.grad(out["a"].square().sum() + out["b"].square().sum(), list(start.values()))
         for gradient in (Auto(memory=60_000), Direct())
         for out in [sample(Denoiser(joint, PROCESS, DATA), plan, start, gradient=gradient)]
-    ]
-    assert_same(*found)
+    )
+    assert_same(left, right)
     guided = ClassifierFree(Denoiser(net, PROCESS, DATA), 3.0, torch.zeros(16, 8))
     cond = torch.randn(16, 8)
     table = plan_gradient(guided, plan, x, cond=cond, others=[JacobianFree(), Truncated(2)])
     plain = plan_gradient(Denoiser(net, PROCESS, DATA), plan, x, cond=cond)
-    assert row(table, Direct()).memory > 1.7 * row(plain, Direct()).memory  # two calls in one
+    assert memory_of(row(table, Direct())) > 1.7 * memory_of(row(plain, Direct()))  # two calls in one
     assert row(table, JacobianFree()).why_not and row(table, Truncated(2)).vjps == 2
-    found = [
+    left, right = (
         torch.autograd.grad(
             sample(guided, plan, x.detach(), cond=cond, gradient=Truncated(3, inner=inner)).square().sum(),
             list(net.parameters()),
         )
         for inner in (Auto(memory=10**9), Direct())
-    ]
-    assert_same(*found)
+    )
+    assert_same(left, right)
 
 
 RANK = """
@@ -371,12 +382,13 @@ def test_refusals():
     with pytest.raises(ValueError, match="calls=3"):
         sample(model, plan, x, gradient=Auto(calls=3))
     assert plan_gradient(model, plan, x, calls=plan.nfe).strategy == Direct()
-    for bad in ({"memory": 0}, {"deadline": -1.0}, {"calls": 0}):
+    wrong: list[dict[str, Any]] = [{"memory": 0}, {"deadline": -1.0}, {"calls": 0}]
+    for bad in wrong:
         with pytest.raises(ValueError, match=next(iter(bad))):
             Auto(**bad)
 
     def inside(x, t):
-        return torch.utils.checkpoint.checkpoint(model.network, x, t, use_reentrant=True)
+        return checkpoint(model.network, x, t, use_reentrant=True)
 
     with pytest.raises(ValueError, match="use_reentrant"):
         plan_gradient(Denoiser(inside, PROCESS, DATA), plan, x)

@@ -303,7 +303,8 @@ def test_a_first_factor_of_one_changes_no_number():
             torch.randn(3, size, dtype=dtype),
             torch.randn(3, size),
         )
-        x.requires_grad_(), k.requires_grad_()
+        x.requires_grad_()
+        k.requires_grad_()
         terms = ((1.0, "x"), (-0.24, "k"), (0.7, "x"))
         fast = total(BoundCombine("x", terms, (), (), 0), {"x": x, "k": k}, None)
         plain = (x * 1.0).add_(k, alpha=-0.24).add_(x, alpha=0.7)

@@ -1,6 +1,7 @@
 """AdjointDEIS along noise of every kind, jumps of the state between stretches of the flow among them."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from pullback.solvers import (
     UniformT,
 )
 
-BAND = {"low": 0.2, "high": 0.8}
+BAND: dict[str, Any] = {"low": 0.2, "high": 0.8}
 JUMPS = [
     EDMHeun(4.0), EDMHeun(4.0, s_min=0.2, s_max=3.0), Restart(DDIM(), **BAND), Restart(EDMHeun(), times=2, **BAND),
     Restart(DPMSolverPPSingle(3), **BAND), Ancestral(DDIM(), 0.6), Ancestral(EDMHeun(), 0.6),

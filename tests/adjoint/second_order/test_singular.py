@@ -1,5 +1,7 @@
 """Singular directions of a sampler, against closed forms and the dense Jacobian."""
 
+from typing import cast
+
 import pytest
 import torch
 from problems import MIXTURE, PROCESS
@@ -8,6 +10,7 @@ from pullback.adjoint import linearised, sample, singular_directions
 from pullback.solvers import DDIM, DDPM, Addressed, DPMSolverPP, Gaussian, Mixture, UniformLambda, UniformT
 
 PLAN = DPMSolverPP(2).plan(PROCESS, UniformT(4, start=0.9, end=0.05))
+TIMES = cast(tuple[float, ...], PLAN.times)
 
 
 def dense(model, plan, x, noise=None):
@@ -25,7 +28,9 @@ def test_gaussian_data_in_closed_form():
     root = torch.randn(6, 6)
     cov = root @ root.T / 6 + 0.05 * torch.eye(6)
     plan = DDIM().plan(PROCESS, UniformLambda(1, start=0.8, end=0.1))
-    (a, s), (b, r) = ((float(PROCESS.alpha(t)), float(PROCESS.sigma(t))) for t in plan.times)
+    (a, s), (b, r) = (
+        (float(PROCESS.alpha(t)), float(PROCESS.sigma(t))) for t in cast(tuple[float, ...], plan.times)
+    )
     values, vectors = torch.linalg.eigh(cov)
     # D = alpha c/(alpha^2 c + sigma^2) x along an eigenvector, then x' = (r/s) x + (b - a r/s) D
     wanted = r / s + (b - a * r / s) * a * values / (a**2 * values + s**2)
@@ -43,7 +48,7 @@ def test_gaussian_data_in_closed_form():
 def test_the_dense_jacobian_of_a_mixture(noisy):
     law = Mixture.isotropic(torch.full((3,), 1 / 3), torch.randn(3, 12), torch.tensor([0.2, 0.4, 0.6]))
     model, x = law.denoiser(PROCESS), torch.randn(3, 12)
-    plan = DDPM().plan(PROCESS, PLAN.times) if noisy else PLAN
+    plan = DDPM().plan(PROCESS, TIMES) if noisy else PLAN
     noise = torch.randn(plan.slots, 3, 12) if noisy else None
     found = singular_directions(model, plan, x, 2, noise=noise, tolerance=1e-9)
     for b in range(3):

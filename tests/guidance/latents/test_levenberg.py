@@ -1,8 +1,11 @@
 """Levenberg-Marquardt through a sampler: its steps against dense algebra, its optima against closed forms."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from problems import PROCESS
+from torch import Tensor
 
 from pullback.adjoint import Checkpoint, Continuous, Direct, DoubleBackward, Reversible, Truncated, sample
 from pullback.guidance import (
@@ -123,7 +126,7 @@ def test_one_step_solves_a_linear_problem(gradient):
     assert torch.allclose(found.x, wanted, atol=1e-9) and len(found.losses) == 2
     more = run(model, LeastSquares(measured.residual, measured.std), x, optimiser=big, prior=NormPrior(), plan=plan,
                steps=9, gradient=gradient)  # fmt: skip
-    assert more.stop == Stop.CONVERGED and bool(more.converged.all())
+    assert more.stop == Stop.CONVERGED and more.converged is not None and bool(more.converged.all())
     assert torch.allclose(more.sample, sample(model, plan, wanted, gradient=None), atol=1e-7)
 
 
@@ -148,7 +151,8 @@ def test_a_mixture_ends_where_lbfgs_does(loss, prior):
     )
     start = near.x + 0.05 * torch.randn(3, 5)
     ours = run(model, plain, start, steps=30, prior=prior)
-    assert torch.allclose(ours.loss, near.loss, rtol=1e-6, atol=1e-8) and bool(ours.converged.all())
+    assert ours.converged is not None and bool(ours.converged.all())
+    assert torch.allclose(ours.loss, near.loss, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.slow
@@ -163,6 +167,7 @@ def test_everything_that_a_sample_owns():
     x = torch.randn(3, 5)
     loss = LeastSquares(measured.residual, measured.std)
     ours = run(model, loss, x, steps=20, **given)
+    assert ours.converged is not None and ours.controls is not None and isinstance(ours.noise, Tensor)
     # conditioning has no prior and can do it all: the optimum is 0, at x, noise and controls 0
     assert bool((ours.losses[0] > 1).all()) and bool((ours.loss < 1e-8).all()) and bool(ours.converged.all())
     again = sample(
@@ -282,3 +287,28 @@ def test_refusals():
 def test_least_squares_is_nats():
     measured, x = seen(), torch.randn(3, 5)
     assert torch.allclose(LeastSquares(measured.residual, measured.std)(x), measured.nats(x))
+
+
+def test_a_noise_level_that_is_a_tensor():
+    """One with a gradient: the run is that of the number, and the loss is differentiable with respect to it."""
+    model, measured, x = mixture().denoiser(PROCESS), seen(), torch.randn(3, 5)
+    level = torch.tensor(0.2, requires_grad=True)
+    told = replace(measured, noise_std=level)
+    plain, found = (
+        run(model, LeastSquares(m.residual, m.std), x, steps=3, prior=NormPrior()) for m in (measured, told)
+    )
+    assert torch.equal(found.x, plain.x) and torch.equal(found.losses, plain.losses)
+    assert level.grad is None and not (found.loss.requires_grad or found.sample.requires_grad)
+    loss = LeastSquares(told.residual, told.std)(x)
+    (slope,) = torch.autograd.grad(loss.sum(), level)
+    assert torch.allclose(slope, -2 * loss.sum().detach() / level.detach())
+
+
+@pytest.mark.parametrize(
+    "std",
+    [0.0, torch.inf, torch.tensor(0.0), torch.tensor(torch.nan), torch.tensor(-0.2, requires_grad=True), torch.ones(3)],
+    ids=str,
+)  # fmt: skip
+def test_a_noise_level_is_one_positive_number(std):
+    with pytest.raises(ValueError, match="^std: got .*, expected (one|a) finite number > 0"):
+        LeastSquares(lambda x: x, std)

@@ -83,7 +83,9 @@ def test_while_parameters_stand_still_a_turn_gives_the_gradient_of_unrolling(cas
     if case == "ddpm":  # its runs differ: the law below
         return
     for k in whole:
-        for found, exact in zip(moves[k].gradient, unrolled(0)[1], strict=True):
+        gradient = moves[k].gradient
+        assert gradient is not None
+        for found, exact in zip(gradient, unrolled(0)[1], strict=True):
             assert (found - exact).abs().max() < 1e-12
     assert (moves[-1].nfe, moves[-1].vjps) == (2 * 5 * 3, 5 * 3)
 
@@ -117,6 +119,7 @@ def test_the_law_of_a_langevin_chain_moves_as_its_covariance_says():
     x = theta.detach() + math.sqrt(v) * torch.randn(200_000, 2, generator=g)
     chain = LangevinChain(lambda x: (x - theta).square().sum(1) / (2 * v), x, size=1e-6)
     move = chain.start([theta], lambda x: (x - m).square().sum(1))(0)
+    assert move.gradient is not None
     assert (move.gradient[0] - 2 * (theta.detach() - m)).abs().max() < 0.05
     assert (move.nfe, move.vjps) == (200_000, 400_000)
 

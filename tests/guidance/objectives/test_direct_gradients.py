@@ -1,5 +1,6 @@
 """Direct-gradient objectives and Adjoint Matching against plain autograd and their formulas."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -164,6 +165,7 @@ def test_levels_of_all_samples_are_the_fine_sampler(make, method):
         (plain,) = updates(make(), policy, on_path, seed=seed)
         assert torch.allclose(ours[0][1], plain[0][1], rtol=1e-9, atol=1e-12)
         assert ours[0][0].figures["reward"] == pytest.approx(plain[0][0].figures["reward"])
+        assert ours[0][0].rewards is not None and plain[0][0].rewards is not None
         assert torch.allclose(ours[0][0].rewards, plain[0][0].rewards)
 
 
@@ -179,10 +181,12 @@ def test_gradients_across_levels_are_unbiased(make):
             drawn = sample_multilevel(
                 policy.denoiser, found, batch.x, noise=Addressed(0, (k,)), gradient=None
             )
+            assert loss.rewards is not None
             yield len(drawn.weights) > 1, (loss.rewards, grad)
 
     seen = dict(each(range(8)))
     fine = updates(make(), policy, batch)[0][0]
+    assert fine[0].rewards is not None
     for k, whole in enumerate((fine[0].rewards, fine[1])):
         assert torch.allclose(0.6 * seen[False][k] + 0.4 * seen[True][k], whole, rtol=1e-9, atol=1e-11)
     assert not torch.allclose(seen[False][1], fine[1], rtol=0.05)
@@ -201,7 +205,7 @@ def test_contexts_and_conditioning_go_with_their_sample():
     (losses,) = DRaFT(levels=found).updates(policy, batch, None, told, World(), torch.Generator())
     loss = next(iter(losses))
     ((rows, texts, targets),) = seen
-    assert rows == len(texts) > 4 and loss.rewards.shape == (4,)
+    assert rows == len(texts) > 4 and loss.rewards is not None and loss.rewards.shape == (4,)
     assert all("abcd"[int(target[0]) // 2] == text for text, target in zip(texts, targets, strict=True))
 
 
@@ -218,7 +222,8 @@ def test_what_does_not_go_with_levels_is_refused():
     with pytest.raises(ValueError, match="expected addresses"):
         given = replace(batch, noise=GivenNoise(torch.zeros(6, 3, 2)))
         list(updates(DRaFT(levels=found), policy, given))
-    for refuses in (ReFL, DRaFTLV, DDPO, AdjointMatching):
+    without: list[Callable[..., Any]] = [ReFL, DRaFTLV, DDPO, AdjointMatching]
+    for refuses in without:
         with pytest.raises(TypeError, match="levels"):
             refuses(levels=found)
 

@@ -1,5 +1,7 @@
 """The source of a pipeline's call, taken apart: by small classes that are written as pipelines are."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from pullback.solvers.pipelines.compiled import INDEX, LABEL, LABELS, code_of
 class Written:
     """What those below have in common; nothing of it is called but by them."""
 
-    scheduler = None
+    scheduler: Any = None
 
     def encode_prompt(self, prompt):
         return torch.full((1, 2), float(len(prompt)))
@@ -17,7 +19,7 @@ class Written:
 
 class Nested(Written):
     @torch.no_grad()
-    def __call__(self, prompt=None, prompt_embeds=None, guided=True, steps=3, latents=None):
+    def __call__(self, prompt=None, prompt_embeds: Any = None, guided=True, steps=3, latents=None):
         if prompt is None:
             prompt = ""
         else:
