@@ -36,9 +36,9 @@ class Parallel(Taped):
     For depth, not for work: 5 to 7 times the calls of the sequential run forwards, 6 to 13 times back. It pays where a
     device is not filled by one call, at batch 1 on a GPU, or on several devices; on a CPU `Checkpoint` is faster.
 
-    The network must treat the rows of a batch apart and by their own t. One call on a single step is compared with the
-    rows of a batched one; ValueError where they differ. Conditioning with a batch axis is repeated, `PerStep` taken
-    step by step, anything else must broadcast.
+    The network must treat the rows of a batch apart and by their own t. Calls on a single step, the first, the middle
+    and the last, are compared with their rows of batched ones; ValueError where they differ. Conditioning with a batch
+    axis is repeated, `PerStep` taken step by step, anything else must broadcast.
 
     Args:
         window: network calls (of a sample) in one batched call; None for all of the plan. Memory is its activations,
@@ -93,7 +93,7 @@ class Parallel(Taped):
         return SweepTape(rollout, registers, unrolled, Ranks(self.group), how)
 
     def cost(self, plan: Plan) -> tuple[int, int]:
-        """Batched calls at most (a sweep for each, one alone, one replay for each window), and batched VJPs."""
+        """Batched calls at most (a sweep for each, six alone, one replay for each window), and batched VJPs."""
         windows = -(-plan.nfe // (self.window or max(plan.nfe, 1)))
         back = plan.nfe if self.backward_sweeps is None else min(plan.nfe, windows * self.backward_sweeps)
-        return plan.nfe + 1 + windows, back + windows
+        return plan.nfe + 2 * min(plan.nfe, 3) + windows, back + windows

@@ -16,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-SCALAR = torch.ops.aten._local_scalar_dense.default  # where item(), bool() and float() end
-WHOLE = {Tensor.tolist, Tensor.numpy, Tensor.__array__}  # these pass the dispatcher by
+ATEN = torch.ops.aten
+# where item(), bool() and float() end, and what answers with a bool at once
+READS = {ATEN._local_scalar_dense.default, ATEN.equal.default, ATEN.allclose.default}
+WHOLE = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}  # these pass the dispatcher by
 
 
 class Reads:
@@ -54,7 +56,7 @@ class _Dispatched(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if self.reads.from_known((args, kwargs)):
-            self.reads.count += func is SCALAR
+            self.reads.count += func in READS
             self.reads.follow(out)
         return out
 

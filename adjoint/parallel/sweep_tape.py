@@ -45,8 +45,10 @@ class _Kept(NamedTuple):
 class SweepTape(Tape):
     """A run of which the states at all nodes are kept.
 
-    The first network call is of the window's last step alone. It is looked at as on every tape; and what the network
-    says there among the rows of all other steps must be the same.
+    The first network call is of the first step alone, as the plain loop has it: what a network keeps from its first
+    call is then the same. It is looked at as on every tape. After the first sweep the first, the middle and the last
+    of its calls are made alone, and after the last sweep those of the plan: what the network said there among the rows
+    of other steps must be the same. (Rows that a network takes for all may settle at the head of a window, at last.)
     """
 
     kept: _Kept
@@ -63,6 +65,8 @@ class SweepTape(Tape):
         how = self.how
         run = Forward(self.rollout, self.unrolled, self._called, how.window, how.tol, how.memory)
         done = run.run(registers)
+        for node in _probed(range(len(run.states))):
+            self._check_apart(self._alone(node, run.states[node]), self.node_marks[node])
         self.kept = _Kept(run.states, self.node_marks)
         self._observe(Way.FORWARD, run.sweeps, run.rows)
         # a gradient of the gradient makes the plan's own calls: as the first was made
@@ -71,8 +75,9 @@ class SweepTape(Tape):
 
     def _called(self, rows: Rows, states: Tensor) -> Tensor:
         """What the network says of each row, (K, outs, ...)."""
-        last = rows.node == rows.node[-1]
-        alone = None if self.calls else self._alone(self.unrolled.calls[int(rows.node[-1])], states[last])
+        low, high = (0, 0) if self.calls else (int(rows.node[0]), int(rows.node[-1]) + 1)
+        # of the first sweep, which has the rows of all samples
+        alone = {node: self._alone(node, states[rows.node == node]) for node in _probed(range(low, high))[:1]}
         mine, own = self.ranks.mine(rows), states[self.ranks.rank :: self.ranks.size]
         out = self.unrolled.no_outs(0).flatten(0, 1)
         if len(own):
@@ -82,19 +87,23 @@ class SweepTape(Tape):
             out = self.unrolled.by_row(said)
         out = self.ranks.gathered(out, len(rows.node))
         marks = self.projection(self.unrolled.as_called(out))
-        if alone is not None:
-            self._check_apart(alone, marks[last])
+        for node in _probed(range(low, high)):
+            there = rows.node == node
+            self._check_apart(
+                alone[node] if node in alone else self._alone(node, states[there]), marks[there]
+            )
         self.node_marks[rows.node, rows.sample] = marks
         return out
 
-    def _alone(self, call: Call, states: Tensor) -> Tensor:
-        """The marks of one call of the plan, the first that is made. Raises ValueError where the network cannot be
-        called on several steps at once, or cannot be trusted to say the same then.
+    def _alone(self, node: int, states: Tensor) -> Tensor:
+        """The marks of one call of the plan. Raises ValueError where the network cannot be called on several steps at
+        once, or cannot be trusted to say the same then. The first that is made is the tape's first call.
         """
+        call, evaluate = self.unrolled.calls[node], self.rollout.evaluate if self.calls else self.evaluate
         scheduled = [leaf.values for leaf in tree_leaves(self.rollout.cond) if isinstance(leaf, PerStep)]
         reads = Reads([states, call.t, *scheduled])
         with reads.watching():
-            marks = self.projection(self.evaluate(call, states))
+            marks = self.projection(evaluate(call, states))
         if self.calls.states[0].random:
             raise ValueError(
                 "Parallel: got a network that draws random numbers (dropout?), expected none: a call on many steps "
@@ -195,3 +204,8 @@ class SweepTape(Tape):
     def _observe(self, way: Way, sweeps: int, rows: int) -> None:
         if self.how.observe is not None:
             self.how.observe(Swept(way, sweeps, rows))
+
+
+def _probed(nodes: range) -> list[int]:
+    """The first, the middle and the last."""
+    return sorted({nodes[0], nodes[len(nodes) // 2], nodes[-1]}) if nodes else []

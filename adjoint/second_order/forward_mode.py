@@ -16,6 +16,7 @@ from ..not_finite import not_finite
 from ..transforms import finite, transform
 from .call_jvp import CallJVP, ForwardMode
 from .entering import EnteringTensors
+from .untouched import NothingKept, NoWayRound, buffers_aside
 
 
 @checked
@@ -47,9 +48,12 @@ def pushforward(
         Two states of x's form.
 
     Raises:
-        ValueError: as `sample`; a tensor in `wrt` that does not enter; a tangent of another form; inside a torch.func
-            transform or forward-mode AD. NotImplementedError: an operation of the network without a forward-mode
-            derivative. FloatingPointError: a sample or tangent that is not finite.
+        ValueError: as `sample`; a tensor in `wrt` that does not enter, or enters by other ways too; a tangent of
+            another form; inside a torch.func transform or forward-mode AD.
+        NotImplementedError: an operation of the network without a forward-mode derivative.
+        FloatingPointError: a sample or tangent that is not finite.
+        RuntimeError: a network that writes to its buffers (which stay as they were), or keeps a tensor from call to
+            call.
 
     Cost: plan.nfe JVPs of the network, of 2 to 3 F each; memory: the registers twice, and one call. Any plan: with
     noise, stacked, with `Apply` instructions. Source: Griewank and Walther 2008, Evaluating Derivatives, chapter 3.
@@ -67,9 +71,12 @@ def pushed_through(
     if around := transform():
         raise ValueError(f"pushforward: got {around}, expected none: forward mode does not nest; use torch.func.jvp on "
                          "sample(..., gradient=Direct())")  # fmt: skip
-    with torch.no_grad(), by.around(), dual_level():
+    aside = buffers_aside(entering.model)
+    no_way_round = NoWayRound(entering.model, entering.wrt)
+    with torch.no_grad(), by.around(), dual_level(), aside:
         pairs = zip(entering.wrt, tangents, strict=True)
         duals = [make_dual(value.detach(), tangent) for value, tangent in pairs]
+        kept = NothingKept(entering.model, duals)
         arguments = entering.standing_in(duals)
         given = Given.of(
             entering.model,
@@ -83,9 +90,13 @@ def pushed_through(
         rollout = given.rollout(lambda step, x: None, ())
 
         def evaluate(call: Call, state: Tensor) -> Tensor:
-            return by.evaluate(rollout, entering, duals, call, state)
+            with no_way_round:
+                out = by.evaluate(rollout, entering, duals, call, state)
+            kept.called()
+            return out
 
         value, pushed = unpack_dual(rollout.execute(given.registers, evaluate)["x"])
+        kept.check()
         value = value.detach()
         if not finite(value):
             raise not_finite(rollout, given.registers, value)

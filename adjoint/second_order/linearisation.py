@@ -29,10 +29,8 @@ from .entering import EnteringTensors
 from .forward_mode import pushed_through
 
 Curvature = Annotated[Callable[[State], State], Wanted("a function from u to H u at the sample")]
-ADJOINT = {
-    torch.float64: 1e-8,
-    torch.float32: 1e-3,
-}  # by how much <w, J v> and <J^T w, v> may differ, of |w| |J v|
+ADJOINT = {torch.float64: 1e-8, torch.float32: 1e-3}
+ADJOINT_COARSE = 0.05  # of half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +96,7 @@ class Linearisation:
         pushed = self.jvp(tangent)
         w = pushed if curvature is None else curvature(pushed)
         pulled = self.vjp(w)
-        coarsest = max(ADJOINT.get(leaf.dtype, 0.05) for leaf in (*self._leaves, *tree_leaves(pushed)))
-        _check_adjoint(_flat(w), _flat(pushed), _flat(pulled), _flat(tangent), coarsest)
+        _check_adjoint(_flat(w), _flat(pushed), _flat(pulled), _flat(tangent), exactness(self))
         return pulled
 
 
@@ -149,6 +146,14 @@ def linearised(
     snapshot = Snapshot(entering.model, parameters(entering.model) | entering.tensors())
     value = tree_map(torch.Tensor.detach, out)
     return Linearisation(value, plan, entering, leaves, tree_leaves(out), around, snapshot, by)
+
+
+def exactness(linear: Linearisation) -> float:
+    """By how much <w, J v> and <J^T w, v> may differ, of |w| |J v|: as its coarsest numbers have it."""
+    if linear._around.autocast[0]:
+        return ADJOINT_COARSE
+    entered = (*linear._leaves, *tree_leaves(linear.value), *linear._snapshot.tensors.values())
+    return max(ADJOINT.get(value.dtype, ADJOINT_COARSE) for value in entered if value.is_floating_point())
 
 
 def _flat(tree: State) -> Tensor:

@@ -14,7 +14,7 @@ from ...solvers.wanted import Count, Positive, Samples
 from ..checkpoint import Checkpoint
 from ..gradient import Gradient
 from .call_jvp import CallJVP, ForwardMode
-from .linearisation import Linearisation, linearised
+from .linearisation import Linearisation, exactness, linearised
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +67,15 @@ def singular_directions(
         start: where the first block is drawn.
 
     Raises:
-        ValueError: as `linearised`; k greater than a sample has numbers.
+        ValueError: as `linearised`; k greater than a sample has numbers; no sample.
+        RuntimeError: where J and J^T are not of one matrix for each sample.
 
     Cost: at most rounds (k + extra) JVPs and as many VJPs of a run, of N calls each, at the states of one: a few rounds
     suffice for well separated values. Memory: twice as many states. Source: Musco and Musco 2015, arXiv 1504.05477,
     algorithm 2.
     """
+    if not len(x):
+        raise ValueError("x: got 0 samples, expected at least one; pass x of shape (B, ...) with B > 0")
     size = x[0].numel()
     if k > size:
         raise ValueError(f"k: got {k}, expected at most {size}, the numbers of a sample")
@@ -87,6 +90,7 @@ def singular_directions(
     for _ in range(rounds):
         block = _cleared(block, space)[:, :, : size - space.shape[2]]
         moved, back = _products(linear, block, x)
+        _check_transposes(block, moved, back, exactness(linear))
         space, images = torch.cat([space, block], 2), torch.cat([images, moved], 2)
         squares = torch.cat([squares, back], 2)
         small = space.mT @ squares
@@ -117,6 +121,21 @@ def _products(linear: Linearisation, block: Tensor, like: Tensor) -> tuple[Tenso
     moved = [linear.jvp(column.reshape(like.shape)) for column in block.unbind(2)]
     back = [linear.vjp(each) for each in moved]
     return torch.stack([m.flatten(1) for m in moved], 2), torch.stack([b.flatten(1) for b in back], 2)
+
+
+def _check_transposes(block: Tensor, moved: Tensor, back: Tensor, allowed: float) -> None:
+    """Raise RuntimeError unless V^T (J^T J V) = (J V)^T (J V), sample by sample."""
+    off = (block.mT @ back - moved.mT @ moved).abs().amax((1, 2))
+    scale = moved.square().sum((1, 2)) + block.norm(dim=(1, 2)) * back.norm(dim=(1, 2))
+    wrong = ~(off <= allowed * scale)
+    if bool(wrong.any()):
+        samples = wrong.nonzero()[:8, 0].tolist()
+        raise RuntimeError(
+            f"J V and J^T J V: got V^T (J^T J V) and (J V)^T (J V) {float((off / scale).max()):.2g} of their size "
+            f"apart for samples {samples} of {len(block)}, expected the same: the network mixes the samples of a batch, "
+            "or something in it has a tangent and no gradient (torch.no_grad inside?); pass one sample at a time, or "
+            "by=DoubleBackward()"
+        )
 
 
 def _cleared(block: Tensor, space: Tensor) -> Tensor:

@@ -6,8 +6,19 @@ import pytest
 import torch
 from problems import MIXTURE, PROCESS
 
-from pullback.adjoint import linearised, sample, singular_directions
-from pullback.solvers import DDIM, DDPM, Addressed, DPMSolverPP, Gaussian, Mixture, UniformLambda, UniformT
+from pullback.adjoint import DoubleBackward, ForwardMode, linearised, sample, singular_directions
+from pullback.solvers import (
+    DATA,
+    DDIM,
+    DDPM,
+    Addressed,
+    Denoiser,
+    DPMSolverPP,
+    Gaussian,
+    Mixture,
+    UniformLambda,
+    UniformT,
+)
 
 PLAN = DPMSolverPP(2).plan(PROCESS, UniformT(4, start=0.9, end=0.05))
 TIMES = cast(tuple[float, ...], PLAN.times)
@@ -78,9 +89,32 @@ def test_batch_mates_do_not_meet():
     assert torch.allclose(together.sample, linearised(model, PLAN, x).value)
 
 
+def test_a_jacobian_and_a_transpose_that_do_not_agree_are_an_error():
+    """A part without grad has a tangent and no gradient; a batch that is mixed has no Jacobian for each sample."""
+
+    def unseen(x, t):
+        with torch.no_grad():
+            scale = 1 + x.square().mean(1, keepdim=True)
+        return torch.tanh(x) * scale
+
+    for network, by in (
+        (unseen, ForwardMode()),
+        (lambda x, t: torch.tanh(x + 0.2 * x.mean(0)), ForwardMode()),
+        (lambda x, t: torch.tanh(x + 0.2 * x.mean(0)), DoubleBackward()),
+    ):
+        with pytest.raises(RuntimeError, match=r"J V and J\^T J V: got .* for samples \[0, 1"):
+            singular_directions(Denoiser(network, PROCESS, DATA), PLAN, torch.randn(3, 4), 2, by=by)
+    found = singular_directions(
+        Denoiser(unseen, PROCESS, DATA), PLAN, torch.randn(3, 4), 2, by=DoubleBackward()
+    )
+    assert bool((found.error < 1e-3).all())
+
+
 def test_refusals():
     model = MIXTURE.denoiser(PROCESS)
     with pytest.raises(ValueError, match="k: got 3, expected at most 2"):
         singular_directions(model, PLAN, torch.randn(2, 2), 3)
     with pytest.raises(ValueError, match="got 1 sample ids, expected 2"):
         singular_directions(model, PLAN, torch.randn(2, 2), 1, start=Addressed(0, samples=[5]))
+    with pytest.raises(ValueError, match="x: got 0 samples, expected at least one"):
+        singular_directions(model, PLAN, torch.randn(0, 2), 1)
