@@ -72,7 +72,7 @@ class CallCost:
 def measured_call(rollout: Rollout, registers: Registers) -> CallCost:
     """The cost of the first network call of `rollout`, at the state in `registers`.
 
-    The random state, buffers, memos, the hooks of tensors and DDP's averaging are left alone. The network's own hooks see
+    The random state, buffers, memos, hooks of tensors and DDP's averaging are left alone. The network's own hooks see
     each call, as they see replays.
 
     Raises:

@@ -82,7 +82,8 @@ def learn_solver(
             `LearnedScale()`.
         features: what of a sample is compared, (B, ...) to (B, ...): an embedding, a decoder.
         held_out: how many of x, the last ones, are not learned from; by default a quarter.
-        steps: at most, in each of the stages. start: where an earlier run ended, for the parts that it has learned.
+        steps: at most, in each of the stages. start: where an earlier run on this plan ended; the first
+            stage has all parts that it has learned, and what is found is never worse than it.
 
     Returns:
         A `LearnedSolver`. Ctrl-C ends early with the best so far.
@@ -113,17 +114,23 @@ def learn_solver(
     kept = max(1, len(x) // 4) if held_out is None else held_out
     if kept >= len(x):
         raise ValueError(f"held_out: got {kept} of {len(x)} samples, expected fewer; pass more noise")
+    if start is not None:
+        _check_start(denoiser, plan, parts, start)
     x = carried(x.detach())
     target = sample(denoiser, teacher, x, cond=cond, gradient=None)
     rows = slice(None, len(x) - kept), slice(len(x) - kept, None)
     train, held = (Draws(x[row], _rows(cond, row, len(x)), target[row]) for row in rows)
     learning = _Learning(denoiser, plan, held, features)
     learning.nfe += teacher.nfe * len(x)
-    known = {} if start is None else dict(start.theta)
+    known, first = {}, 1
+    if start is not None:
+        known = dict(start.theta)
+        first = 1 + max((k for k, part in enumerate(parts) if part in known), default=0)
+        learning.begin(start)
     stop = Stop.STEPS
     try:
-        with tqdm(total=steps * len(parts), disable=not progress) as bar:
-            for last in range(1, len(parts) + 1):
+        with tqdm(total=steps * (len(parts) + 1 - first), disable=not progress) as bar:
+            for last in range(first, len(parts) + 1):  # never without what is known
                 stop = learning.stage(train, parts[:last], known, steps, bar)
                 known = dict(learning.best_theta)
     except KeyboardInterrupt:
@@ -155,6 +162,24 @@ def _check_plans(plan: Plan, teacher: Plan, cond: Any) -> None:
         )
 
 
+def _check_start(denoiser: Model, plan: Plan, parts: Sequence[LearnedPart], start: LearnedSolver) -> None:
+    """Raise ValueError for a result that these parts do not make again of this plan."""
+    if lacking := [part for part in start.theta if part not in parts]:
+        raise ValueError(
+            f"start: got a result that has learned {lacking}, expected parts that are in learn, {list(parts)}; pass "
+            "the same to learn"
+        )
+    student = Student(denoiser, plan, sorted(start.theta, key=lambda part: part.rank))
+    theta = [start.theta[part] for part in student.parts]
+    if [len(numbers) for numbers in theta] != student.sizes or student.draft(
+        torch.cat([*theta, torch.zeros(0, dtype=torch.float64)])
+    ).plan != start.plan:
+        raise ValueError(
+            f"start: got a result learned from another plan than {plan.name}, expected one of this plan and network; "
+            "pass the plan that it was learned from"
+        )
+
+
 def _rows(cond: Any, rows: slice, batch: int) -> Any:
     """Those rows of every tensor of `cond` that has one for each sample."""
     return tree_map(
@@ -181,6 +206,13 @@ class _Learning:
     def __post_init__(self) -> None:
         self.best = Draft(self.plan)
         self.before = self.after = self._judged(self.best)
+
+    def begin(self, start: LearnedSolver) -> None:
+        """Take `start` for the best where it is no worse than the plan given."""
+        draft = Draft(start.plan, start.scale)
+        found = self._judged(draft)
+        if float(found.mean()) <= float(self.after.mean()):
+            self.best, self.after, self.best_theta = draft, found, dict(start.theta)
 
     def stage(
         self, train: Draws, parts: list[LearnedPart], known: dict[LearnedPart, Tensor], steps: int, bar: tqdm

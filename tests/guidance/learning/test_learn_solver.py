@@ -31,6 +31,7 @@ from pullback.solvers import (
     DPMSolverPP,
     EDMHeun,
     FlowAdams,
+    GivenTimes,
     Guided,
     Mixture,
     RectifiedFlow,
@@ -238,6 +239,33 @@ def test_ctrl_c_gives_the_best_so_far_and_it_goes_on_from_there():
     more = learned(start=found)
     assert more.losses[0, 1] == found.losses[:, 1].min()
     assert float(more.after.mean()) <= float(found.after.mean())
+
+
+def test_start_is_gone_on_from_with_all_its_parts_and_never_lost():
+    found = learned(steps=1)
+    for options in ({"steps": 1}, {"steps": 1, "x": noise(24, 3)}):
+        target = sample(MODEL, DEIS(3).plan(VP(), grid(40)), options.get("x", noise(24))[18:], gradient=None)
+        mine = sample(MODEL, found.plan, options.get("x", noise(24))[18:], gradient=None)
+        reached = float(teacher_distances(mine, target, lambda x: x).mean())
+        more = learned(start=found, **options)
+        assert float(more.losses[0, 1]) == reached and float(more.after.mean()) <= reached
+    calls = []
+
+    def features(out):
+        calls.append(1)
+        if len(calls) > 6:
+            raise KeyboardInterrupt
+        return out
+
+    stopped = learned(start=found, features=features)
+    assert stopped.stop is Stop.INTERRUPT and stopped.plan == found.plan and stopped.theta == found.theta
+    refused("learn", start=found, learn=[LearnedTimes(TWO)])
+    for plan in (TWO.plan(VP(), grid(5)), TWO.plan(VP(), GivenTimes([1.0, 0.7, 0.4, 0.2, 0.02]))):
+        with pytest.raises(ValueError, match="start: .*another plan"):
+            learn_solver(
+                MODEL, plan, DEIS(3).plan(VP(), grid(40)), noise(8), start=found,
+                learn=list(found.theta), progress=False,
+            )  # fmt: skip
 
 
 def test_guidance_scales_are_learned_with_labels():
