@@ -15,7 +15,7 @@ from ...solvers.checked import CheckedFields
 from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
 from ..loss import Loss
-from .implicit import ImplicitSampler, Moved, losses_of
+from .implicit import ImplicitSampler, Moved, check_reached, losses_of, own_gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +113,8 @@ class _Turning:
     steps: StepCoefficients
     forwards: deque[_Run] = field(default_factory=deque)  # youngest first
     backwards: deque[_Run] = field(default_factory=deque)
+    arrived: bool = False  # whether a run has reached its loss
+    reached: bool = False  # whether a whole gradient has been looked at
 
     def __call__(self, k: int) -> Moved:
         n = len(self.steps.slots)
@@ -151,9 +153,20 @@ class _Turning:
         with torch.enable_grad():
             x = run.states.pop().requires_grad_()
             losses = losses_of(self.loss, x)
+            if not self.arrived:
+                self._check_loss(losses)
             run.cotangent = torch.autograd.grad(losses.mean(), x)[0]
+        self.arrived = True
         self.backwards.appendleft(run)
         return losses.detach()
+
+    def _check_loss(self, losses: Tensor) -> None:
+        found = own_gradient(losses, self.parameters)
+        if place := [k for k, grad in enumerate(found) if grad is not None]:
+            raise ValueError(
+                f"ShiftQueue: got a loss that depends on parameters[{place[0]}] by itself, expected one of the samples "
+                "alone: the queue pulls it back through the run and nowhere else; leave that term out, or unroll"
+            )
 
     def _pull(self) -> list[Tensor]:
         """Every run backwards by a step; what they give to the parameters, summed."""
@@ -164,6 +177,9 @@ class _Turning:
             pulled = torch.cat([run.cotangent for run in runs if run.cotangent is not None])
             first, *rest = torch.autograd.grad(out, [x, *self.parameters], pulled, allow_unused=True)
         assert first is not None
+        if not self.reached and len(runs) == len(self.steps.slots):  # every step at once
+            check_reached("denoiser", self.parameters, None, rest)
+            self.reached = True
         for run, cotangent in zip(runs, first.split(len(runs[0].cotangent)), strict=True):  # type: ignore[arg-type]
             run.cotangent = cotangent
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, rest, strict=True)]

@@ -216,3 +216,31 @@ def test_an_interrupt_keeps_what_was_reached_and_bad_things_are_named():
     queue = ShiftQueue(Denoiser(Small(), VP(), DATA), DPMSolverPP(2).plan(VP(), GRID), lambda k: noise(2))
     with pytest.raises(ValueError, match="step 1 is no single call"):
         queue.start([theta], far)
+
+
+def test_a_parameter_that_gets_no_gradient_is_named_before_any_update():
+    theta, other = (torch.zeros(2, requires_grad=True) for _ in range(2))
+
+    def energy(x):
+        return (x - theta).square().sum(1)
+
+    def direct(x):
+        return x.square().sum(1) + (other - 3).square().sum()
+
+    network = Small()
+    queue = ShiftQueue(Denoiser(network, VP(), DATA), DDIM().plan(VP(), GRID), lambda k: noise(2))
+    own = list(network.parameters())
+    for sampler, loss, given, match in (
+        (LangevinChain(energy, noise(8)), direct, [theta, other], r"parameters\[1\] \(2,\).*loss depends"),
+        (LangevinChain(energy, noise(8)), far, [theta, other], r"parameters\[1\] .*nothing depends"),
+        (queue, lambda x: far(x) + network.c.square().sum(), own, r"loss that depends on parameters\[1\]"),
+        (queue, direct, [*own, other], r"loss that depends on parameters\[2\]"),
+        (queue, far, [*own, other], r"parameters\[2\] .*denoiser does not reach"),
+    ):
+        before = [p.detach().clone() for p in given]
+        with pytest.raises(ValueError, match=match):
+            implicit_diffusion(sampler, loss, given, steps=12, progress=False)
+        assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+    # the term of a KL: the energy has its parameter too
+    kept = LangevinChain(energy, noise(8)).start([theta], lambda x: far(x) + x @ theta)(0)
+    assert kept.gradient[0].norm() > 0
