@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
 from ..loss import Loss
 from .implicit import ImplicitSampler, Moved, check_reached, losses_of, own_gradient
+from .steady import check_steady, drawing_nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,8 @@ class ShiftQueue(CheckedFields, ImplicitSampler):
         denoiser: its parameters are moved. plan: with one network call and one combination of it and x a step (DDIM,
             DDPM, FlowEuler, EulerMaruyama ...).
         starts: of turn k, noise (B, ...) at the plan's first time.
-        cond: as for `sample`, of all turns; tensors of B rows go with the rows.
+        cond: as for `sample`, of all turns; tensors of B rows go with the rows: one for all samples has another first
+            axis than B, or none.
         noise: of stochastic plans; sample b of turn k has the address k B + b.
 
     Cost: 2 N B calls and N B VJPs a turn, as of one unrolled batch under `Checkpoint`, in two calls and one VJP one
@@ -51,6 +54,7 @@ class ShiftQueue(CheckedFields, ImplicitSampler):
     def start(self, parameters: list[Tensor], loss: Loss) -> Callable[[int], Moved]:
         if any(isinstance(leaf, PerStep) for leaf in tree_leaves(self.cond)):
             raise ValueError("cond: got PerStep conditioning, expected one for all steps; pass tensors")
+        check_steady("ShiftQueue", self.denoiser)
         return _Turning(self, parameters, loss, steps_of(self.plan, self.denoiser))
 
 
@@ -136,7 +140,9 @@ class _Turning:
         runs = list(self.forwards)
         with torch.no_grad():
             x = torch.cat([run.states[-1] for run in runs])
-            moved = self._stepped(x, [len(run.states) - 1 for run in runs]).split(len(runs[0].states[-1]))
+            at = [len(run.states) - 1 for run in runs]
+            with nullcontext() if at != [0] else drawing_nothing("ShiftQueue", x.device):  # the first call
+                moved = self._stepped(x, at).split(len(runs[0].states[-1]))
         for run, state in zip(runs, moved, strict=True):
             step = len(run.states) - 1
             if self.steps.slots[step] >= 0:

@@ -14,13 +14,16 @@ from ...adjoint.arguments import check_arguments
 from ...solvers import Guided, Model, Plan
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
+from ...solvers.loop import predict
 from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
+from ...solvers.program import prepare
 from ...solvers.wanted import Count, Samples
 from ..latents.optimisation import Stop
 from .factors import LearnedCoefficients
 from .gauss_newton import Features, GaussNewton, teacher_distances
 from .part import Draft, LearnedPart
+from .steady import check_steady, drawing_nothing
 from .student import Draws, Run, Student
 from .told_times import LearnedLabels
 
@@ -90,7 +93,8 @@ def learn_solver(
 
     Raises:
         ValueError: a stochastic plan (its samples follow their noise, not the teacher's), two plans between other
-            times, PerStep conditioning, parts that do not fit the plan. FloatingPointError: a teacher that is not
+            times, PerStep conditioning, parts that do not fit the plan, a network in train mode with dropout or batch normalisation.
+            FloatingPointError: a teacher that is not
             finite.
 
     Cost: B N teacher calls once; a step B (1 - held_out) sum_k (N - n_k) calls, with n_k the step of the plan that the
@@ -116,7 +120,11 @@ def learn_solver(
         raise ValueError(f"held_out: got {kept} of {len(x)} samples, expected fewer; pass more noise")
     if start is not None:
         _check_start(denoiser, plan, parts, start)
+    check_steady("learn_solver", denoiser)
     x = carried(x.detach())
+    with drawing_nothing("learn_solver", x.device), torch.no_grad():
+        call = next(prepare(plan, denoiser, x[:1]).calls())
+        predict(denoiser, call, x[:1], _rows(cond, slice(1), len(x)))
     target = sample(denoiser, teacher, x, cond=cond, gradient=None)
     rows = slice(None, len(x) - kept), slice(len(x) - kept, None)
     train, held = (Draws(x[row], _rows(cond, row, len(x)), target[row]) for row in rows)

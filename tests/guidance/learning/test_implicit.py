@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from pullback.adjoint import sample
 from pullback.guidance import adam
@@ -244,3 +245,24 @@ def test_a_parameter_that_gets_no_gradient_is_named_before_any_update():
     # the term of a KL: the energy has its parameter too
     kept = LangevinChain(energy, noise(8)).start([theta], lambda x: far(x) + x @ theta)(0)
     assert kept.gradient[0].norm() > 0
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.3), nn.BatchNorm1d(2), None], ids=str)
+def test_a_network_that_draws_or_mixes_the_batch_is_refused_by_the_queue(layer):
+    small = Small()
+
+    class Loud(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.small, self.layer = small, layer
+
+        def forward(self, x, t):
+            out = small(x, t)
+            return nn.functional.dropout(out, 0.3, self.training) if layer is None else self.layer(out)
+
+    network = Loud().double().train()
+    queue = ShiftQueue(Denoiser(network, VP(), DATA), DDIM().plan(VP(), GRID), lambda k: noise(4))
+    with pytest.raises(ValueError, match=r"ShiftQueue.*eval\(\)"):
+        implicit_diffusion(queue, far, list(small.parameters()), steps=1, progress=False)
+    network.eval()
+    implicit_diffusion(queue, far, list(small.parameters()), steps=12, progress=False)
