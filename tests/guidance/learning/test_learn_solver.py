@@ -117,6 +117,18 @@ def test_times_at_nought_and_far_from_it():
             assert (times[0], times[-1]) == (plan.times[0], plan.times[-1])
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("method", [DDIM(), DPMSolverPP(2)], ids=str)
+def test_every_factor_of_a_plan_to_sigma_0_moves_it(method, steps):
+    draft = Draft(method.plan(VP(), UniformT(steps)))
+    part = LearnedCoefficients()
+    count = part.size(draft, MODEL)
+    made = [
+        part.applied(draft, row, MODEL).plan for row in (torch.zeros(count), *(0.1 * torch.eye(count)).unbind())
+    ]
+    assert count and all(plan != made[0] for plan in made[1:])
+
+
 @pytest.mark.parametrize("plan", [*PLANS, FLOW_PLAN], ids=lambda plan: plan.name)
 def test_what_is_kept_is_exact_for_constant_predictions(plan):
     """A network that knows the one point that the data is: x_t = alpha D + sigma E, in every register."""
