@@ -124,7 +124,8 @@ def test_every_factor_of_a_plan_to_sigma_0_moves_it(method, steps):
     part = LearnedCoefficients()
     count = part.size(draft, MODEL)
     made = [
-        part.applied(draft, row, MODEL).plan for row in (torch.zeros(count), *(0.1 * torch.eye(count)).unbind())
+        part.applied(draft, row, MODEL).plan
+        for row in (torch.zeros(count), *(0.1 * torch.eye(count)).unbind())
     ]
     assert count and all(plan != made[0] for plan in made[1:])
 
