@@ -120,8 +120,8 @@ def audit(
     The exact gradient of a run is not that of the flow it approximates. Where `strategies` hold a `Continuous`, each
     row says how far from the latter it is, by an estimate: c with M and c' with M/2 steps of an adjoint of order p, at
     the same states of the run, extrapolate to c + (c - c')/(2^p - 1), which stands for the flow's own; of several the
-    one whose c and c' differ least. It is a hint: how often it is right stands in `benchmarks/results/audits.json`. None
-    is made of a run whose calls are not one a step (`EDMHeun`): there it named the wrong one in 5 of 5.
+    one whose c and c' differ least. It is a hint: how often it is right stands in `benchmarks/results/audits.json`.
+    None is made of a run whose calls are not one a step (`EDMHeun`): there it named the wrong one in 5 of 5.
 
     Args:
         loss: (B, ...) -> (B,) or a scalar.
