@@ -56,7 +56,14 @@ class LangevinChain(CheckedFields, ImplicitSampler):
             with_graph = losses_of(loss, at)
             losses = with_graph.detach()
             weights = -(losses - losses.mean()) / (len(at) - 1)
-            slope = torch.autograd.grad(energy.sum(), at, retain_graph=True)[0]
+            slope = None
+            if energy.requires_grad:
+                (slope,) = torch.autograd.grad(energy.sum(), at, retain_graph=True, allow_unused=True)
+            if slope is None:
+                raise ValueError(
+                    "energy: got one that does not depend on x, expected a function of the particles; compute it from x "
+                    "without detach() or no_grad()"
+                )
             grads = torch.autograd.grad(weights @ energy, parameters, allow_unused=True, retain_graph=k == 0)
             if k == 0:
                 check_reached("energy", parameters, with_graph, grads)

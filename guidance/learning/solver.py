@@ -13,7 +13,7 @@ from ...adjoint import sample
 from ...adjoint.arguments import check_arguments
 from ...solvers import Guided, Model, Plan
 from ...solvers.checked import checked
-from ...solvers.kinds import check_kind
+from ...solvers.kinds import check_kind, described
 from ...solvers.loop import predict
 from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
@@ -121,7 +121,9 @@ def learn_solver(
     if start is not None:
         _check_start(denoiser, plan, parts, start)
     check_steady("learn_solver", denoiser)
+    _ = Student(denoiser, plan, parts).sizes  # what does not fit the plan is refused before the teacher's run
     x = carried(x.detach())
+    _check_features(features, x[len(x) - kept :])
     with drawing_nothing("learn_solver", x.device), torch.no_grad():
         call = next(prepare(plan, denoiser, x[:1]).calls())
         predict(denoiser, call, x[:1], _rows(cond, slice(1), len(x)))
@@ -167,6 +169,16 @@ def _check_plans(plan: Plan, teacher: Plan, cond: Any) -> None:
         raise ValueError(
             "cond: got PerStep conditioning, expected one for all steps, since plan and teacher have different ones; "
             "learn the scale with LearnedScale()"
+        )
+
+
+def _check_features(features: Features, x: Tensor) -> None:
+    with torch.no_grad():
+        found = features(x)
+    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(x):
+        raise ValueError(
+            f"features: got {described(found)} of {len(x)} samples, expected a tensor (B, ...) with an axis beside that "
+            "of the samples; return a vector for each, x[:, None] where it is one number"
         )
 
 

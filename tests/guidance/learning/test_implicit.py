@@ -266,3 +266,11 @@ def test_a_network_that_draws_or_mixes_the_batch_is_refused_by_the_queue(layer):
         implicit_diffusion(queue, far, list(small.parameters()), steps=1, progress=False)
     network.eval()
     implicit_diffusion(queue, far, list(small.parameters()), steps=12, progress=False)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_an_energy_free_of_x_is_named(detached):
+    theta = torch.zeros(2, requires_grad=True)
+    chain = LangevinChain(lambda x: x.detach() @ (theta.detach() if detached else theta), noise(4))
+    with pytest.raises(ValueError, match="energy: .*does not depend on x"):
+        implicit_diffusion(chain, far, [theta], progress=False)

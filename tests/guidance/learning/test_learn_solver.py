@@ -351,3 +351,15 @@ def test_dropout_is_refused(functional):
     with pytest.raises(ValueError, match=r"learn_solver.*eval\(\)"):
         learn_solver(Denoiser(Loud(), VP(), V), PLANS[0], PLANS[1], noise(8), progress=False)
     assert sum(seen) <= 1
+
+
+def test_a_plan_of_one_step_and_features_of_no_axis_are_refused_before_any_call():
+    seen = []
+    model = Denoiser(lambda x, t: seen.append(1), VP(), V)
+    one, teacher = DDIM().plan(VP(), grid(1)), DEIS(3).plan(VP(), grid(40))
+    with pytest.raises(ValueError, match="LearnedTimes: got a plan of 1 step"):
+        learn_solver(model, one, teacher, noise(8), learn=[LearnedTimes(DDIM())])
+    for features in (lambda x: x.sum(1), lambda x: x.mean()):
+        with pytest.raises(ValueError, match="features: got"):
+            learn_solver(model, PLANS[0], teacher, noise(8), features=features)
+    assert not seen
