@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..solvers import Call
 from ..solvers.loop import predict
+from .memos import Memos
 from .peak import Peak
 from .replay.call_state import CallState
 from .replay.cond import aliased
@@ -71,7 +72,7 @@ class CallCost:
 def measured_call(rollout: Rollout, registers: Registers) -> CallCost:
     """The cost of the first network call of `rollout`, at the state in `registers`.
 
-    The random state, buffers, the hooks of tensors and DDP's averaging are left alone. The network's own hooks see
+    The random state, buffers, memos, hooks of tensors and DDP's averaging are left alone. The network's own hooks see
     each call, as they see replays.
 
     Raises:
@@ -83,6 +84,7 @@ def measured_call(rollout: Rollout, registers: Registers) -> CallCost:
     snapshot = Snapshot(rollout.model, measuring.inputs.every())
     try:
         out = measuring.passed()  # whatever a network does only once
+        measuring.keeps = measuring.memos.put_back()
         snapshot.check_buffers("by a network call")
         measuring.look(out)
         sizes = measuring.sizes()
@@ -91,6 +93,8 @@ def measured_call(rollout: Rollout, registers: Registers) -> CallCost:
     except RuntimeError:
         _put_back(snapshot)
         raise
+    finally:
+        measuring.memos.put_back()
     return cost
 
 
@@ -108,6 +112,8 @@ class _Measuring:
         self.rollout, self.state = rollout, registers["x"].detach()
         calls: list[Call] = list(rollout.program.calls())
         self.call, self.count = calls[0], len(calls)
+        # of a network that keeps tensors every call is the first one: another graph's would be in the way
+        self.memos, self.keeps = Memos(rollout.model), False
         self.inputs, self.plain = Inputs.of(rollout, registers), plain_state(rollout.model)
         self.around = CallState(
             self.state.device, Turns()
@@ -115,11 +121,17 @@ class _Measuring:
 
     def passed(self) -> Tensor:
         """The call without a graph."""
+        self.forget()
         with self.around.restored(), torch.no_grad():
             return self.rollout.evaluate(self.call, self.state)
 
+    def forget(self) -> None:
+        if self.keeps:
+            self.memos.put_back()
+
     def called(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The call with a graph: output, state that went in, and what stands for state and conditioning."""
+        self.forget()
         with self.around.restored():
             cond, aliases = aliased(self.rollout.cond, self.call.step, alias)
             start = alias(self.state)

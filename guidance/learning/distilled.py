@@ -24,7 +24,7 @@ def d_ode(denoiser: Model, grid: Grid, x: Samples, *, cond: Any = None, scale: C
         x_{k+1} = (sigma_{k+1}/sigma_k) x_k + (...) D_k + lambda_k (D_k - D_{k-1}),    lambda_0 = 0
 
     lambda_k is the least-squares fit, over all of x and with the steps before as they were fitted, of x_{k+1} to the
-    state at that node of DDIM on a grid with each step of t cut into `scale`.
+    state at that node of DDIM on a grid with each step of t cut into `scale`; 0 where D did not change.
 
     Args:
         grid: of the plan, as for `Method.plan`; finite lambda but at its end. x: (B, ...) noise at its first time; the
@@ -63,7 +63,10 @@ def d_ode(denoiser: Model, grid: Grid, x: Samples, *, cond: Any = None, scale: C
         x = ratio * x + gain * data
         if before is not None:
             change = data - before
-            fitted = float((change * (target - x)).sum() / change.square().sum())
+            size = float(change.square().sum())
+            rounding = (4 * torch.finfo(data.dtype).eps) ** 2 * float(data.square().sum())
+            # where D stays as it was any factor fits
+            fitted = float((change * (target - x)).sum()) / size if size > rounding else 0.0
             x = x + fitted * change
             last = f"D{k - 1}"
             ops[start + 1] = Combine("x", ((ratio, "x"), (gain + fitted, now), (-fitted, last)))

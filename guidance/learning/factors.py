@@ -32,7 +32,8 @@ class Kept(enum.Enum):
 
 @dataclass(frozen=True)
 class LearnedCoefficients(LearnedPart):
-    """c + |c| theta_j for every free factor, with |c| the greatest factor of a prediction in that Combine.
+    """c + |c| theta_j for every free factor, with |c| the greatest factor of a prediction in that Combine, of x
+    where those are 0.
 
     Args:
         history: so many of the last predictions enter each Combine that makes the state, with the factor nought where
@@ -52,7 +53,8 @@ class LearnedCoefficients(LearnedPart):
         ops, rest = list(plan.instructions), iter(theta.tolist())
         for k, op, vectors, free in self._combines(plan):
             factors = [float(c) for c, _ in op.terms]  # type: ignore[arg-type]
-            unit = max(abs(c) for c in factors[1:]) if len(factors) > 1 else 1.0
+            # a step to sigma = 0 has no x: its first factor is the prediction's
+            unit = max((abs(c) for c in factors[1:]), default=0.0) or max(map(abs, factors)) or 1.0
             target = _sum(factors, vectors)
             for j in free:
                 factors[j] += unit * next(rest)

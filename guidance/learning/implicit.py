@@ -88,7 +88,8 @@ def implicit_diffusion(
         An `ImplicitRun`. Ctrl-C ends early, with the parameters as they are then.
 
     Raises:
-        ValueError: parameters that are no leaves or do not require grad, a loss of another shape.
+        ValueError: parameters that are no leaves or do not require grad, that the energy or network does not reach, a
+            loss of another shape; with `ShiftQueue` one that depends on the parameters by itself.
         FloatingPointError: a loss or gradient that is not finite; the step is named.
 
     Source: Marion et al. 2024, arXiv 2402.05468, algorithms 2 (one law, here `LangevinChain`) and 3 (a queue of laws,
@@ -134,6 +135,32 @@ def losses_of(loss: Loss, x: Tensor) -> Tensor:
     value = loss(x)
     check_loss(value, len(x))
     return value
+
+
+def check_reached(
+    what: str, parameters: list[Tensor], losses: Tensor | None, reached: Sequence[Tensor | None]
+) -> None:
+    """Raise ValueError for a parameter that `what` does not depend on, or only the loss does.
+
+    Args:
+        losses: with their graph, as functions of the parameters too; None where none are in question.
+        reached: the gradients of `what`, None where there is none.
+    """
+    direct = own_gradient(losses, parameters)
+    for place, (own, grad) in enumerate(zip(direct, reached, strict=True)):
+        if grad is None:
+            how = "nothing depends on" if own is None else "the loss depends on by itself"
+            raise ValueError(
+                f"parameters[{place}] {tuple(parameters[place].shape)}: got one that {how} and {what} does not reach, "
+                f"expected parameters of {what}; leave it out, or optimise it in a loop of its own"
+            )
+
+
+def own_gradient(losses: Tensor | None, parameters: list[Tensor]) -> Sequence[Tensor | None]:
+    """Of a loss by itself, at the samples as they are: None for what it does not read."""
+    if losses is None or not losses.requires_grad:
+        return [None] * len(parameters)
+    return torch.autograd.grad(losses.sum(), parameters, allow_unused=True, retain_graph=True)
 
 
 def _check_finite(k: int, losses: Tensor, gradient: list[Tensor]) -> None:

@@ -11,7 +11,7 @@ from ...solvers import Addressed
 from ...solvers.checked import CheckedFields
 from ...solvers.wanted import Positive, Samples
 from ..loss import Loss, check_loss
-from .implicit import ImplicitSampler, Moved, losses_of
+from .implicit import ImplicitSampler, Moved, check_reached, losses_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +53,20 @@ class LangevinChain(CheckedFields, ImplicitSampler):
             at = x.requires_grad_()
             energy = self.energy(at)
             check_loss(energy, len(at), "energy")
-            losses = losses_of(loss, at).detach()
+            with_graph = losses_of(loss, at)
+            losses = with_graph.detach()
             weights = -(losses - losses.mean()) / (len(at) - 1)
-            slope = torch.autograd.grad(energy.sum(), at, retain_graph=True)[0]
-            grads = torch.autograd.grad(weights @ energy, parameters, allow_unused=True)
+            slope = None
+            if energy.requires_grad:
+                (slope,) = torch.autograd.grad(energy.sum(), at, retain_graph=True, allow_unused=True)
+            if slope is None:
+                raise ValueError(
+                    "energy: got one that does not depend on x, expected a function of the particles; compute it from x "
+                    "without detach() or no_grad()"
+                )
+            grads = torch.autograd.grad(weights @ energy, parameters, allow_unused=True, retain_graph=k == 0)
+            if k == 0:
+                check_reached("energy", parameters, with_graph, grads)
             gradient = [
                 torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)
             ]

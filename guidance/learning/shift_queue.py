@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ from ...solvers.checked import CheckedFields
 from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
 from ..loss import Loss
-from .implicit import ImplicitSampler, Moved, losses_of
+from .implicit import ImplicitSampler, Moved, check_reached, losses_of, own_gradient
+from .steady import check_steady, drawing_nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,8 @@ class ShiftQueue(CheckedFields, ImplicitSampler):
         denoiser: its parameters are moved. plan: with one network call and one combination of it and x a step (DDIM,
             DDPM, FlowEuler, EulerMaruyama ...).
         starts: of turn k, noise (B, ...) at the plan's first time.
-        cond: as for `sample`, of all turns; tensors of B rows go with the rows.
+        cond: as for `sample`, of all turns; tensors of B rows go with the rows: one for all samples has another first
+            axis than B, or none.
         noise: of stochastic plans; sample b of turn k has the address k B + b.
 
     Cost: 2 N B calls and N B VJPs a turn, as of one unrolled batch under `Checkpoint`, in two calls and one VJP one
@@ -51,6 +54,7 @@ class ShiftQueue(CheckedFields, ImplicitSampler):
     def start(self, parameters: list[Tensor], loss: Loss) -> Callable[[int], Moved]:
         if any(isinstance(leaf, PerStep) for leaf in tree_leaves(self.cond)):
             raise ValueError("cond: got PerStep conditioning, expected one for all steps; pass tensors")
+        check_steady("ShiftQueue", self.denoiser)
         return _Turning(self, parameters, loss, steps_of(self.plan, self.denoiser))
 
 
@@ -113,6 +117,8 @@ class _Turning:
     steps: StepCoefficients
     forwards: deque[_Run] = field(default_factory=deque)  # youngest first
     backwards: deque[_Run] = field(default_factory=deque)
+    arrived: bool = False  # whether a run has reached its loss
+    reached: bool = False  # whether a whole gradient has been looked at
 
     def __call__(self, k: int) -> Moved:
         n = len(self.steps.slots)
@@ -134,7 +140,9 @@ class _Turning:
         runs = list(self.forwards)
         with torch.no_grad():
             x = torch.cat([run.states[-1] for run in runs])
-            moved = self._stepped(x, [len(run.states) - 1 for run in runs]).split(len(runs[0].states[-1]))
+            at = [len(run.states) - 1 for run in runs]
+            with nullcontext() if at != [0] else drawing_nothing("ShiftQueue", x.device):  # the first call
+                moved = self._stepped(x, at).split(len(runs[0].states[-1]))
         for run, state in zip(runs, moved, strict=True):
             step = len(run.states) - 1
             if self.steps.slots[step] >= 0:
@@ -151,9 +159,20 @@ class _Turning:
         with torch.enable_grad():
             x = run.states.pop().requires_grad_()
             losses = losses_of(self.loss, x)
+            if not self.arrived:
+                self._check_loss(losses)
             run.cotangent = torch.autograd.grad(losses.mean(), x)[0]
+        self.arrived = True
         self.backwards.appendleft(run)
         return losses.detach()
+
+    def _check_loss(self, losses: Tensor) -> None:
+        found = own_gradient(losses, self.parameters)
+        if place := [k for k, grad in enumerate(found) if grad is not None]:
+            raise ValueError(
+                f"ShiftQueue: got a loss that depends on parameters[{place[0]}] by itself, expected one of the samples "
+                "alone: the queue pulls it back through the run and nowhere else; leave that term out, or unroll"
+            )
 
     def _pull(self) -> list[Tensor]:
         """Every run backwards by a step; what they give to the parameters, summed."""
@@ -164,6 +183,9 @@ class _Turning:
             pulled = torch.cat([run.cotangent for run in runs if run.cotangent is not None])
             first, *rest = torch.autograd.grad(out, [x, *self.parameters], pulled, allow_unused=True)
         assert first is not None
+        if not self.reached and len(runs) == len(self.steps.slots):  # every step at once
+            check_reached("denoiser", self.parameters, None, rest)
+            self.reached = True
         for run, cotangent in zip(runs, first.split(len(runs[0].cotangent)), strict=True):  # type: ignore[arg-type]
             run.cotangent = cotangent
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, rest, strict=True)]

@@ -13,14 +13,17 @@ from ...adjoint import sample
 from ...adjoint.arguments import check_arguments
 from ...solvers import Guided, Model, Plan
 from ...solvers.checked import checked
-from ...solvers.kinds import check_kind
+from ...solvers.kinds import check_kind, described
+from ...solvers.loop import predict
 from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
+from ...solvers.program import prepare
 from ...solvers.wanted import Count, Samples
 from ..latents.optimisation import Stop
 from .factors import LearnedCoefficients
 from .gauss_newton import Features, GaussNewton, teacher_distances
 from .part import Draft, LearnedPart
+from .steady import check_steady, drawing_nothing
 from .student import Draws, Run, Student
 from .told_times import LearnedLabels
 
@@ -82,14 +85,16 @@ def learn_solver(
             `LearnedScale()`.
         features: what of a sample is compared, (B, ...) to (B, ...): an embedding, a decoder.
         held_out: how many of x, the last ones, are not learned from; by default a quarter.
-        steps: at most, in each of the stages. start: where an earlier run ended, for the parts that it has learned.
+        steps: at most, in each of the stages. start: where an earlier run on this plan ended; the first
+            stage has all parts that it has learned, and what is found is never worse than it.
 
     Returns:
         A `LearnedSolver`. Ctrl-C ends early with the best so far.
 
     Raises:
         ValueError: a stochastic plan (its samples follow their noise, not the teacher's), two plans between other
-            times, PerStep conditioning, parts that do not fit the plan. FloatingPointError: a teacher that is not
+            times, PerStep conditioning, parts that do not fit the plan, a network in train mode with dropout or batch normalisation.
+            FloatingPointError: a teacher that is not
             finite.
 
     Cost: B N teacher calls once; a step B (1 - held_out) sum_k (N - n_k) calls, with n_k the step of the plan that the
@@ -113,17 +118,29 @@ def learn_solver(
     kept = max(1, len(x) // 4) if held_out is None else held_out
     if kept >= len(x):
         raise ValueError(f"held_out: got {kept} of {len(x)} samples, expected fewer; pass more noise")
+    if start is not None:
+        _check_start(denoiser, plan, parts, start)
+    check_steady("learn_solver", denoiser)
+    _ = Student(denoiser, plan, parts).sizes  # what does not fit the plan is refused before the teacher's run
     x = carried(x.detach())
+    _check_features(features, x[len(x) - kept :])
+    with drawing_nothing("learn_solver", x.device), torch.no_grad():
+        call = next(prepare(plan, denoiser, x[:1]).calls())
+        predict(denoiser, call, x[:1], _rows(cond, slice(1), len(x)))
     target = sample(denoiser, teacher, x, cond=cond, gradient=None)
     rows = slice(None, len(x) - kept), slice(len(x) - kept, None)
     train, held = (Draws(x[row], _rows(cond, row, len(x)), target[row]) for row in rows)
     learning = _Learning(denoiser, plan, held, features)
     learning.nfe += teacher.nfe * len(x)
-    known = {} if start is None else dict(start.theta)
+    known, first = {}, 1
+    if start is not None:
+        known = dict(start.theta)
+        first = 1 + max((k for k, part in enumerate(parts) if part in known), default=0)
+        learning.begin(start)
     stop = Stop.STEPS
     try:
-        with tqdm(total=steps * len(parts), disable=not progress) as bar:
-            for last in range(1, len(parts) + 1):
+        with tqdm(total=steps * (len(parts) + 1 - first), disable=not progress) as bar:
+            for last in range(first, len(parts) + 1):  # never without what is known
                 stop = learning.stage(train, parts[:last], known, steps, bar)
                 known = dict(learning.best_theta)
     except KeyboardInterrupt:
@@ -155,6 +172,34 @@ def _check_plans(plan: Plan, teacher: Plan, cond: Any) -> None:
         )
 
 
+def _check_features(features: Features, x: Tensor) -> None:
+    with torch.no_grad():
+        found = features(x)
+    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(x):
+        raise ValueError(
+            f"features: got {described(found)} of {len(x)} samples, expected a tensor (B, ...) with an axis beside that "
+            "of the samples; return a vector for each, x[:, None] where it is one number"
+        )
+
+
+def _check_start(denoiser: Model, plan: Plan, parts: Sequence[LearnedPart], start: LearnedSolver) -> None:
+    """Raise ValueError for a result that these parts do not make again of this plan."""
+    if lacking := [part for part in start.theta if part not in parts]:
+        raise ValueError(
+            f"start: got a result that has learned {lacking}, expected parts that are in learn, {list(parts)}; pass "
+            "the same to learn"
+        )
+    student = Student(denoiser, plan, sorted(start.theta, key=lambda part: part.rank))
+    theta = [start.theta[part] for part in student.parts]
+    if [len(numbers) for numbers in theta] != student.sizes or student.draft(
+        torch.cat([*theta, torch.zeros(0, dtype=torch.float64)])
+    ).plan != start.plan:
+        raise ValueError(
+            f"start: got a result learned from another plan than {plan.name}, expected one of this plan and network; "
+            "pass the plan that it was learned from"
+        )
+
+
 def _rows(cond: Any, rows: slice, batch: int) -> Any:
     """Those rows of every tensor of `cond` that has one for each sample."""
     return tree_map(
@@ -181,6 +226,13 @@ class _Learning:
     def __post_init__(self) -> None:
         self.best = Draft(self.plan)
         self.before = self.after = self._judged(self.best)
+
+    def begin(self, start: LearnedSolver) -> None:
+        """Take `start` for the best where it is no worse than the plan given."""
+        draft = Draft(start.plan, start.scale)
+        found = self._judged(draft)
+        if float(found.mean()) <= float(self.after.mean()):
+            self.best, self.after, self.best_theta = draft, found, dict(start.theta)
 
     def stage(
         self, train: Draws, parts: list[LearnedPart], known: dict[LearnedPart, Tensor], steps: int, bar: tqdm

@@ -29,6 +29,11 @@ class LearnedTimes(LearnedPart):
     rank = 0
 
     def size(self, draft: Draft, model: Model) -> int:
+        if draft.plan.steps < 2:
+            raise ValueError(
+                "LearnedTimes: got a plan of 1 step, expected 2 or more: it has no node between its ends; leave "
+                "LearnedTimes out"
+            )
         made = self.applied(draft, torch.zeros(draft.plan.steps - 1, dtype=torch.float64), model)
         if made.plan.name != draft.plan.name or len(made.plan.instructions) != len(draft.plan.instructions):
             raise ValueError(

@@ -17,7 +17,7 @@ from pullback.adjoint import (
     Truncated,
     audit,
 )
-from pullback.solvers import DATA, NOISE, Denoiser, DPMSolverPP, ReversibleHeun, UniformLambda
+from pullback.solvers import DATA, NOISE, Denoiser, DPMSolverPP, EDMHeun, ReversibleHeun, UniformLambda
 
 
 def test_the_table_knows_its_strategies():
@@ -117,3 +117,13 @@ def test_no_estimate_without_a_continuous_adjoint():
             MIXTURE.denoiser(PROCESS), plan, x, lambda out: out.sum(1), strategies, controls=given, repeats=1
         )
         assert found.nearest is None and all(row.flow is None for row in found.rows)
+
+
+def test_no_estimate_of_a_run_with_two_calls_a_step():
+    """There it names the wrong one."""
+    plan = EDMHeun().plan(PROCESS, UniformLambda(4, start=0.95, end=0.02))
+    x = torch.randn(2, 2, requires_grad=True)
+    found = audit(
+        MIXTURE.denoiser(PROCESS), plan, x, lambda out: out.sum(1), {"continuous": Continuous()}, repeats=1
+    )
+    assert found.nearest is None and all(row.flow is None for row in found.rows)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from pullback.adjoint import sample
 from pullback.guidance import adam
@@ -219,3 +220,60 @@ def test_an_interrupt_keeps_what_was_reached_and_bad_things_are_named():
     queue = ShiftQueue(Denoiser(Small(), VP(), DATA), DPMSolverPP(2).plan(VP(), GRID), lambda k: noise(2))
     with pytest.raises(ValueError, match="step 1 is no single call"):
         queue.start([theta], far)
+
+
+def test_a_parameter_that_gets_no_gradient_is_named_before_any_update():
+    theta, other = (torch.zeros(2, requires_grad=True) for _ in range(2))
+
+    def energy(x):
+        return (x - theta).square().sum(1)
+
+    def direct(x):
+        return x.square().sum(1) + (other - 3).square().sum()
+
+    network = Small()
+    queue = ShiftQueue(Denoiser(network, VP(), DATA), DDIM().plan(VP(), GRID), lambda k: noise(2))
+    own = list(network.parameters())
+    for sampler, loss, given, match in (
+        (LangevinChain(energy, noise(8)), direct, [theta, other], r"parameters\[1\] \(2,\).*loss depends"),
+        (LangevinChain(energy, noise(8)), far, [theta, other], r"parameters\[1\] .*nothing depends"),
+        (queue, lambda x: far(x) + network.c.square().sum(), own, r"loss that depends on parameters\[1\]"),
+        (queue, direct, [*own, other], r"loss that depends on parameters\[2\]"),
+        (queue, far, [*own, other], r"parameters\[2\] .*denoiser does not reach"),
+    ):
+        before = [p.detach().clone() for p in given]
+        with pytest.raises(ValueError, match=match):
+            implicit_diffusion(sampler, loss, given, steps=12, progress=False)
+        assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+    # the term of a KL: the energy has its parameter too
+    kept = LangevinChain(energy, noise(8)).start([theta], lambda x: far(x) + x @ theta)(0)
+    assert kept.gradient[0].norm() > 0
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.3), nn.BatchNorm1d(2), None], ids=str)
+def test_a_network_that_draws_or_mixes_the_batch_is_refused_by_the_queue(layer):
+    small = Small()
+
+    class Loud(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.small, self.layer = small, layer
+
+        def forward(self, x, t):
+            out = small(x, t)
+            return nn.functional.dropout(out, 0.3, self.training) if layer is None else self.layer(out)
+
+    network = Loud().double().train()
+    queue = ShiftQueue(Denoiser(network, VP(), DATA), DDIM().plan(VP(), GRID), lambda k: noise(4))
+    with pytest.raises(ValueError, match=r"ShiftQueue.*eval\(\)"):
+        implicit_diffusion(queue, far, list(small.parameters()), steps=1, progress=False)
+    network.eval()
+    implicit_diffusion(queue, far, list(small.parameters()), steps=12, progress=False)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_an_energy_free_of_x_is_named(detached):
+    theta = torch.zeros(2, requires_grad=True)
+    chain = LangevinChain(lambda x: x.detach() @ (theta.detach() if detached else theta), noise(4))
+    with pytest.raises(ValueError, match="energy: .*does not depend on x"):
+        implicit_diffusion(chain, far, [theta], progress=False)

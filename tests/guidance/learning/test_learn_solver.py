@@ -33,6 +33,7 @@ from pullback.solvers import (
     DPMSolverPP,
     EDMHeun,
     FlowAdams,
+    GivenTimes,
     Guided,
     Mixture,
     RectifiedFlow,
@@ -116,6 +117,19 @@ def test_times_at_nought_and_far_from_it():
             times = torch.tensor(part.applied(draft, theta, MODEL).plan.times)
             assert bool((times.diff() < 0).all())
             assert (times[0], times[-1]) == (plan.times[0], plan.times[-1])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("method", [DDIM(), DPMSolverPP(2)], ids=str)
+def test_every_factor_of_a_plan_to_sigma_0_moves_it(method, steps):
+    draft = Draft(method.plan(VP(), UniformT(steps)))
+    part = LearnedCoefficients()
+    count = part.size(draft, MODEL)
+    made = [
+        part.applied(draft, row, MODEL).plan
+        for row in (torch.zeros(count), *(0.1 * torch.eye(count)).unbind())
+    ]
+    assert count and all(plan != made[0] for plan in made[1:])
 
 
 @pytest.mark.parametrize("plan", [*PLANS, FLOW_PLAN], ids=lambda plan: plan.name)
@@ -242,6 +256,33 @@ def test_ctrl_c_gives_the_best_so_far_and_it_goes_on_from_there():
     assert float(more.after.mean()) <= float(found.after.mean())
 
 
+def test_start_is_gone_on_from_with_all_its_parts_and_never_lost():
+    found = learned(steps=1)
+    for options in ({"steps": 1}, {"steps": 1, "x": noise(24, 3)}):
+        target = sample(MODEL, DEIS(3).plan(VP(), grid(40)), options.get("x", noise(24))[18:], gradient=None)
+        mine = sample(MODEL, found.plan, options.get("x", noise(24))[18:], gradient=None)
+        reached = float(teacher_distances(mine, target, lambda x: x).mean())
+        more = learned(start=found, **options)
+        assert float(more.losses[0, 1]) == reached and float(more.after.mean()) <= reached
+    calls = []
+
+    def features(out):
+        calls.append(1)
+        if len(calls) > 6:
+            raise KeyboardInterrupt
+        return out
+
+    stopped = learned(start=found, features=features)
+    assert stopped.stop is Stop.INTERRUPT and stopped.plan == found.plan and stopped.theta == found.theta
+    refused("learn", start=found, learn=[LearnedTimes(TWO)])
+    for plan in (TWO.plan(VP(), grid(5)), TWO.plan(VP(), GivenTimes([1.0, 0.7, 0.4, 0.2, 0.02]))):
+        with pytest.raises(ValueError, match="start: .*another plan"):
+            learn_solver(
+                MODEL, plan, DEIS(3).plan(VP(), grid(40)), noise(8), start=found,
+                learn=list(found.theta), progress=False,
+            )  # fmt: skip
+
+
 def test_guidance_scales_are_learned_with_labels():
     def network(x, t, cond):
         return told_v(x - 0.5 * VP().alpha(t)[:, None] * cond[:, None], t)
@@ -294,3 +335,33 @@ def test_five_learned_calls_match_ten_of_2m_on_a_mixture():
     mine = teacher_distances(sample(MODEL, found.plan, x, gradient=None), target, lambda x: x)
     theirs = teacher_distances(sample(MODEL, TWO.plan(VP(), grid(10)), x, gradient=None), target, lambda x: x)
     assert float(mine.median()) < float(theirs.median())
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_dropout_is_refused(functional):
+    class Loud(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = torch.nn.Identity() if functional else torch.nn.Dropout(0.1)
+
+        def forward(self, x, t):
+            seen.append(len(x))
+            out = told_v(x, t)
+            return torch.nn.functional.dropout(out, 0.1) if functional else self.drop(out)
+
+    seen = []
+    with pytest.raises(ValueError, match=r"learn_solver.*eval\(\)"):
+        learn_solver(Denoiser(Loud(), VP(), V), PLANS[0], PLANS[1], noise(8), progress=False)
+    assert sum(seen) <= 1
+
+
+def test_a_plan_of_one_step_and_features_of_no_axis_are_refused_before_any_call():
+    seen = []
+    model = Denoiser(lambda x, t: seen.append(1), VP(), V)
+    one, teacher = DDIM().plan(VP(), grid(1)), DEIS(3).plan(VP(), grid(40))
+    with pytest.raises(ValueError, match="LearnedTimes: got a plan of 1 step"):
+        learn_solver(model, one, teacher, noise(8), learn=[LearnedTimes(DDIM())])
+    for features in (lambda x: x.sum(1), lambda x: x.mean()):
+        with pytest.raises(ValueError, match="features: got"):
+            learn_solver(model, PLANS[0], teacher, noise(8), features=features)
+    assert not seen

@@ -128,3 +128,11 @@ def test_what_does_not_fit_is_refused():
     columns = torch.stack([GRID.times(VP())] * 8, 1)
     with pytest.raises(ValueError, match="for each sample"):
         d_ode(EXACT, columns, noise(8))
+
+
+def test_a_data_prediction_that_does_not_change_gives_the_factor_0():
+    point = torch.tensor([0.7, -0.4])
+    model = Denoiser(lambda x, t: point.expand_as(x), VP(), DATA)
+    found = sample(model, d_ode(model, GRID, noise(4)), noise(4), gradient=None)
+    plain = sample(model, DDIM().plan(VP(), GRID), noise(4), gradient=None)
+    assert (found - plain).abs().max() < 1e-12
