@@ -23,7 +23,7 @@ class Truncated(Gradient):
 
     Args:
         last: K, how many steps are differentiated; from N on all of them.
-        inner: the strategy for these.
+        inner: the strategy for these; of truncations within each other the shorter one holds.
     """
 
     last: int
@@ -35,6 +35,9 @@ class Truncated(Gradient):
                 f"Truncated: got last={self.last}, expected at least 1 step; gradient=None samples without "
                 "gradients"
             )
+        if isinstance(self.inner, Truncated):  # both count from the end of the run
+            object.__setattr__(self, "last", min(self.last, self.inner.last))
+            object.__setattr__(self, "inner", self.inner.inner)
 
     def check(self, plan: Plan, wanted: Collection[Input] = ()) -> None:
         if self.last < plan.steps and Input.X in wanted:

@@ -4,7 +4,6 @@ deepinv names them.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -80,9 +79,25 @@ class Matrix(Linear):
                 "d = prod(event); pass event= for samples of more than one axis"
             )
 
-    @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and eigenvectors of A A^T."""
+        """Eigenvalues and eigenvectors of A A^T; those of one version of A are kept, without a graph."""
+        a = self.matrix
+        # a graph serves one backward pass, and tensors of inference mode serve none
+        if (
+            a.is_inference()
+            or torch.is_inference_mode_enabled()
+            or (a.requires_grad and torch.is_grad_enabled())
+        ):
+            return self._decomposed()
+        version = (a._version, a.data_ptr(), a.dtype, a.device)  # what in-place changes and `.data =` change
+        kept = self.__dict__.get("_kept")
+        if kept is None or kept[0] != version:
+            with torch.no_grad():
+                kept = (version, self._decomposed())
+            self.__dict__["_kept"] = kept
+        return kept[1]
+
+    def _decomposed(self) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(self.matrix @ self.matrix.mT)
         return values.clamp(min=0.0), vectors
 
@@ -93,7 +108,7 @@ class Matrix(Linear):
         return (y @ self.matrix.to(y)).reshape(len(y), *(self.event or (-1,)))
 
     def solve(self, r: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        values, vectors = (v.to(r) for v in self._spectrum)
+        values, vectors = (v.to(r) for v in self._spectrum())
         return ((r @ vectors) * _inverse(a, values, b)) @ vectors.mT
 
 

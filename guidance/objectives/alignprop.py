@@ -51,6 +51,7 @@ class FromCut(Gradient):
     """The gradient of the steps after one cut on the way, however many a grid has there."""
 
     cut: float
+    inner: Gradient = field(default_factory=Checkpoint)
 
     def run(self, rollout: Rollout, registers: Registers) -> Registers:
         return self._strategy(rollout.program.plan.steps).run(rollout, registers)
@@ -60,7 +61,7 @@ class FromCut(Gradient):
 
     def _strategy(self, steps: int) -> Gradient:
         last = _steps_after(self.cut, steps)
-        return Truncated(last) if last < steps else Checkpoint()
+        return Truncated(last, self.inner) if last < steps else self.inner
 
 
 def _steps_after(cut: float, steps: int) -> int:
@@ -92,7 +93,7 @@ class AlignProp(DirectGradient):
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
     ) -> Iterator[LossTerm]:
         if self.levels is not None:
-            gradient = FromCut(self.cut.draw(generator))
+            gradient = FromCut(self.cut.draw(generator), self.gradient)
             return reward_across_levels(self.levels, policy, batch, reward, gradient)
         last = self.cut.last(policy.plan.steps, generator)
         return self.reward_through_last_steps(last, policy, batch, reward)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...adjoint import Auto, Gradient, Input, Truncated, trajectory
+from ...adjoint import AdjointDEIS, Auto, Continuous, Gradient, Input, JacobianFree, Truncated, trajectory
 from ...adjoint.arguments import noise_for
 from ...solvers.wanted import Finite
 from ..rewards.asked import evaluate_reward
@@ -46,6 +46,19 @@ class DirectGradient(Objective):
         self.gradient.check(policy.plan, [Input.PARAMETERS])
         if self.kl:
             check_path_kl(policy, self)
+
+    def check_one_call(self, what: str, *, alone: bool) -> None:
+        """Raise ValueError where `gradient` is another gradient than autograd's and nothing would carry it out.
+
+        Args:
+            alone: whether autograd through one call is all that this objective differentiates.
+        """
+        other = (AdjointDEIS, Continuous, JacobianFree, Truncated)
+        if alone and isinstance(self.gradient, other):
+            raise ValueError(
+                f"{type(self).__name__}: got gradient={self.gradient}, expected Auto(), Checkpoint() or Direct(): {what} "
+                "is one network call, whose gradient is autograd's; leave gradient out"
+            )
 
     def rollout(
         self, policy: Policy, batch: Batch, reward: RewardFunction, world: World

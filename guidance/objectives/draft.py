@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...adjoint import Checkpoint, GridLevels
+from ...adjoint import GridLevels
 from ..rewards.base import RewardFunction
 from .across_levels import check_levels, reward_across_levels
 from .direct_gradient import DirectGradient
@@ -52,5 +52,5 @@ class DRaFT(DirectGradient):
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator
     ) -> Iterator[LossTerm]:
         if self.levels is not None:
-            return reward_across_levels(self.levels, policy, batch, reward, Checkpoint())
+            return reward_across_levels(self.levels, policy, batch, reward, self.gradient)
         return self.reward_through_last_steps(self.last, policy, batch, reward)

@@ -28,6 +28,8 @@ class DRaFTLV(DirectGradient):
     Args:
         n: noises for each sample; slots S .. S + n - 1 of `Batch.noise`, behind the S of the plan.
         kl: beta; penalty: per step by default, since the reward's gradient itself does not follow the path.
+        gradient: of a path KL, and of a last step of several calls; where there is neither, a strategy whose
+            gradient is not autograd's is refused.
 
     Source: Clark et al. 2023, arXiv 2309.17400, section 3 (DRaFT-LV, n = 2). Cost: N + n calls, n VJPs.
     """
@@ -43,6 +45,8 @@ class DRaFTLV(DirectGradient):
     def check(self, policy: Policy) -> None:
         super().check(policy)
         _check_last_step(policy.plan)
+        tail, path = policy.plan.split(policy.plan.steps - 1)[1], bool(self.kl) and self.penalty is KL.PATH
+        self.check_one_call("the last step", alone=tail.nfe == 1 and not path)
 
     def losses(
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator

@@ -29,6 +29,8 @@ class ReFL(DirectGradient):
         first: m is uniform over the steps from this share of N to the last, drawn once for every rollout.
         scale, ceiling: of the released loss, 1e-3 ReLU(2 - r) with ImageReward.
         kl: beta; penalty: per step by default, since the reward's gradient does not follow the path.
+        gradient: of a path KL; the prediction is one call, which leaves nothing to choose: without a path KL a
+            strategy whose gradient is not autograd's is refused.
 
     Source: Xu et al. 2023, arXiv 2304.05977, algorithm 1 and released code (40 steps, m from 30 to 39, no
     guidance). Cost: m + 1 calls, 1 VJP.
@@ -45,6 +47,10 @@ class ReFL(DirectGradient):
             raise ValueError(
                 f"ReFL: got first={self.first}, scale={self.scale}, expected 0 <= first < 1 and scale > 0"
             )
+
+    def check(self, policy: Policy) -> None:
+        super().check(policy)
+        self.check_one_call("the prediction", alone=not (self.kl and self.penalty is KL.PATH))
 
     def losses(
         self, policy: Policy, batch: Batch, reward: RewardFunction, generator: torch.Generator

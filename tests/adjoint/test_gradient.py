@@ -356,3 +356,30 @@ class _Conditioned(nn.Module):
 
     def forward(self, x, t, cond):
         return self.inner(x) * cond
+
+
+class Timeless(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, t):
+        return torch.tanh(self.net(x))
+
+
+@pytest.mark.parametrize("lasts", [(2, 2), (2, 4), (4, 2), (4, 3, 9)])
+def test_of_nested_truncations_the_shorter_one_holds(lasts):
+    nested = Direct()
+    for last in reversed(lasts):
+        nested = Truncated(last, nested)
+    slopes = []
+    for gradient in (nested, Truncated(min(lasts), Direct())):
+        net = nn.Linear(2, 2, dtype=torch.float64)
+        with torch.no_grad():
+            net.weight.fill_(0.7)
+            net.bias.fill_(0.1)
+        model = Denoiser(Timeless(net), PROCESS, DATA)
+        out = sample(model, PLAN, X, gradient=gradient)
+        slopes.append(torch.autograd.grad(out.sum(), net.weight)[0])
+    assert slopes[0].any()
+    torch.testing.assert_close(*slopes)

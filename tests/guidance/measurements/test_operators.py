@@ -426,3 +426,22 @@ def test_a_measurement_repeated_keeps_one_row_for_all():
     assert torch.equal(seen.repeated(3).y[:, 0], torch.tensor([1.0, 1, 1, 2, 2, 2]))
     one = Measurement(Matrix(torch.ones(1, 4)), y[:1], 0.3)
     assert one.repeated(3) is one
+
+
+def test_a_matrix_keeps_nothing_of_a_former_a():
+    a = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, op = torch.ones(1, 3, dtype=torch.float64), Matrix(a)
+    before = op.A_dagger(y)
+    a[0].mul_(2.0)
+    torch.testing.assert_close(op.A_dagger(y), Matrix(a.clone()).A_dagger(y))
+    assert not torch.equal(op.A_dagger(y), before)
+    with torch.inference_mode():
+        Matrix(a.clone()).A_dagger(y)
+        op.A_dagger(y)
+    a.requires_grad_()
+    with torch.no_grad():
+        op.A_dagger(y)  # a run without gradients comes first
+    for _ in range(2):  # a training loop: every backward pass has a graph of its own
+        (slope,) = torch.autograd.grad(op.A_dagger(y).square().sum(), a)
+        (expected,) = torch.autograd.grad((torch.linalg.pinv(a) @ y[0]).square().sum(), a)
+        torch.testing.assert_close(slope, expected)
