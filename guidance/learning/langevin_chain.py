@@ -61,8 +61,8 @@ class LangevinChain(CheckedFields, ImplicitSampler):
                 (slope,) = torch.autograd.grad(energy.sum(), at, retain_graph=True, allow_unused=True)
             if slope is None:
                 raise ValueError(
-                    "energy: got one that does not depend on x, expected a function of the particles; compute it from x "
-                    "without detach() or no_grad()"
+                    "energy: got one that does not depend on x, expected a function of the particles; compute it "
+                    "from x without detach() or no_grad()"
                 )
             grads = torch.autograd.grad(weights @ energy, parameters, allow_unused=True, retain_graph=k == 0)
             if k == 0:

@@ -93,9 +93,8 @@ def learn_solver(
 
     Raises:
         ValueError: a stochastic plan (its samples follow their noise, not the teacher's), two plans between other
-            times, PerStep conditioning, parts that do not fit the plan, a network in train mode with dropout or batch normalisation.
-            FloatingPointError: a teacher that is not
-            finite.
+            times, PerStep conditioning, parts that do not fit the plan, a network in train mode with dropout or batch
+            normalisation. FloatingPointError: a teacher that is not finite.
 
     Cost: B N teacher calls once; a step B (1 - held_out) sum_k (N - n_k) calls, with n_k the step of the plan that the
     k-th number enters at. No gradients: the network need not have any. Source of the setting: Shaul et al., arXiv
@@ -177,8 +176,8 @@ def _check_features(features: Features, x: Tensor) -> None:
         found = features(x)
     if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(x):
         raise ValueError(
-            f"features: got {described(found)} of {len(x)} samples, expected a tensor (B, ...) with an axis beside that "
-            "of the samples; return a vector for each, x[:, None] where it is one number"
+            f"features: got {described(found)} of {len(x)} samples, expected a tensor (B, ...) with an axis beside "
+            "that of the samples; return a vector for each, x[:, None] where it is one number"
         )
 
 

@@ -17,8 +17,8 @@ def check_steady(what: str, model: Model) -> None:
         for name, module in network.named_modules():
             if _loud(module):
                 raise ValueError(
-                    f"{what}: got {type(module).__name__} {name or 'as the network'!r} in train mode or without running "
-                    "statistics, expected a network whose output for a sample depends on nothing else; call "
+                    f"{what}: got {type(module).__name__} {name or 'as the network'!r} in train mode or without "
+                    "running statistics, expected a network whose output for a sample depends on nothing else; call "
                     "network.eval()"
                 )
 
