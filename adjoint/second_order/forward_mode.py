@@ -1,5 +1,6 @@
 """Forward mode through a whole run: the sample and how it moves, at the memory of one call."""
 
+from threading import RLock
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from ..transforms import finite, transform
 from .call_jvp import CallJVP, ForwardMode
 from .entering import EnteringTensors
 from .untouched import NothingKept, NoWayRound, buffers_aside
+
+# torch's forward mode, and where modules hold weights, are the process's: products of two threads must not meet
+ONE_AT_A_TIME = RLock()
 
 
 @checked
@@ -68,6 +72,13 @@ def pushed_through(
     plan: Plan, entering: EnteringTensors, tangents: list[Tensor], by: CallJVP
 ) -> tuple[Packing, Tensor, Tensor]:
     """(how states are packed, the sample, its tangent), packed."""
+    with ONE_AT_A_TIME:  # before one asks whether somebody is at it
+        return _pushed_through(plan, entering, tangents, by)
+
+
+def _pushed_through(
+    plan: Plan, entering: EnteringTensors, tangents: list[Tensor], by: CallJVP
+) -> tuple[Packing, Tensor, Tensor]:
     if around := transform():
         raise ValueError(f"pushforward: got {around}, expected none: forward mode does not nest; use torch.func.jvp on "
                          "sample(..., gradient=Direct())")  # fmt: skip

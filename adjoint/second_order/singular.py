@@ -133,8 +133,8 @@ def _check_transposes(block: Tensor, moved: Tensor, back: Tensor, allowed: float
         raise RuntimeError(
             f"J V and J^T J V: got V^T (J^T J V) and (J V)^T (J V) {float((off / scale).max()):.2g} of their size "
             f"apart for samples {samples} of {len(block)}, expected the same: the network mixes the samples of a "
-            "batch, or something in it has a tangent and no gradient (torch.no_grad inside?); pass one sample at a time, or "
-            "by=DoubleBackward()"
+            "batch, or something in it has a tangent and no gradient (torch.no_grad inside?); pass one sample at a "
+            "time, or by=DoubleBackward()"
         )
 
 

@@ -7,7 +7,7 @@ from strategies import close, network
 from torch import nn
 
 from pullback.adjoint import Checkpoint, Parallel, sample
-from pullback.solvers import DATA, Denoiser, DPMSolverPP, UniformT
+from pullback.solvers import DATA, ClassifierFree, Denoiser, DPMSolverPP, Guided, UniformT
 
 EXACT = Parallel(tol=0.0)  # until nothing changes
 STRATEGIES = [EXACT, Parallel(tol=0.0, window=2), Parallel()]
@@ -61,3 +61,24 @@ def test_what_is_kept_of_the_first_call_is_what_the_plain_loop_keeps():
     got = sample(Denoiser(memo, PROCESS, DATA), plan, x, gradient=EXACT)
     memo.kept = None
     close([got], [sample(Denoiser(memo, PROCESS, DATA), plan, x, gradient=Checkpoint())], 1e-10)
+
+
+def test_a_scale_for_each_sample_is_refused_in_words():
+    class Labelled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x, t, cond=None):
+            return self.net(x if cond is None else x + cond, t)
+
+    plan, x, cond = DPMSolverPP(2).plan(PROCESS, GRID), torch.randn(3, 3), torch.randn(3, 3)
+    denoiser, scale = Denoiser(Labelled(), PROCESS, DATA), torch.tensor([1.0, 2.0, 3.0])
+    with pytest.raises(
+        ValueError, match=r"Parallel.* got ClassifierFree with scale \(3,\).* pass cond=Guided"
+    ):
+        sample(ClassifierFree(denoiser, scale), plan, x.requires_grad_(), cond=cond, gradient=EXACT)
+    guided = Guided(cond, scale[:, None])
+    got = sample(ClassifierFree(denoiser, 1.0), plan, x, cond=guided, gradient=EXACT)
+    wanted = sample(ClassifierFree(denoiser, scale), plan, x, cond=cond, gradient=Checkpoint())
+    close([got], [wanted], 1e-10)

@@ -1,5 +1,8 @@
 """Products with a run's Jacobian where a way leads round the stand-ins, or something stays of a call: refused."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from problems import PROCESS
@@ -95,3 +98,20 @@ def test_what_stays_of_a_call_is_refused(by):
         pushforward(Denoiser(net, PROCESS, DATA), PLAN, torch.randn(4, 3), torch.randn(4, 3), by=by)
     assert then and all(torch.equal(value, then[name]) for name, value in net.named_buffers())
     pushforward(Denoiser(Tells(), PROCESS, DATA), PLAN, x, x, by=by)
+
+
+def test_products_of_two_threads_wait_for_one_another():
+    """Forward mode, and what stands in the places of weights, are the process's."""
+    inside, most = list[int](), list[int]()
+
+    def slow(x, t):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return x.tanh()
+
+    x, model = torch.randn(3, 2), Denoiser(slow, PROCESS, DATA)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: pushforward(model, PLAN, x, x)[1], range(4)))
+    assert max(most) == 1 and all(torch.equal(each, found[0]) for each in found)
