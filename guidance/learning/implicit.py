@@ -1,5 +1,6 @@
 """`implicit_diffusion`: parameters of a sampler optimised while it runs, in one loop."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ...solvers.kinds import described
 from ...solvers.wanted import Count
 from ..grad_mode import check_grad_mode
 from ..latents.optimisation import MakeOptimiser, Stop, adam, check_callable_loss, made_optimiser
+from ..latents.sample_optimiser import SampleOptimiser
 from ..loss import Loss, check_loss
 
 
@@ -85,7 +87,7 @@ def implicit_diffusion(
         steps: of the sampler; updates begin as soon as it has a whole gradient.
 
     Returns:
-        An `ImplicitRun`. Ctrl-C ends early, with the parameters as they are then.
+        An `ImplicitRun`. Ctrl-C ends early, with the parameters as they are then. `.grad` is left as it was.
 
     Raises:
         ValueError: parameters that are no leaves or do not require grad, that the energy or network does not reach, a
@@ -104,7 +106,13 @@ def implicit_diffusion(
         )
     check_callable_loss(loss)
     descent = made_optimiser(optimiser, moved)
+    if isinstance(descent, (torch.optim.LBFGS, SampleOptimiser)):
+        raise ValueError(
+            "optimiser: got one that searches along a line (L-BFGS), expected one that makes one step of one gradient: samples move between two losses; "
+            "take adam() or sgd()"
+        )
     advance = sampler.start(moved, loss)
+    before = [parameter.grad for parameter in moved]
     losses, averages = list[float](), [p.detach().clone() for p in moved]
     nfe = vjps = 0
     stop = Stop.STEPS
@@ -125,8 +133,15 @@ def implicit_diffusion(
                 bar.set_postfix(loss=f"{losses[-1]:.4g}")
     except KeyboardInterrupt:
         stop = Stop.INTERRUPT
-    for parameter in moved:
-        parameter.grad = None
+    finally:
+        for parameter, grad in zip(moved, before, strict=True):
+            parameter.grad = grad
+    if not losses and stop is Stop.STEPS:
+        warnings.warn(
+            f"implicit_diffusion: {steps} steps made no update, since the sampler had no whole gradient yet (a queue of "
+            "N steps has one after 2 N - 1); pass more steps",
+            stacklevel=3,
+        )
     return ImplicitRun(torch.tensor(losses, dtype=torch.float64), averages, len(losses), nfe, vjps, stop)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from pullback.adjoint import sample
 from pullback.guidance import adam
-from pullback.guidance.latents import Stop
+from pullback.guidance.latents import Stop, lbfgs
 from pullback.guidance.latents.optimisation import sgd
 from pullback.guidance.learning import LangevinChain, ShiftQueue, implicit_diffusion
 from pullback.solvers import (
@@ -277,3 +277,16 @@ def test_an_energy_free_of_x_is_named(detached):
     chain = LangevinChain(lambda x: x.detach() @ (theta.detach() if detached else theta), noise(4))
     with pytest.raises(ValueError, match="energy: .*does not depend on x"):
         implicit_diffusion(chain, far, [theta], progress=False)
+
+
+def test_lbfgs_is_refused_no_update_is_said_and_grad_is_kept():
+    network = Small()
+    queue = ShiftQueue(Denoiser(network, VP(), DATA), DDIM().plan(VP(), GRID), lambda k: noise(2))
+    own = list(network.parameters())
+    own[0].grad = mine = torch.ones_like(own[0])
+    with pytest.raises(ValueError, match="optimiser: .*L-BFGS"):
+        implicit_diffusion(queue, far, own, optimiser=lbfgs(), progress=False)
+    with pytest.warns(UserWarning, match="no update"):
+        implicit_diffusion(queue, far, own, steps=9, progress=False)
+    assert implicit_diffusion(queue, far, own, steps=10, progress=False).updates == 1
+    assert own[0].grad is mine and torch.equal(mine, torch.ones_like(mine)) and own[1].grad is None

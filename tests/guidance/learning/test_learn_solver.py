@@ -335,33 +335,3 @@ def test_five_learned_calls_match_ten_of_2m_on_a_mixture():
     mine = teacher_distances(sample(MODEL, found.plan, x, gradient=None), target, lambda x: x)
     theirs = teacher_distances(sample(MODEL, TWO.plan(VP(), grid(10)), x, gradient=None), target, lambda x: x)
     assert float(mine.median()) < float(theirs.median())
-
-
-@pytest.mark.parametrize("functional", [False, True])
-def test_dropout_is_refused(functional):
-    class Loud(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.drop = torch.nn.Identity() if functional else torch.nn.Dropout(0.1)
-
-        def forward(self, x, t):
-            seen.append(len(x))
-            out = told_v(x, t)
-            return torch.nn.functional.dropout(out, 0.1) if functional else self.drop(out)
-
-    seen = []
-    with pytest.raises(ValueError, match=r"learn_solver.*eval\(\)"):
-        learn_solver(Denoiser(Loud(), VP(), V), PLANS[0], PLANS[1], noise(8), progress=False)
-    assert sum(seen) <= 1
-
-
-def test_a_plan_of_one_step_and_features_of_no_axis_are_refused_before_any_call():
-    seen = []
-    model = Denoiser(lambda x, t: seen.append(1), VP(), V)
-    one, teacher = DDIM().plan(VP(), grid(1)), DEIS(3).plan(VP(), grid(40))
-    with pytest.raises(ValueError, match="LearnedTimes: got a plan of 1 step"):
-        learn_solver(model, one, teacher, noise(8), learn=[LearnedTimes(DDIM())])
-    for features in (lambda x: x.sum(1), lambda x: x.mean()):
-        with pytest.raises(ValueError, match="features: got"):
-            learn_solver(model, PLANS[0], teacher, noise(8), features=features)
-    assert not seen
