@@ -56,8 +56,8 @@ class DirectGradient(Objective):
         other = (AdjointDEIS, Continuous, JacobianFree, Truncated)
         if alone and isinstance(self.gradient, other):
             raise ValueError(
-                f"{type(self).__name__}: got gradient={self.gradient}, expected Auto(), Checkpoint() or Direct(): {what} "
-                "is one network call, whose gradient is autograd's; leave gradient out"
+                f"{type(self).__name__}: got gradient={self.gradient}, expected Auto(), Checkpoint() or Direct(): "
+                f"{what} is one network call, whose gradient is autograd's; leave gradient out"
             )
 
     def rollout(

@@ -1,11 +1,10 @@
 """The strategy that an objective is given is the one that differentiates its run, or it is refused."""
 
 import pytest
-import torch
-from objectives import PLAN, PROCESS, gradients, policy_on
+from objectives import PROCESS, gradients, policy_on
 from oracles import batch_of
 
-from pullback.adjoint import Checkpoint, Continuous, Direct, GridLevels, CoupledSum, JacobianFree, Truncated
+from pullback.adjoint import Checkpoint, Continuous, CoupledSum, Direct, GridLevels, JacobianFree, Truncated
 from pullback.guidance import AlignProp, DRaFT, DRaFTLV, ReFL
 from pullback.solvers import DDIM, UniformLambda
 
