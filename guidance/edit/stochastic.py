@@ -1,9 +1,11 @@
 """Editing by recovered noise (CycleDiffusion, edit-friendly DDPM inversion) and by fresh noise (SDEdit)."""
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ...adjoint import Auto, Gradient, sample
 from ...adjoint.arguments import check_serves, noise_for
@@ -31,7 +33,9 @@ def cycle_diffusion(
     """The start and noises from which a stochastic `plan` gives the image under `source`, run again under `target`.
 
     A path x_k is drawn upwards from the image; each step's noise is then what leads from x_k to x_{k+1}. Equal
-    conditions give the image back to round-off. The recovered noise is not differentiated, the run from it is.
+    conditions give the image back to round-off. The recovered start and noises are held constant, the run from them is
+    differentiated: image and source get no gradient (a warning says so), and that of weights leaves out their way
+    through the recovery.
 
     Args:
         plan: stochastic, ending at sigma > 0 (DDPM, DDIM(eta > 0), SDE-DPM-Solver, ...); how far up it starts
@@ -48,10 +52,22 @@ def cycle_diffusion(
     Cost: 2 runs, N + 1 float64 states. Source: Wu and De la Torre 2022, arXiv 2210.05559, algorithm 1.
     """
     check_serves(gradient, plan)
+    held = [name for name, value in (("image", image), ("source", source)) if _requires_grad(value)]
+    if gradient is not None and torch.is_grad_enabled() and held:
+        warnings.warn(
+            f"cycle_diffusion: got {' and '.join(held)} requiring grad, expected none: the recovered start and noise "
+            "are held constant, so no gradient comes by them; call requires_grad_(False)",
+            UserWarning,
+            stacklevel=4,
+        )
     with torch.no_grad():
         start, draws = recover_noise(denoiser, plan, image, cond=source, noise=noise, encoding=encoding)
     out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=draws, gradient=gradient)
     return Edit(out, start, 2 * plan.nfe, seed_of(noise), draws)
+
+
+def _requires_grad(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value))
 
 
 @checked

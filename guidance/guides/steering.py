@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...adjoint import Auto, Gradient
+from ...adjoint import Auto, Gradient, JacobianFree
 from ...adjoint.arguments import check_arguments, check_gradient
 from ...adjoint.not_finite import blanked, lost, which_samples
 from ...adjoint.replay.bound_model import BoundModel
@@ -122,6 +122,7 @@ def steer(
         if is_dataclass(part):
             check_schedules(part, plan.steps)
     guide.check(denoiser, plan, x)
+    _check_twice(guide, through)
     x = carried(x)
     source = GivenNoise(noise) if isinstance(noise, Tensor) else noise
     if plan.slots:
@@ -174,6 +175,17 @@ def _check_wanted(gradient: Gradient, through: Through) -> None:
             "be differentiated; leave one of them out"
         )
     check_gradient(gradient)
+
+
+def _check_twice(guide: Guide, through: Through) -> None:
+    """Raise ValueError where a guide's gradient holds predictions constant and is to be differentiated itself."""
+    for part in guide.parts():
+        gradient = getattr(part, "gradient", None)
+        if through is Through.FULL and isinstance(gradient, JacobianFree):
+            raise ValueError(
+                f"{part.name}: got gradient={gradient} under Through.FULL, expected a gradient whose own derivative is "
+                "the run's: predictions are held constant there; take Checkpoint() or Direct(), or Through.STOPPED"
+            )
 
 
 def _check_noise(plan: Plan, noise: Noise | Tensor | None) -> None:

@@ -1,11 +1,12 @@
 """Lookahead: between a guide that ignores the Jacobian and the gradient of the whole rollout."""
 
+import pytest
 import torch
 from guides import ENDS, MATRIX, MODEL, PRIOR, PROCESS, SEEN, Spy
 from torch.nn.functional import cosine_similarity
 
-from pullback.adjoint import sample
-from pullback.guidance import Lookahead, Raw, steer
+from pullback.adjoint import JacobianFree, sample
+from pullback.guidance import Lookahead, Raw, Through, steer
 from pullback.solvers import DATA, DDIM, Denoiser, FlowEuler, Mixture, RectifiedFlow, UniformLambda, UniformT
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -120,3 +121,11 @@ def test_lookahead_memory_does_not_grow_with_k():
         return most[0]
 
     assert peak(40) <= peak(4) <= 4
+
+
+def test_held_predictions_are_no_guide_for_a_run_that_is_differentiated():
+    plan = DDIM().plan(PROCESS, UniformT(6, start=0.9, end=0.0))
+    guide = Lookahead(SEEN, 4, Raw(0.02), gradient=JacobianFree())
+    steer(MODEL, plan, X, guide)
+    with pytest.raises(ValueError, match="under Through.FULL"):
+        steer(MODEL, plan, X.clone().requires_grad_(), guide, through=Through.FULL)
