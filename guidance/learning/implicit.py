@@ -108,8 +108,8 @@ def implicit_diffusion(
     descent = made_optimiser(optimiser, moved)
     if isinstance(descent, (torch.optim.LBFGS, SampleOptimiser)):
         raise ValueError(
-            "optimiser: got one that searches along a line (L-BFGS), expected one that makes one step of one gradient: samples move between two losses; "
-            "take adam() or sgd()"
+            "optimiser: got one that searches along a line (L-BFGS), expected one that makes one step of one "
+            "gradient: samples move between two losses; take adam() or sgd()"
         )
     advance = sampler.start(moved, loss)
     before = [parameter.grad for parameter in moved]
@@ -138,8 +138,8 @@ def implicit_diffusion(
             parameter.grad = grad
     if not losses and stop is Stop.STEPS:
         warnings.warn(
-            f"implicit_diffusion: {steps} steps made no update, since the sampler had no whole gradient yet (a queue of "
-            "N steps has one after 2 N - 1); pass more steps",
+            f"implicit_diffusion: {steps} steps made no update, since the sampler had no whole gradient yet (a queue "
+            "of N steps has one after 2 N - 1); pass more steps",
             stacklevel=3,
         )
     return ImplicitRun(torch.tensor(losses, dtype=torch.float64), averages, len(losses), nfe, vjps, stop)
