@@ -90,11 +90,11 @@ class Matrix(Linear):
         ):
             return self._decomposed()
         version = (a._version, a.data_ptr(), a.dtype, a.device)  # what in-place changes and `.data =` change
-        kept = self.__dict__.get("_kept")
+        kept = vars(self).get("_kept")
         if kept is None or kept[0] != version:
             with torch.no_grad():
                 kept = (version, self._decomposed())
-            self.__dict__["_kept"] = kept
+            vars(self)["_kept"] = kept
         return kept[1]
 
     def _decomposed(self) -> tuple[Tensor, Tensor]:

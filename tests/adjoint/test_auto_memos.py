@@ -1,5 +1,7 @@
 """Auto on networks that keep what their first call computes: measuring leaves nothing behind."""
 
+from typing import Any
+
 import pytest
 import torch
 from everything import assert_same
@@ -18,7 +20,7 @@ class Memo(nn.Module):
         torch.manual_seed(0)
         self.kind, self.count = kind, 0
         self.e, self.n = nn.Embedding(3, 3), nn.Linear(3, 3)
-        self.kept = {"none": None, "dict": {}, "list": [], "new": None}[kind]
+        self.kept: Any = {"none": None, "dict": {}, "list": [], "new": None}[kind]
         if kind == "new":
             del self.kept
 
@@ -50,9 +52,9 @@ def gradients(net, gradient):
 def test_a_memo_that_measuring_fills_is_put_back(kind):
     exact = gradients(Memo(kind), Direct())
     assert all(grad is not None and grad.norm() > 0 for grad in exact)
-    for limits in ({"memory": 10**9}, {"deadline": 1e3}, {"calls": 2 * PLAN.nfe}):
+    for limited in (Auto(memory=10**9), Auto(deadline=1e3), Auto(calls=2 * PLAN.nfe)):
         net = Memo(kind)
-        assert_same(gradients(net, Auto(**limits)), exact)
+        assert_same(gradients(net, limited), exact)
     net = Memo(kind)
     plan_gradient(Denoiser(net, PROCESS, DATA), PLAN, torch.randn(2, 3), memory=10**9)
     assert net.count > 0 and not getattr(net, "kept", None)

@@ -258,11 +258,11 @@ def test_ctrl_c_gives_the_best_so_far_and_it_goes_on_from_there():
 
 def test_start_is_gone_on_from_with_all_its_parts_and_never_lost():
     found = learned(steps=1)
-    for options in ({"steps": 1}, {"steps": 1, "x": noise(24, 3)}):
-        target = sample(MODEL, DEIS(3).plan(VP(), grid(40)), options.get("x", noise(24))[18:], gradient=None)
-        mine = sample(MODEL, found.plan, options.get("x", noise(24))[18:], gradient=None)
+    for x in (noise(24), noise(24, 3)):
+        target = sample(MODEL, DEIS(3).plan(VP(), grid(40)), x[18:], gradient=None)
+        mine = sample(MODEL, found.plan, x[18:], gradient=None)
         reached = float(teacher_distances(mine, target, lambda x: x).mean())
-        more = learned(start=found, **options)
+        more = learned(x, start=found, steps=1)
         assert float(more.losses[0, 1]) == reached and float(more.after.mean()) <= reached
     calls = []
 
