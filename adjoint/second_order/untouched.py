@@ -14,7 +14,7 @@ from ..replay.parameters import parameters
 from ..replay.plain_state import BASE
 from ..replay.snapshot import Snapshot
 
-Kept = dict[tuple[nn.Module, str], tuple[Tensor, ...]]
+KeptTensors = dict[tuple[nn.Module, str], tuple[Tensor, ...]]
 
 
 class NoWayRound(TorchFunctionMode):
@@ -50,7 +50,7 @@ class NothingKept:
 
     def __init__(self, model: Model, stand_ins: Sequence[Tensor]) -> None:
         self.model, self.before, self.stand_ins = model, _kept(model), {id(value) for value in stand_ins}
-        self.first: Kept | None = None
+        self.first: KeptTensors | None = None
 
     def called(self) -> None:
         """To be told after each call."""
@@ -95,7 +95,7 @@ def buffers_aside(model: Model) -> Iterator[None]:
             where[name] = value
 
 
-def _kept(model: Model) -> Kept:
+def _kept(model: Model) -> KeptTensors:
     """The tensors among the modules' plain attributes."""
     return {
         (module, name): tuple([leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)])

@@ -152,7 +152,7 @@ def losses_of(loss: Loss, x: Tensor) -> Tensor:
     return value
 
 
-def check_reached(
+def check_gradients_reached(
     what: str, parameters: list[Tensor], losses: Tensor | None, reached: Sequence[Tensor | None]
 ) -> None:
     """Raise ValueError for a parameter that `what` does not depend on, or only the loss does.

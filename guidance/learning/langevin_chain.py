@@ -11,7 +11,7 @@ from ...solvers import Addressed
 from ...solvers.checked import CheckedFields
 from ...solvers.wanted import Positive, Samples
 from ..loss import Loss, check_loss
-from .implicit import ImplicitSampler, Moved, check_reached, losses_of
+from .implicit import ImplicitSampler, Moved, check_gradients_reached, losses_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class LangevinChain(CheckedFields, ImplicitSampler):
                 )
             grads = torch.autograd.grad(weights @ energy, parameters, allow_unused=True, retain_graph=k == 0)
             if k == 0:
-                check_reached("energy", parameters, with_graph, grads)
+                check_gradients_reached("energy", parameters, with_graph, grads)
             gradient = [
                 torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)
             ]

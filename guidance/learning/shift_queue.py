@@ -16,7 +16,7 @@ from ...solvers.checked import CheckedFields
 from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
 from ..loss import Loss
-from .implicit import ImplicitSampler, Moved, check_reached, losses_of, own_gradient
+from .implicit import ImplicitSampler, Moved, check_gradients_reached, losses_of, own_gradient
 from .steady import check_steady, drawing_nothing
 
 
@@ -184,7 +184,7 @@ class _Turning:
             first, *rest = torch.autograd.grad(out, [x, *self.parameters], pulled, allow_unused=True)
         assert first is not None
         if not self.reached and len(runs) == len(self.steps.slots):  # every step at once
-            check_reached("denoiser", self.parameters, None, rest)
+            check_gradients_reached("denoiser", self.parameters, None, rest)
             self.reached = True
         for run, cotangent in zip(runs, first.split(len(runs[0].cotangent)), strict=True):  # type: ignore[arg-type]
             run.cotangent = cotangent

@@ -54,7 +54,10 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SMALL) | SHARED
 
 
-LONG = {"learned_guidance", "sample", "edit_digits", "lookahead", "restore_faces"}  # over five seconds
+LONG = {  # over two seconds
+    "digit_samples", "edit_digits", "learned_guidance", "learned_solver", "lookahead", "reflow", "restore_faces",
+    "robustness", "sample",
+}  # fmt: skip
 RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
 RUNS += [
     pytest.param("face_morph", ("--gradient", g), marks=() if g == "reversible" else pytest.mark.slow)

@@ -131,6 +131,7 @@ def gradients(strategy, plan, cond_of=lambda c: c, **kwargs):
     return out.detach(), torch.autograd.grad(out.square().sum(), [x, cond, scale, *net.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [Continuous(states=States.RECORDED), AdjointDEIS(2), Backsolve()], ids=str)
 def test_everything_that_enters_gets_its_gradient(inner):
     """Starting noise, conditioning (not a leaf), guidance scale and parameters, against autograd through

@@ -64,6 +64,7 @@ def state_of(found: Morph) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gradient, plan",
     [
@@ -98,6 +99,7 @@ def test_injected_noise_and_start_reach_it_along_an_sde(gradient):
     torch.testing.assert_close(again, found.images)
 
 
+@pytest.mark.slow
 def test_conditioning_reaches_it_row_by_row():
     """The toy's conditioning shifts its data: a semantic code. Pairs of a batch end where they end alone."""
     a, b = torch.full((3, 2), -0.5), torch.full((3, 2), 0.7)

@@ -461,6 +461,7 @@ def python(code: str, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_one_process_trains_without_the_extra_and_what_needs_it_says_so(tmp_path):
     end, adapters, events, asked = python(BARE, str(tmp_path))
     assert end == "End.ITERATIONS" and "pullback[train]" in adapters and "pullback[train]" in events
