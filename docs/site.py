@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES, SITE = ROOT / "out" / "pages", ROOT / "out" / "site"
+PAGES, SITE, PACKAGE = (ROOT / "out" / name for name in ("pages", "site", "package"))
 SHOWN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs", "examples", "tests", "benchmarks")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.safetensors", "site.py", "typings")
 
@@ -48,6 +48,14 @@ def reference() -> None:
         (folder / f"{name}.md").write_text(text + "\n")
         index += f"\n- [{name}]({name}.md): {(room.__doc__ or '').splitlines()[0]}"
     (folder / "index.md").write_text(index + "\n")
+
+
+def package() -> None:
+    """The library as it is when installed, for the reference to be read from: three folders under one name."""
+    shutil.rmtree(PACKAGE, ignore_errors=True)
+    for folder in ("pullback", "solvers", "adjoint", "guidance"):
+        there = PACKAGE / "pullback" if folder == "pullback" else PACKAGE / "pullback" / folder
+        shutil.copytree(ROOT / folder, there, ignore=LEFT_OUT, symlinks=True)
 
 
 class Anchors(HTMLParser):
@@ -93,6 +101,7 @@ def main() -> None:
         else:
             shutil.copy(there, PAGES / name)
     reference()
+    package()
     tool = pathlib.Path(sys.executable).parent / "zensical"
     subprocess.run([tool, "build", "--clean", "--strict"], cwd=ROOT, check=True)
     if dead := dead_links():
