@@ -12,9 +12,9 @@ from ..solvers import GivenNoise, Model, Noise, Plan
 from ..solvers.kinds import check_kind, described
 from ..solvers.opening import check_state
 from ..solvers.per_step import PerStep
-from .auto import Auto
-from .gradient import Gradient
-from .input import Input
+from .choosing.auto import Auto
+from .strategies.gradient import Gradient
+from .strategies.input import Input
 from .transforms import transform
 
 

@@ -17,12 +17,12 @@ from ..solvers.kinds import check_kind, described
 from ..solvers.packing import State
 from ..solvers.wanted import Count, Wanted
 from .arguments import check_arguments, check_plan
-from .direct import Direct
-from .gradient import Gradient
-from .peak import Peak
+from .choosing.peak import Peak
 from .replay.cond import leaves
-from .reversible import Reversible
 from .sampling import sample
+from .strategies.direct import Direct
+from .strategies.gradient import Gradient
+from .strategies.reversible import Reversible
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from .auto import Auto
-from .checkpoint import Checkpoint
-from .direct import Direct
+from .choosing.auto import Auto
 from .given import Given
-from .gradient import Gradient
 from .replay.bound_model import BoundModel
+from .strategies.checkpoint import Checkpoint
+from .strategies.direct import Direct
+from .strategies.gradient import Gradient
+from .strategies.truncated import Truncated
 from .transforms import check_not_traced, transform
-from .truncated import Truncated
 
 
 def chosen(gradient: Gradient | None, given: Given) -> Gradient | None:

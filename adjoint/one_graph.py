@@ -19,16 +19,16 @@ from ..solvers.per_step import at_step
 from ..solvers.program import Bound, Call, Program, prepare
 from ..solvers.straight_line import straight_line, traced_prediction
 from .arguments import check_arguments
-from .auto import Auto
-from .checkpoint import Checkpoint, Mechanism
+from .choosing.auto import Auto
 from .chosen import asked_for, chosen, nothing_requires_grad
-from .direct import Direct
 from .given import Given
-from .gradient import Gradient
-from .left_out import warn_left_out
 from .replay.rollout import Registers
 from .stand_ins import Form, conditioning, form_of, form_of_noise, forms_in, noise_of, stand_in
-from .truncated import Truncated
+from .strategies.checkpoint import Checkpoint, Mechanism
+from .strategies.direct import Direct
+from .strategies.gradient import Gradient
+from .strategies.left_out import warn_left_out
+from .strategies.truncated import Truncated
 
 ALONE = "compile the network alone: Denoiser(torch.compile(network), ...)"
 StrategySettings = tuple[type, tuple[Any, ...]]  # of a strategy: its class, and what is set

@@ -11,10 +11,10 @@ from ..solvers.kinds import check_kind
 from ..solvers.packing import State
 from ..solvers.wanted import Count, Positive
 from .arguments import check_arguments, check_gradient
-from .forecast import Limits
+from .choosing.forecast import Limits
+from .choosing.gradient_plan import GradientPlan, planned
 from .given import Given
-from .gradient import Gradient
-from .gradient_plan import GradientPlan, planned
+from .strategies.gradient import Gradient
 
 
 @checked

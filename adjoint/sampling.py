@@ -11,13 +11,13 @@ from torch.compiler import is_dynamo_compiling
 from ..solvers import Model, Noise, Plan
 from ..solvers.packing import State
 from .arguments import check_arguments, check_nodes
-from .auto import Auto
+from .choosing.auto import Auto
 from .chosen import check_reached, chosen
 from .given import Given
-from .gradient import Gradient
 from .not_finite import blanked, lost, not_finite, which_samples, without
 from .one_graph import in_one_graph
 from .replay.rollout import Registers, Rollout
+from .strategies.gradient import Gradient
 from .transforms import finite, transform
 from .watching import Callback, Watcher
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback.adjoint import Checkpoint, Direct, Gradient, plan_gradient, sample
-from pullback.adjoint.peak import Peak
+from pullback.adjoint.choosing.peak import Peak
 from pullback.solvers import (
     BDIA,
     DDIM,

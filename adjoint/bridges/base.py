@@ -15,11 +15,11 @@ from ...solvers.program import Evaluator, Program
 from ..continuous.adjoint_deis import AdjointDEIS
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
-from ..direct import Direct
-from ..gradient import Gradient
 from ..replay.graph_walk import sequence_number
 from ..replay.live_call import live_call
 from ..replay.rollout import Before, Registers, Rollout
+from ..strategies.direct import Direct
+from ..strategies.gradient import Gradient
 from .backsolve import Backsolve
 from .fields import Field, Velocity
 

@@ -11,7 +11,7 @@ from ...solvers import Plan
 from ...solvers.wanted import Finite
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
-from ..gradient import Gradient
+from ..strategies.gradient import Gradient
 from .backsolve import Backsolve
 from .base import Bridge, Outside
 from .fields import Field, as_ode

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...solvers import DDIM, GivenNoise, Plan
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
-from ..gradient import Gradient
+from ..strategies.gradient import Gradient
 from .backsolve import Backsolve
 from .base import Bridge, Outside
 from .cells import Cells

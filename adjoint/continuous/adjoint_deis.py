@@ -11,7 +11,7 @@ from ...solvers import Call, Plan
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
-from ..taped import Taped
+from ..strategies.taped import Taped
 from .deis_weights import DEISStart, DEISWeights, weighted
 from .nodes import NodeTape
 from .noise_levels import factors

@@ -10,13 +10,13 @@ from torch import Tensor
 from ...solvers import DATA, NOISE, Call, Evaluate, Plan, Process
 from ...solvers.prediction import conversion
 from ...solvers.program import BoundEvaluate, Program, prepare
-from ..gradient import Gradient
 from ..replay.fingerprint import check_repeated
 from ..replay.graph_walk import Extent
 from ..replay.live_call import LiveCall
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
+from ..strategies.gradient import Gradient
 from .adjoint_grid import AdjointGrid
 from .noise_levels import noise_in_state
 from .refusals import refuse_decoupled, refuse_registers, refuse_unpredicted

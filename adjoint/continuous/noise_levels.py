@@ -8,7 +8,7 @@ import torch
 from ...solvers import DATA, Combine, Evaluate, Plan
 from ...solvers.instructions import Instruction, writes
 from ...solvers.prediction import conversion
-from ..gradient import Gradient
+from ..strategies.gradient import Gradient
 
 
 def factors(strategy: Gradient, plan: Plan) -> list[float]:

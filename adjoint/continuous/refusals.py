@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from ...solvers import GivenNoise, Plan
-from ..gradient import Gradient
 from ..replay.rollout import Registers, Rollout
+from ..strategies.gradient import Gradient
 from .adjoint_grid import AdjointGrid
 from .states import States
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from ...solvers import DATA, EDMPEC, Call, Evaluate, GivenNoise, Method, OnData, Plan
 from ...solvers.instructions import reads, writes
 from ...solvers.program import prepare
-from ..gradient import Gradient
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
 from ..replay.tape import Tape
 from ..replay.transpose import transpose
-from ..taped import Taped
+from ..strategies.gradient import Gradient
+from ..strategies.taped import Taped
 from .adjoint_grid import AdjointGrid
 from .nodes import PIECE, NodeTape
 from .regrid import Regridded

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ...solvers import Call
-from ..gradient import Gradient
 from ..replay.live_call import LiveCall
 from ..replay.rollout import Registers, Rollout
 from ..replay.sensitivity import Sensitivity
+from ..strategies.gradient import Gradient
 from .adjoint_grid import AdjointGrid
 from .deis_weights import DEISWeights, weighted
 from .nodes import NodeTape

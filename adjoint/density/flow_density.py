@@ -12,9 +12,9 @@ from ...solvers.opening import carried, check_state
 from ...solvers.packing import State, packing_of
 from ...solvers.plan import Plan
 from ...solvers.wanted import Positive
-from ..auto import Auto
-from ..gradient import Gradient
+from ..choosing.auto import Auto
 from ..sampling import sample
+from ..strategies.gradient import Gradient
 from .checks import check_differentiates, check_map, wants_gradient
 from .divergence import ExactDivergence, FlowDivergence
 from .estimate import LogProb

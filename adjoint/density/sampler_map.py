@@ -13,9 +13,9 @@ from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
 from ...solvers.plan import Plan
 from ...solvers.wanted import Count, Positive, Samples
-from ..auto import Auto
-from ..gradient import Gradient
+from ..choosing.auto import Auto
 from ..sampling import sample
+from ..strategies.gradient import Gradient
 from .checks import check_differentiates, check_map, wants_gradient
 from .estimate import LogProb
 from .prior import GaussianPrior, LogPrior, log_of_prior

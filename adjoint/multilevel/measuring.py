@@ -12,9 +12,9 @@ from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
 from ...solvers.packing import State
 from ...solvers.wanted import Wanted
-from ..checkpoint import Checkpoint
-from ..gradient import Gradient
 from ..sampling import sample
+from ..strategies.checkpoint import Checkpoint
+from ..strategies.gradient import Gradient
 from .allocation import CoupledSum
 from .levels import GridLevels, StepCounts
 from .pilot import Pilot

@@ -12,9 +12,9 @@ from ...solvers.checked import checked
 from ...solvers.noise import INITIAL
 from ...solvers.packing import State
 from ..arguments import check_arguments
-from ..auto import Auto
-from ..gradient import Gradient
+from ..choosing.auto import Auto
 from ..sampling import sample
+from ..strategies.gradient import Gradient
 from .levels import GridLevels
 from .rows import batch_size, rows_of
 from .weighted import Weighted

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ...solvers import ClassifierFree, Plan, Prediction, V
 from ...solvers.wanted import Count, NonNegative, Whole
-from ..held_slopes import held_slopes
 from ..replay.bound_model import BoundModel
 from ..replay.rollout import Registers, Rollout
 from ..replay.tape import Tape
 from ..replay.wrappers import is_compiled
-from ..taped import Taped
+from ..strategies.held_slopes import held_slopes
+from ..strategies.taped import Taped
 from .ranks import Ranks
 from .sweep_tape import SweepSettings, SweepTape
 from .swept import Swept

@@ -13,17 +13,17 @@ from ...solvers.checked import checked
 from ...solvers.packing import State
 from ...solvers.wanted import Wanted
 from ..arguments import check_arguments
-from ..auto import Auto
-from ..checkpoint import Checkpoint
-from ..direct import Direct
-from ..gradient import Gradient
+from ..choosing.auto import Auto
 from ..replay.call_state import CallState
 from ..replay.fingerprint import Projection, check_repeated, tolerance
 from ..replay.parameters import parameters
 from ..replay.snapshot import Snapshot
 from ..replay.turns import Turns
-from ..reversible import Reversible
 from ..sampling import sample
+from ..strategies.checkpoint import Checkpoint
+from ..strategies.direct import Direct
+from ..strategies.gradient import Gradient
+from ..strategies.reversible import Reversible
 from .call_jvp import CallJVP, ForwardMode
 from .entering import EnteringTensors
 from .forward_mode import pushed_through

@@ -11,8 +11,8 @@ from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.opening import carried
 from ...solvers.wanted import Count, Positive, Samples
-from ..checkpoint import Checkpoint
-from ..gradient import Gradient
+from ..strategies.checkpoint import Checkpoint
+from ..strategies.gradient import Gradient
 from .call_jvp import CallJVP, ForwardMode
 from .linearisation import Linearisation, exactness, linearised
 

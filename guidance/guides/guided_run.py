@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ...adjoint.gradient import Around
+from ...adjoint.strategies.gradient import Around
 from ...solvers import DATA, FLOW, Call, Evaluate, Noise, Plan, Prediction, convert
 from ...solvers.loop import called, converted, execute, treated
 from ...solvers.per_step import at_step

@@ -29,11 +29,11 @@ from pullback.adjoint import (
     plan_gradient,
     sample,
 )
-from pullback.adjoint.call_cost import CallCost
-from pullback.adjoint.forecast import Forecast, Limits
-from pullback.adjoint.outlook import Outlook
-from pullback.adjoint.own_cost import Own, OwnCost
-from pullback.adjoint.peak import Peak
+from pullback.adjoint.choosing.call_cost import CallCost
+from pullback.adjoint.choosing.forecast import Forecast, Limits
+from pullback.adjoint.choosing.outlook import Outlook
+from pullback.adjoint.choosing.own_cost import Own, OwnCost
+from pullback.adjoint.choosing.peak import Peak
 from pullback.solvers import (
     DATA,
     DDPM,

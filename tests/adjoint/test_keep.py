@@ -10,7 +10,7 @@ from problems import MIXTURE, PROCESS, every_method, thinned
 from torch import nn
 
 from pullback.adjoint import Checkpoint, Direct, Mechanism, Reversible, Truncated, sample
-from pullback.adjoint.peak import Peak
+from pullback.adjoint.choosing.peak import Peak
 from pullback.adjoint.replay.schedule import choose, reruns
 from pullback.solvers import DATA, DDPM, Addressed, Denoiser, DPMSolverPP, UniformLambda
 

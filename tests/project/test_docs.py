@@ -167,7 +167,9 @@ def without_imports(source: str) -> list[str]:
 
 def test_the_strategy_on_the_page_is_the_librarys_file():
     (page,) = (source for _, source in files() if "(Gradient)" in source)
-    assert without_imports(page) == without_imports((pages.ROOT / "adjoint" / "jacobian_free.py").read_text())
+    assert without_imports(page) == without_imports(
+        (pages.ROOT / "adjoint" / "strategies" / "jacobian_free.py").read_text()
+    )
 
 
 def test_the_strategy_keeps_its_closed_forms(monkeypatch):

@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ..replay.schedule import Keep, choose
+from ..strategies.checkpoint import Checkpoint, Mechanism
+from ..strategies.direct import Direct
+from ..strategies.gradient import Gradient
+from ..strategies.reversible import Reversible
 from .call_cost import CallCost
-from .checkpoint import Checkpoint, Mechanism
-from .direct import Direct
 from .forecast import Forecast
-from .gradient import Gradient
 from .own_cost import OwnCost
-from .replay.schedule import Keep, choose
-from .reversible import Reversible
 
 
 @dataclass(frozen=True)

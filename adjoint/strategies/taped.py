@@ -2,10 +2,10 @@
 
 from abc import abstractmethod
 
+from ..replay.autograd_node import differentiable, obstacle
+from ..replay.rollout import Registers, Rollout
+from ..replay.tape import Captured, Tape
 from .gradient import Gradient
-from .replay.autograd_node import differentiable, obstacle
-from .replay.rollout import Registers, Rollout
-from .replay.tape import Captured, Tape
 
 
 class Taped(Gradient):

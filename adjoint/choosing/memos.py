@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..solvers import Model
+from ...solvers import Model
 
 WATCHED = ("_parameters", "_buffers", "_modules")  # elsewhere
 

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..solvers import Apply, Model, Plan, inversion
-from ..solvers.instructions import writes
+from ...solvers import Apply, Model, Plan, inversion
+from ...solvers.instructions import writes
+from ..replay.autograd_node import obstacle
+from ..replay.bound_model import BoundModel
+from ..replay.cond import leaves
+from ..replay.fingerprint import COUNT
+from ..replay.rollout import Registers, Rollout
+from ..replay.wrappers import is_sharded
 from .call_cost import measured_call
 from .outlook import Outlook
 from .own_cost import measured_own
-from .replay.autograd_node import obstacle
-from .replay.bound_model import BoundModel
-from .replay.cond import leaves
-from .replay.fingerprint import COUNT
-from .replay.rollout import Registers, Rollout
-from .replay.wrappers import is_sharded
 
 _T = TypeVar("_T")
 

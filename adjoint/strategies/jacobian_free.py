@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..solvers import NOISE, Call, Plan, Prediction
+from ...solvers import NOISE, Call, Plan, Prediction
+from ..replay.rollout import Registers, Rollout
 from .gradient import Gradient
 from .held_slopes import held_slopes
 from .input import Input
 from .left_out import refuse_left_out, warn_left_out_of
-from .replay.rollout import Registers, Rollout
 
 TAKEN, HELD = (Input.X, Input.NOISE, Input.CONTROLS), "predictions are held constant"
 

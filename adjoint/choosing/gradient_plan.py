@@ -5,11 +5,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
+from ..replay.rollout import Registers, Rollout
+from ..strategies.gradient import Gradient
 from .forecast import Forecast, Limits, in_bytes, in_seconds
-from .gradient import Gradient
 from .measured import outlook
 from .outlook import Outlook
-from .replay.rollout import Registers, Rollout
 
 HEAD = ("strategy", "time", "peak", "calls", "VJPs", "why not")
 

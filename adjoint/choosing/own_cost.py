@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..solvers import Denoiser, Model
+from ...solvers import Denoiser, Model
+from ..replay.bound_model import BoundModel
+from ..replay.rollout import Registers, Rollout
+from ..strategies.checkpoint import Checkpoint, Mechanism
+from ..strategies.direct import Direct
+from ..strategies.gradient import Gradient
+from ..strategies.reversible import Reversible
 from .call_cost import clock
-from .checkpoint import Checkpoint, Mechanism
-from .direct import Direct
-from .gradient import Gradient
-from .replay.bound_model import BoundModel
-from .replay.rollout import Registers, Rollout
-from .reversible import Reversible
 
 SHORT, LONG = 2, 8  # steps at the end of the plan, whose difference stands for all
 REPEATS = 4

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..solvers import Model, Plan
-from ..solvers.wanted import Count, Positive
-from .checkpoint import Checkpoint
+from ...solvers import Model, Plan
+from ...solvers.wanted import Count, Positive
+from ..replay.rollout import Registers, Rollout
+from ..strategies.checkpoint import Checkpoint
+from ..strategies.gradient import Around, Gradient
 from .forecast import Limits
-from .gradient import Around, Gradient
 from .gradient_plan import planned
-from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

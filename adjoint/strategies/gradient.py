@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor
 
-from ..solvers import Model, Plan
-from ..solvers.checked import CheckedFields
+from ...solvers import Model, Plan
+from ...solvers.checked import CheckedFields
+from ..replay.rollout import Registers, Rollout
 from .input import Input
-from .replay.rollout import Registers, Rollout
 
 Around = Callable[
     [Callable[[Tensor], Tensor], str, Tensor], Tensor

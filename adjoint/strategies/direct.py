@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..solvers import Model, Plan
+from ...solvers import Model, Plan
+from ..replay.rollout import Registers, Rollout
 from .gradient import Around, Gradient
-from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from enum import Enum
 
 from torch import Tensor
 
-from ..solvers import Model, Plan
+from ...solvers import Model, Plan
+from ..replay.autograd_node import differentiable, obstacle
+from ..replay.recorded import Recorded
+from ..replay.region import Regions
+from ..replay.rollout import Registers, Rollout
+from ..replay.schedule import Keep, choose
+from ..replay.segmented import Segmented
+from ..replay.tape import Captured, Tape
 from .gradient import Around, Gradient
-from .replay.autograd_node import differentiable, obstacle
-from .replay.recorded import Recorded
-from .replay.region import Regions
-from .replay.rollout import Registers, Rollout
-from .replay.schedule import Keep, choose
-from .replay.segmented import Segmented
-from .replay.tape import Captured, Tape
 
 log = logging.getLogger(__name__)
 

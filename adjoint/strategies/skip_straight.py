@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import FLOW, Call, Combine, Evaluate, Plan
-from ..solvers.broadcast import per_sample
-from ..solvers.wanted import NonNegative
+from ...solvers import FLOW, Call, Combine, Evaluate, Plan
+from ...solvers.broadcast import per_sample
+from ...solvers.wanted import NonNegative
+from ..replay.rollout import Registers, Rollout
 from .gradient import Gradient
 from .input import Input
-from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

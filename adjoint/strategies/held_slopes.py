@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..solvers import Evaluate, Plan, Prediction, convert
+from ...solvers import Evaluate, Plan, Prediction, convert
 from .gradient import Gradient
 
 

@@ -10,23 +10,23 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ..solvers import Call
-from ..solvers.loop import predict
+from ...solvers import Call
+from ...solvers.loop import predict
+from ..replay.call_state import CallState
+from ..replay.cond import aliased
+from ..replay.entrance import alias
+from ..replay.graph_walk import entangled, reach, sequence_number
+from ..replay.hooks import hooks_suspended
+from ..replay.inputs import Inputs
+from ..replay.plain_state import plain_state
+from ..replay.rollout import Registers, Rollout
+from ..replay.saved import Saved
+from ..replay.snapshot import Snapshot
+from ..replay.transparent import transparent
+from ..replay.turns import Turns
+from ..replay.wrappers import hooked_graph
 from .memos import Memos
 from .peak import Peak
-from .replay.call_state import CallState
-from .replay.cond import aliased
-from .replay.entrance import alias
-from .replay.graph_walk import entangled, reach, sequence_number
-from .replay.hooks import hooks_suspended
-from .replay.inputs import Inputs
-from .replay.plain_state import plain_state
-from .replay.rollout import Registers, Rollout
-from .replay.saved import Saved
-from .replay.snapshot import Snapshot
-from .replay.transparent import transparent
-from .replay.turns import Turns
-from .replay.wrappers import hooked_graph
 
 FEWEST, MOST = 3, 15  # rounds
 SPREAD = 0.03  # standard error of a round's median, as a share of it, at which no further round is made

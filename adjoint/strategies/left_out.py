@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable
 
 from torch import Tensor
 
+from ..replay.rollout import Rollout
 from .gradient import Gradient
 from .input import Input
-from .replay.rollout import Rollout
 
 
 def warn_left_out(strategy: Gradient, names: Iterable[str], reason: str) -> None:

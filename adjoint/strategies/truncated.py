@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..solvers import Plan
+from ...solvers import Plan
+from ..replay.rollout import Registers, Rollout
 from .checkpoint import Checkpoint
 from .gradient import Gradient
 from .input import Input
 from .left_out import warn_left_out
-from .replay.rollout import Registers, Rollout
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..solvers import Call, Noise, Plan, combine, inversion
-from ..solvers.linear_map import Mixer, Value
-from ..solvers.loop import total, write
-from ..solvers.program import BoundCombine, BoundEvaluate, Program
-from ..solvers.wanted import Limit
+from ...solvers import Call, Noise, Plan, combine, inversion
+from ...solvers.linear_map import Mixer, Value
+from ...solvers.loop import total, write
+from ...solvers.program import BoundCombine, BoundEvaluate, Program
+from ...solvers.wanted import Limit
+from ..replay.live_call import LiveCall
+from ..replay.rollout import Registers, Rollout
+from ..replay.sensitivity import Sensitivity
+from ..replay.tape import Tape
+from ..replay.transpose import transpose
 from .input import Input
-from .replay.live_call import LiveCall
-from .replay.rollout import Registers, Rollout
-from .replay.sensitivity import Sensitivity
-from .replay.tape import Tape
-from .replay.transpose import transpose
 from .taped import Taped
 
 

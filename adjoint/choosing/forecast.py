@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..solvers.checked import CheckedFields
-from ..solvers.wanted import Count, Positive
-from .gradient import Gradient
+from ...solvers.checked import CheckedFields
+from ...solvers.wanted import Count, Positive
+from ..strategies.gradient import Gradient
 
 
 @dataclass(frozen=True)
