@@ -15,11 +15,11 @@ import math
 import pathlib
 import platform
 import statistics
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from continuous import Exact, Perceptron
 from torch import Tensor, nn
 
 from pullback.adjoint import (
@@ -56,8 +56,6 @@ from pullback.solvers import (
 )
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
-from continuous import Exact, Perceptron  # noqa: E402
 
 RUN = DPMSolverPP(2)
 # name: strategy, and the method of the run where it is not RUN
@@ -116,7 +114,7 @@ class Shifted(nn.Module):
 
 
 def bundled(name: str, shape: tuple[int, ...]) -> Problem:
-    from bundled import denoiser
+    from pullback.zoo import denoiser
 
     found = denoiser(name)
     labels = (torch.arange(8),) if "digits" in name else ()

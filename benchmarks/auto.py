@@ -14,7 +14,6 @@ import pathlib
 import platform
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -64,7 +63,7 @@ class Perceptron(nn.Module):
 
 def network(draw: random.Random) -> tuple[str, nn.Module, Tensor]:
     """One of two kinds, of a size that takes 0.3 to 10 ms a call."""
-    from networks import UNet
+    from pullback.zoo import UNet
 
     if draw.random() < 0.5:
         features, width, depth = (
@@ -170,7 +169,6 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "results" / "auto.json")
     given = parser.parse_args()
-    sys.path.insert(0, str(HERE.parent / "examples"))
     torch.set_num_threads(1)
     rows = []
     for seed in range(given.cases):

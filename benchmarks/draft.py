@@ -14,7 +14,6 @@ import json
 import pathlib
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -27,12 +26,11 @@ from pullback.guidance.objectives.peers import World
 from pullback.solvers import DDIM, VP, Denoiser, Method, ReversibleHeun, UniformLambda, V
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
 STEPS, LAST = 50, 5
 
 
 def setting(size: int, width: int, count: int):
-    from networks import UNet
+    from pullback.zoo import UNet
 
     torch.manual_seed(0)
     network = UNet(size, width, (1, 2))

@@ -14,21 +14,15 @@ import functools
 import json
 import math
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from judged import NFE, behind, best, defaults
 from torch import Tensor
 
-HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
-
-from bundled import load  # noqa: E402
-from judged import NFE, behind, best, defaults  # noqa: E402
-
-from pullback.adjoint import sample  # noqa: E402
-from pullback.solvers import (  # noqa: E402
+from pullback.adjoint import sample
+from pullback.solvers import (
     DDIM,
     DEIS,
     GHVB,
@@ -56,7 +50,10 @@ from pullback.solvers import (  # noqa: E402
     V,
     convert,
 )
-from pullback.solvers.methods.unipc import BVariant  # noqa: E402
+from pullback.solvers.methods.unipc import BVariant
+from pullback.zoo import load
+
+HERE = pathlib.Path(__file__).parent
 
 DRAWS = {"mixture": 256, "8x8 digits": 10}
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)

@@ -14,7 +14,6 @@ import json
 import math
 import pathlib
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -24,13 +23,8 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
-
-from bundled import denoiser, load  # noqa: E402
-
-from pullback.adjoint import sample  # noqa: E402
-from pullback.guidance.learning import (  # noqa: E402
+from pullback.adjoint import sample
+from pullback.guidance.learning import (
     LearnedCoefficients,
     LearnedLabels,
     LearnedTimes,
@@ -38,7 +32,7 @@ from pullback.guidance.learning import (  # noqa: E402
     d_ode,
     learn_solver,
 )
-from pullback.solvers import (  # noqa: E402
+from pullback.solvers import (
     DEIS,
     VP,
     ClassifierFree,
@@ -55,6 +49,9 @@ from pullback.solvers import (  # noqa: E402
     UniformT,
     UniPC,
 )
+from pullback.zoo import denoiser, load
+
+HERE = pathlib.Path(__file__).parent
 
 OUT = HERE / "results" / "learned.json"
 CALLS = (5, 6, 8, 10)

@@ -32,10 +32,8 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
+sys.path.insert(0, str(HERE))
 
-from bundled import denoiser  # noqa: E402
-from data import digit_images  # noqa: E402
 from inverse import digits_prior  # noqa: E402
 
 from pullback.adjoint import Direct, linearised, sample  # noqa: E402
@@ -55,6 +53,7 @@ from pullback.guidance import (  # noqa: E402
     optimise,
 )
 from pullback.solvers import VP, Addressed, Denoiser, DPMSolverPP, Mixture, Model, UniformLambda, UniformT  # noqa: E402
+from pullback.zoo import denoiser, digit_images  # noqa: E402
 
 STD, OURS = 0.05, "Levenberg-Marquardt"
 Counts = tuple[int, int, int]  # forward calls, JVPs, VJPs

@@ -227,9 +227,9 @@ def mixture() -> dict[str, Any]:
 def digits() -> tuple[Denoiser, Tensor, Tensor]:
     """The denoiser in float64, held-out images and their class vectors."""
     sys.path.insert(0, str(HERE.parent / "examples"))
-    from bundled import denoiser
-    from data import digit_images
     from train import held_out
+
+    from pullback.zoo import denoiser, digit_images
 
     images, labels = digit_images()
     rows = held_out(len(images), 0.1)[1]

@@ -12,7 +12,6 @@ import json
 import pathlib
 import platform
 import statistics
-import sys
 import time
 
 import torch
@@ -25,8 +24,7 @@ STEPS, REPEATS = 20, 9
 
 
 def main() -> None:
-    sys.path.insert(0, str(HERE.parent / "examples"))
-    from networks import UNet
+    from pullback.zoo import UNet
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -71,8 +71,7 @@ def peak_kib() -> int:
 
 
 def point(name: str, steps: int) -> None:
-    sys.path.insert(0, str(HERE.parent / "examples"))
-    from networks import UNet
+    from pullback.zoo import UNet
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -16,7 +16,6 @@ import json
 import math
 import pathlib
 import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,7 +137,7 @@ SIXTEEN = ToyMixture(
 
 def digits(method: Method, count: int) -> list[Pilot]:
     """The same for the bundled digits, in float32 as they come."""
-    from bundled import denoiser, load
+    from pullback.zoo import denoiser, load
 
     model, classifier = denoiser("digits"), load("classifier0")
     for network in model.networks():
@@ -276,7 +275,6 @@ def cases(count: int, images: int) -> dict[str, Callable[[], list[Pilot]]]:
 
 
 def main() -> None:
-    sys.path.insert(0, str(HERE.parent / "examples"))
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=400, help="samples a half, of mixtures")
     parser.add_argument("--images", type=int, default=16, help="samples a half, of digits")

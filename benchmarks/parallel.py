@@ -12,7 +12,6 @@ import argparse
 import json
 import pathlib
 import platform
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -20,13 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
-
-import bundled  # noqa: E402
-
-from pullback.adjoint import Checkpoint, Gradient, Parallel, Swept, sample  # noqa: E402
-from pullback.solvers import (  # noqa: E402
+from pullback import zoo
+from pullback.adjoint import Checkpoint, Gradient, Parallel, Swept, sample
+from pullback.solvers import (
     DDIM,
     DEIS,
     NOISE,
@@ -46,6 +41,8 @@ from pullback.solvers import (  # noqa: E402
     UniPC,
     V,
 )
+
+HERE = pathlib.Path(__file__).parent
 
 STEPS, TOLERANCES, WITHIN = (20, 50, 100), (3e-3, 1e-3, 1e-4), 1e-3
 METHODS: dict[str, list[Method]] = {
@@ -78,9 +75,9 @@ def problem(name: str) -> tuple[Model, Tensor, Any]:
         )
     shape = (1, 8, 8) if name.startswith("digits") else (1, 25, 25)
     if name == "faces_large":  # the same convolutions on more pixels: a call of 6 ms, for --ranks
-        return bundled.denoiser("faces"), torch.randn(batch, 1, 41, 41, generator=g), None
+        return zoo.denoiser("faces"), torch.randn(batch, 1, 41, 41, generator=g), None
     x = torch.randn(batch, *shape, generator=g)
-    return bundled.denoiser(name), x, torch.arange(batch) if name.startswith("digits") else None
+    return zoo.denoiser(name), x, torch.arange(batch) if name.startswith("digits") else None
 
 
 def compiled(method: Method, model: Model, steps: int) -> Plan:

@@ -9,19 +9,12 @@ face moved by a pixel, with grain and more contrast. That is milder than two pho
 import argparse
 import json
 import pathlib
-import sys
 import time
 
 import torch
 from torch import Tensor
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-
-from bundled import load  # noqa: E402
-from data import face_images  # noqa: E402
-
-from pullback.guidance import (  # noqa: E402
+from pullback.guidance import (
     COSINE,
     Calibration,
     Chip,
@@ -32,6 +25,9 @@ from pullback.guidance import (  # noqa: E402
     dlib_face,
     false_match_rate,
 )
+from pullback.zoo import face_images, load
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 QUANTILES = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
 

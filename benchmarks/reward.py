@@ -59,8 +59,9 @@ LR, RANK = 5e-3, 8
 
 def base_model(name):
     """The network's sampler, its samples without training and what their best are worth."""
-    from bundled import denoiser
     from finetune import settings
+
+    from pullback.zoo import denoiser
 
     how = settings(BETA, "digits", 0.03)[name.split(",")[0]]
     model = denoiser(how.network)
@@ -71,7 +72,7 @@ def base_model(name):
 
 
 def reward_of(name):
-    from bundled import load
+    from pullback.zoo import load
 
     if name.endswith("jpeg"):
         return -JPEGSize().normalise(0.392, 0.003)
@@ -79,7 +80,7 @@ def reward_of(name):
 
 
 def train(name, seed, folder):
-    from bundled import load
+    from pullback.zoo import load
 
     how, model, plan, base = base_model(name)
     tuned = lora(copy.deepcopy(model), RANK, seed=seed)

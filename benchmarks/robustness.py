@@ -63,7 +63,7 @@ class Digits:
 
     def __init__(self, name: str) -> None:
         sys.path.insert(0, str(HERE.parent / "examples"))
-        from bundled import denoiser, load
+        from pullback.zoo import denoiser, load
 
         data: Any = importlib.import_module("data")
 

@@ -11,7 +11,6 @@ latents would.
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import torch
@@ -58,9 +57,7 @@ ENDS = (0.03, 1.0)
 
 
 def main() -> None:
-    sys.path.insert(0, str(HERE.parent / "examples"))
-    from bundled import denoiser
-    from data import face_images
+    from pullback.zoo import denoiser, face_images
 
     torch.set_num_threads(1)
     base, faces = denoiser("faces"), face_images()[:8]

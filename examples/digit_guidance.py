@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bundled import denoiser, load
 from common import digits_grid, options, write
 from torch import Tensor
 
 from pullback.adjoint import sample
 from pullback.guidance import ChiPrior, adam, optimise
 from pullback.solvers import Addressed, DPMSolverPP, UniformT
+from pullback.zoo import denoiser, load
 
 KEEP = 2.0  # nats per squared rms distance to the sample that the noise gave before
 

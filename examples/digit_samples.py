@@ -8,13 +8,12 @@ features. The baseline is a second set of real held-out digits, of the same size
 from typing import Any
 
 import torch
-from bundled import denoiser, load
 from common import digits_grid, options, write
-from data import MNIST_HELD_OUT, MNIST_TRAIN, mnist_images
 from torch import Tensor
 
 from pullback.adjoint import sample
 from pullback.solvers import Addressed, ClassifierFree, DPMSolverPP, FlowMidpoint, Method, UniformT
+from pullback.zoo import MNIST_HELD_OUT, MNIST_TRAIN, denoiser, load, mnist_images
 
 
 def samplers(scale: float) -> dict[str, tuple[str, Method, Any]]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bundled import denoiser, load
 from common import digits_grid, options, write
 from torch import Tensor
 
 from pullback.adjoint import linearised, sample, singular_directions
 from pullback.solvers import Addressed, DPMSolverPP, UniformT
+from pullback.zoo import denoiser, load
 
 SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bundled import denoiser, load
 from common import options, write
-from data import MNIST_HELD_OUT, MNIST_TRAIN, mnist_images
 from torch import Tensor
 
 from pullback.guidance import edit
 from pullback.solvers import Addressed, FlowEuler, UniformT
+from pullback.zoo import MNIST_HELD_OUT, MNIST_TRAIN, denoiser, load, mnist_images
 
 SCALE, STEPS = 2.0, 12
 GRID = UniformT(STEPS)

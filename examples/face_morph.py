@@ -14,9 +14,7 @@ import time
 from typing import Any
 
 import torch
-from bundled import denoiser
 from common import options, write
-from data import face_images
 from morph_figures import draw_morph, draw_table
 from morph_judges import RATES, Judge, judges, match_rate, sharpness, unreality
 from morph_strategies import LOSS, Entry, entries, gradients
@@ -25,6 +23,7 @@ from torch import Tensor
 from pullback.adjoint import sample
 from pullback.guidance import Morph, MorphLoss, Pair, Slerp, morph
 from pullback.solvers import Denoiser
+from pullback.zoo import denoiser, face_images
 
 FRAMES = 9  # of the strip
 WEIGHTS = {"dlib": 3.0}  # in the loss; 1 for the others

@@ -5,7 +5,6 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from bundled import denoiser, load
 from common import options, write
 
 from pullback.adjoint import sample
@@ -36,6 +35,7 @@ from pullback.guidance import (
     read_log,
 )
 from pullback.solvers import DDIM, Addressed, ConstantFlowSDE, FlowSDE, Method, UniformT
+from pullback.zoo import denoiser, load
 
 # %% [markdown]
 # The reward's unit decides what beta means: with r = log p(digit | x) and beta = 1 the optimum p(x)

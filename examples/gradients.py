@@ -4,11 +4,11 @@
 import time
 
 import torch
-from bundled import denoiser
 from common import options, write
 
 from pullback.adjoint import Checkpoint, Direct, Truncated, sample
 from pullback.solvers import DPMSolverPP, UniformLambda
+from pullback.zoo import denoiser
 
 STRATEGIES = {
     "Direct": Direct(),

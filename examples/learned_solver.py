@@ -7,12 +7,12 @@ import warnings
 
 import matplotlib.pyplot as plt
 import torch
-from bundled import denoiser
 from common import options, write
 
 from pullback.adjoint import sample
 from pullback.guidance.learning import LearnedCoefficients, LearnedLabels, LearnedTimes, learn_solver
 from pullback.solvers import VP, DPMSolverPP, UniformLambda
+from pullback.zoo import denoiser
 
 
 def main() -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from bundled import denoiser, load
 from common import digits_grid, options, write
 from torch import Tensor
 
 from pullback.adjoint import Checkpoint, sample
 from pullback.guidance import Context, Guide, Lookahead, Proportion, steer
 from pullback.solvers import DDIM, VP, Addressed, Mixture, Model, UniformT
+from pullback.zoo import denoiser, load
 
 AHEAD = (0, 1, 2, 4, 8)
 COLOURS = ("#9a9a9a", "#d1495b", "#edae49", "#3a86a8", "#1f4e79")

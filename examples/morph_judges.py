@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from bundled import load
 from torch import Tensor
 
 from pullback.guidance import (
@@ -19,6 +18,7 @@ from pullback.guidance import (
     threshold_at,
 )
 from pullback.solvers import Denoiser
+from pullback.zoo import load
 
 RATES = (0.01, 0.001)  # false match rates that thresholds are calibrated for
 

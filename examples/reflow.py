@@ -13,15 +13,14 @@ import time
 
 import torch
 import torch.nn.functional as F
-from bundled import denoiser, load
 from common import digits_grid, options, write
-from data import digit_images
 from digit_samples import frechet
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pullback.adjoint import sample, trajectory
 from pullback.solvers import Addressed, Denoiser, FlowEuler, FlowMidpoint, Model, UniformT
+from pullback.zoo import denoiser, digit_images, load
 
 CALLS = (1, 2, 4, 20)
 BATCH = 128

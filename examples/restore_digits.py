@@ -9,15 +9,14 @@ which is what the guides give, cannot be expected to beat a mean by PSNR, and a 
 import math
 
 import torch
-from bundled import denoiser, load
 from common import options, write
-from data import MNIST_HELD_OUT, MNIST_TRAIN, mnist_images
 from restore_faces import psnr
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pullback.guidance import DDNM, DPS, MCG, DiffPIR, Downsample, Mask, Measurement, PiGDM, Residual, steer
 from pullback.solvers import DDIM, Addressed
+from pullback.zoo import MNIST_HELD_OUT, MNIST_TRAIN, denoiser, load, mnist_images
 
 NOISE = 0.1
 MEAN, NEAREST = "mixture's mean", "nearest training digit"

@@ -7,14 +7,13 @@ give, cannot be expected to beat a mean by PSNR.
 
 # %%
 import torch
-from bundled import denoiser
 from common import options, write
-from data import face_images
 from torch import Tensor
 from train import augment, held_out
 
 from pullback.guidance import DDNM, DPS, MCG, DiffPIR, Downsample, Mask, Measurement, PiGDM, Residual, steer
 from pullback.solvers import DDIM, Addressed, Mixture
+from pullback.zoo import denoiser, face_images
 
 NOISE = 0.05
 

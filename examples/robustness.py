@@ -8,13 +8,12 @@ Two baselines: an attacker that does not know of the defence, and signs drawn at
 import itertools
 
 import torch.nn.functional as F
-from bundled import denoiser, load
 from common import options, write
-from data import MNIST_HELD_OUT, mnist_images
 
 from pullback.adjoint import Checkpoint, sample
 from pullback.guidance import FixedStep, Linf, Proportion, pgd, purify, straight_through
 from pullback.solvers import DDIM, Addressed, UniformT
+from pullback.zoo import MNIST_HELD_OUT, denoiser, load, mnist_images
 
 NAMES = ("exact gradient", "last 4 steps only", "Jacobian left out", "defence unknown")
 COLOURS = ("#c0392b", "#1f4e79", "#7f8c8d", "#d9a441")

@@ -1,7 +1,7 @@
 """Train the bundled models. On one core: faces about 14 minutes, digits 6, embedders and classifiers 2 each.
 
     python examples/train.py --model faces|digits|faces_flow|digits_flow|embedders|classifiers
-                             [--out examples/weights] [--steps N]
+                             [--out pullback/zoo/weights] [--steps N]
 
 Deterministic for a given number of steps. `faces` and `digits` predict v under VP(), their `_flow` twins the
 velocity eps - x0 under RectifiedFlow(); the loss is the mean square of what is predicted.
@@ -14,19 +14,15 @@ import time
 
 import torch
 import torch.nn.functional as F
-from data import digit_images, face_images
-from networks import Embedder, UNet
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-MODELS = {
-    "digits": lambda: UNet(8, 24, (1, 2), classes=10),
-    "faces": lambda: UNet(25, 24, (1, 2, 3)),
-    "digits_flow": lambda: UNet(8, 24, (1, 2), classes=10),
-    "faces_flow": lambda: UNet(25, 24, (1, 2, 3)),
-}
-EMBEDDER_WIDTHS = (32, 40, 24)
-CLASSIFIER_WIDTHS = (24, 32)
+from pullback import zoo
+from pullback.solvers import VP, RectifiedFlow
+from pullback.zoo import digit_images, face_images
+
+MODELS = ("digits", "faces", "digits_flow", "faces_flow")
+WEIGHTS = pathlib.Path(zoo.__file__).parent / "weights"
 
 
 def held_out(count: int, share: float) -> tuple[Tensor, Tensor]:
@@ -40,8 +36,6 @@ def loss_of(
     name: str, network: nn.Module, x: Tensor, labels: Tensor | None, generator: torch.Generator
 ) -> Tensor:
     """Mean square of v - network(x_t, t), t uniform in [0, 1]; for a flow v = eps - x0, else alpha eps - sigma x0."""
-    from pullback.solvers import VP, RectifiedFlow
-
     flow = name.endswith("_flow")
     process = RectifiedFlow() if flow else VP()
     t = torch.rand(len(x), generator=generator)
@@ -54,8 +48,8 @@ def loss_of(
 def train_diffusion(name: str, out: pathlib.Path, steps: int) -> dict[str, float]:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    network = MODELS[name]()
-    average = MODELS[name]()
+    network = zoo.architecture(name)
+    average = zoo.architecture(name)
     average.load_state_dict(network.state_dict())
     images, labels = digit_images() if name.startswith("digits") else (face_images(), None)
     train, test = held_out(len(images), 0.1)
@@ -142,7 +136,7 @@ def train_embedder(seed: int, out: pathlib.Path, steps: int) -> dict[str, float]
     torch.manual_seed(100 + seed)
     generator = torch.Generator().manual_seed(200 + seed)
     images, began = face_images(), time.time()
-    network = Embedder(25, EMBEDDER_WIDTHS[seed])
+    network = zoo.architecture(f"embedder{seed}")
     heads = nn.Parameter(torch.randn(len(images), 64))
     adam = torch.optim.Adam([*network.parameters(), heads], lr=1e-3)
     for _ in range(steps):
@@ -167,7 +161,7 @@ def train_classifier(seed: int, out: pathlib.Path, steps: int) -> dict[str, floa
     generator = torch.Generator().manual_seed(400 + seed)
     (images, labels), began = digit_images(), time.time()
     train, test = held_out(len(images), 0.2)
-    network = Embedder(8, CLASSIFIER_WIDTHS[seed], outputs=10, unit=False)
+    network = zoo.architecture(f"classifier{seed}")
     adam = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(steps):
         pick = train[torch.randint(len(train), (64,), generator=generator)]
@@ -186,7 +180,7 @@ def train_classifier(seed: int, out: pathlib.Path, steps: int) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=(*MODELS, "embedders", "classifiers"), required=True)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "weights")
+    parser.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)

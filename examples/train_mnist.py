@@ -1,7 +1,7 @@
 """Train the 28x28 digit models on 8,000 of MNIST's digits; the other 2,000 are held out.
 
     python examples/train_mnist.py --model mnist|mnist_flow|mnist_classifiers
-                                   [--out examples/weights] [--steps N] [--work out/training]
+                                   [--out pullback/zoo/weights] [--steps N] [--work out/training]
 
 On one core with bfloat16 instructions a step of the diffusion models takes 0.13 s. `mnist` predicts v under VP(),
 `mnist_flow` the velocity eps - x0 under RectifiedFlow(), both class-conditional with a null label, both with the
@@ -17,24 +17,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from data import MNIST_HELD_OUT, MNIST_TRAIN, mnist_images
-from networks import Embedder, ResidualClassifier, UNet
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from train import augment, loss_of
+from train import WEIGHTS, augment, loss_of
+
+from pullback import zoo
+from pullback.zoo import MNIST_HELD_OUT, MNIST_TRAIN, mnist_images
 
 BATCH, NULL, DROPPED = 64, 10, 0.1  # the label is left out of a tenth of the examples
 SAVE_EVERY = 100
 PEAK, WARM, COOL = 2e-3, 200, 0.3  # the rate rises over 200 steps and falls to zero over the last 30 %
-
-
-def diffusion() -> UNet:
-    return UNet(28, 48, (1, 3), classes=10, patch=2)
-
-
-def classifiers() -> tuple[nn.Module, nn.Module]:
-    """The one that examples attack, and the one, of another architecture, that judges."""
-    return Embedder(28, 16, outputs=10, unit=False), ResidualClassifier(24, outputs=10)
 
 
 def rate(step: int, steps: int) -> float:
@@ -47,7 +39,7 @@ class Training:
     def __init__(self, name: str, steps: int, work: pathlib.Path) -> None:
         torch.manual_seed(0)
         self.name, self.steps, self.file = name, steps, work / f"{name}.checkpoint"
-        self.network, self.average = diffusion(), diffusion()
+        self.network, self.average = zoo.architecture(name), zoo.architecture(name)
         self.average.load_state_dict(self.network.state_dict())
         self.adam = torch.optim.Adam(self.network.parameters(), lr=PEAK, betas=(0.9, 0.99))
         self.generator = torch.Generator().manual_seed(1)
@@ -154,7 +146,7 @@ def train_classifier(network: nn.Module, seed: int, file: pathlib.Path, steps: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=("mnist", "mnist_flow", "mnist_classifiers"), required=True)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "weights")
+    parser.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
     parser.add_argument("--steps", type=int, default=0, help="default: 12000, classifiers 2000")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("out/training"))
     run = parser.parse_args()
@@ -167,7 +159,7 @@ def main() -> None:
             torch.manual_seed(500 + seed)
             name, steps = f"mnist_classifier{seed}", run.steps or 2000
             report[name] = train_classifier(
-                classifiers()[seed], 600 + seed, run.out / f"{name}.safetensors", steps
+                zoo.architecture(name), 600 + seed, run.out / f"{name}.safetensors", steps
             )
     else:
         report = {run.model: train_diffusion(run.model, run.out, run.steps or 12_000, run.work)}

@@ -2,12 +2,21 @@
 
 import pytest
 import torch
-from bundled import NAMES, WEIGHTS, denoiser, load
-from data import MNIST_HELD_OUT, MNIST_TRAIN, digit_images, face_images, mnist_images
 from train import held_out
 
 from pullback.adjoint import Checkpoint, sample
 from pullback.solvers import DPMSolverPP, FlowEuler, FlowMidpoint, UniformLambda, UniformT
+from pullback.zoo import (
+    MNIST_HELD_OUT,
+    MNIST_TRAIN,
+    NAMES,
+    denoiser,
+    digit_images,
+    face_images,
+    load,
+    mnist_images,
+)  # fmt: skip
+from pullback.zoo.models import WEIGHTS
 
 
 @pytest.mark.parametrize("name", ["faces", "digits", "mnist"])
@@ -82,5 +91,7 @@ def test_embedders_tell_the_faces_apart():
 def test_names_and_files():
     with pytest.raises(ValueError, match="expected one of faces"):
         load("cats")
+    with pytest.raises(ValueError, match="bundled denoiser: got 'embedder0', expected one of faces"):
+        denoiser("embedder0")
     assert {p.name for p in WEIGHTS.iterdir()} >= {f"{n}.safetensors" for n in NAMES}
     assert not list(WEIGHTS.glob("*.p*t*")) and all(p.stat().st_size < 6e6 for p in WEIGHTS.iterdir())

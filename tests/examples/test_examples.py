@@ -31,11 +31,8 @@ SMALL = {
     "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
 }
 SHARED = {
-    "networks",
-    "data",
     "train",
     "train_mnist",
-    "bundled",
     "common",
     "attainable",
     "morph_figures",
@@ -85,10 +82,10 @@ def test_example(name, more, tmp_path, monkeypatch, capsys):
 
 def test_every_objective_of_finetune_fits_its_sampler():
     import finetune
-    from bundled import denoiser
 
     from pullback.guidance import Policy
     from pullback.solvers import UniformT
+    from pullback.zoo import denoiser
 
     for name, how in finetune.settings(1.0).items():
         base, tuned = denoiser(how.network), denoiser(how.network)

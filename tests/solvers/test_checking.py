@@ -4,7 +4,6 @@ from itertools import product
 
 import pytest
 import torch
-from bundled import denoiser
 from problems import thinned
 from sklearn.datasets import load_digits
 
@@ -33,6 +32,7 @@ from pullback.solvers import (
     convert,
 )
 from pullback.solvers.networks.checking import FITS, _levels
+from pullback.zoo import denoiser
 
 LAW = Mixture.isotropic(
     torch.ones(3, dtype=torch.float64) / 3,

@@ -14,7 +14,7 @@ from pullback import adjoint, guidance, solvers
 
 ROOT = pathlib.Path(__file__).parents[2]
 INDEX, NAMES = ROOT / "docs" / "index.md", ROOT / "docs" / "names.md"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHELVES: Mapping[str, types.ModuleType] = {"solvers": solvers, "adjoint": adjoint} | {
     f"guidance.{name}": thing for name, thing in vars(guidance).items() if name in guidance.__all__ and

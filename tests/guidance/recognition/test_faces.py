@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from data import face_images
 
 from pullback.guidance import Chip, EightBits, dlib_black_box, dlib_face
 from pullback.guidance.recognition import dlib_weights as weights_file
 from pullback.guidance.recognition import faces as faces_file
+from pullback.zoo import face_images
 
 AS_A_FILE = Chip(levels=EightBits())
 

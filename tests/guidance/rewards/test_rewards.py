@@ -10,7 +10,6 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from bundled import load
 from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,6 +29,7 @@ from pullback.guidance import (
 from pullback.guidance.rewards import evaluate_reward
 from pullback.guidance.rewards.asked import MeteredReward
 from pullback.solvers import Mixture
+from pullback.zoo import load
 
 LAW = Mixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),

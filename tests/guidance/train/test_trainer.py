@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from bundled import denoiser as bundled
 from problems import PROCESS
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from pullback.guidance.train.divergence import diverge
 from pullback.solvers import DATA, DDIM, Denoiser, SDEDPMSolverPP, Transitions, UniformT, run
 from pullback.solvers.loop import predict
 from pullback.solvers.program import prepare
+from pullback.zoo import denoiser as bundled
 
 
 def model(seed: int = 0) -> Denoiser:

@@ -1,4 +1,4 @@
-"""The real images the bundled models are trained on: two sets from packages, MNIST digits from beside this file."""
+"""The real images that the bundled models were trained on: two sets from packages, MNIST from beside this file."""
 
 import pathlib
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def digit_images() -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits: images (1797, 1, 8, 8) in [-1, 1] and labels (1797,)."""
+    """scikit-learn's digits: images (1797, 1, 8, 8) in [-1, 1] and labels (1797,). Needs scikit-learn."""
     from sklearn.datasets import load_digits
 
     data: Any = load_digits()
@@ -17,7 +17,7 @@ def digit_images() -> tuple[Tensor, Tensor]:
 
 
 def face_images() -> Tensor:
-    """scikit-image's lfw_subset, its first 100 images, the faces: (100, 1, 25, 25) in [-1, 1]."""
+    """scikit-image's lfw_subset, its first 100 images, the faces: (100, 1, 25, 25) in [-1, 1]. Needs scikit-image."""
     from skimage.data import lfw_subset
 
     return torch.tensor(lfw_subset()[:100], dtype=torch.float32)[:, None] * 2 - 1
@@ -31,6 +31,6 @@ def mnist_images() -> tuple[Tensor, Tensor]:
 
     No bundled model has seen those in MNIST_HELD_OUT.
     """
-    with np.load(pathlib.Path(__file__).parent / "images" / "mnist10k.npz") as file:
+    with np.load(pathlib.Path(__file__).parent / "data" / "mnist10k.npz") as file:
         images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
     return images[:, None].float() / 127.5 - 1, labels.long()
