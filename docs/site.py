@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES, SITE, PACKAGE = (ROOT / "out" / name for name in ("pages", "site", "package"))
-SHOWN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs", "examples", "tests", "benchmarks")
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.safetensors", "site.py", "typings")
+SHOWN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs", "examples", "tests", "benchmarks", "pullback/zoo")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.npz", "site.py", "typings")
 
 
 def rooms() -> Iterator[tuple[str, types.ModuleType]]:
