@@ -16,7 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES, SITE, PACKAGE = (ROOT / "out" / name for name in ("pages", "site", "package"))
-SHOWN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs", "examples", "tests", "benchmarks", "pullback/zoo")
+SHOWN = (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs", "examples", "tests", "benchmarks",
+    "pullback/zoo",
+)  # fmt: skip
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.npz", "site.py", "typings")
 
 
