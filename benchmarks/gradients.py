@@ -238,16 +238,17 @@ def main() -> None:
     draw(rows)
 
 
-SHOWN = {  # name: (label, colour, marker)
-    "Checkpoint, 2M": ("Checkpoint", "C0", "o"),
-    "Reversible, OBELM": ("Reversible, OBELM", "C9", "v"),
-    "Continuous, M = N": ("Continuous", "C3", "s"),
-    "TorchDiffEq dopri5 1e-5, Continuous": ("Continuous behind dopri5", "C1", "D"),
-    "AdjointDEIS(2)": ("AdjointDEIS(2), published", "0.6", "x"),
-    "torchdiffeq euler, lambda grid": ("torchdiffeq Euler, states kept", "C5", "<"),
-    "torchdiffeq rk4, lambda grid": ("torchdiffeq RK4, states kept", "C4", ">"),
-    "torchdiffeq rk4, ends only": ("torchdiffeq RK4, re-solved", "C6", "P"),
-    "torchdiffeq dopri5": ("torchdiffeq dopri5, re-solved", "C2", "^"),
+# ours in colours that survive colour blindness, whole lines and full markers; peers grey, broken lines, open markers
+SHOWN = {  # name: (label, colour, marker, line)
+    "Checkpoint, 2M": ("Checkpoint", "#0072B2", "o", "-"),
+    "Reversible, OBELM": ("Reversible, OBELM", "#009E73", "v", "-"),
+    "Continuous, M = N": ("Continuous", "#D55E00", "s", "-"),
+    "TorchDiffEq dopri5 1e-5, Continuous": ("Continuous behind dopri5", "#E69F00", "D", "-"),
+    "AdjointDEIS(2)": ("AdjointDEIS(2), published", "#CC79A7", "X", "-"),
+    "torchdiffeq euler, lambda grid": ("torchdiffeq Euler, states kept", "0.25", "<", "--"),
+    "torchdiffeq rk4, lambda grid": ("torchdiffeq RK4, states kept", "0.25", ">", "-."),
+    "torchdiffeq rk4, ends only": ("torchdiffeq RK4, re-solved", "0.55", "P", "--"),
+    "torchdiffeq dopri5": ("torchdiffeq dopri5, re-solved", "0.55", "^", "-."),
 }
 
 
@@ -264,7 +265,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
     for axis, key, title in zip(
         axes, ("x_error", "cond_error"), ("starting noise", "conditioning"), strict=True
     ):
-        for name, (label, colour, marker) in SHOWN.items():
+        for name, (label, colour, marker, line) in SHOWN.items():
             halves = [
                 [r for r in rows if r["name"] == name and r["spread"] == spread] for spread in (0.5, 1.5)
             ]
@@ -272,7 +273,9 @@ def draw(rows: list[dict[str, Any]]) -> None:
                 (math.sqrt(a["cost_F"] * b["cost_F"]), math.sqrt(a[key] * b[key]))
                 for a, b in zip(*halves, strict=True)
             ]
-            axis.loglog(*zip(*points, strict=True), marker=marker, color=colour, label=label, ms=5)
+            face = colour if line == "-" else "white"
+            style = {"marker": marker, "ls": line, "color": colour, "mfc": face, "ms": 6, "lw": 1.8}
+            axis.loglog(*zip(*points, strict=True), label=label, **style)
         axis.axhline(1, color="0.85", zorder=0)
         axis.set(xlabel="cost in network calls, a VJP counting 2", title=f"gradient at the {title}")
         axis.spines[["top", "right"]].set_visible(False)
