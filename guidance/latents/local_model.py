@@ -99,9 +99,7 @@ def _pulled(outs: list[Tensor], at: list[Tensor], along: list[Tensor]) -> tuple[
     pulled = torch.autograd.grad(
         outs, at, along, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return tuple(
-        each.clone() for each in pulled
-    )  # a zero that torch has not written out takes no other's place
+    return tuple(each.clone() for each in pulled)  # torch's zeros that are not written out take no sums
 
 
 def modelled(
