@@ -20,3 +20,12 @@ def check_loss(value: object, batch: int, name: str = "loss") -> None:
             f"{name}: got shape {tuple(value.shape)}, expected ({batch},): one value per sample; reduce over "
             "every axis but the first"
         )
+
+
+def check_graph(value: Tensor, to: str, instead: str) -> None:
+    """Raise ValueError unless what a loss gave can be differentiated; `instead`: what would do without."""
+    if not value.requires_grad:
+        raise ValueError(
+            f"loss: got values without a graph to {to}, expected differentiable ones; leave out `no_grad`, `detach` "
+            f"and numpy in the loss, or {instead}"
+        )

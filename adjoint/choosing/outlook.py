@@ -21,7 +21,7 @@ class Outlook:
     `Direct` takes N (G + V), `Checkpoint` N F more, for the replays (N G more if the network cannot be seen through),
     and `OwnCost` comes on top of each. The peak is that of the backward pass, when all that is kept is there and one
     VJP is under way; its small change (registers, cotangents) is counted in states and was fitted, once, on networks
-    from 3 to 6144 numbers a sample (tests/adjoint/test_forecast.py holds it to 10 %).
+    from 3 to 6144 numbers a sample (tests/adjoint/test_auto.py holds it to 10 %).
 
     Attributes:
         calls, steps: of the program.

@@ -74,8 +74,7 @@ def live_call(
     state = enter(state)
     cond, aliases = aliased(rollout.cond, call.step, enter)
     out = predict(rollout.model, call, state, cond)
-    entry = enter if isinstance(enter, Entry) else None
-    return LiveCall(out, state, aliases, entry, shared_graph=entry is not None)
+    return LiveCall(out, state, aliases, enter if isinstance(enter, Entry) else None)
 
 
 def replay(rollout: Rollout, call: Call, state: Tensor, inputs: Inputs, expected: Extent | None) -> LiveCall:

@@ -48,7 +48,7 @@ class Sensitivity:
         return found.state
 
     def add_call(self, step: int, found: CallGradients) -> None:
-        """Add what one call of `step` leaves at conditioning, parameters and captured leaves."""
+        """Add what one call of `step` leaves at conditioning, parameters and captured leaves; `found` is used up."""
         for alias, grad in found.cond:
             self.add(f"cond[{alias.leaf}]", grad, step if alias.scheduled else None)
         # one pass over the parameters that have a sum already: there may be hundreds
@@ -56,9 +56,10 @@ class Sensitivity:
         if there:
             sums = [self.sums[name] for name in there]
             torch._foreach_add_(sums, list(there.values()))  # pyright: ignore[reportPrivateImportUsage]
-        for name, grad in found.shared.items():
-            if name not in there:
-                self.add(name, grad)
+        for name in [name for name in found.shared if name not in there]:
+            self.add(
+                name, found.shared.pop(name)
+            )  # copied one at a time: all twice may be more than an activation
 
     def noise(self, slot: int, cotangent: Tensor, c: Value) -> None:
         """The draw of `slot` entered with coefficient c."""

@@ -8,6 +8,7 @@ a late call reaches, or a memo that the network fills, must be as the plain loop
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -151,7 +152,8 @@ class Tape(ABC):
         found = live.reach(self.inputs.shared.values(), self.since)
         if found.older:
             raise Captured("a tensor that the network captures with a graph of its own")
-        return live, found
+        # what can be seen through keeps nothing from call to call: its graph may go while it is differentiated
+        return replace(live, shared_graph=not self.seen_through), found
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self.rollout.model, self.inputs.every())

@@ -1,14 +1,16 @@
 """Editing by recovered noise (CycleDiffusion, edit-friendly DDPM inversion) and by fresh noise (SDEdit)."""
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from ...adjoint import Auto, Gradient, sample
+from ...adjoint import Auto, Checkpoint, Direct, Gradient, sample
 from ...adjoint.arguments import check_serves, noise_for
+from ...adjoint.replay.around_calls import AroundCalls
+from ...adjoint.replay.bound_model import BoundModel
+from ...adjoint.replay.cond import leaves
+from ...adjoint.replay.parameters import parameters
 from ...solvers import Addressed, Encoding, Model, Noise, Plan, recover_noise
 from ...solvers.checked import checked
 from ...solvers.opening import carried
@@ -33,9 +35,8 @@ def cycle_diffusion(
     """The start and noises from which a stochastic `plan` gives the image under `source`, run again under `target`.
 
     A path x_k is drawn upwards from the image; each step's noise is then what leads from x_k to x_{k+1}. Equal
-    conditions give the image back to round-off. The recovered start and noises are held constant, the run from them is
-    differentiated: image and source get no gradient (a warning says so), and that of weights leaves out their way
-    through the recovery.
+    conditions give the image back to round-off. The gradient is that of all of it: image, source and weights have
+    theirs by way of the recovered start and noises too.
 
     Args:
         plan: stochastic, ending at sigma > 0 (DDPM, DDIM(eta > 0), SDE-DPM-Solver, ...); how far up it starts
@@ -43,31 +44,29 @@ def cycle_diffusion(
         image: (B, ...) at its last time. noise: what the path upwards is drawn with.
         encoding: JOINT, one path (CycleDiffusion), or INDEPENDENT (edit-friendly).
         scale, null: classifier-free guidance of the edit.
-        gradient: the strategy that differentiates the run; None: it only samples.
+        gradient: the strategy that differentiates the run from the recovered noises; None: it only samples. The
+            recovery is differentiated as `Checkpoint()` does, under `Direct()` by plain autograd.
 
     Returns:
         An Edit with start and noises. Raises ValueError: a plan without a draw of its own in every step,
             noise that does not fit.
 
-    Cost: 2 runs, N + 1 float64 states. Source: Wu and De la Torre 2022, arXiv 2210.05559, algorithm 1.
+    Cost: 2 runs, N + 1 float64 states; a backward pass to image, source or weights replays and differentiates the
+    recovery's N calls too. Source: Wu and De la Torre 2022, arXiv 2210.05559, algorithm 1.
     """
     check_serves(gradient, plan)
-    held = [name for name, value in (("image", image), ("source", source)) if _requires_grad(value)]
-    if gradient is not None and torch.is_grad_enabled() and held:
-        warnings.warn(
-            f"cycle_diffusion: got {' and '.join(held)} requiring grad, expected none: the recovered start and noise "
-            "are held constant, so no gradient comes by them; call requires_grad_(False)",
-            UserWarning,
-            stacklevel=4,
+    model = BoundModel(denoiser)
+    declared = {f"source[{k}]": leaf for k, leaf in enumerate(leaves(source))} | parameters(model)
+    # a bare callable may capture what nobody declared
+    wanted = not model.is_module or any(each.requires_grad for each in (image, *declared.values()))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient is not None and wanted):
+        by = Direct() if isinstance(gradient, Direct) else Checkpoint()
+        recovered = (
+            AroundCalls(model, by.around_steps(model, declared)) if torch.is_grad_enabled() else denoiser
         )
-    with torch.no_grad():
-        start, draws = recover_noise(denoiser, plan, image, cond=source, noise=noise, encoding=encoding)
+        start, draws = recover_noise(recovered, plan, image, cond=source, noise=noise, encoding=encoding)
     out = sample(guided(denoiser, scale, null), plan, start, cond=target, noise=draws, gradient=gradient)
     return Edit(out, start, 2 * plan.nfe, seed_of(noise), draws)
-
-
-def _requires_grad(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value))
 
 
 @checked

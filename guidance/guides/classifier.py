@@ -10,7 +10,8 @@ from ...solvers.wanted import Wanted
 from ..loss import Loss, check_loss
 from .context import Context
 from .guide import Guide
-from .step_size import Damped, Raw, StepSize, Strengths, strength_at
+from .step_size import Damped, Raw, StepSize
+from .strengths import Strengths, strength_at
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from ...solvers.per_step import at_step
 from ...solvers.prediction import conversion
 from ...solvers.process import Process, as_time
 from ..grad_mode import check_no_inference
-from ..loss import Loss, check_loss
+from ..loss import Loss, check_graph, check_loss
 from .bookkeeping import CallRecord, Through
 from .step_law import log_normal
 
@@ -135,10 +135,7 @@ class Context:
             check_loss(value, len(at))
             if not value.requires_grad:
                 check_no_inference("guide")
-                raise ValueError(
-                    "loss: got values without a graph to x, expected differentiable ones; leave out `no_grad`, "
-                    "`detach` and numpy in the loss, or choose among particles with smc or svdd"
-                )
+            check_graph(value, "x", "choose among particles with smc or svdd")
             (slope,) = torch.autograd.grad(value.sum(), point, create_graph=self._full)
         return (value if self._full else value.detach()), slope
 

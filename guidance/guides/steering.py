@@ -2,7 +2,7 @@
 
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ from .bookkeeping import Setting, Through
 from .guide import Guide
 from .guided_run import GuidedRun, asked_calls
 from .state_limits import StateLimits
-from .validity import check_fields, check_hooks, check_schedules
+from .strengths import check_strengths
+from .validity import check_fields, check_hooks
 
 OWN_STREAM = 2**63  # added to the stream of the plan's noise for what a guide draws
 
@@ -118,9 +119,7 @@ def steer(
         )
     scheduled, hooks = check_steps(cond, plan.steps), guide.hooks()
     check_hooks(plan, denoiser, hooks)
-    for part in guide.parts():
-        if is_dataclass(part):
-            check_schedules(part, plan.steps)
+    check_strengths(guide, plan.steps, len(x))
     guide.check(denoiser, plan, x)
     _check_twice(guide, through)
     x = carried(x)

@@ -8,12 +8,8 @@ from torch import Tensor
 
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
-from ...solvers.per_step import PerStep
 from .context import Context
-
-Strengths = (
-    float | Tensor | PerStep
-)  # one number, one for each sample (B,), or PerStep of either, (N,) or (N, B)
+from .strengths import Strengths, strength_at
 
 
 class StepSize(CheckedFields, ABC):
@@ -31,13 +27,6 @@ class StepSize(CheckedFields, ABC):
             at_data: (B, ...) the loss's gradient at the prediction, from which `gradient` was pulled back to
                 x_t; None: `gradient` is that itself.
         """
-
-
-def strength_at(ctx: Context, value: Strengths) -> float | Tensor:
-    """`value` at this step, shaped to broadcast."""
-    if isinstance(value, PerStep):
-        value = value.values[ctx.step]
-    return ctx.spread(value) if isinstance(value, Tensor) else value
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -1,14 +1,10 @@
 """Which plans can carry which hooks of a guide."""
 
-from dataclasses import fields, is_dataclass
-from typing import Any
-
 import torch
 
 from ...solvers import DATA, Evaluate, Model, Plan
 from ...solvers.instructions import reads, writes
 from ...solvers.kinds import check_kind, described
-from ...solvers.per_step import PerStep
 from ...solvers.prediction import conversion
 from ...solvers.process import as_time
 from ..measurements.measurement import Measurement
@@ -46,22 +42,6 @@ def check_fields(guide: Guide) -> None:
                 f"{name}.loss: got {described(loss)}, expected a function of the data prediction (B, ...) to (B,); "
                 "pass a Measurement, or lambda x: ..."
             )
-
-
-def check_schedules(guide: Any, steps: int) -> None:
-    """Raise ValueError where a strength of `guide`, of its parts or of its policies is PerStep and has not a value for
-    each of the plan's steps.
-    """
-    for field in fields(guide):
-        value = getattr(guide, field.name)
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, PerStep) and len(part.values) != steps:
-                raise ValueError(
-                    f"{type(guide).__name__}.{field.name}: got PerStep with {len(part.values)} values, expected "
-                    f"{steps}, one for each step of the plan; its values are (N,) or (N, B)"
-                )
-            if is_dataclass(part) and not isinstance(part, type | PerStep):
-                check_schedules(part, steps)
 
 
 def refusal(plan: Plan, hook: Hook) -> str:

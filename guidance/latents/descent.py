@@ -13,7 +13,7 @@ from ...adjoint.not_finite import lost, which_samples
 from ...adjoint.transforms import finite
 from ...solvers import Model, Plan
 from ...solvers.broadcast import per_sample
-from ..loss import Loss, check_loss
+from ..loss import Loss, check_graph, check_loss
 from .best_points import BestPoints
 from .found import Result, Stop
 from .local_model import LocalModel, modelled
@@ -83,9 +83,11 @@ class LatentDescent:
             self.denoiser, self.plan, self.inputs, self.loss, self.priors, self.gradient, self.optimiser.by
         )
         loss = made.value
-        if not self.losses and not bool(loss.isfinite().all()):  # later ones are steps that are not taken
-            self._lose(~loss.isfinite(), f"loss: not finite {self._at(~loss.isfinite())}: got {loss.tolist()}, "
-                       "expected finite values")  # fmt: skip
+        if not self.losses:  # later ones are steps that are not taken
+            if not bool(loss.isfinite().all()):
+                self._lose(~loss.isfinite(), f"loss: not finite {self._at(~loss.isfinite())}: got {loss.tolist()}, "
+                           "expected finite values")  # fmt: skip
+            _ = made.slope
         self.losses.append(loss)
         self.best.offer(loss, self.variables)
         return made
@@ -116,6 +118,7 @@ class LatentDescent:
             kept = kept & ~broken
             return torch.where(per_sample(kept, slope), slope, 0.0)
 
+        check_graph(value + penalty, "the sample", "pass BlackBox(loss, noise)")
         found.register_hook(cut)
         grads = torch.autograd.grad((value + penalty).sum(), self.variables, allow_unused=True)
         self._check_gradients(grads)
@@ -131,7 +134,12 @@ class LatentDescent:
     def _lose(self, gone: Tensor, what: str) -> None:
         """Raise FloatingPointError where the samples that are `gone` may not be lost, or are all."""
         if not self.keep_finite or bool(gone.all()):
-            others = "" if bool(gone.all()) else ", or let the others go on with keep_finite=True"
+            way = (
+                "leave the samples out"
+                if isinstance(self.optimiser, SampleLevenberg)
+                else "let the others go on with keep_finite=True"
+            )
+            others = "" if bool(gone.all()) else f", or {way}"
             raise FloatingPointError(f"{what}; check the loss there{others}")
 
     def _check_gradients(self, grads: tuple[Tensor | None, ...]) -> None:

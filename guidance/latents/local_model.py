@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ...adjoint import CallJVP, Gradient, Linearisation, linearised
+from ...adjoint.not_finite import lost, which_samples
 from ...solvers import Model, Plan
-from ..loss import Loss, check_loss
+from ..loss import Loss, check_graph, check_loss
 from .least_squares import LeastSquares
 from .priors import Priors
 from .variables import Variables
@@ -44,7 +45,7 @@ class LocalModel:
     @cached_property
     def gradient(self) -> Tensor:
         """(B, d). Cost: a VJP of the run."""
-        return self.inputs.joined(self.linear.vjp(self._slope.detach())) + self._prior_slope.detach()
+        return self.inputs.joined(self.linear.vjp(self.slope.detach())) + self._prior_slope.detach()
 
     def product(self, v: Tensor) -> Tensor:
         """(B, d), for v (B, d). Cost: a JVP and a VJP of the run."""
@@ -53,8 +54,15 @@ class LocalModel:
         ) + self._prior_curvature(v)
 
     @cached_property
-    def _slope(self) -> Tensor:
+    def slope(self) -> Tensor:
+        """dL/dx at the sample, (B, ...), with a graph. Raises where there is none, or none that is finite."""
+        check_graph(self.loss, "the sample", "take lbfgs() and BlackBox(loss, noise)")
         (slope,) = torch.autograd.grad(self.loss.sum(), self.sample, create_graph=True)
+        if bool((broken := lost(slope)).any()):
+            raise FloatingPointError(
+                f"loss: got a gradient that is not finite for {which_samples(broken)}, expected a finite slope where "
+                "the loss is finite (sqrt and norm have none at 0); check the loss there, or leave the samples out"
+            )
         if self.scaled is None and not slope.requires_grad:
             raise ValueError(
                 "levenberg: got a loss whose slope at the sample has no derivative of its own (linear there, or "
@@ -65,7 +73,7 @@ class LocalModel:
     def _curvature(self, u: Tensor) -> Tensor:
         """H u."""
         if self.scaled is None:
-            return _pulled([self._slope], [self.sample], [u])[0]
+            return _pulled([self.slope], [self.sample], [u])[0]
         # J_r u by two backward passes, then J_r^T
         w = torch.zeros_like(self.scaled, requires_grad=True)
         (pulled,) = torch.autograd.grad(self.scaled, self.sample, w, create_graph=True)
@@ -88,7 +96,10 @@ class LocalModel:
 
 
 def _pulled(outs: list[Tensor], at: list[Tensor], along: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(outs, at, along, retain_graph=True, allow_unused=True, materialize_grads=True)
+    pulled = torch.autograd.grad(
+        outs, at, along, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return tuple(each.clone() for each in pulled)  # torch's zeros that are not written out take no sums
 
 
 def modelled(

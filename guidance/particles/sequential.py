@@ -15,6 +15,7 @@ from ...solvers.wanted import OWN_WORDS
 from ..guides.bookkeeping import Through
 from ..guides.guide import Guide, Hook
 from ..guides.steering import steer
+from ..guides.strengths import repeated_strengths
 from ..guides.validity import check_fields
 from ..rewards.base import RewardFunction
 from .cloud import Cloud
@@ -72,7 +73,7 @@ def smc(
             (B, ...).
         noise: particle k of a sample has stream `noise.stream + k`; resampling and the proposal have others.
         proposal: any guide on the data prediction or velocity; its own errors cost variance, never bias.
-            Its measurements' y (B, ...) are repeated for the particles too (`Guide.repeated`). A
+            Its measurements' y (B, ...) and its strengths (B,) are repeated for the particles too. A
             `Twist`'s likelihood is far better calibrated at high noise than r(D): docs/inverse.md has both;
             `TMPD(m).during()` weighs by r(D).
         potential: what particles are weighed by on the way. `Discounted` counts r(D(x_k)) by what is known of
@@ -121,7 +122,7 @@ def smc(
         context=for_particles(context, *shape),
         shape=shape,
         beta=beta,
-        proposal=(proposal or Guide()).repeated(shape[1]),
+        proposal=repeated_strengths(proposal or Guide(), *shape).repeated(shape[1]),
         noisy=_noisy_steps(plan),
         potential=potential,
         resampling=resampling,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...adjoint import Auto, Checkpoint, Direct, Gradient
 from ..objectives.objective import Batch
 from .arithmetic import Arithmetic
 from .divergence import NO_KL, diverge, transitions_of
@@ -29,11 +30,13 @@ class Preflight:
         arithmetic: how samples are dealt out.
         trained, total: numbers of parameters.
         weight_bytes: of trained weights, gradients, both moments of AdamW and the running average.
-        state_bytes: of the states of one piece that `Checkpoint()` keeps; activations come on top.
+        state_bytes: of the states of one piece at all network calls, as a path or `Checkpoint()` keeps them;
+            activations come on top.
         log_ratio: largest |log p_now / p_rollout| over the first batch in nats, 0 but for rounding; None
             without a density.
         kl: mean path KL to the reference, 0 where training starts from it; None without a density.
         gradient_norm: of the first optimiser step.
+        strategy: that differentiates the sampler's run; None for an objective that does not.
     """
 
     arithmetic: Arithmetic
@@ -44,6 +47,7 @@ class Preflight:
     log_ratio: float | None
     kl: float | None
     gradient_norm: float
+    strategy: Gradient | None = None
 
     def __str__(self) -> str:
         density = (
@@ -55,10 +59,31 @@ class Preflight:
             f"batch: {self.arithmetic}\n"
             f"trained: {self.trained} of {self.total} parameters; {self.weight_bytes / 2**20:.1f} MiB with "
             "gradients, moments and average\n"
-            f"states: {self.state_bytes / 2**20:.1f} MiB a piece under Checkpoint(), and the activations of "
-            f"one network call\nfirst batch: {density}; gradient norm {self.gradient_norm:.3g}, equal on "
+            f"states: {self.state_bytes / 2**20:.1f} MiB a piece at all network calls; {self._activations}\n"
+            f"first batch: {density}; gradient norm {self.gradient_norm:.3g}, equal on "
             f"{self.arithmetic.processes} processes"
         )
+
+    @property
+    def _activations(self) -> str:
+        """What the gradient keeps beside the states, in words."""
+        if self.strategy is None:
+            return (
+                "the objective differentiates no run, and needs the activations of the calls of one loss term"
+            )
+        name = type(self.strategy).__name__
+        if isinstance(self.strategy, Direct):
+            return f"{name} keeps the activations of every call that it differentiates"
+        if isinstance(self.strategy, Auto | Checkpoint) and _without_limits(self.strategy):
+            return f"{name} keeps the activations of one call"
+        return f"what {name} keeps of states and activations is its own"
+
+
+def _without_limits(strategy: Auto | Checkpoint) -> bool:
+    """Whether every state is kept, and the activations of one call."""
+    if isinstance(strategy, Auto):
+        return strategy == Auto()
+    return strategy.memory_budget is None and not strategy.recursive
 
 
 def preflight(run: TrainingRun) -> Preflight:
@@ -96,6 +121,7 @@ def preflight(run: TrainingRun) -> Preflight:
         log_ratio,
         kl,
         norm,
+        getattr(run.objective, "gradient", None),
     )
 
 

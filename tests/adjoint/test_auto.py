@@ -189,6 +189,12 @@ PEAKS = {
     "frozen": (DDPM(), 12, lambda: Net(nn.SiLU()).requires_grad_(False), 64),
     "large state": (ReversibleHeun(), 12, lambda: Net(width=16), 64),
     "two calls a step": (EDMHeun(), 7, lambda: Net(width=128), 16),
+    "deep": (
+        DPMSolverPP(2),
+        8,
+        lambda: Net(*(m for _ in range(3) for m in (nn.Tanh(), nn.Linear(64, 64)))),
+        24,
+    ),
 }
 
 

@@ -17,7 +17,6 @@ from pullback.solvers import (
     DDPM,
     EDICT,
     FLOW,
-    NOISE,
     OBELM,
     VP,
     Addressed,
@@ -505,13 +504,3 @@ def test_what_does_not_fit_is_refused_first():
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_what_the_recovered_noise_is_made_of_gets_no_gradient_and_a_warning():
-    plan = DDPM().plan(VP(), UniformLambda(4, start=0.9, end=0.1))
-    image, target = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True), A.clone().requires_grad_()
-    model = Denoiser(lambda x, t, c: 0.5 * x + c, VP(), NOISE)
-    with pytest.warns(UserWarning, match="got image requiring grad"):
-        found = edit.cycle_diffusion(model, plan, image, source=B, target=target)
-    found.sample.sum().backward()
-    assert image.grad is None and target.grad is not None

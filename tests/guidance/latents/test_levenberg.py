@@ -17,6 +17,7 @@ from pullback.guidance import (
     NormPrior,
     Over,
     Stop,
+    adam,
     lbfgs,
     levenberg,
     optimise,
@@ -256,6 +257,51 @@ def test_a_step_to_what_is_not_finite_is_not_taken():
     found = run(model, LeastSquares(residuals), x, optimiser=levenberg(reach=50.0), steps=4)
     assert bool(found.loss.isfinite().all()) and bool((found.loss < found.losses[0]).all())
     assert bool(found.losses.isnan().any())
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda s: (s - 1).abs().sum(1), lambda s: (s - 9).relu().sum(1) - s.abs().sum(1)]
+)
+def test_a_loss_without_curvature_is_descended_to_the_regions_edge(loss):
+    """H = 0, so that (A + mu I) p = -g has p = -radius g/|g|: where it lowers the loss."""
+    model, x = law().denoiser(PROCESS), torch.randn(3, 5).requires_grad_()
+    before = loss(sample(model, PLAN, x))
+    (g,) = torch.autograd.grad(before.sum(), x)
+    found = run(model, loss, x.detach(), optimiser=levenberg(reach=0.01), steps=1)
+    want = x.detach() - 0.01 * 5**0.5 * g / g.norm(dim=1, keepdim=True)
+    assert torch.allclose(found.x, want, atol=1e-9) and bool((found.loss < before).all())
+    prior = run(model, loss, x.detach(), optimiser=levenberg(reach=0.01), steps=1, prior=NormPrior())
+    assert not torch.allclose(prior.x, found.x)
+
+
+@pytest.mark.parametrize("make", [levenberg, lbfgs, adam], ids=["levenberg", "lbfgs", "adam"])
+@pytest.mark.parametrize(
+    "loss, error, words",
+    [
+        (
+            LeastSquares(lambda s: torch.ones(3, 2)),
+            ValueError,
+            "loss: got values without a graph to the sample",
+        ),
+        (lambda s: s.detach().square().sum(1), ValueError, "loss: got values without a graph to the sample"),
+        (
+            lambda s: (s * torch.tensor([[1.0], [0.0], [1.0]])).square().sum(1).sqrt(),
+            FloatingPointError,
+            r"loss: got a gradient that is not finite .*for samples \[1\] of 3, .*finite slope",
+        ),
+        (
+            lambda s: s.square().sum(1) * torch.tensor([1.0, torch.nan, 1.0]),
+            FloatingPointError,
+            r"loss: not finite at step 0 for samples \[1\] of 3",
+        ),
+    ],
+    ids=["constant residuals", "detached", "no slope", "nan"],
+)
+def test_a_loss_that_cannot_be_descended_is_said_so(loss, error, words, make):
+    with pytest.raises(error, match=words) as told:
+        run(law().denoiser(PROCESS), loss, torch.randn(3, 5), optimiser=make())
+    if make is levenberg:  # it takes no keep_finite
+        assert "keep_finite" not in str(told.value)
 
 
 def test_refusals():

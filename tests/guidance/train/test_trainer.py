@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tuning import Net, Pathwise, ScoreFunction, config, logged, noise_of, plan, prompts, reward, trainer
 
-from pullback.adjoint import CoupledSum, GridLevels, IndependentDraws, sample
+from pullback.adjoint import Checkpoint, CoupledSum, Direct, GridLevels, IndependentDraws, sample
 from pullback.guidance import (
     DRaFT,
     End,
@@ -304,6 +304,16 @@ def test_check_leaves_everything_as_it_was(tmp_path, capsys):
     assert all(
         torch.equal(a, b) for a, b in zip(plain.weights.values(), checked.weights.values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("objective, said", [
+    (ScoreFunction(), "the objective differentiates no run"),
+    (DRaFT(), "Auto keeps the activations of one call"),
+    (DRaFT(gradient=Direct()), "Direct keeps the activations of every call"),
+    (DRaFT(gradient=Checkpoint(memory_budget=10**9)), "what Checkpoint keeps of states"),
+], ids=["none", "by default", "direct", "budget"])  # fmt: skip
+def test_check_names_the_strategy_that_was_chosen(tmp_path, objective, said):
+    assert said in str(trainer(tmp_path, objective).check())
 
 
 class Dropped(Net):
