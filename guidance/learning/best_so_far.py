@@ -1,5 +1,6 @@
 """LearnedSolver and BestSoFar: what comes out of learning, and the best of it on held-out noise while it lasts."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,26 +69,43 @@ class BestSoFar:
             self.best, self.after, self.best_theta = draft, found, dict(start.theta)
 
     def stage(
-        self, train: Draws, parts: list[LearnedPart], known: dict[LearnedPart, Tensor], steps: int, bar: tqdm
-    ) -> Stop:
-        """Descend over `parts` together, from the numbers `known`."""
+        self,
+        train: Draws,
+        parts: list[LearnedPart],
+        known: dict[LearnedPart, Tensor],
+        steps: int,
+        bar: tqdm,
+        moved: Collection[LearnedPart] | None = None,
+    ) -> tuple[Stop, dict[LearnedPart, Tensor]]:
+        """Descend over `moved` of the parts together, all of them by default, from the numbers `known`: why it ended,
+        and the numbers it ended at, which are not the best where the last steps helped in training alone.
+        """
         student = Student(self.model, self.plan, parts)
         start = [
             known.get(p, torch.zeros(n, dtype=torch.float64))
             for p, n in zip(parts, student.sizes, strict=True)
         ]
-        descent = GaussNewton(student, train, self.features, torch.cat(start))
+        numbers = torch.arange(sum(student.sizes)).split(student.sizes)
+        free = [
+            k
+            for p, each in zip(parts, numbers, strict=True)
+            if moved is None or p in moved
+            for k in each.tolist()
+        ]
+        descent = GaussNewton(student, train, self.features, torch.cat(start), free)
+        stop = Stop.STEPS
         try:
             self._offer(student, descent)
             for _ in range(steps):
                 if not descent.step():
-                    return Stop.STALLED
+                    stop = Stop.STALLED
+                    break
                 self._offer(student, descent)
                 bar.update()
                 bar.set_postfix(train=f"{self.losses[-1][0]:.4g}", held_out=f"{self.losses[-1][1]:.4g}")
-            return Stop.STEPS
         finally:
             self.nfe += descent.calls * len(train.x)
+        return stop, dict(zip(parts, descent.theta.split(student.sizes), strict=True))
 
     def _offer(self, student: Student, descent: GaussNewton) -> None:
         draft = descent.run.draft

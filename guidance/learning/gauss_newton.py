@@ -1,6 +1,6 @@
 """Levenberg-Marquardt on a student's numbers: few of them, many residuals, and no gradient of the network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -41,12 +41,16 @@ class GaussNewton:
 
     with J by forward differences, of which each runs only from the first step that its number enters; mu falls after a
     step that helps and rises until one does. The weights 1/|r_b| make it the sum of norms, not of their squares.
+
+    Attributes:
+        moved: which of theta; the others stay.
     """
 
     student: Student
     batch: Draws
     features: Features
     theta: Tensor
+    moved: Sequence[int] | None = None
     damping: float = FIRST
     calls: int = 0
     run: Run = field(init=False)
@@ -66,7 +70,8 @@ class GaussNewton:
     def step(self) -> bool:
         """One step; False where no damping helps any more."""
         residual = _residual(self.run.sample, self.batch.target, self.features)
-        columns = [self._column(k, residual) for k in range(len(self.theta))]
+        moved = list(range(len(self.theta)) if self.moved is None else self.moved)
+        columns = [self._column(k, residual) for k in moved]
         jacobian = torch.stack(columns, -1)
         norms = residual.square().mean(1).sqrt()
         weights = 1 / norms.clamp(min=1e-3 * float(norms.median()) + 1e-30)
@@ -74,7 +79,8 @@ class GaussNewton:
         slope = torch.einsum("bdp,bd,b->p", jacobian, residual, weights)
         scale = normal.diagonal().clamp(min=1e-9 * float(normal.diagonal().max()) + 1e-30)
         for _ in range(TRIES):
-            tried = self.theta - torch.linalg.solve(normal + self.damping * scale.diag(), slope)
+            tried = self.theta.clone()
+            tried[moved] -= torch.linalg.solve(normal + self.damping * scale.diag(), slope)
             run = self._tried(tried)
             if run is not None and self._loss(run) < self.loss:
                 self.theta, self.run, self.damping = tried, run, max(self.damping / FACTOR, LEAST)

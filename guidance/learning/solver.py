@@ -86,7 +86,7 @@ def learn_solver(
     try:
         with tqdm(total=steps * (len(parts) + 1 - first), disable=not progress) as bar:
             for last in range(first, len(parts) + 1):  # never without what is known
-                stop = best.stage(train, parts[:last], known, steps, bar)
+                stop, _ = best.stage(train, parts[:last], known, steps, bar)
                 known = dict(best.best_theta)
     except KeyboardInterrupt:
         stop = Stop.INTERRUPT
