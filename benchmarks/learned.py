@@ -35,8 +35,10 @@ from pullback.guidance.learning import (  # noqa: E402
     LearnedLabels,
     LearnedTimes,
     ays,
+    bespoke,
     d_ode,
     learn_solver,
+    s4s,
 )
 from pullback.solvers import (  # noqa: E402
     DEIS,
@@ -66,7 +68,7 @@ SIZES = {
     "faces": 24,
 }  # noise that was, a quarter of it held out
 STEPS = {"mixture": 15, "digits": 15, "digits_flow": 15, "faces": 5}
-SEEDS = {"mixture": 3, "digits": 2, "digits_flow": 2, "faces": 1}
+SEEDS = {"mixture": 3, "digits": 1, "digits_flow": 1, "faces": 1}
 LEARNED = {
     "times": lambda method: [LearnedTimes(method)],
     "coefficients, labels": lambda method: [LearnedCoefficients(), LearnedLabels()],
@@ -156,6 +158,15 @@ def judged(name: str, plan: Plan, seed: int) -> dict[str, float]:
     return row
 
 
+ON_ALL_SEEDS = ("times, coefficients, labels", "d_ode", "ays")
+PRESETS = {  # of learned solvers, with their own numbers of calls
+    "bespoke, Euler": lambda name: dict(order=1, steps=STEPS[name]),
+    "bespoke, midpoint, 6 calls": lambda name: dict(order=2, steps=STEPS[name]),
+    "s4s": lambda name: dict(method=base(name)),
+    "s4s, radius 0.01": lambda name: dict(method=base(name), radius=0.01),
+}
+
+
 def published(name: str, seed: int) -> dict[str, dict[str, float]]:
     """Each method at each number of calls, on the best of the grids."""
     process, rows = problem(name)[0].process, {}
@@ -189,6 +200,10 @@ def learned(name: str, kind: str, seed: int) -> dict[str, float]:
         nodes = ays(model, grid, data, cond=labels).times(model.process)
         nodes[0], nodes[-1] = (cast(float, teacher(name).times[i]) for i in (0, -1))
         plan = method.plan(model.process, nodes)
+    elif kind in PRESETS:
+        preset = bespoke if kind.startswith("bespoke") else s4s
+        grid = grids(name)[0](3) if "6 calls" in kind else grid
+        plan = preset(model, grid, teacher(name), x, cond=labels, progress=False, **PRESETS[kind](name)).plan
     else:
         found = learn_solver(
             model,
@@ -235,10 +250,8 @@ def main() -> None:
                 continue
             if f"{name}/{seed}/2M, 5 calls" not in rows:
                 rows |= {f"{name}/{seed}/{key}": row for key, row in published(name, seed).items()}
-            for kind in ("times, coefficients, labels", "d_ode", "ays", "times", "coefficients, labels"):
-                if f"{name}/{seed}/{kind}" not in rows and not (
-                    seed and kind in ("times", "coefficients, labels")
-                ):
+            for kind in (*ON_ALL_SEEDS, *(() if seed else ("times", "coefficients, labels", *PRESETS))):
+                if f"{name}/{seed}/{kind}" not in rows:
                     rows[f"{name}/{seed}/{kind}"] = row = learned(name, kind, seed)
                     print(f"{name:12} {seed} {kind:30} {row}", flush=True)
                 facts = {

@@ -3,7 +3,7 @@
     python benchmarks/learned_guidance_seeds.py      about 5 minutes of one core
 
 writes benchmarks/results/learned_guidance.json: every row's distance to the posterior for each seed, and over the seeds
-the median, least and greatest of its ratio to the oracle's.
+the median, least and greatest of its ratio to the oracle's. Seeds that the file has are kept.
 """
 
 import argparse
@@ -36,22 +36,24 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     sizes = learned_guidance.SIZES
-    seeds = {}
+    seeds = json.loads(OUT.read_text())["seeds"] if OUT.exists() else {}
     for seed in SEEDS:
+        if str(seed) in seeds:
+            continue
         problems = learned_guidance.problems(sizes["steps"], seed)
         run = argparse.Namespace(**sizes)
-        seeds[seed] = {name: learned_guidance.compared(p, run) for name, p in problems.items()}
-        for name, found in seeds[seed].items():
+        seeds[str(seed)] = {name: learned_guidance.compared(p, run) for name, p in problems.items()}
+        for name, found in seeds[str(seed)].items():
             oracle = found["distance"]["oracle"]
             print(seed, name, {row: round(d / oracle, 2) for row, d in found["distance"].items()}, flush=True)
-    names = list(seeds[SEEDS[0]])
-    facts = {
-        "torch": torch.__version__,
-        "settings": sizes,
-        "of the oracle": {name: ratios([found[name] for found in seeds.values()]) for name in names},
-        "seeds": seeds,
-    }
-    OUT.write_text(json.dumps(facts, indent=1) + "\n")
+        names = list(problems)
+        facts = {
+            "torch": torch.__version__,
+            "settings": sizes,
+            "of the oracle": {name: ratios([found[name] for found in seeds.values()]) for name in names},
+            "seeds": seeds,
+        }
+        OUT.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

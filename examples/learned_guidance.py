@@ -114,14 +114,18 @@ def judged(
 
 
 def learned(p: Problem, start: float, run) -> Tensor:
-    """The strengths (N,) that were best on validation measurements, from a constant."""
+    """The strengths (N,) that were best on validation measurements, from a constant; a run that diverges goes back."""
     theta = torch.full((p.steps,), start).log().requires_grad_()
     adam = torch.optim.Adam([theta], lr=0.1)
     best, least = theta.detach().exp(), judged(p, p.by(Bayes(start)), VALID)
     for update in range(1, run.updates + 1):
         y = p.measured(run.measurements, TRAIN + update)
         guide = p.by(Bayes(PerStep(theta.exp())))
-        draws = p.drawn(guide, y, run.copies, update, through=Through.FULL, gradient=Checkpoint())
+        try:
+            draws = p.drawn(guide, y, run.copies, update, through=Through.FULL, gradient=Checkpoint())
+        except FloatingPointError:
+            theta.data.copy_(best.log())
+            continue
         adam.zero_grad()
         distance(draws, p.exact(y, run.copies, 10_000 + update)).backward()
         torch.nn.utils.clip_grad_norm_([theta], 1.0)

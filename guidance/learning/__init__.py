@@ -4,12 +4,12 @@ Knows solvers, adjoint, latents; nothing knows it.
 """
 
 from .aligned import ays
-from .bespoke import bespoke
+from .bespoke_solver import bespoke
 from .distilled import d_ode
 from .factors import Kept, LearnedCoefficients
 from .implicit import implicit_diffusion
 from .langevin_chain import LangevinChain
-from .s4s import s4s
+from .multistep_solver import s4s
 from .scale import LearnedScale
 from .scale_time import LearnedScaleTime
 from .shift_queue import ShiftQueue

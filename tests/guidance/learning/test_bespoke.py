@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 from pullback.adjoint import sample
 from pullback.guidance.learning import Kept, LearnedCoefficients, LearnedScaleTime, LearnedTimes, bespoke, s4s
 from pullback.guidance.learning.best_so_far import BestSoFar
+from pullback.guidance.learning.multistep_solver import _relaxed
 from pullback.guidance.learning.part import Draft
-from pullback.guidance.learning.s4s import _relaxed
 from pullback.guidance.learning.student import Draws
 from pullback.solvers import (
     DATA,
