@@ -16,12 +16,8 @@ Features = Annotated[
 ]
 
 STEP = 1e-3  # of a difference quotient, in units of theta: a float32 sample has 1e-4 of noise in it then
-FIRST, LEAST, FACTOR, TRIES = (
-    1e-3,
-    1e-9,
-    5.0,
-    6,
-)  # damping to begin with, its floor, its change, and tries a step
+FIRST, LEAST, FACTOR = 1e-3, 1e-9, 5.0  # damping to begin with, its floor, and its change
+TRIES = 6  # dampings tried in one step
 
 
 def teacher_distances(sample: Tensor, target: Tensor, features: Features) -> Tensor:
@@ -56,7 +52,7 @@ class GaussNewton:
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
-        self.run = self._run(self.theta)
+        self.run = self._run(self.theta, None)
 
     @property
     def model(self) -> Model:
@@ -100,13 +96,14 @@ class GaussNewton:
 
     def _tried(self, theta: Tensor) -> Run | None:
         try:
-            run = self._run(theta)
+            run = self._run(theta, self.run)
         except ValueError:  # nodes that are one to rounding: no such plan
             return None
         return run if bool(run.sample.isfinite().all()) else None
 
-    def _run(self, theta: Tensor) -> Run:
-        draft, like = self.student.draft(theta), getattr(self, "run", None)
+    def _run(self, theta: Tensor, like: Run | None) -> Run:
+        """From where it differs from `like`. Raises ValueError where there is no such plan, or one of another form."""
+        draft = self.student.draft(theta)
         if like is not None and not same_form(draft.plan, like.draft.plan):
             raise ValueError("another form")
         run = Run.of(self.model, self.batch, draft, like)
