@@ -1,6 +1,6 @@
 """Learned plans of 5 calls beside 2M, DEIS and UniPC of 5 to 10, on noise that nothing was learned from.
 
-    python benchmarks/learned.py      about 12 minutes of one core
+    python benchmarks/learned.py      about 15 minutes of one core
 
 writes benchmarks/results/learned.json and .png; rows that the file already has are kept, so that a run goes on where it
 was cut off. Everything is judged against a teacher of 60 calls from the same noise; the grids of the published methods
@@ -29,8 +29,10 @@ from pullback.guidance.learning import (
     LearnedLabels,
     LearnedTimes,
     ays,
+    bespoke,
     d_ode,
     learn_solver,
+    s4s,
 )
 from pullback.solvers import (
     DEIS,
@@ -56,14 +58,10 @@ HERE = pathlib.Path(__file__).parent
 OUT = HERE / "results" / "learned.json"
 CALLS = (5, 6, 8, 10)
 FRESH = {"mixture": 48, "digits": 48, "digits_flow": 48, "faces": 24}  # noise that nothing was learned from
-SIZES = {
-    "mixture": 48,
-    "digits": 56,
-    "digits_flow": 40,
-    "faces": 24,
-}  # noise that was, a quarter of it held out
+# noise that was, a quarter of it held out
+SIZES = {"mixture": 48, "digits": 56, "digits_flow": 40, "faces": 24}
 STEPS = {"mixture": 15, "digits": 15, "digits_flow": 15, "faces": 5}
-SEEDS = {"mixture": 3, "digits": 2, "digits_flow": 2, "faces": 1}
+SEEDS = {"mixture": 3, "digits": 1, "digits_flow": 1, "faces": 1}
 LEARNED = {
     "times": lambda method: [LearnedTimes(method)],
     "coefficients, labels": lambda method: [LearnedCoefficients(), LearnedLabels()],
@@ -153,6 +151,16 @@ def judged(name: str, plan: Plan, seed: int) -> dict[str, float]:
     return row
 
 
+ON_ALL_SEEDS = ("times, coefficients, labels", "d_ode", "ays")
+NOT_ON_FACES = ("times", "coefficients, labels", "bespoke, Euler", "s4s, radius 0.01")  # half a minute each
+PRESETS = {  # of learned solvers, with their own numbers of calls
+    "bespoke, Euler": lambda name: dict(order=1, steps=STEPS[name]),
+    "bespoke, midpoint, 6 calls": lambda name: dict(order=2, steps=STEPS[name]),
+    "s4s": lambda name: dict(method=base(name)),
+    "s4s, radius 0.01": lambda name: dict(method=base(name), radius=0.01),
+}
+
+
 def published(name: str, seed: int) -> dict[str, dict[str, float]]:
     """Each method at each number of calls, on the best of the grids."""
     process, rows = problem(name)[0].process, {}
@@ -186,6 +194,10 @@ def learned(name: str, kind: str, seed: int) -> dict[str, float]:
         nodes = ays(model, grid, data, cond=labels).times(model.process)
         nodes[0], nodes[-1] = (cast(float, teacher(name).times[i]) for i in (0, -1))
         plan = method.plan(model.process, nodes)
+    elif kind in PRESETS:
+        preset = bespoke if kind.startswith("bespoke") else s4s
+        grid = grids(name)[0](3) if "6 calls" in kind else grid
+        plan = preset(model, grid, teacher(name), x, cond=labels, progress=False, **PRESETS[kind](name)).plan
     else:
         found = learn_solver(
             model,
@@ -204,7 +216,7 @@ def learned(name: str, kind: str, seed: int) -> dict[str, float]:
 
 def draw(rows: dict[str, dict[str, float]]) -> None:
     figure, axes = plt.subplots(1, len(SIZES), figsize=(4 * len(SIZES), 3.6))
-    lines, stars = ("2M", "DEIS 3", "UniPC 2", "Adams 2"), (*LEARNED, "d_ode", "ays")
+    lines, stars = ("2M", "DEIS 3", "UniPC 2", "Adams 2"), (*LEARNED, "d_ode", "ays", *PRESETS)
     for axis, name in zip(axes, SIZES, strict=True):
         mine = {
             key.split("/")[2]: value["median"] for key, value in rows.items() if key.startswith(f"{name}/0/")
@@ -213,11 +225,12 @@ def draw(rows: dict[str, dict[str, float]]) -> None:
             found = [mine.get(f"{label}, {n} calls", math.nan) for n in CALLS]
             axis.plot(CALLS, found, "o-", color=f"C{k}", label=label, lw=1)
         for k, kind in enumerate(stars):
-            axis.plot([5], [mine.get(kind, math.nan)], "*", color=f"C{k + len(lines)}", ms=13, label=kind)
+            colour, calls = plt.get_cmap("tab20")(2 * k + 1), 6 if "6 calls" in kind else 5
+            axis.plot([calls], [mine.get(kind, math.nan)], "*", color=colour, mec="black", ms=13, label=kind)
         axis.set(title=name, xlabel="network calls", yscale="log")
     axes[0].set_ylabel("median RMS distance to the teacher")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=9, fontsize=8)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=7, fontsize=8)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     figure.savefig(OUT.with_suffix(".png"), dpi=110)
 
 
@@ -232,10 +245,9 @@ def main() -> None:
                 continue
             if f"{name}/{seed}/2M, 5 calls" not in rows:
                 rows |= {f"{name}/{seed}/{key}": row for key, row in published(name, seed).items()}
-            for kind in ("times, coefficients, labels", "d_ode", "ays", "times", "coefficients, labels"):
-                if f"{name}/{seed}/{kind}" not in rows and not (
-                    seed and kind in ("times", "coefficients, labels")
-                ):
+            kinds = ON_ALL_SEEDS if seed else (*ON_ALL_SEEDS, "times", "coefficients, labels", *PRESETS)
+            for kind in kinds:
+                if f"{name}/{seed}/{kind}" not in rows and not (name == "faces" and kind in NOT_ON_FACES):
                     rows[f"{name}/{seed}/{kind}"] = row = learned(name, kind, seed)
                     print(f"{name:12} {seed} {kind:30} {row}", flush=True)
                 facts = {

@@ -20,10 +20,12 @@ class Kept(enum.Enum):
     CONSTANT: predictions that are constant along the path. If D and E are, every register r of a plan is d_r D
         + e_r E with numbers known beforehand; a Combine sum c_r r keeps its value where sum c_r (d_r, e_r) is kept. Of
         m factors m - 2 are free, and the other two follow.
+    STATE: the factors of the state itself, such as DDIM's sigma_t/sigma_s; those of predictions are free.
     NOTHING: all factors are free.
     """
 
     CONSTANT = "constant predictions"
+    STATE = "factors of the state"
     NOTHING = "nothing"
 
     def __repr__(self) -> str:
@@ -76,14 +78,16 @@ class LearnedCoefficients(LearnedPart):
                 registers[op.outs[0]] = float(d), float(e)
             elif isinstance(op, Combine):
                 vectors = [registers[name] for _, name in op.terms]
-                found.append((k, op, vectors, self._free(vectors)))
+                found.append((k, op, vectors, self._free(op, vectors)))
                 registers[op.out] = _sum([float(c) for c, _ in op.terms], vectors)  # type: ignore[arg-type]
         return found
 
-    def _free(self, vectors: list[Vector]) -> list[int]:
+    def _free(self, op: Combine, vectors: list[Vector]) -> list[int]:
         every = list(range(len(vectors)))
         if self.kept is Kept.NOTHING:
             return every
+        if self.kept is Kept.STATE:
+            return [k for k, (_, name) in enumerate(op.terms) if name != "x"]
         for j in every[1:]:  # the first two that are independent follow from the others
             if abs(_determinant(vectors[0], vectors[j])) > 1e-9:
                 return [k for k in every if k not in (0, j)]

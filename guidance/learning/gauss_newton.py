@@ -1,6 +1,6 @@
 """Levenberg-Marquardt on a student's numbers: few of them, many residuals, and no gradient of the network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -16,12 +16,8 @@ Features = Annotated[
 ]
 
 STEP = 1e-3  # of a difference quotient, in units of theta: a float32 sample has 1e-4 of noise in it then
-FIRST, LEAST, FACTOR, TRIES = (
-    1e-3,
-    1e-9,
-    5.0,
-    6,
-)  # damping to begin with, its floor, its change, and tries a step
+FIRST, LEAST, FACTOR = 1e-3, 1e-9, 5.0  # damping to begin with, its floor, and its change
+TRIES = 6  # dampings tried in one step
 
 
 def teacher_distances(sample: Tensor, target: Tensor, features: Features) -> Tensor:
@@ -41,18 +37,22 @@ class GaussNewton:
 
     with J by forward differences, of which each runs only from the first step that its number enters; mu falls after a
     step that helps and rises until one does. The weights 1/|r_b| make it the sum of norms, not of their squares.
+
+    Attributes:
+        moved: which of theta; the others stay.
     """
 
     student: Student
     batch: Draws
     features: Features
     theta: Tensor
+    moved: Sequence[int] | None = None
     damping: float = FIRST
     calls: int = 0
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
-        self.run = self._run(self.theta)
+        self.run = self._run(self.theta, None)
 
     @property
     def model(self) -> Model:
@@ -66,7 +66,8 @@ class GaussNewton:
     def step(self) -> bool:
         """One step; False where no damping helps any more."""
         residual = _residual(self.run.sample, self.batch.target, self.features)
-        columns = [self._column(k, residual) for k in range(len(self.theta))]
+        moved = list(range(len(self.theta)) if self.moved is None else self.moved)
+        columns = [self._column(k, residual) for k in moved]
         jacobian = torch.stack(columns, -1)
         norms = residual.square().mean(1).sqrt()
         weights = 1 / norms.clamp(min=1e-3 * float(norms.median()) + 1e-30)
@@ -74,7 +75,8 @@ class GaussNewton:
         slope = torch.einsum("bdp,bd,b->p", jacobian, residual, weights)
         scale = normal.diagonal().clamp(min=1e-9 * float(normal.diagonal().max()) + 1e-30)
         for _ in range(TRIES):
-            tried = self.theta - torch.linalg.solve(normal + self.damping * scale.diag(), slope)
+            tried = self.theta.clone()
+            tried[moved] -= torch.linalg.solve(normal + self.damping * scale.diag(), slope)
             run = self._tried(tried)
             if run is not None and self._loss(run) < self.loss:
                 self.theta, self.run, self.damping = tried, run, max(self.damping / FACTOR, LEAST)
@@ -94,13 +96,14 @@ class GaussNewton:
 
     def _tried(self, theta: Tensor) -> Run | None:
         try:
-            run = self._run(theta)
+            run = self._run(theta, self.run)
         except ValueError:  # nodes that are one to rounding: no such plan
             return None
         return run if bool(run.sample.isfinite().all()) else None
 
-    def _run(self, theta: Tensor) -> Run:
-        draft, like = self.student.draft(theta), getattr(self, "run", None)
+    def _run(self, theta: Tensor, like: Run | None) -> Run:
+        """From where it differs from `like`. Raises ValueError where there is no such plan, or one of another form."""
+        draft = self.student.draft(theta)
         if like is not None and not same_form(draft.plan, like.draft.plan):
             raise ValueError("another form")
         run = Run.of(self.model, self.batch, draft, like)

@@ -106,11 +106,7 @@ def test_the_nodes_are_the_best_of_all_choices():
 
 
 def test_an_aligned_grid_keeps_its_ends_and_is_one_of_any_method():
-    x0 = (
-        MIXTURE.sample(64, generator=torch.Generator().manual_seed(0))
-        if hasattr(MIXTURE, "sample")
-        else noise(64)
-    )
+    x0 = MIXTURE.sample(64, generator=torch.Generator().manual_seed(0))
     grid = ays(EXACT, GRID, x0, levels=20)
     times = grid.times(VP())
     assert isinstance(grid, GivenTimes) and len(times) == 5

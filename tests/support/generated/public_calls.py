@@ -274,6 +274,15 @@ def _calls() -> Iterator[Use]:
         steps=lambda: 1,
     )
     yield called(guidance.d_ode, denoiser=denoiser, grid=lambda: GRID, x=state, scale=lambda: 2)
+    presets: dict[str, Make] = {
+        "denoiser": denoiser,
+        "grid": lambda: GRID,
+        "teacher": lambda: DPMSolverPP(2).plan(VP(), GRID),
+        "x": state,
+        "steps": lambda: 1,
+    }
+    yield called(guidance.bespoke, **presets)
+    yield called(guidance.s4s, **presets, rounds=lambda: 1)
     yield called(guidance.ays, denoiser=denoiser, grid=lambda: GRID, data=state, levels=lambda: 4)
     yield called(guidance.smc, **PARTICLES)
     yield called(guidance.svdd, **PARTICLES | {"x": state}, children=lambda: 2)
