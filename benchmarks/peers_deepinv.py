@@ -28,7 +28,7 @@ from pullback.guidance import DPS, Mask, Measurement, Residual, steer  # noqa: E
 from pullback.solvers import DDIM, Addressed, Model, UniformT  # noqa: E402
 from pullback.solvers.model import data_prediction  # noqa: E402
 
-STEPS, SCALES, SHAPE = (25, 50, 100), (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), (1, 8, 8)
+STEPS, SCALES, SHAPE = (25, 50, 100), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), (1, 8, 8)
 Sampler = Callable[[Tensor, float], Tensor]  # of the start and a weight
 
 
@@ -141,7 +141,7 @@ def measured(quick: bool) -> dict[str, Any]:
     def measure(seed: int) -> Seen:
         return seen.setdefault(seed, Seen(prior, held, seed))
 
-    n, seeds = (8, 1) if quick else (200, 4)
+    n, seeds = (8, 1) if quick else (100, 3)
     found: dict[str, Any] = {"samples": n, "measurements": seeds, "errors": {}}
     for kind, model, count in (("mixture", exact, n), ("network", network, n // 4)):
         for steps in STEPS[:1] if quick else STEPS:

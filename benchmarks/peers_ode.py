@@ -63,7 +63,8 @@ def ours(budget: int, exact: tuple[Tensor, Tensor]) -> list[Row]:
         found = gradients(law, x, out)
         rows.append(
             {"side": "pullback", "method": plan.name, "variable": "lambda", "gradient": type(strategy).__name__,
-             "calls": forward, "calls_back": law.calls - forward, "vjps": law.vjps, **errors(found, exact)}
+             "calls": forward, "calls_back": law.calls - forward, "vjps": law.vjps, **errors(found, exact),
+             "budget": budget}
         )  # fmt: skip
     return rows
 
