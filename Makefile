@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-all test-gpu mutate docs lint clean
+.PHONY: demo test test-slow test-all test-gpu mutate bench docs lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/face_morph.py
@@ -28,6 +28,11 @@ SEED ?= 0
 mutate: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[mutation]"
 	$(BIN)/python -W ignore tests/support/mutation.py $(FILES) --count $(COUNT) --seed $(SEED)
+
+# this library beside its peers, at most 25 minutes on two quiet cores; writes benchmarks/results and docs/benchmarks.md
+bench: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[peers]"
+	$(BIN)/python benchmarks/everything.py
 
 # the site in out/site, strict: a warning or a dead link is an error
 docs: $(STAMP)

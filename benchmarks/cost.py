@@ -14,11 +14,8 @@ so that what else the machine does is no part of them.
     peak_KiB_a_step      growth of the resident set's high-water mark from 10 to 1010 steps; a state has 16 KiB
 """
 
-import ctypes
-import gc
 import json
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from measuring import peak_bytes
 from torch import Tensor, nn
 
 HERE = pathlib.Path(__file__).parent
@@ -211,22 +209,6 @@ def x_only(run: Callable[[], tuple[Tensor, Tensor]], parameters: list[Tensor]) -
     backward(True)
     backward(False)
     return statistics.median(backward(True) / backward(False) for _ in range(REPEATS))
-
-
-def peak_bytes(fn: Timed) -> int:
-    """The resident set's high-water mark in `fn` over what it was before."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew
-    before = resident("VmRSS")
-    fn()
-    return resident("VmHWM") - before
-
-
-def resident(what: str) -> int:
-    """VmRSS, what is resident now, or VmHWM, the most since the mark was cleared, in bytes."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{what}:\s+(\d+)", status).group(1))  # type: ignore[union-attr]
 
 
 def medians(rows: list[Any]) -> Any:

@@ -8,12 +8,9 @@ gradient at latents, embeddings and LoRA weights of a Stable Diffusion UNet, gui
 high-water mark over what was there before, each point in a fresh process that has run three steps.
 """
 
-import ctypes
-import gc
 import inspect
 import json
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -24,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "support"))
 
 import torch
+from measuring import peak_bytes
 from pipelines.build import library
 from pipelines.case import built, single, start
 from pipelines.image import CASES
@@ -143,21 +141,6 @@ class Setting:
 
     def named(self, name: str, steps: int) -> Callable[[], list[Tensor]]:
         return self.own(steps, LOOPS[name]) if name in LOOPS else self.ours(steps, STRATEGIES[name])
-
-
-def peak_bytes(fn: Callable[[], object]) -> int:
-    """The most memory that `fn` takes at once, over what is taken before it."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back, else it would hide what is taken now
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _resident("VmRSS")
-    fn()
-    return max(0, _resident("VmHWM") - before)
-
-
-def _resident(what: str) -> int:
-    status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{what}:\s+(\d+)", status).group(1))  # type: ignore[union-attr]
 
 
 def point(name: str, steps: int) -> None:
