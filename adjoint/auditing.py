@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..solvers import Model, Noise, Plan
 from ..solvers.checked import checked
 from ..solvers.kinds import check_kind, described
+from ..solvers.optional import library
 from ..solvers.packing import State
 from ..solvers.wanted import Count, Wanted
 from .arguments import check_arguments, check_plan
@@ -81,9 +82,7 @@ class Audit:
 
     def figure(self) -> Any:
         """A matplotlib figure: error against memory, one dot a strategy."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7.5, 4.2))
+        figure = library("matplotlib.figure", "Audit.figure", "examples").Figure(figsize=(7.5, 4.2))
         axis = figure.add_subplot()
         for row in self.rows:
             axis.scatter(row.memory / 2**20, max(row.error, 1e-17), s=60, label=row.name[:36])

@@ -30,10 +30,21 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("laws")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--installed", action="store_true", help="refuse a pullback that is not an installed package"
+    )
+
+
 def pytest_configure(config):
     """Every call of the library is held to its annotations while the tests run; but for the search for modules, which
     walks through the wrappers that this makes and would take half of the suite's time.
     """
+    if config.getoption("--installed"):
+        found = importlib.util.find_spec("pullback")
+        places = list(found.submodule_search_locations or ()) if found else []
+        if len(places) != 1 or "site-packages" not in pathlib.Path(places[0]).parts:
+            raise pytest.UsageError(f"--installed: got pullback from {places}, expected it in site-packages")
     skipped = ("pullback.solvers.modules_behind",)
     beartype_package(
         "pullback",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Plan
+from ...solvers.optional import library
 from ...solvers.wanted import Finite
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
@@ -15,7 +16,6 @@ from ..strategies.gradient import Gradient
 from .backsolve import Backsolve
 from .base import Bridge, Outside
 from .fields import Field, as_ode
-from .optional import library
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
@@ -75,7 +75,11 @@ class TorchDiffEq(Bridge):
         if self.method in ADAPTIVE:
             options.setdefault("step_t", torch.tensor(times[-1:], dtype=torch.float64, device=x.device))
         return self._states(
-            library("torchdiffeq").odeint, lambda t, x: field(t.detach().item(), x), x, times, options
+            library("torchdiffeq", "TorchDiffEq", "ode").odeint,
+            lambda t, x: field(t.detach().item(), x),
+            x,
+            times,
+            options,
         )
 
     def backsolved(
@@ -84,7 +88,12 @@ class TorchDiffEq(Bridge):
         field = as_ode(outside.model, outside.seen(step))
         options = None if self.options is None else dict(self.options)
         return self._states(
-            library("torchdiffeq").odeint_adjoint, field, x, times, options, **adjoint.given()
+            library("torchdiffeq", "TorchDiffEq", "ode").odeint_adjoint,
+            field,
+            x,
+            times,
+            options,
+            **adjoint.given(),
         )
 
     def _states(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import DDIM, GivenNoise, Plan
+from ...solvers.optional import library
 from ..continuous.second_plan import Continuous
 from ..continuous.states import States
 from ..strategies.gradient import Gradient
@@ -17,7 +18,6 @@ from .backsolve import Backsolve
 from .base import Bridge, Outside
 from .cells import Cells
 from .fields import Field, ReverseSDE
-from .optional import library
 
 TWO_DRAWS = ("srk",)  # methods that also ask for the space-time Levy area of a step
 
@@ -78,7 +78,9 @@ class TorchSDE(Bridge):
         self, outside: Outside, field: Field, x: Tensor, times: Sequence[float], step: int
     ) -> list[Tensor]:
         sde = ReverseSDE(outside.model, None, times[0], self._kind(), x.shape[1:], outside.velocity)
-        return self._states(library("torchsde").sdeint, _Driven(sde, field), x, times, step, outside)
+        return self._states(
+            library("torchsde", "TorchSDE", "ode").sdeint, _Driven(sde, field), x, times, step, outside
+        )
 
     def backsolved(
         self, outside: Outside, adjoint: Backsolve, x: Tensor, times: Sequence[float], step: int
@@ -87,7 +89,13 @@ class TorchSDE(Bridge):
             outside.model, outside.seen(step), times[0], self._kind(), x.shape[1:], outside.velocity
         )
         return self._states(
-            library("torchsde").sdeint_adjoint, sde, x, times, step, outside, **adjoint.given()
+            library("torchsde", "TorchSDE", "ode").sdeint_adjoint,
+            sde,
+            x,
+            times,
+            step,
+            outside,
+            **adjoint.given(),
         )
 
     def _kind(self) -> str:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...solvers.optional import library
 from .base import Reward
 from .settled import check_settled
 from .values import at_least_float32
@@ -66,9 +67,8 @@ class Preprocess:
     @classmethod
     def from_path(cls, path: str | Path, low: float = -1.0, high: float = 1.0) -> "Preprocess":
         """The numbers in `preprocessor_config.json` of a scorer on disk. Nothing is downloaded."""
-        from transformers import AutoImageProcessor
-
-        own = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+        transformers = library("transformers", "Preprocess.from_path", "rewards")
+        own = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True)
         crop = own.crop_size["height"]
         if own.size.get("shortest_edge") != crop or own.resample != 3:
             raise ValueError(
@@ -153,10 +153,11 @@ class CLIPScore(Reward):
     @classmethod
     def from_path(cls, path: str | Path, low: float = -1.0, high: float = 1.0) -> "CLIPScore":
         """Model, tokenizer and preprocessing from a folder on disk, frozen. Nothing is downloaded."""
-        from transformers import AutoTokenizer, CLIPModel
-
-        model = CLIPModel.from_pretrained(path, local_files_only=True).eval().requires_grad_(False)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        transformers = library("transformers", "CLIPScore.from_path", "rewards")
+        model = (
+            transformers.CLIPModel.from_pretrained(path, local_files_only=True).eval().requires_grad_(False)
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         return cls(model, tokenizer, Preprocess.from_path(path, low, high))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...solvers.optional import library
 from .base import Reward
 from .values import at_least_float32
 
@@ -78,8 +79,6 @@ class JPEGSize(_Ranged):
         return False
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        from PIL import Image
-
         if samples.ndim not in (3, 4) or samples.ndim == 4 and samples.shape[1] not in (1, 3):
             raise ValueError(
                 f"JPEGSize: got samples of shape {tuple(samples.shape)}, expected (B, H, W) or (B, 1 or 3, "
@@ -88,11 +87,11 @@ class JPEGSize(_Ranged):
         # NaN has no byte of its own: let it through to the caller's check of finite rewards
         lost = samples.isnan().flatten(1).any(1)
         bytes_ = (255 * self.unit(samples.detach()).nan_to_num().clamp(0, 1)).round().to("cpu", torch.uint8)
-        sizes = []
+        pillow, sizes = library("PIL.Image", "JPEGSize", "rewards"), []
         for image in bytes_:
             file = io.BytesIO()
             pixels = image if image.ndim == 2 else image.permute(1, 2, 0).squeeze(-1)
-            Image.fromarray(pixels.contiguous().numpy()).save(file, format="JPEG", quality=self.quality)
+            pillow.fromarray(pixels.contiguous().numpy()).save(file, format="JPEG", quality=self.quality)
             sizes.append(file.tell() / 1000)
         values = torch.tensor(sizes, dtype=at_least_float32(samples[:0]).dtype, device=samples.device)
         return values.masked_fill(lost, float("nan"))

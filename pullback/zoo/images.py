@@ -1,26 +1,24 @@
 """The real images that the bundled models were trained on: two sets from packages, MNIST from beside this file."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..solvers.optional import library
+
 
 def digit_images() -> tuple[Tensor, Tensor]:
     """scikit-learn's digits: images (1797, 1, 8, 8) in [-1, 1] and labels (1797,). Needs scikit-learn."""
-    from sklearn.datasets import load_digits
-
-    data: Any = load_digits()
+    data = library("sklearn.datasets", "digit_images", "examples").load_digits()
     return torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1, torch.tensor(data.target)
 
 
 def face_images() -> Tensor:
     """scikit-image's lfw_subset, its first 100 images, the faces: (100, 1, 25, 25) in [-1, 1]. Needs scikit-image."""
-    from skimage.data import lfw_subset
-
-    return torch.tensor(lfw_subset()[:100], dtype=torch.float32)[:, None] * 2 - 1
+    faces = library("skimage.data", "face_images", "examples").lfw_subset()
+    return torch.tensor(faces[:100], dtype=torch.float32)[:, None] * 2 - 1
 
 
 MNIST_TRAIN, MNIST_HELD_OUT = slice(0, 8000), slice(8000, 10_000)

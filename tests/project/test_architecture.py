@@ -270,7 +270,7 @@ def test_every_folder_is_packaged():
     found = {
         "pullback." + ".".join(p.parent.relative_to(ROOT).parts) for p in FILES if p.name == "__init__.py"
     }
-    assert found | {"pullback"} == set(project["packages"]) == set(project["package-dir"])
+    assert found | {"pullback", "pullback.zoo"} == set(project["packages"]) == set(project["package-dir"])
     assert all((ROOT / layer / "py.typed").exists() for layer in ("pullback", *LAYERS))
 
 
