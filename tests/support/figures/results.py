@@ -1,0 +1,33 @@
+"""The committed results."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+RESULTS = pathlib.Path(__file__).parents[3] / "benchmarks" / "results"
+
+
+@functools.cache
+def results(name: str) -> Any:
+    """benchmarks/results/NAME.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def leaves(tree: Any) -> Iterator[float]:
+    """Every number in it, however nested."""
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif isinstance(tree, bool | str) or tree is None:
+        return
+    elif isinstance(tree, int | float):
+        yield tree
+        return
+    for part in tree:
+        yield from leaves(part)
+
+
+def column(rows: Any, name: str) -> list[Any]:
+    """One entry of many rows, which are a list or the values of a table."""
+    return [row[name] for row in (rows.values() if isinstance(rows, dict) else rows)]
