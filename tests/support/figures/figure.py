@@ -50,7 +50,7 @@ class Rounded:
     value: float
 
     def fits(self, printed: str) -> bool:
-        digits, _, power = printed.replace(",", "").partition("e")
+        digits, _, power = printed.replace(",", "").partition("e") if printed[-1].isdigit() else ("", "", "")
         unit = 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
         return abs(self.value - number(printed)) <= 0.5 * unit * (1 + 1e-6)
 

@@ -1,8 +1,11 @@
 """The committed results."""
 
 import functools
+import importlib.util
 import json
 import pathlib
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,3 +34,18 @@ def leaves(tree: Any) -> Iterator[float]:
 def column(rows: Any, name: str) -> list[Any]:
     """One entry of many rows, which are a list or the values of a table."""
     return [row[name] for row in (rows.values() if isinstance(rows, dict) else rows)]
+
+
+@functools.cache
+def script(name: str) -> types.ModuleType:
+    """benchmarks/NAME.py, for what it writes of a result. Its neighbours are found while it is read."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", RESULTS.parent / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name], before = module, [*sys.path]  # dataclasses look their module up
+    sys.path.append(str(RESULTS.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = before
+    return module
