@@ -132,13 +132,13 @@ class Row:
 
     def places(self, page: Page) -> Iterator[Place]:
         if found := self._found(page):
-            yield from (one.span() for one in NUMBER.finditer(page.prose, *found.span(1)))
+            yield found.span()
 
     def check(self, page: Page) -> Iterator[str]:
-        if not self._found(page):
+        if not (found := self._found(page)):
             yield f"{page.name} has no row {self.begin!r}" + (f" under {self.under!r}" if self.under else "")
             return
-        printed = [page.text[slice(*place)] for place in self.places(page)]
+        printed = [one[0] for one in NUMBER.finditer(page.prose, *found.span(1))]
         if len(printed) != len(self.values):
             yield f"{page.name}, {self.begin!r}: got {len(self.values)} values, expected one for each of {printed}"
         for one, value in zip(printed, self.values, strict=False):
