@@ -9,6 +9,7 @@ from types import EllipsisType
 from figures.reading import NUMBER, prose
 
 WORDS = "none one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+WORDS += ["seventeen", "eighteen", "nineteen", "twenty"]
 MARKS = re.compile(r"\{([^{}]+)\}|<([-+]?\d[\d.,e+-]*)>")
 
 
@@ -51,6 +52,8 @@ class Rounded:
 
     def fits(self, printed: str) -> bool:
         digits, _, power = printed.replace(",", "").partition("e") if printed[-1].isdigit() else ("", "", "")
+        if printed == "0":  # nought, to rounding
+            return abs(self.value) < 1e-6
         unit = 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
         return abs(self.value - number(printed)) <= 0.5 * unit * (1 + 1e-6)
 
@@ -61,7 +64,7 @@ Place = tuple[int, int]
 
 
 def number(printed: str) -> float:
-    """Of digits, or of a word up to sixteen."""
+    """Of digits, or of a word up to twenty."""
     low = printed.lower()
     return float(WORDS.index(low)) if low in WORDS else float(low.replace(",", ""))
 

@@ -16,7 +16,10 @@ def cell(name: str, problem: str, what: str = "median") -> list[float]:
 
 
 def table() -> Iterator[Row]:
-    for label, name in (("2M, 5 calls (flow: Adams-Bashforth 2)", "2M, 5 calls"), ("the same, 10 calls", "2M, 10 calls")):
+    for label, name in (
+        ("2M, 5 calls (flow: Adams-Bashforth 2)", "2M, 5 calls"),
+        ("the same, 10 calls", "2M, 10 calls"),
+    ):
         both = {each: name.replace("2M", "Adams 2") if each == "digits_flow" else name for each in PROBLEMS}
         yield Row(f"| {label} |", *(value for each, own in both.items() for value in cell(own, each)))
     for label, n in (("the best of 2M, DEIS 3, UniPC 2, at 5", 5), ("the best of them, at 10", 10)):
@@ -33,7 +36,9 @@ def table() -> Iterator[Row]:
 
 
 ours, theirs = rows["digits/0/times, coefficients, labels"], rows["digits/0/2M, 10 calls"]
-queue, unrolled, chain = (implicit[name] for name in ("denoising/one loop", "denoising/unrolled", "Langevin/one loop"))
+queue, unrolled, chain = (
+    implicit[name] for name in ("denoising/one loop", "denoising/unrolled", "Langevin/one loop")
+)
 
 FIGURES = [
     *table(),
@@ -49,10 +54,17 @@ FIGURES = [
     Row("| Langevin, one loop |", About(chain["rows"], 500), chain["calls in sequence"]),
     Row(
         "| Langevin, unrolled 30 steps |",
-        *(About(row, 500) if row > 1e4 else row for row in implicit["Langevin/unrolled 30"]["seeds"]["0.1"][1]),
+        *(
+            About(row, 500) if row > 1e4 else row
+            for row in implicit["Langevin/unrolled 30"]["seeds"]["0.1"][1]
+        ),
     ),
     Row("| DDIM of 10 steps, queue |", About(queue["rows"], 50), queue["calls in sequence"]),
-    Row("| DDIM of 10 steps, unrolled (value, replay and VJP) |", unrolled["rows"], unrolled["calls in sequence"]),
+    Row(
+        "| DDIM of 10 steps, unrolled (value, replay and VJP) |",
+        unrolled["rows"],
+        unrolled["calls in sequence"],
+    ),
     Figure("{2.6} times its calls in all", queue["rows"] / unrolled["rows"]),
 ]
 STATED = [

@@ -19,7 +19,9 @@ rows: dict[tuple[str, str], Any] = {
 def sweeps() -> Iterator[Row]:
     for (problem, method), row in rows.items():
         cells = [value for tol in SHOWN if tol in row["by tol"] for value in row["by tol"][tol]]
-        kept = [value for k, value in enumerate(cells) if k % 6 not in (2, 3)]  # the page has no numbers of rows
+        kept = [
+            value for k, value in enumerate(cells) if k % 6 not in (2, 3)
+        ]  # the page has no numbers of rows
         yield Row(f"| {problem} | {method} |", row["calls"], *kept)
 
 
@@ -27,7 +29,13 @@ def orders() -> Iterator[Row]:
     for k in (0, 1, 2, 3, 4, 5, 6, 8):
         own = [row for row in found["orders"] if row["order"] == k]
         cells = [row[name] for row in own for name in ("cos at weights", "cos at noise")]
-        yield Row(f"| {k} |", own[0]["VJPs in sequence"], own[0]["of Checkpoint"], *cells, under="Orders of truncation")
+        yield Row(
+            f"| {k} |",
+            own[0]["VJPs in sequence"],
+            own[0]["of Checkpoint"],
+            *cells,
+            under="Orders of truncation",
+        )
 
 
 def ratios(problem: str) -> list[float]:
@@ -40,13 +48,17 @@ def work(way: int) -> list[float]:
     return [r["by tol"][tol][way] / r["calls"] for r in rows.values() for tol in SHOWN if tol in r["by tol"]]
 
 
-without, with_them = (row["by tol"]["0.0001"] for row in (found["without secants"], rows["digits, VP", "DPMSolverPP"]))
+without, with_them = (
+    row["by tol"]["0.0001"] for row in (found["without secants"], rows["digits, VP", "DPMSolverPP"])
+)
 smooth, rough = ratios("digits") + ratios("faces"), found["rough"]["by tol"]
 
 FIGURES = [
     *sweeps(),
     *orders(),
-    Figure("take {18} + {18} at the default tolerance, in place of {12} + {11}", *without[:2], *with_them[:2]),
+    Figure(
+        "take {18} + {18} at the default tolerance, in place of {12} + {11}", *without[:2], *with_them[:2]
+    ),
     Figure(
         "error is {0.9} to {4.1} times the sample's on digits and faces, and up to {38} times on the mixture",
         min(smooth),

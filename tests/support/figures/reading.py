@@ -18,14 +18,15 @@ JOIN = re.compile(r"\s*(?:to|and|or|by|,|-|/|±|\+-|, and)\s*\Z")
 OUT = [
     re.compile(pattern, re.M | re.S)
     for pattern in (
+        r"(?<=\n\n)(?:    [^\n]*\n+)+",  # formulas, before code leaves spaces
         r"^```.*?^```$",  # code
         r"(?<!`)`[^`]*`",
-        r"(?<=\n\n)(?:    [^\n]*\n+)+",  # formulas
         r"^#+ [^\n]*$",  # headings
         r"<!--.*?-->",
         r"!\[[^\]]*\]\([^)]*\)",  # pictures
         r"\]\([^)]*\)",  # where links lead
         r"https?://\S+",
+        r"\bN\([^()]*\)",  # a normal law
         r"\b\d{4}\.\d{4,5}\b",  # arXiv
         r"\b\d+\.\d+\.\d+\b",  # versions
         r"(?:Python|torch|PyTorch|diffusers|deepinv|CC BY(?:-SA)?) \d+\.\d+",
@@ -42,7 +43,7 @@ def prose(text: str) -> str:
 
 
 def measurements(text: str) -> Iterator[re.Match[str]]:
-    """The numbers of prose that look measured: a fraction, a power of ten, or one with a unit, which several may share."""
+    """The numbers that look measured: a fraction, a power of ten, or one with a unit, which several may share."""
     found, kept = list(NUMBER.finditer(text)), set[int]()
     joined = [bool(JOIN.match(text[a.end() : b.start()])) for a, b in zip(found, found[1:], strict=False)]
     settled = [bool(SET.search(text[max(0, one.start() - 40) : one.start()])) for one in found]

@@ -49,3 +49,16 @@ def script(name: str) -> types.ModuleType:
     finally:
         sys.path[:] = before
     return module
+
+
+def card(name: str) -> Any:
+    """examples/weights/NAME.json, what training wrote of a bundled model."""
+    return json.loads((RESULTS.parents[1] / "examples" / "weights" / f"{name}.json").read_text())
+
+
+def wilson(share: float, trials: int) -> tuple[float, float]:
+    """The ends of Wilson's 95 % interval."""
+    z = 1.959964
+    middle = share + z * z / (2 * trials)
+    half = z * (share * (1 - share) / trials + z * z / (4 * trials**2)) ** 0.5
+    return (middle - half) / (1 + z * z / trials), (middle + half) / (1 + z * z / trials)

@@ -4,7 +4,6 @@ import functools
 
 from figures.results import results, script
 
-
 judged = script("judged")
 JUDGED = list(judged.JUDGED)
 
