@@ -45,7 +45,13 @@ FIGURES = [
         "with scale <-1> by {0.066}, AdvDM by {0.045} and one early step by {0.036}",
         *(
             moved[name]
-            for name in ("random change", "PhotoGuard, whole edit", "score distillation, -", "AdvDM", "early step")
+            for name in (
+                "random change",
+                "PhotoGuard, whole edit",
+                "score distillation, -",
+                "AdvDM",
+                "early step",
+            )
         ),
     ),
     Figure(

@@ -12,7 +12,10 @@ LABELS = {
     "`DPMSolverPP(2)` with `variance=`": ("DPMSolverPP(2), variances",),
     "`DPMSolverPP(3)`": ("DPMSolverPP(3)",),
     "`UniPC()`": ("UniPC(3)",),
-    "torchdiffeq midpoint, best of two grids": ("torchdiffeq midpoint, t grid", "torchdiffeq midpoint, lambda grid"),
+    "torchdiffeq midpoint, best of two grids": (
+        "torchdiffeq midpoint, t grid",
+        "torchdiffeq midpoint, lambda grid",
+    ),
     "torchdiffeq rk4, best of two grids": ("torchdiffeq rk4, t grid", "torchdiffeq rk4, lambda grid"),
     "det": ("jacrev DDIM",),
 }
