@@ -388,9 +388,7 @@ was chosen at d = 8, m = 2, on scratch problems of this family (3 seeds, where i
 oracle). For SMC, the weighing by the proposal's own likelihood in place of p(y given D), and K, were chosen
 on measurements with seeds 901 to 905, mixtures with m = 1 and 2 and digits; threshold and resampling are the
 library's defaults. That its proposals are TMPD and PiGDM was known to be sensible from an earlier table of
-the guides on these very measurements. "K = n" costs what the proposal costs alone. On seven problems that
-this page does not have, `smc` under TMPD with K = 8 n came within 1.3 times the oracle on five (1.32 and 1.36
-on the others), with K = n on three (2.4 at worst): the particles, not the proposal, are what it takes. D-Flow
+the guides on these very measurements. "K = n" costs what the proposal costs alone. D-Flow
 is at a reduced size (3 L-BFGS directions through 10 steps) and gives modes, not draws; DNO is in the script,
 and was left out of this run for time. Few measurements and light tuning: these rankings are for planning, and
 do not transfer to images by themselves.

@@ -225,20 +225,27 @@ def error_tables(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def page(rows: list[dict[str, Any]], read: dict[str, Any]) -> str:
+    """docs/orders.md, of orders.json and error_nfe.json."""
+    found = {
+        problem: {
+            side: {
+                name: {way: {int(n): v for n, v in row.items()} for way, row in ways.items()}
+                for name, ways in each[side].items()
+            }
+            for side in ("ours", "diffusers")
+        }
+        for problem, each in read["rms"].items()
+    }
+    return WORDS.format(*order_tables(rows), *read["draws"].values(), *error_tables(found))
+
+
 def main() -> None:
     torch.set_num_threads(1)
     if "--page" not in sys.argv:
         (RESULTS / "orders.json").write_text(json.dumps(measured(), indent=1) + "\n")
-    rows = json.loads((RESULTS / "orders.json").read_text())
-    read = json.loads((RESULTS / "error_nfe.json").read_text())
-    found = read["rms"]
-    for each in found.values():
-        for side in ("ours", "diffusers"):
-            each[side] = {
-                name: {way: {int(n): v for n, v in row.items()} for way, row in ways.items()}
-                for name, ways in each[side].items()
-            }
-    PAGE.write_text(WORDS.format(*order_tables(rows), *read["draws"].values(), *error_tables(found)))
+    orders, errors = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("orders", "error_nfe"))
+    PAGE.write_text(page(orders, errors))
 
 
 if __name__ == "__main__":

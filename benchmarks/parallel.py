@@ -49,7 +49,7 @@ METHODS: dict[str, list[Method]] = {
     "VP": [DDIM(), DPMSolverPP(2), DEIS(3), UniPC(2)],
     "flow": [FlowEuler(), FlowAdams(2), FlowMidpoint()],
 }
-PROBLEMS = ("mixture", "mixture_flow", "digits", "digits_flow", "faces", "faces_flow")
+PROBLEMS = ("mixture", "mixture_flow", "digits", "digits_flow", "faces", "faces_flow", "rough")
 COLUMNS = (
     "forward sweeps",
     "backward sweeps",
@@ -58,7 +58,7 @@ COLUMNS = (
     "error of the sample",
     "error of the gradient",
 )
-BATCH = {"mixture": 16, "digits": 4, "faces": 1}
+BATCH = {"mixture": 16, "digits": 4, "faces": 1, "rough": 64}
 
 
 def problem(name: str) -> tuple[Model, Tensor, Any]:
@@ -73,6 +73,9 @@ def problem(name: str) -> tuple[Model, Tensor, Any]:
             torch.randn(batch, 16, generator=g).double(),
             None,
         )
+    if name == "rough":  # no model of anything: what `tol` does not bound
+        wild = Denoiser(lambda x, t: torch.sin(15 * x) * (1 + t.reshape(-1, 1)), VP(), V)
+        return wild, torch.randn(batch, 4, generator=g).double(), None
     shape = (1, 8, 8) if name.startswith("digits") else (1, 25, 25)
     if name == "faces_large":  # the same convolutions on more pixels: a call of 6 ms, for --ranks
         return zoo.denoiser("faces"), torch.randn(batch, 1, 41, 41, generator=g), None
@@ -266,6 +269,10 @@ def main() -> None:
         found = {**where, "columns": COLUMNS, "orders": orders(), "sweeps": []}
         found["without secants"] = swept("digits", 100, DPMSolverPP(2), Parallel(memory=0))
     for name in asked.only or PROBLEMS:
+        if name == "rough":
+            found["rough"] = swept(name, 30, DPMSolverPP(2), tolerances=(1e-4, 1e-6, 1e-11))
+            path.write_text(json.dumps(found, indent=1) + "\n")
+            continue
         # of the faces a part: nearly all of the time goes into them
         steps, tolerances = ((100,), (1e-3,)) if name.startswith("faces") else (STEPS, TOLERANCES)
         for method in METHODS["flow" if name.endswith("_flow") else "VP"]:
