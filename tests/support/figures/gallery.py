@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from figures.figure import Figure, Stated, Value
-from figures.results import card, results, wilson
+from figures.results import results, wilson
 
-samples = card("digit_samples")
+samples = results("digit_samples")
 drawn, edited, restored, looked, attacked, tuned = (
     results(f"digits/{name}")
     for name in ("digit_guidance", "edit_digits", "restore_digits", "lookahead", "robustness", "finetune")

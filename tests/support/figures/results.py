@@ -52,8 +52,9 @@ def script(name: str) -> types.ModuleType:
 
 
 def card(name: str) -> Any:
-    """examples/weights/NAME.json, what training wrote of a bundled model."""
-    return json.loads((RESULTS.parents[1] / "examples" / "weights" / f"{name}.json").read_text())
+    """What training wrote of a bundled model, beside its weights."""
+    home = "examples" if name == "procedural" else "pullback/zoo"
+    return json.loads((RESULTS.parents[1] / home / "weights" / f"{name}.json").read_text())
 
 
 def wilson(share: float, trials: int) -> tuple[float, float]:
