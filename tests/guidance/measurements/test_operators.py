@@ -1,15 +1,12 @@
 """Operators: adjoints, pseudo-inverses, regularised solves, and physics of other libraries by duck typing."""
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
+import importlib
 import re
-import sys
 import types
-from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torchvision_stand_in import torchvision_stand_in
 
 from pullback import guidance
 from pullback.guidance import (
@@ -267,34 +264,11 @@ def test_a_foreign_physics_gives_what_ours_gives(guide):
     assert torch.allclose(ours.sample, foreign.sample, atol=1e-7)
 
 
-class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a mock for torchvision, which deepinv wants at import and its physics do not."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        return (
-            importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-            if fullname.split(".")[0] == "torchvision"
-            else None
-        )
-
-    def create_module(self, spec):
-        module = MagicMock()
-        module.__spec__, module.__path__, module.__name__, module.__version__ = spec, [], spec.name, "0.0"
-        return module
-
-    def exec_module(self, module): ...
-
-
 @pytest.fixture
-def dinv(monkeypatch):
-    """deepinv; what was imported for it is forgotten, or the next library would take the mock for torchvision."""
-    before = set(sys.modules)
-    if importlib.util.find_spec("torchvision") is None:  # deepinv asks for it, these parts of it do not
-        monkeypatch.setattr(sys, "meta_path", [StandIn(), *sys.meta_path])
-    yield importlib.import_module("deepinv")
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("torchvision", "deepinv"):
-            del sys.modules[name]
+def dinv():
+    """deepinv, which asks for torchvision; these parts of it do not."""
+    with torchvision_stand_in():
+        yield importlib.import_module("deepinv")
 
 
 def test_deepinv_physics_work_unmodified(dinv):
