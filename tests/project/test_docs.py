@@ -97,7 +97,11 @@ def test_a_porting_page_runs_on_both_sides(page):
     sources = [(source, pages.needs(page, line)) for line, source in pages.blocks(page)]
     assert any("pullback" in source and not needed for source, needed in sources)
     assert any("assert" in source and not needed for source, needed in sources)
-    assert any(needed for _, needed in sources) or page.name in ("torchdiffeq.md", "torchsde.md", "diffusers.md")
+    assert any(needed for _, needed in sources) or page.name in (
+        "torchdiffeq.md",
+        "torchsde.md",
+        "diffusers.md",
+    )
 
 
 @pytest.mark.parametrize("shelf", pages.SHELVES)
