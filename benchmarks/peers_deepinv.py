@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "examples")]
 
 import bundled  # noqa: E402
-from stand_in import stood_in  # noqa: E402
+from torchvision_stand_in import torchvision_stand_in  # noqa: E402
 
 from pullback.guidance import DPS, Mask, Measurement, Residual, steer  # noqa: E402
 from pullback.solvers import DDIM, Addressed, Model, UniformT  # noqa: E402
@@ -68,7 +68,7 @@ def ours(model: Model, seen: Seen, steps: int, seed: int) -> Sampler:
 
 
 def theirs(model: Model, seen: Seen, steps: int, seed: int, dtype: torch.dtype = torch.float64) -> Sampler:
-    with patch.object(sys, "meta_path", stood_in()):
+    with torchvision_stand_in():
         dinv: Any = importlib.import_module("deepinv")
         sampling: Any = importlib.import_module("deepinv.sampling")
     physics = dinv.physics.Inpainting(

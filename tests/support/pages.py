@@ -1,13 +1,15 @@
 """The pages: their code blocks, links and what they show. As a script: writes docs/names.md anew."""
 
 import functools
+import importlib
 import os
 import pathlib
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 
+from torchvision_stand_in import WANT_IT, torchvision_stand_in
 from untyped import untyped
 
 from pullback import adjoint, guidance, solvers
@@ -29,13 +31,41 @@ def blocks(page: pathlib.Path, language: str = "python") -> Iterator[tuple[int, 
         yield text[: found.start(1)].count("\n") + 1, found[1]
 
 
+def needs(page: pathlib.Path, line: int) -> list[str]:
+    """The libraries without which the block at `line` is left out: `<!-- needs jax, diffrax -->` above its fence."""
+    above = page.read_text().splitlines()[: line - 2]
+    found = re.fullmatch(r"<!-- needs (.+) -->", above[-1]) if above else None
+    return found[1].split(", ") if found else []
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Those that cannot be imported here: a library, or a part of it that an older one had."""
+
+    def there(name: str) -> bool:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            return False
+        return True
+
+    return [name for name in names if not there(name)]
+
+
 def run(page: pathlib.Path) -> dict[str, object]:
-    """Run the page's blocks in order in one namespace, which is returned; errors name the page's lines."""
-    names: dict[str, object] = {"__name__": "__main__"}
-    for line, source in blocks(page):
-        # torch.compile sees through our functions, not through what the tests put around them
-        with untyped() if "torch.compile(" in source else nullcontext():
-            exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)
+    """Run the page's blocks in order in one namespace, which is returned; errors name the page's lines. Blocks whose
+    library is missing are left out: "left out" has (line, library) of each.
+    """
+    left_out: list[tuple[int, str]] = []
+    names: dict[str, object] = {"__name__": "__main__", "left out": left_out}
+    wanted = {name for line, _ in blocks(page) for name in needs(page, line)}
+    with torchvision_stand_in() if wanted & set(WANT_IT) else nullcontext():
+        for line, source in blocks(page):
+            if lacking := missing(needs(page, line)):
+                left_out.append((line, ", ".join(lacking)))
+                continue
+            # torch.compile sees through our functions, not through what the tests put around them
+            with untyped() if "torch.compile(" in source else nullcontext():
+                exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)
     return names
 
 

@@ -2,12 +2,11 @@
 
 import importlib
 import re
-import sys
 import types
 
 import pytest
 import torch
-from stand_in import stood_in
+from torchvision_stand_in import torchvision_stand_in
 
 from pullback import guidance
 from pullback.guidance import (
@@ -266,14 +265,10 @@ def test_a_foreign_physics_gives_what_ours_gives(guide):
 
 
 @pytest.fixture
-def dinv(monkeypatch):
-    """deepinv; what was imported for it is forgotten, or the next library would take the mock for torchvision."""
-    before = set(sys.modules)
-    monkeypatch.setattr(sys, "meta_path", stood_in())
-    yield importlib.import_module("deepinv")
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("torchvision", "deepinv"):
-            del sys.modules[name]
+def dinv():
+    """deepinv, which asks for torchvision; these parts of it do not."""
+    with torchvision_stand_in():
+        yield importlib.import_module("deepinv")
 
 
 def test_deepinv_physics_work_unmodified(dinv):
