@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from common import options, write
-from tiny_pipelines import flux
+from shared.tiny_pipelines import flux
 from torch import Tensor
 
 from pullback.adjoint import sample

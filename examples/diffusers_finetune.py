@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from common import options, write
-from tiny_pipelines import stable_diffusion
+from shared.tiny_pipelines import stable_diffusion
 
 from pullback.guidance import (
     DDPO,

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from common import options, write
-from tiny_pipelines import stable_diffusion
+from shared.tiny_pipelines import stable_diffusion
 from torch import Tensor
 
 from pullback.adjoint import Checkpoint, sample

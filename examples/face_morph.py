@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from common import options, write
-from morph_figures import draw_morph, draw_table
-from morph_judges import RATES, Judge, judges, match_rate, sharpness, unreality
-from morph_strategies import LOSS, Entry, entries, gradients
+from shared.morph_figures import draw_morph, draw_table
+from shared.morph_judges import RATES, Judge, judges, match_rate, sharpness, unreality
+from shared.morph_strategies import LOSS, Entry, entries, gradients
 from torch import Tensor
 
 from pullback.adjoint import sample

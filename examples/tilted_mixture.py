@@ -4,8 +4,8 @@
 import math
 
 import torch
-from attainable import best_gaussian_steps
 from common import options, write
+from shared.attainable import best_gaussian_steps
 from torch import Tensor, nn
 
 from pullback.adjoint import sample

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from procedural import PERSON, TRAIN, faces, persons
-from procedural_card import measure
-from procedural_models import RECOGNISERS, Autoencoder
 from safetensors.torch import save_file
+from shared.procedural_card import measure
+from shared.procedural_models import RECOGNISERS, Autoencoder
 from torch import Tensor, nn
 
 from pullback.solvers import VP

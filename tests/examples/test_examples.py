@@ -34,16 +34,8 @@ SHARED = {
     "train",
     "train_mnist",
     "common",
-    "attainable",
-    "morph_figures",
-    "morph_judges",
-    "morph_strategies",
     "procedural",
-    "procedural_drawing",
-    "procedural_models",
-    "procedural_card",
     "train_procedural",
-    "tiny_pipelines",
 }  # imported by the examples; train writes the weights
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import matplotlib
-from morph_judges import Judge
+from shared.morph_judges import Judge
 from torch import Tensor
 
 matplotlib.use("Agg")
