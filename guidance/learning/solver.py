@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from tqdm.auto import tqdm
 
 from ...adjoint import sample
 from ...adjoint.arguments import check_arguments
@@ -18,6 +17,7 @@ from ...solvers.loop import predict
 from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
 from ...solvers.program import prepare
+from ...solvers.progress import progress_bar
 from ...solvers.wanted import Count, Samples
 from ..latents.optimisation import Stop
 from .factors import LearnedCoefficients
@@ -138,7 +138,7 @@ def learn_solver(
         learning.begin(start)
     stop = Stop.STEPS
     try:
-        with tqdm(total=steps * (len(parts) + 1 - first), disable=not progress) as bar:
+        with progress_bar(total=steps * (len(parts) + 1 - first), disable=not progress) as bar:
             for last in range(first, len(parts) + 1):  # never without what is known
                 stop = learning.stage(train, parts[:last], known, steps, bar)
                 known = dict(learning.best_theta)
@@ -234,7 +234,7 @@ class _Learning:
             self.best, self.after, self.best_theta = draft, found, dict(start.theta)
 
     def stage(
-        self, train: Draws, parts: list[LearnedPart], known: dict[LearnedPart, Tensor], steps: int, bar: tqdm
+        self, train: Draws, parts: list[LearnedPart], known: dict[LearnedPart, Tensor], steps: int, bar: Any
     ) -> Stop:
         """Descend over `parts` together, from the numbers `known`."""
         student = Student(self.model, self.plan, parts)
