@@ -1,6 +1,6 @@
 """Learn how strongly DPS guides at each step, by the gradient through the guided run, and judge it on new measurements.
 
-    python examples/learned_guidance.py [--updates 40 --steps 20 --measurements 6 --copies 24]
+    python examples/learned_guidance.py [--updates 40 --sampler-steps 20 --measurements 6 --copies 24]
 
 Digits as a mixture of ten Gaussians, down-sampled or masked: the posterior is known. A strength for each step is
 learned on measurements drawn from the prior: the loss is the sliced Wasserstein distance of the draws to exact
@@ -144,10 +144,10 @@ def problems(steps: int) -> dict[str, Problem]:
 
 
 def main() -> None:
-    run = options(__doc__, updates=40, steps=20, measurements=6, copies=24, held=16, constants=9)
+    run = options(__doc__, updates=40, sampler_steps=20, measurements=6, copies=24, count=16, constants=9)
     torch.set_default_dtype(torch.float64)
     facts, schedules = {}, {}
-    for name, p in problems(run.steps).items():
+    for name, p in problems(run.sampler_steps).items():
         kinds = {"published": Residual, "Bayes' weight": Bayes}
         tuned = {
             kind: min(CONSTANTS[: run.constants], key=lambda c, k=k: judged(p, p.by(k(c)), VALID))
@@ -155,11 +155,11 @@ def main() -> None:
         }
         schedules[name] = learned(p, tuned["Bayes' weight"], run)
         rows = {
-            f"{kind}, best constant": judged(p, p.by(k(tuned[kind])), HELD, run.held)
+            f"{kind}, best constant": judged(p, p.by(k(tuned[kind])), HELD, run.count)
             for kind, k in kinds.items()
         }
-        rows["learned schedule"] = judged(p, p.by(Bayes(PerStep(schedules[name]))), HELD, run.held)
-        y = p.measured(run.held, HELD)
+        rows["learned schedule"] = judged(p, p.by(Bayes(PerStep(schedules[name]))), HELD, run.count)
+        y = p.measured(run.count, HELD)
         oracle = torch.cat([p.drawn(p.oracle, row[None], 100, 70 + HELD) for row in y])
         rows["oracle"] = float(distance(oracle, p.exact(y, 100, 80 + HELD)))
         facts[name] = {"distance": rows, "constants": tuned, "strengths": schedules[name].tolist()}
