@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..solvers import Model, Noise, Plan
 from ..solvers.checked import checked
 from ..solvers.kinds import check_kind, described
+from ..solvers.notebook import one_line, table
 from ..solvers.optional import library
 from ..solvers.packing import State
 from ..solvers.wanted import Count, Wanted
@@ -52,6 +53,10 @@ class Row:
     flow: float | None = None
 
 
+def _if_any(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
 @dataclass(frozen=True)
 class Audit:
     """Rows that print as a table and draw themselves."""
@@ -73,6 +78,22 @@ class Audit:
         if self.nearest is not None:
             lines.append(f"nearest to the flow's own gradient, by an estimate: {self.nearest.name}")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        worst = max((row.error for row in self.rows), default=0.0)
+        return one_line(
+            f"<Audit: {len(self.rows)} strategies, errors up to {worst:.1e}; print it for the table>"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ("strategy", "error", "cosine", "ratio", "rebuilt", "s", "MiB", "calls", "VJPs", "to flow")
+        rows = [
+            (row.name, f"{row.error:.1e}", f"{row.cosine:.6f}", f"{row.ratio:.4f}", _if_any(row.reconstruction),
+             f"{row.seconds:.3f}", f"{row.memory / 2**20:.2f}", str(row.calls), str(row.vjps), _if_any(row.flow))
+            for row in self.rows
+        ]  # fmt: skip
+        nearest = self.nearest
+        return table(head, rows, f"nearest to the flow's own gradient: {nearest.name}" if nearest else "")
 
     @property
     def nearest(self) -> Row | None:

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from tqdm.auto import tqdm
 
 from ..solvers import Plan
 from ..solvers.loop import version
 from ..solvers.packing import AsIs, Packing, State
+from ..solvers.progress import progress_bar
 
 Callback = Callable[[int, Any, State], None]
 
@@ -36,7 +36,7 @@ class Watcher:
 
     def __init__(self, plan: Plan, callback: Callback | None, progress: bool, packing: Packing) -> None:
         self.plan, self.callback, self.packing = plan, callback, packing
-        self.bar = tqdm(total=plan.steps) if progress else None  # a disabled one takes 30 us to make
+        self.bar = progress_bar(total=plan.steps) if progress else None  # a disabled one takes 30 us to make
 
     def opened(self, step: int, state: Tensor) -> None:
         """Step `step` opens with `state`."""

@@ -14,7 +14,7 @@ import torch
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 
-from attainable import best_gaussian_steps  # noqa: E402
+from shared.attainable import best_gaussian_steps  # noqa: E402
 from tilted_mixture import BETA, LAW, REWARD, draws  # noqa: E402
 
 from pullback.solvers import DDIM, VP, Addressed, UniformLambda  # noqa: E402

@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 
 from procedural import TEST, VALIDATION, faces, persons, photographs, render, sheet  # noqa: E402
-from procedural_models import autoencoder, recogniser, thresholds  # noqa: E402
+from shared.procedural_models import autoencoder, recogniser, thresholds  # noqa: E402
 
 from pullback.adjoint import AdjointDEIS, Checkpoint, Continuous, Gradient, Reversible  # noqa: E402
 from pullback.guidance import Over, adam  # noqa: E402

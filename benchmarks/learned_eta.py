@@ -23,7 +23,7 @@ from torch import Tensor
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 
-from data import digit_images  # noqa: E402
+from pullback.zoo import digit_images  # noqa: E402
 from learned import median, problem, teacher  # noqa: E402
 
 from pullback.adjoint import Checkpoint, sample  # noqa: E402

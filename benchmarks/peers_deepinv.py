@@ -11,7 +11,6 @@ import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from inverse import PROCESS, STD, Problem, digit_problem, digits_prior, sliced_w2
@@ -21,9 +20,9 @@ from torch import Tensor, nn
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "examples")]
 
-import bundled  # noqa: E402
 from torchvision_stand_in import torchvision_stand_in  # noqa: E402
 
+from pullback import zoo  # noqa: E402
 from pullback.guidance import DPS, Mask, Measurement, Residual, steer  # noqa: E402
 from pullback.solvers import DDIM, Addressed, Model, UniformT  # noqa: E402
 from pullback.solvers.model import data_prediction  # noqa: E402
@@ -135,7 +134,7 @@ def compared(
 def measured(quick: bool) -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)  # for the mixture; the network's states are float32
     prior, held = digits_prior()
-    network, exact = bundled.denoiser("digits"), prior.denoiser(PROCESS)
+    network, exact = zoo.denoiser("digits"), prior.denoiser(PROCESS)
     seen: dict[int, Seen] = {}
 
     def measure(seed: int) -> Seen:

@@ -24,7 +24,7 @@ from pullback.solvers import plan_from_scheduler
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 
-from networks import UNet  # noqa: E402
+from pullback.zoo import UNet  # noqa: E402
 
 
 class Labelled(UNet):

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import options, write
-from tiny_pipelines import flux
+from common import options, pyplot, write
+from shared.tiny_pipelines import flux
 from torch import Tensor
 
 from pullback.adjoint import sample
@@ -144,13 +144,15 @@ def rms(a: Tensor, b: Tensor) -> float:
 
 def main() -> None:
     run = options(
-        __doc__, model="", tiny=False, image="", source="a cat on a chair", target="a dog on a chair", steps=28, size=0,
-        strength=0.85, weak=1.5, strong=5.5,
+        __doc__, model="", tiny=False, image="", source="a cat on a chair", target="a dog on a chair",
+        sampler_steps=28, size=0, strength=0.85, weak=1.5, strong=5.5,
     )  # fmt: skip
     size = run.size or (32 if run.tiny else 0)
     sizes = {"height": size, "width": size} if size else {}
     with torch.no_grad():
-        found = from_diffusers(loaded(run), run.steps, prompt=run.source, guidance_scale=run.strong, **sizes)
+        found = from_diffusers(
+            loaded(run), run.sampler_steps, prompt=run.source, guidance_scale=run.strong, **sizes
+        )
         start = found.draw(torch.Generator().manual_seed(run.seed)).float()
         drawing = Addressed(run.seed) if found.plan.stochastic else None
         picture = found.decode(sample(found.model, found.plan, start, noise=drawing)).clamp(-1, 1)
@@ -188,11 +190,7 @@ def main() -> None:
 def draw(
     run: Any, picture: Tensor, shown: Tensor, edits: dict[str, Tensor], trips: dict[str, Tensor], facts: Any
 ) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(2, len(edits) + 1, figsize=(2.6 * (len(edits) + 1), 6.2), squeeze=False)
     columns = {f"“{run.source}”": picture} | edits
     for axis, (name, image) in zip(axes[0], columns.items(), strict=True):
@@ -206,6 +204,7 @@ def draw(
         axis.set_title(f"round trip: {facts[name]['round trip, pictures']:.1e} off", fontsize=8.5)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     figure.suptitle(f"to “{run.target}”", fontsize=10)
     figure.tight_layout()
     return figure

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import options, write
-from tiny_pipelines import stable_diffusion
+from common import COLOURS, look, options, pyplot, write
+from shared.tiny_pipelines import stable_diffusion
 
 from pullback.guidance import (
     DDPO,
@@ -104,10 +104,10 @@ def main() -> None:
         kl=0.01,
         rank=8,
         lr=0.0,
-        iterations=0,
-        samples=0,
+        updates=0,
+        batch=0,
         limit=4,
-        evaluation=16,
+        count=16,
         resume=False,
     )
     if run.tiny == bool(run.model):
@@ -126,17 +126,17 @@ def main() -> None:
     )
     tuned = lora(found.model, run.rank, targets=ATTENTION, seed=run.seed)
     reward = DecodedReward(partial(found.decode, checkpoint=True), reward_of(run.reward, run.clip))
-    iterations = run.iterations or (8 if run.tiny else 100)
+    iterations = run.updates or (8 if run.tiny else 100)
     folder = run.out / f"diffusers-{run.objective}-{run.reward}"
     config = TrainConfig(
         folder,
         iterations,
         run.lr or (1e-2 if run.tiny else 3e-4),
-        samples=run.samples or (4 if run.tiny else 16),
+        samples=run.batch or (4 if run.tiny else 16),
         limit=run.limit,
         seed=run.seed,
         evaluate_every=max(1, iterations // 4),
-        evaluation_samples=run.evaluation,
+        evaluation_samples=run.count,
         checkpoint_every=max(1, iterations // 4),
         tensorboard=False,
     )
@@ -175,11 +175,7 @@ def main() -> None:
 
 
 def draw(pairs, rows, name, count=8):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     count = min(count, len(pairs[0]))
     figure = plt.figure(figsize=(11, 5.6))
     grid = figure.add_gridspec(3, count, height_ratios=(1, 1, 1.8), hspace=0.08, wspace=0.06)
@@ -195,11 +191,10 @@ def draw(pairs, rows, name, count=8):
     axis = figure.add_subplot(grid[2, :])
     when, mean = [row["iteration"] for row in rows], torch.tensor([row["reward"] for row in rows])
     error = 1.96 * torch.tensor([row["reward_se"] for row in rows])
-    axis.fill_between(when, mean - error, mean + error, color="#1f4e79", alpha=0.2, lw=0)
-    axis.plot(when, mean, color="#1f4e79", marker="o", ms=4)
-    axis.set(xlabel="iteration", ylabel="reward, 95 %")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(name, y=0.95)
+    axis.fill_between(when, mean - error, mean + error, color=COLOURS[0], alpha=0.2, lw=0)
+    axis.plot(when, mean, **look(0))
+    axis.set(xlabel="update", ylabel="reward, 95 %")
+    figure.suptitle(f"{name}: the same noise before and after", y=0.95)
     return figure
 
 

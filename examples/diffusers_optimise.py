@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import options, write
-from tiny_pipelines import stable_diffusion
+from common import GREY, look, options, pyplot, write
+from shared.tiny_pipelines import stable_diffusion
 from torch import Tensor
 
 from pullback.adjoint import Checkpoint, sample
@@ -94,16 +94,16 @@ def opened(path: str, like: Tensor) -> Tensor:
 # %%
 def main() -> None:
     run = options(
-        __doc__, model="", tiny=False, prompt="a lake at dawn", steps=4, guidance=3.0, updates=20, memory=0,
-        image="", clip="", judge="",
+        __doc__, model="", tiny=False, prompt="a lake at dawn", sampler_steps=4, guidance=3.0,
+        optimiser_steps=20, memory=0, image="", clip="", judge="",
     )  # fmt: skip
     pipe = loaded(run)
-    found = from_diffusers(pipe, run.steps, prompt=run.prompt, guidance_scale=run.guidance)
+    found = from_diffusers(pipe, run.sampler_steps, prompt=run.prompt, guidance_scale=run.guidance)
     gradient = Checkpoint(
         memory_budget=run.memory * 2**20 or None
     )  # --memory: MiB for states and activations
     noise = Addressed(run.seed) if found.plan.slots else None
-    frame: dict[str, Any] = {"noise": noise, "gradient": gradient, "steps": run.updates}
+    frame: dict[str, Any] = {"noise": noise, "gradient": gradient, "steps": run.optimiser_steps}
 
     def drawn(seed: int) -> Tensor:
         """Unit noise, in float32 whatever the networks are."""
@@ -148,19 +148,15 @@ def main() -> None:
     print(f"loss {curves['noise, by ReNO'][0]:.3g} -> {float(results['noise, by ReNO'].loss):.3g}, best of {count} "
           f"{best:.3g}; the noise is {typical:.2f} times as long as it was")  # fmt: skip
     facts = {
-        "model": run.model or "tiny", "steps": run.steps, "updates": run.updates, "best_of": count, "length": typical,
-        task.judged_by: judged, "losses": curves | {"best of n": best},
+        "model": run.model or "tiny", "sampler_steps": run.sampler_steps, "optimiser_steps": run.optimiser_steps,
+        "best_of": count, "length": typical, task.judged_by: judged, "losses": curves | {"best of n": best},
     }  # fmt: skip
     write(run.out, "diffusers_optimise", draw(shown, judged, task.judged_by, curves, losses), facts)
 
 
 def draw(shown, judged, judged_by, curves, losses):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(figsize=(2 * len(shown), 4.8))
+    plt = pyplot()
+    figure = plt.figure(figsize=(2.3 * len(shown), 5.4))
     grid = figure.add_gridspec(2, len(shown), height_ratios=[1, 1.1], hspace=0.3, wspace=0.06)
     for k, (name, picture) in enumerate(shown.items()):
         axis = figure.add_subplot(grid[0, k])
@@ -168,11 +164,15 @@ def draw(shown, judged, judged_by, curves, losses):
         axis.set(xticks=[], yticks=[], title=name + (f"\n{judged[name]:.1f}" if name in judged else "\n"))
         axis.spines[:].set_visible(False)
     axis = figure.add_subplot(grid[1, :])
-    for name, curve in curves.items():
-        axis.plot(range(len(curve)), curve, label=name)
-    axis.axhline(min(losses), color="0.5", ls="--", label=f"best of {len(losses)}, at equal cost")
-    axis.set(xlabel="update", ylabel="loss", yscale="log" if min(map(min, curves.values())) > 0 else "linear")
-    axis.legend(frameon=False)
+    for k, (name, curve) in enumerate(curves.items()):
+        axis.plot(range(len(curve)), curve, **look(k), label=name)
+    axis.axhline(min(losses), color=GREY, ls=":", label=f"best of {len(losses)}, at equal cost")
+    axis.set(
+        xlabel="step of the optimiser",
+        ylabel="loss",
+        yscale="log" if min(map(min, curves.values())) > 0 else "linear",
+    )
+    axis.legend()
     figure.suptitle(f"below the names: {judged_by}", fontsize=9, y=0.99)
     return figure
 

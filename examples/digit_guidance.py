@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import digits_grid, options, write
+from common import digits_grid, options, pyplot, write
 from torch import Tensor
 
 from pullback.adjoint import sample
@@ -22,11 +22,11 @@ KEEP = 2.0  # nats per squared rms distance to the sample that the noise gave be
 
 
 def main() -> None:
-    run = options(__doc__, count=3, steps=25, nfe=12)
+    run = options(__doc__, count=3, optimiser_steps=25, sampler_steps=12)
     model = denoiser("mnist")
     model.network.to(run.device)  # type: ignore[attr-defined]
     reader, judge = (load(f"mnist_classifier{k}").to(run.device) for k in (0, 1))
-    plan = DPMSolverPP(2).plan(model.process, UniformT(run.nfe))
+    plan = DPMSolverPP(2).plan(model.process, UniformT(run.sampler_steps))
     starts = Addressed(run.seed).initial(torch.zeros(run.count, 1, 28, 28, device=run.device))
     before = sample(model, plan, starts, gradient=None)
     # every start ten times, once for each digit
@@ -36,7 +36,9 @@ def main() -> None:
     def loss(x: Tensor) -> Tensor:
         return crossed(reader, x, wanted) + KEEP * distance(x, source).square()
 
-    result = optimise(model, plan, loss, start, steps=run.steps, optimiser=adam(0.1), prior=ChiPrior(0.05))
+    result = optimise(
+        model, plan, loss, start, steps=run.optimiser_steps, optimiser=adam(0.1), prior=ChiPrior(0.05)
+    )
     draws = (result.nfe + result.vjps) // plan.nfe
     found = {
         "before": source,
@@ -80,11 +82,7 @@ def searched(model, plan, loss, source, draws, seed) -> Tensor:
 
 
 def draw(before, found, facts):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     count = len(before)
     figure, axes = plt.subplots(
         1, 3, figsize=(14, 0.62 * count + 1.2), gridspec_kw={"width_ratios": (1, 10, 10), "wspace": 0.06}

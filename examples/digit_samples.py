@@ -8,7 +8,7 @@ features. The baseline is a second set of real held-out digits, of the same size
 from typing import Any
 
 import torch
-from common import digits_grid, options, write
+from common import digits_grid, options, pyplot, write
 from torch import Tensor
 
 from pullback.adjoint import sample
@@ -80,11 +80,7 @@ def main() -> None:
 
 
 def draw(sets, facts):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(sets), figsize=(4.4 * len(sets), 3.6))
     for axis, (name, (x, y)) in zip(axes, sets.items(), strict=True):
         firsts = [x[y == digit][:6] for digit in range(10)]  # the first six of each digit, unpicked

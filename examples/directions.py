@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import digits_grid, options, write
+from common import digits_grid, options, pyplot, write
 from torch import Tensor
 
 from pullback.adjoint import linearised, sample, singular_directions
@@ -21,10 +21,10 @@ SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 def main() -> None:
-    run = options(__doc__, count=6, nfe=10, rounds=4, length=3.0, probes=16)
+    run = options(__doc__, count=6, sampler_steps=10, rounds=4, length=3.0, probes=16)
     model, reader = denoiser("digits"), load("classifier0").to(run.device)
     model.network.to(run.device)  # type: ignore[attr-defined]
-    plan = DPMSolverPP(2).plan(model.process, UniformT(run.nfe))
+    plan = DPMSolverPP(2).plan(model.process, UniformT(run.sampler_steps))
     x = Addressed(run.seed).initial(torch.zeros(run.count, 1, 8, 8, device=run.device))
     found = singular_directions(model, plan, x, 2, rounds=run.rounds)
     linear = linearised(model, plan, x)
@@ -35,7 +35,7 @@ def main() -> None:
     moved = {name: line(model, plan, x, v, run.length) for name, v in along.items()}
     facts: dict[str, Any] = {
         "count": run.count,
-        "nfe": run.nfe,
+        "nfe": run.sampler_steps,
         "length": run.length,
         "products": found.products,
     }
@@ -66,11 +66,7 @@ def line(model, plan, x: Tensor, v: Tensor, length: float) -> list[Tensor]:
 
 
 def draw(moved, facts):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     count = facts["count"]
     figure, axes = plt.subplots(1, 3, figsize=(13, 0.78 * count + 1), gridspec_kw={"wspace": 0.08})
     for axis, (name, images) in zip(axes, moved.items(), strict=True):

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from common import options, write
-from morph_figures import draw_morph, draw_table
-from morph_judges import RATES, Judge, judges, match_rate, sharpness, unreality
-from morph_strategies import LOSS, Entry, entries, gradients
+from shared.morph_figures import draw_morph, draw_table
+from shared.morph_judges import RATES, Judge, judges, match_rate, sharpness, unreality
+from shared.morph_strategies import LOSS, Entry, entries, gradients
 from torch import Tensor
 
 from pullback.adjoint import sample
@@ -62,8 +62,8 @@ def worse(found: Morph, known: dict[str, Judge], setting: str) -> dict[str, Tens
 def one_pair(arguments: Any, model: Denoiser, faces: Tensor, known: dict[str, Judge]) -> None:
     setting = "dlib and two of ours"
     pair = faces[[arguments.first, arguments.second]][:, None]
-    chosen = gradients(model.process, arguments.steps)[arguments.gradient]
-    rows = {entry.name: entry for entry in entries(model.process, arguments.steps)}
+    chosen = gradients(model.process, arguments.optimiser_steps)[arguments.gradient]
+    rows = {entry.name: entry for entry in entries(model.process, arguments.optimiser_steps)}
     shown = {"pixel mean": rows["pixel mean"], "mean of latents": rows["slerp"], "optimised latent": chosen}
     found = {name: run(model, entry, pair, known, setting) for name, entry in shown.items()}
     distances = {name: worse(each, known, setting) for name, each in found.items()}
@@ -111,13 +111,16 @@ def strip(model: Denoiser, entry: Entry, pair: Tensor, found: Morph) -> Tensor:
 def table(arguments: Any, model: Denoiser, faces: Tensor, known: dict[str, Judge]) -> None:
     order = torch.randperm(len(faces), generator=torch.Generator().manual_seed(arguments.seed))
     pairs = faces[order[: 2 * arguments.pairs].reshape(2, arguments.pairs)]
-    every, ways = entries(model.process, arguments.steps), gradients(model.process, arguments.steps)
+    every, ways = (
+        entries(model.process, arguments.optimiser_steps),
+        gradients(model.process, arguments.optimiser_steps),
+    )
     if arguments.gradient != "all":
         others = {each.name for name, each in ways.items() if name != arguments.gradient}
         every = [each for each in every if each.name not in others]
     facts: dict[str, Any] = {
         "pairs": arguments.pairs,
-        "steps": arguments.steps,
+        "steps": arguments.optimiser_steps,
         "faces_themselves": {
             "sharpness": float(sharpness(pairs.flatten(0, 1)).mean()),
             "unreality": float(unreality(model, pairs.flatten(0, 1)).mean()),
@@ -163,7 +166,7 @@ def finish(arguments: Any, name: str, figure: Any, facts: dict[str, Any]) -> Non
 
 
 def main() -> None:
-    arguments = options(__doc__, pairs=1, steps=40, first=41, second=42, gradient="checkpoint")
+    arguments = options(__doc__, pairs=1, optimiser_steps=40, first=41, second=42, gradient="checkpoint")
     arguments.began = time.time()
     torch.manual_seed(arguments.seed)
     model, faces = denoiser("faces"), face_images().to(arguments.device)

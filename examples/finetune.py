@@ -5,7 +5,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from common import options, write
+from common import GREY, look, options, pyplot, write
 
 from pullback.adjoint import sample
 from pullback.guidance import (
@@ -93,13 +93,13 @@ def main() -> None:
         reward="classifier",
         digit=3,
         kl=0.1,
-        iterations=30,
+        updates=30,
         rank=8,
         lr=0.0,
-        samples=0,
-        steps=8,
-        evaluation=64,
-        resume=0,
+        batch=0,
+        sampler_steps=8,
+        count=64,
+        resume=False,
     )
     known, scored = settings(run.kl), rewards(run.digit)
     for name, table in (("objective", known), ("reward", scored)):
@@ -110,17 +110,17 @@ def main() -> None:
     model = lora(copy.deepcopy(base), run.rank, seed=run.seed) if run.rank else copy.deepcopy(base)
     if not run.rank:
         model.network.requires_grad_(True)  # type: ignore[attr-defined]
-    plan = how.method.plan(base.process, UniformT(run.steps, start=1.0, end=0.01))
+    plan = how.method.plan(base.process, UniformT(run.sampler_steps, start=1.0, end=0.01))
     folder = run.out / f"finetune-{run.objective}-{run.reward}"
     config = TrainConfig(
         folder,
-        run.iterations,
+        run.updates,
         run.lr or how.lr,
-        samples=run.samples or how.samples,
+        samples=run.batch or how.samples,
         seed=run.seed,
-        evaluate_every=max(1, run.iterations // 6),
-        evaluation_samples=run.evaluation,
-        checkpoint_every=run.iterations,
+        evaluate_every=max(1, run.updates // 6),
+        evaluation_samples=run.count,
+        checkpoint_every=run.updates,
         tensorboard=False,
     )
     judge = ClassifierReward(load("mnist_classifier1"), run.digit, log=False)
@@ -135,7 +135,7 @@ def main() -> None:
     )
     before = trainer.evaluate()
     trainer.check()
-    trainer.train(resume=bool(run.resume))  # a folder with checkpoints is refused without --resume 1
+    trainer.train(resume=run.resume)  # a folder with checkpoints is refused without --resume
     after = trainer.evaluate()
     if trainer.world.first:
         trainer.export(folder / "tuned")
@@ -148,9 +148,9 @@ def main() -> None:
         )
         # the baseline: nothing is trained, the base model is asked for the digit by its label
         noise = Addressed(run.seed, stream=1)
-        start = noise.initial(torch.zeros(run.evaluation, 1, 28, 28))
+        start = noise.initial(torch.zeros(run.count, 1, 28, 28))
         asked = sample(
-            base, plan, start, cond=torch.full((run.evaluation,), run.digit), noise=noise, gradient=None
+            base, plan, start, cond=torch.full((run.count,), run.digit), noise=noise, gradient=None
         )
         by_label = float(judge(asked).mean())
         facts = {
@@ -165,11 +165,7 @@ def main() -> None:
 
 
 def draw(before, after, rows, name, by_label, count=12):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     count = min(count, len(before))
     figure = plt.figure(figsize=(11, 5.6))
     grid = figure.add_gridspec(4, count, height_ratios=(1, 1, 0.4, 2.6), hspace=0.1, wspace=0.06)
@@ -178,28 +174,25 @@ def draw(before, after, rows, name, by_label, count=12):
             axis = figure.add_subplot(grid[row, k])
             axis.imshow(images[k, 0].cpu(), cmap="gray_r", vmin=-1, vmax=1)
             axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_color("#bbbbbb")
+            axis.spines[:].set_visible(False)
             if k == 0:
-                axis.set_ylabel(("base", "tuned")[row])
-    figure.suptitle(name, y=0.95)
+                axis.set_ylabel(("base", "tuned")[row], fontsize=12)
+    figure.suptitle(f"{name}: the same noise before and after", y=0.95)
     when = [row["iteration"] for row in rows]
     panels = (
-        ("reward on held-out noise", "reward", "#1f4e79"),
-        ("read by the other classifier", "judge", "#c0392b"),
-        ("path KL to the base [nats]", "kl", "#7f8c8d"),
+        ("reward on held-out noise", "reward"),
+        ("read by the other classifier", "judge"),
+        ("path KL to the base [nats]", "kl"),
     )
     third = grid[3, :].subgridspec(1, 3, wspace=0.3)
-    for k, (label, key, colour) in enumerate(panels):
+    for k, (label, key) in enumerate(panels):
         axis = figure.add_subplot(third[k])
         error = [row["reward_se"] for row in rows] if key == "reward" else None
-        axis.errorbar(
-            when, [row[key] for row in rows], error, color=colour, lw=2, marker="o", ms=4, capsize=2
-        )
-        axis.set(xlabel="iteration", title=label)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.errorbar(when, [row[key] for row in rows], error, **look(0), capsize=2)
+        axis.set(xlabel="update", title=label)
         if key == "judge":
-            axis.axhline(by_label, color="#999999", ls=":")
-            axis.text(0, by_label - 0.02, "asked by its label", va="top", fontsize=9)
+            axis.axhline(by_label, color=GREY, ls=":")
+            axis.text(when[-1], by_label - 0.06, "base asked by its label", ha="right", va="top", fontsize=9)
             axis.set_ylim(0, 1.03)
     return figure
 

@@ -1,6 +1,6 @@
 """Learn how strongly DPS guides at each step, by the gradient through the guided run, and judge it on new measurements.
 
-    python examples/learned_guidance.py [--updates 40 --steps 20 --measurements 6 --copies 24 --seed 0]
+    python examples/learned_guidance.py [--updates 40 --sampler-steps 20 --measurements 6 --copies 24 --seed 0]
 
 Digits as a mixture of ten Gaussians, down-sampled or masked: the posterior is known. A strength for each step is
 learned on measurements drawn from the prior: the loss is the sliced Wasserstein distance of the draws to exact
@@ -36,7 +36,7 @@ from pullback.solvers import DDIM, VP, Addressed, Mixture, UniformLambda
 PROCESS, STD = VP(), 0.1
 CONSTANTS = [0.25, 0.12, 0.06, 0.03, 0.5, 1.0, 2.0, 4.0, 8.0]
 TRAIN, VALID, HELD = 1000, 2, 3  # seeds of measurements
-SIZES = {"updates": 40, "steps": 20, "measurements": 6, "copies": 24, "held": 16, "constants": 9}
+SIZES = {"updates": 40, "sampler_steps": 20, "measurements": 6, "copies": 24, "count": 16, "constants": 9}
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +163,11 @@ def compared(p: Problem, run) -> dict:
     }
     strengths = learned(p, tuned["Bayes' weight"], run)
     rows = {
-        f"{kind}, best constant": judged(p, p.by(k(tuned[kind])), HELD, run.held) for kind, k in kinds.items()
+        f"{kind}, best constant": judged(p, p.by(k(tuned[kind])), HELD, run.count)
+        for kind, k in kinds.items()
     }
-    rows["learned schedule"] = judged(p, p.by(Bayes(PerStep(strengths))), HELD, run.held)
-    y = p.measured(run.held, HELD)
+    rows["learned schedule"] = judged(p, p.by(Bayes(PerStep(strengths))), HELD, run.count)
+    y = p.measured(run.count, HELD)
     oracle = torch.cat([p.drawn(p.oracle, row[None], 100, 70 + HELD) for row in y])
     rows["oracle"] = float(distance(oracle, p.exact(y, 100, 80 + HELD)))
     return {"distance": rows, "constants": tuned, "strengths": strengths.tolist()}
@@ -176,7 +177,7 @@ def main() -> None:
     run = options(__doc__, **SIZES)
     torch.set_default_dtype(torch.float64)
     facts = {}
-    for name, p in problems(run.steps, run.seed).items():
+    for name, p in problems(run.sampler_steps, run.seed).items():
         facts[name] = compared(p, run)
         rows = facts[name]["distance"]
         print(

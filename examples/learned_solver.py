@@ -16,13 +16,13 @@ from pullback.zoo import denoiser
 
 
 def main() -> None:
-    run = options(__doc__, draws=56, steps=15, shown=10)
+    run = options(__doc__, count=56, updates=15, shown=10)
     warnings.simplefilter("ignore")
     model, process, method = denoiser("digits"), VP(), DPMSolverPP(2, cap=math.inf)
     grid = lambda n: UniformLambda(n, start=1.0, end=0.01)  # noqa: E731
     teacher, plan = DPMSolverPP(3).plan(process, grid(60)), method.plan(process, grid(5))
     generator = torch.Generator().manual_seed(run.seed)
-    x = torch.randn(run.draws, 1, 8, 8, generator=generator, dtype=torch.float32)
+    x = torch.randn(run.count, 1, 8, 8, generator=generator, dtype=torch.float32)
     began = time.process_time()
     found = learn_solver(
         model,
@@ -30,8 +30,8 @@ def main() -> None:
         teacher,
         x,
         learn=[LearnedTimes(method), LearnedCoefficients(), LearnedLabels()],
-        cond=torch.arange(run.draws) % 10,
-        steps=run.steps,
+        cond=torch.arange(run.count) % 10,
+        steps=run.updates,
         progress=False,
     )
     spent = time.process_time() - began

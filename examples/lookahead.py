@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common import digits_grid, options, write
+from common import COLOURS, PALE, digits_grid, look, options, pyplot, write
 from torch import Tensor
 
 from pullback.adjoint import Checkpoint, sample
@@ -21,7 +21,6 @@ from pullback.solvers import DDIM, VP, Addressed, Mixture, Model, UniformT
 from pullback.zoo import denoiser, load
 
 AHEAD = (0, 1, 2, 4, 8)
-COLOURS = ("#9a9a9a", "#d1495b", "#edae49", "#3a86a8", "#1f4e79")
 TIMES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2)
 SHOWN = 0.8
 STEERED = ((0, 20), (1, 20), (2, 20), (4, 20), (1, 90))  # (k, steps), the last as dear as k = 4
@@ -69,7 +68,7 @@ def cosines(
 
 
 def main() -> None:
-    run = options(__doc__, count=12, steps=40, steered=30)
+    run = options(__doc__, count=12, sampler_steps=40, steered=30)
     generator = torch.Generator().manual_seed(run.seed)
     mixture = Mixture.isotropic(torch.ones(8), 1.5 * torch.randn(8, 16, generator=generator), 0.3).to(
         run.device
@@ -90,7 +89,7 @@ def main() -> None:
     found, spread, pictures = {}, {}, []
     for name, (model, loss, shape) in problems.items():
         start = Addressed(run.seed).initial(torch.zeros(run.count, *shape, device=run.device))
-        values, pictures = cosines(model, loss, start, run.steps)
+        values, pictures = cosines(model, loss, start, run.sampler_steps)
         found[name] = values.mean(2).cpu()
         spread[name] = 1.96 * values.std(2).cpu() / values.shape[2] ** 0.5
         print(f"{name}: mean cosine over {run.count} samples\n   t  " + "".join(f"  k={k} " for k in AHEAD))
@@ -100,7 +99,7 @@ def main() -> None:
     for name, row in steered.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()))
     facts = {
-        "steps": run.steps,
+        "steps": run.sampler_steps,
         "count": run.count,
         "times": TIMES,
         "k": AHEAD,
@@ -129,11 +128,7 @@ def steering(model, reader, judge, run) -> dict[str, dict[str, float]]:
 
 
 def draw(found, spread, pictures, steered, run):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure = plt.figure(figsize=(17, 4.2))
     sheet, *axes, bars = figure.subplots(1, 2 + len(found), width_ratios=(1.45, 1, 1, 0.8))
     axes[1].sharey(axes[0])
@@ -143,26 +138,24 @@ def draw(found, spread, pictures, steered, run):
     sheet.tick_params(length=0, labelsize=11, labeltop=True, labelbottom=False)
     for row, read in enumerate(steered.values()):
         share = Proportion(read["judge"] * run.steered, run.steered)
-        bars.barh(row, share.value, 0.6, color="#c9d6e3")
-        bars.plot(share.wilson(), (row, row), color="#1f4e79", lw=1.5)
+        bars.barh(row, share.value, 0.6, color=PALE)
+        bars.plot(share.wilson(), (row, row), color=COLOURS[0], lw=1.5)
     bars.set_yticks(range(len(steered)), [f"{name}\n{row['nfe']} calls" for name, row in steered.items()])
     bars.set(xlim=(0, 1), ylim=(len(steered) - 0.4, -0.6))
     bars.set_title(f"steered: read as asked for\nby another classifier ({run.steered} samples)", fontsize=12)
-    bars.spines[["top", "right"]].set_visible(False)
     for axis, (name, values) in zip(axes, found.items(), strict=True):
-        for j, (k, colour) in enumerate(zip(AHEAD, COLOURS, strict=True)):
+        for j, k in enumerate(AHEAD):
             label = {0: "k = 0, no Jacobian", 1: "k = 1, DPS"}.get(k, f"k = {k}")
             low, high = values[:, j] - spread[name][:, j], (values[:, j] + spread[name][:, j]).clamp(max=1)
-            axis.fill_between(TIMES, low, high, color=colour, alpha=0.15, lw=0)
-            axis.plot(TIMES, values[:, j], "o-", color=colour, label=label, linewidth=2, markersize=4)
+            axis.fill_between(TIMES, low, high, color=COLOURS[j], alpha=0.15, lw=0)
+            axis.plot(TIMES, values[:, j], **look(j), label=label)
         axis.set_title(f"{name}\n{run.count} samples, 95 % shaded", fontsize=12)
         axis.set_xlabel("t  (1 is noise)", fontsize=12)
         axis.tick_params(labelsize=11)
         axis.invert_xaxis()
-        axis.axhline(1, color="#dddddd", zorder=0)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.axhline(1, color=PALE, zorder=0)
     axes[0].set_ylabel("cosine to the rollout's gradient", fontsize=12)
-    axes[0].legend(frameon=False, fontsize=11, loc="lower right")
+    axes[0].legend(fontsize=11, loc="lower right")
     figure.tight_layout()
     return figure
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from procedural_drawing import Table, drawing
+from shared.procedural_drawing import Table, drawing
 from torch import Tensor
 
 SIDE = 32

@@ -13,7 +13,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from common import digits_grid, options, write
+from common import digits_grid, look, options, pyplot, write
 from digit_samples import frechet
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -116,26 +116,21 @@ def main() -> None:
 
 
 def draw(facts, sheets):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, (sheet, axis) = plt.subplots(1, 2, figsize=(10.5, 3.6), width_ratios=(1.5, 1))
     rows = [("teacher", 1), ("student", 1), ("teacher", 2), ("student", 2), ("teacher", 20)]
     digits_grid(sheet, [F.pad(sheets[row], (1, 1, 1, 1), value=-1.0) for row in rows])
     names = [f"{who}, {calls} call{'s' if calls > 1 else ''}" for who, calls in rows]
     sheet.set(yticks=[10 * k + 4.5 for k in range(len(rows))], yticklabels=names)
     sheet.tick_params(length=0, labelsize=10)
-    for name, colour in (("teacher", "#9a9a9a"), ("student", "#1f4e79")):
+    for k, name in enumerate(("student", "teacher")):
         far = facts[name]["frechet"]
-        label = f"{name}, bend {facts[name]['bend']:.3f}"
-        axis.plot(list(far), list(far.values()), "o-", color=colour, label=label)
+        label = f"{name}; bend of its paths {facts[name]['bend']:.3f}"
+        axis.plot(list(far), list(far.values()), **look(k), label=label)
     axis.set(xscale="log", yscale="log", xlabel="network calls", ylabel="Fréchet distance to real digits")
     axis.set_xticks(CALLS, [str(calls) for calls in CALLS])
     axis.minorticks_off()
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    axis.legend()
     figure.tight_layout()
     return figure
 

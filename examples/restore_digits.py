@@ -9,7 +9,7 @@ which is what the guides give, cannot be expected to beat a mean by PSNR, and a 
 import math
 
 import torch
-from common import options, write
+from common import options, pyplot, write
 from restore_faces import psnr
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -39,7 +39,7 @@ def posterior_mean(images: Tensor, labels: Tensor, matrix: Tensor, y: Tensor) ->
 
 
 def main() -> None:
-    run = options(__doc__, count=30, steps=40)
+    run = options(__doc__, count=30, sampler_steps=40)
     images, labels = mnist_images()
     train, train_labels = images[MNIST_TRAIN], labels[MNIST_TRAIN]
     held, truth_labels = images[MNIST_HELD_OUT][: run.count], labels[MNIST_HELD_OUT][: run.count]
@@ -47,7 +47,7 @@ def main() -> None:
     width = float(train.std())
     model, judge = denoiser("mnist"), load("mnist_classifier1").to(run.device)
     model.network.to(run.device)  # type: ignore[attr-defined]
-    plan = DDIM(eta=1.0).plan(model.process, torch.linspace(1, 0, run.steps + 1, dtype=torch.float64))
+    plan = DDIM(eta=1.0).plan(model.process, torch.linspace(1, 0, run.sampler_steps + 1, dtype=torch.float64))
     keep = torch.ones(1, 28, 28, device=run.device)
     keep[:, 8:20, 8:20] = 0
     found, pictures = {}, {}
@@ -85,11 +85,7 @@ def main() -> None:
 
 
 def draw(pictures, found, count):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     names = list(next(iter(pictures.values())))
     figure, axes = plt.subplots(
         len(names), 2 * count + 1, figsize=(0.72 * (2 * count + 3), 0.74 * len(names)), squeeze=False,

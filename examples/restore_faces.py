@@ -7,7 +7,7 @@ give, cannot be expected to beat a mean by PSNR.
 
 # %%
 import torch
-from common import options, write
+from common import options, pyplot, write
 from torch import Tensor
 from train import augment, held_out
 
@@ -35,15 +35,15 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 
 
 def main() -> None:
-    run = options(__doc__, faces=6, seeds=2, steps=40, copies=20)
+    run = options(__doc__, count=6, seeds=2, sampler_steps=40, copies=20)
     images = face_images()
     train, test = held_out(len(images), 0.1)
     mixture = fitted(images[train], run.seed, run.copies)
     width = float(images[train].std())  # PiGDM's one number: the standard deviation of the data
-    truth = images[test][: run.faces].repeat(run.seeds, 1, 1, 1).to(run.device)
+    truth = images[test][: run.count].repeat(run.seeds, 1, 1, 1).to(run.device)
     model = denoiser("faces")
     model.network.to(run.device)  # type: ignore[attr-defined]
-    plan = DDIM(eta=1.0).plan(model.process, torch.linspace(1, 0, run.steps + 1, dtype=torch.float64))
+    plan = DDIM(eta=1.0).plan(model.process, torch.linspace(1, 0, run.sampler_steps + 1, dtype=torch.float64))
     mask = torch.ones(1, 25, 25, device=run.device)
     mask[:, 8:18, 5:20] = 0
     found, pictures = {}, {}
@@ -88,24 +88,20 @@ def main() -> None:
     write(
         run.out,
         "restore_faces",
-        draw(pictures, found, min(3, run.faces)),
-        {"faces": run.faces, "seeds": run.seeds, "noise_std": NOISE, "results": found},
+        draw(pictures, found, min(3, run.count)),
+        {"faces": run.count, "seeds": run.seeds, "noise_std": NOISE, "results": found},
     )
 
 
 def draw(pictures, found, count):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     names = list(next(iter(pictures.values())))
     figure, axes = plt.subplots(
         len(names),
         2 * count + 1,
         figsize=(2.2 * count + 2.2, 1.12 * len(names)),
         squeeze=False,
-        gridspec_kw={"width_ratios": [1] * count + [0.35] + [1] * count},
+        gridspec_kw={"width_ratios": [1] * count + [0.75] + [1] * count},
     )
     for axis in axes[:, count]:  # room for the second column of numbers
         axis.axis("off")
@@ -113,12 +109,20 @@ def draw(pictures, found, count):
         for r, name in enumerate(names):
             for k in range(count):
                 axis = axes[r, p * (count + 1) + k]
-                axis.imshow(shown[name][k, 0].cpu(), cmap="gray", vmin=-1, vmax=1)
+                axis.imshow(
+                    shown[name][k, 0].cpu(),
+                    cmap="gray",
+                    vmin=-1,
+                    vmax=1,
+                    interpolation="bicubic" if name != "measured" else "nearest",
+                )
                 axis.set_xticks([])
                 axis.set_yticks([])
                 axis.spines[:].set_visible(False)
             if name in found[problem]:
-                axes[r, p * (count + 1)].set_ylabel(f"{found[problem][name]['psnr']:.1f} dB", fontsize=10)
+                last = axes[r, p * (count + 1) + count - 1]
+                text = f"{found[problem][name]['psnr']:.1f} dB"
+                last.text(1.06, 0.5, text, transform=last.transAxes, fontsize=10, va="center")
         axes[0, p * (count + 1) + count // 2].set_title(problem, fontsize=12)
     figure.subplots_adjust(left=0.2, wspace=0.05, hspace=0.05)
     for r, name in enumerate(names):

@@ -8,7 +8,7 @@ Two baselines: an attacker that does not know of the defence, and signs drawn at
 import itertools
 
 import torch.nn.functional as F
-from common import options, write
+from common import COLOURS, GREY, look, options, pyplot, write
 
 from pullback.adjoint import Checkpoint, sample
 from pullback.guidance import FixedStep, Linf, Proportion, pgd, purify, straight_through
@@ -16,17 +16,14 @@ from pullback.solvers import DDIM, Addressed, UniformT
 from pullback.zoo import MNIST_HELD_OUT, denoiser, load, mnist_images
 
 NAMES = ("exact gradient", "last 4 steps only", "Jacobian left out", "defence unknown")
-COLOURS = ("#c0392b", "#1f4e79", "#7f8c8d", "#d9a441")
 
 
 def main() -> None:
-    run = options(__doc__, count=10, steps=12, purification=40, radius=0.6, noise=0.25, quick=0)
-    if run.quick:
-        run.count, run.steps, run.purification = 4, 2, 8
+    run = options(__doc__, count=10, optimiser_steps=12, sampler_steps=40, radius=0.6, noise=0.25)
     model = denoiser("mnist")
     attacked, held_out = (load(f"mnist_classifier{k}").to(run.device) for k in (0, 1))
     model.network.to(run.device)  # type: ignore[attr-defined]
-    plan = DDIM().plan(model.process, UniformT(run.purification, start=run.noise))
+    plan = DDIM().plan(model.process, UniformT(run.sampler_steps, start=run.noise))
     head, tail = plan.split(plan.steps - 4)
     images, labels = (t[MNIST_HELD_OUT].to(run.device) for t in mnist_images())
     # images that both classifiers read correctly behind the defence, so that what is counted is the attack
@@ -74,7 +71,7 @@ def main() -> None:
 
         def judge(step, points, curve=curve):
             """At the start, at the end and four times between."""
-            if step % max(1, run.steps // 5) and step < run.steps:
+            if step % max(1, run.optimiser_steps // 5) and step < run.optimiser_steps:
                 return
             wrong, back = misread(points[0], draws=2)
             curve.append([step, *wrong])
@@ -84,14 +81,14 @@ def main() -> None:
             loss,
             clean,
             Linf(run.radius),
-            steps=run.steps,
-            stepping=FixedStep(2.5 / run.steps),
+            steps=run.optimiser_steps,
+            stepping=FixedStep(2.5 / run.optimiser_steps),
             box=(-1.0, 1.0),
             callback=judge,
         )
         curves[name] = curve
         print(
-            f"{name:28s} fooled after {run.steps} steps: attacked {curve[-1][1]:.0%}, held-out "
+            f"{name:28s} fooled after {run.optimiser_steps} steps: attacked {curve[-1][1]:.0%}, held-out "
             f"{curve[-1][2]:.0%}"
         )
     signs = Addressed(run.seed, stream=4)(0, clean).sign()
@@ -99,7 +96,7 @@ def main() -> None:
     facts = {
         "count": len(chosen),
         "radius": run.radius,
-        "purification_steps": run.purification,
+        "purification_steps": run.sampler_steps,
         "success": curves,
         "random_signs": misread((clean + run.radius * signs).clamp(-1, 1), draws=2)[0],
         "without_defence": float(bare.double().mean()),
@@ -112,10 +109,7 @@ def main() -> None:
 
 
 def draw(clean, found, curves, truth, attacked, facts):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     from matplotlib.ticker import PercentFormatter
 
     show = min(6, len(clean))
@@ -128,14 +122,18 @@ def draw(clean, found, curves, truth, attacked, facts):
         for k, (name, curve) in enumerate(curves.items()):
             steps = [row[0] + 0.12 * (k - 1.5) for row in curve]  # side by side: two may coincide
             values = [row[1 + which] for row in curve]
-            axis.plot(steps, values, "o-", color=COLOURS[k], lw=2.2, ms=4.5, label=name)
+            axis.plot(steps, values, **look(k), label=name)
             low, high = Proportion(values[-1] * count, count).wilson()
             axis.plot([steps[-1]] * 2, (low, high), color=COLOURS[k], lw=1.2)
-        axis.axhline(facts["random_signs"][which], color="#bbbbbb", zorder=0, label="random signs")
-        axis.set(xlabel="PGD steps", ylim=(-0.02, 1.03), title=f"misread by {who}")
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.axhline(facts["random_signs"][which], color=GREY, ls=":", zorder=0, label="random signs")
+        axis.set(
+            xlabel="steps of the attack",
+            xticks=[row[0] for row in curve],
+            ylim=(-0.02, 1.03),
+            title=f"misread by {who}",
+        )
     axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes[0].legend(frameon=False, loc="upper left")
+    axes[0].legend(loc="upper left")
     axes[1].tick_params(labelleft=False)
     axes[1].text(
         0.03, 0.97, f"{count} digits, two draws each; bars: 95 %\n{facts['purification_steps']} steps of purification, "
@@ -145,15 +143,17 @@ def draw(clean, found, curves, truth, attacked, facts):
     grid = parts[2].subgridspec(3, show, hspace=0.08, wspace=0.08)
     cells = [[figure.add_subplot(grid[row, k]) for k in range(show)] for row in range(3)]
     for row, (label, pictures) in enumerate(
-        (("digit", clean), ("attacked\n(exact)", point), ("purified", back))
+        (("digit", clean), ("attacked\n(exact)", point), ("purified,\nread as", back))
     ):
         for k in range(show):
             cells[row][k].imshow(pictures[k, 0].cpu(), cmap="gray_r", vmin=-1, vmax=1)
             cells[row][k].set(xticks=[], yticks=[])
+            cells[row][k].spines[:].set_visible(False)
         cells[row][0].set_ylabel(label, fontsize=11)
     for k, read in enumerate(attacked(back).argmax(1)[:show].tolist()):
         wrong = read != int(truth[k])
-        cells[2][k].set_xlabel(f"read {read}", color=COLOURS[0] if wrong else "black", fontsize=11)
+        mark, colour = ("✗", COLOURS[1]) if wrong else ("✓", COLOURS[0])
+        cells[2][k].set_xlabel(f"{read} {mark}", color=colour, fontsize=11)
     return figure
 
 

@@ -4,8 +4,8 @@
 import math
 
 import torch
-from attainable import best_gaussian_steps
-from common import options, write
+from common import COLOURS, GREY, options, pyplot, write
+from shared.attainable import best_gaussian_steps
 from torch import Tensor, nn
 
 from pullback.adjoint import sample
@@ -78,8 +78,8 @@ def draws(law: Mixture, count: int, generator: torch.Generator) -> Tensor:
 
 # %%
 def main() -> None:
-    run = options(__doc__, updates=120, batch=256, steps=16, count=8000)
-    plan = DDIM(1.0).plan(VP(), UniformLambda(run.steps, start=1.0, end=0.01))
+    run = options(__doc__, updates=120, batch=256, sampler_steps=16, count=8000)
+    plan = DDIM(1.0).plan(VP(), UniformLambda(run.sampler_steps, start=1.0, end=0.01))
     tilted = REWARD.tilted(LAW, BETA)
     generator = torch.Generator().manual_seed(run.seed)
     exact, other = (draws(tilted, run.count, generator) for _ in range(2))
@@ -96,7 +96,7 @@ def main() -> None:
     for name, model in models.items():
         found[name] = sample(model, plan, start, noise=noise, gradient=None)
     # no sampler of so few steps reaches the tilted law, whose own steps would not be Gaussian
-    within_reach = f"the best of {run.steps} Gaussian steps"
+    within_reach = f"the best of {run.sampler_steps} Gaussian steps"
     best, _ = best_gaussian_steps(plan, models["base"], REWARD, BETA, start, noise)
     earned = {"the exact law": float(REWARD(exact).mean())}
     for name, x in ({within_reach: best} | found).items():
@@ -110,11 +110,7 @@ def main() -> None:
 
 
 def draw(tilted, found, distance, within_reach, again):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     side = torch.linspace(-2.6, 2.6, 160)
     points = torch.stack(torch.meshgrid(side, side, indexing="xy"), 2)
 
@@ -138,11 +134,11 @@ def draw(tilted, found, distance, within_reach, again):
         axis.contourf(
             side, side, values, levels=torch.linspace(0.02, 1.0, 15) * float(values.max()), cmap="Blues"
         )
-        axis.plot(*REWARD.centre, marker="*", ms=11, color="#c8553d", mec="white", mew=0.8)
+        axis.plot(*REWARD.centre, marker="*", ms=11, color=COLOURS[1], mec="white", mew=0.8)
         axis.set(title=name, xticks=[], yticks=[], aspect="equal")
         if name in distance:
             axis.set_xlabel(f"sliced W1 {distance[name]:.3f}")
-        axis.spines[:].set_color("#bbbbbb")
+        axis.spines[:].set(visible=True, color=GREY)
     axes[1].set_xlabel(
         f"{within_reach} {distance[within_reach]:.3f}\nbetween two draws {distance[again]:.3f}"
     )

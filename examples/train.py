@@ -1,7 +1,7 @@
 """Train the bundled models. On one core: faces about 14 minutes, digits 6, embedders and classifiers 2 each.
 
     python examples/train.py --model faces|digits|faces_flow|digits_flow|embedders|classifiers
-                             [--out pullback/zoo/weights] [--steps N]
+                             [--out pullback/zoo/weights] [--updates N]
 
 Deterministic for a given number of steps. `faces` and `digits` predict v under VP(), their `_flow` twins the
 velocity eps - x0 under RectifiedFlow(); the loss is the mean square of what is predicted.
@@ -181,12 +181,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=(*MODELS, "embedders", "classifiers"), required=True)
     parser.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--updates", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     steps = (
-        options.steps
+        options.updates
         or {
             "digits": 5000,
             "faces": 4500,

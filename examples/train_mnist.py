@@ -1,12 +1,12 @@
 """Train the 28x28 digit models on 8,000 of MNIST's digits; the other 2,000 are held out.
 
     python examples/train_mnist.py --model mnist|mnist_flow|mnist_classifiers
-                                   [--out pullback/zoo/weights] [--steps N] [--work out/training]
+                                   [--out pullback/zoo/weights] [--updates N] [--state out/training]
 
 On one core with bfloat16 instructions a step of the diffusion models takes 0.13 s. `mnist` predicts v under VP(),
 `mnist_flow` the velocity eps - x0 under RectifiedFlow(), both class-conditional with a null label, both with the
 exponential average of their weights stored as float16. A run stopped on its way continues from its last checkpoint in
-`--work`, to the weights that it would have had.
+`--state`, to the weights that it would have had.
 """
 
 import argparse
@@ -147,22 +147,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=("mnist", "mnist_flow", "mnist_classifiers"), required=True)
     parser.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
-    parser.add_argument("--steps", type=int, default=0, help="default: 12000, classifiers 2000")
-    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("out/training"))
+    parser.add_argument("--updates", type=int, default=0, help="default: 12000, classifiers 2000")
+    parser.add_argument("--state", type=pathlib.Path, default=pathlib.Path("out/training"))
     run = parser.parse_args()
     torch.set_num_threads(1)
-    for folder in (run.out, run.work):
+    for folder in (run.out, run.state):
         folder.mkdir(parents=True, exist_ok=True)
     if run.model == "mnist_classifiers":
         report = {}
         for seed in (0, 1):
             torch.manual_seed(500 + seed)
-            name, steps = f"mnist_classifier{seed}", run.steps or 2000
+            name, steps = f"mnist_classifier{seed}", run.updates or 2000
             report[name] = train_classifier(
                 zoo.architecture(name), 600 + seed, run.out / f"{name}.safetensors", steps
             )
     else:
-        report = {run.model: train_diffusion(run.model, run.out, run.steps or 12_000, run.work)}
+        report = {run.model: train_diffusion(run.model, run.out, run.updates or 12_000, run.state)}
     print(json.dumps(report, indent=1))
     (run.out / f"{run.model}.json").write_text(json.dumps(report, indent=1) + "\n")
 

@@ -1,7 +1,7 @@
 """Train the models of the procedural faces on one core: the autoencoder 4 minutes, each recogniser 2.
 
     python examples/train_procedural.py --model autoencoder|recogniser0|recogniser1|recogniser2|card
-                                        [--steps N] [--state out/procedural] [--out examples/weights]
+                                        [--updates N] [--state out/procedural] [--out examples/weights]
 
 A run that was stopped goes on where its last checkpoint in --state was written; the result is the same. `card` measures
 all four on people that no model saw and writes procedural.json.
@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from procedural import PERSON, TRAIN, faces, persons
-from procedural_card import measure
-from procedural_models import RECOGNISERS, Autoencoder
 from safetensors.torch import save_file
+from shared.procedural_card import measure
+from shared.procedural_models import RECOGNISERS, Autoencoder
 from torch import Tensor, nn
 
 from pullback.solvers import VP
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--model", choices=(*STEPS, "card"), required=True)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "weights")
     parser.add_argument("--state", type=pathlib.Path, default=pathlib.Path("out/procedural"))
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--updates", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for folder in (options.out, options.state):
@@ -158,7 +158,7 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         return
     path = options.out / f"procedural_{options.model}.safetensors"
-    steps = options.steps or STEPS[options.model]
+    steps = options.updates or STEPS[options.model]
     report = train(options.model, steps, options.state, lambda weights: save_file(weights, path))
     (options.state / f"{options.model}.json").write_text(json.dumps(report) + "\n")
 

@@ -1,17 +1,19 @@
-"""`python -m pullback`: versions, devices, and whether value and gradient are right here. Takes a few seconds."""
+"""`python -m pullback`: versions, extras, strategies, devices, and whether value and gradient are right here."""
 
 import importlib.metadata
 import platform
+import re
 import sys
 
 import torch
 
-from . import __version__
+from . import __version__, adjoint
 from .adjoint import AdjointDEIS, Checkpoint, Continuous, Direct, Gradient, Reversible, sample
 from .solvers import VP, Addressed, DPMSolverPP, ReversibleHeun, UniformLambda
 from .solvers.toy import Gaussian
 
 BESIDE = ("numpy", "torchdiffeq", "torchsde", "diffusers", "transformers", "accelerate", "peft", "matplotlib")
+MISSING = "not installed"
 STRATEGIES: dict[str, tuple[Gradient, float]] = {  # with the error that is expected at most
     "Direct()": (Direct(), 0.02),
     "Checkpoint()": (Checkpoint(), 0.02),
@@ -27,7 +29,33 @@ def installed(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return MISSING
+
+
+def extras() -> dict[str, list[str]]:
+    """By the name of an extra, `pip install pullback[NAME]`, the packages of it that are not there."""
+    try:
+        wanted = importlib.metadata.requires("pullback") or []
+    except importlib.metadata.PackageNotFoundError:  # a bare checkout
+        return {}
+    missing: dict[str, list[str]] = {}
+    for line in wanted:
+        found = re.match(r"([\w.-]+)(\[[\w,-]+\])?[^;]*; *extra == ['\"]([\w-]+)['\"]", line)
+        if found and found[1] != "pullback":  # an extra of other extras
+            missing.setdefault(found[3], [])
+            if installed(found[1]) == MISSING:
+                missing[found[3]].append(found[1])
+    return missing
+
+
+def strategies() -> list[str]:
+    """Every public gradient strategy."""
+    found = {name: getattr(adjoint, name) for name in adjoint.__all__}
+    return sorted(
+        name
+        for name, thing in found.items()
+        if isinstance(thing, type) and issubclass(thing, Gradient) and thing is not Gradient
+    )
 
 
 def devices() -> list[str]:
@@ -56,6 +84,9 @@ def main() -> int:
     """Print it all; 1 where an error is larger than expected, else 0."""
     print(f"pullback {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     print(", ".join(f"{name} {installed(name)}" for name in BESIDE))
+    for extra, missing in extras().items():
+        print(f"pullback[{extra}]: {'all there' if not missing else 'not installed: ' + ', '.join(missing)}")
+    print(f"gradient strategies: {', '.join(strategies())}")
     failed = 0
     for device in devices():
         name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()

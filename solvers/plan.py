@@ -15,6 +15,7 @@ from .instructions import Apply, Coefficient, Combine, Evaluate, Instruction, Ti
 from .inverse import inverted, undoing
 from .linear_map import LinearMap
 from .liveness import lifetimes
+from .notebook import one_line, table
 from .prediction import Prediction
 from .process import Process, as_time
 
@@ -222,17 +223,29 @@ class Plan:
                     "Combine only; take a plan without it"
                 )
 
+    def __repr__(self) -> str:
+        return one_line(
+            f"<Plan: {self.steps} steps, {self.nfe} network calls, order {self.order}, of {self.name}>"
+        )
+
     def __str__(self) -> str:
+        return "\n".join([self._head(), *(f"{step:>4}  {op}" for step, op in self._rows())])
+
+    def _repr_html_(self) -> str:
+        return table(("step", "instruction"), self._rows(), self._head())
+
+    def _head(self) -> str:
         ends = "" if self.entry == ("x",) else f", starts from {', '.join(self.entry)}"
         ends += "" if self.exit == ("x",) else f", leaves {', '.join(self.exit)}"
-        lines = [
+        return (
             f"{self.name}: {self.steps} steps, {self.nfe} network calls, order {self.order}, {self.slots} "
             f"noise slots, {self.held} registers held{ends}"
-        ]
-        opening = {start: step for step, start in enumerate(self.starts)}
-        for k, op in enumerate(self.instructions):
-            lines.append(f"{opening.get(k, ''):>4}  {op}")
-        return "\n".join(lines)
+        )
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """(number of the step that it opens, instruction)."""
+        opening = {start: str(step) for step, start in enumerate(self.starts)}
+        return [(opening.get(k, ""), str(op)) for k, op in enumerate(self.instructions)]
 
 
 def stack(plans: list[Plan]) -> Plan:

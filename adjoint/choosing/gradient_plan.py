@@ -1,10 +1,10 @@
 """GradientPlan: the table that a strategy is chosen from."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
+from ...solvers.notebook import one_line, table
 from ..replay.rollout import Registers, Rollout
 from ..strategies.gradient import Gradient
 from .forecast import Forecast, Limits, in_bytes, in_seconds
@@ -83,10 +83,14 @@ class GradientPlan:
         return "\n".join([*lines, f"limits: {self.limits}"])
 
     def _repr_html_(self) -> str:
-        def line(row: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        return table(HEAD, self.rows(), f"limits: {self.limits}")
 
-        return f"<table>{line(HEAD, 'th')}{''.join(line(row, 'td') for row in self.rows())}</table>"
+    def __repr__(self) -> str:
+        chosen = [row[0] for row in self.rows() if row[-1] == "chosen"]
+        return one_line(
+            f"<GradientPlan: {len(self.forecasts)} strategies, {self.limits}, "
+            f"{chosen[0] + ' chosen' if chosen else 'none fits'}>"
+        )
 
 
 def planned(

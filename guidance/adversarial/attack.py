@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...solvers import Addressed
 from ...solvers.checked import checked
+from ...solvers.progress import progress_bar
 from ..grad_mode import check_grad_mode
 from .attacked import attacked
 from .balls import Ball
@@ -95,7 +95,7 @@ def pgd(
     _check(threat, steps, jitters, restarts, noise)
     centres = threat.centres
     best, rows = Best(threat.none()), []
-    with tqdm(total=restarts * (steps + 1), disable=not progress) as bar:
+    with progress_bar(total=restarts * (steps + 1), disable=not progress) as bar:
         descent = Descent(loss, threat, stepping, steps, callback, bar)
         for restart in range(restarts):
             if restart == 0:

@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..loss import check_loss
 from .best import Best, chosen_rows
@@ -29,7 +29,7 @@ class Descent:
     stepping: Stepping
     steps: int
     callback: Callable[[int, Points], None] | None
-    bar: tqdm
+    bar: Any
     values: int = field(default=0, init=False)
     gradients: int = field(default=0, init=False)
     flat: Tensor = field(init=False)

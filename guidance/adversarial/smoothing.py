@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...solvers import Addressed, Model
 from ...solvers.checked import checked
 from ...solvers.kinds import described
 from ...solvers.model import data_prediction
 from ...solvers.process import as_time
+from ...solvers.progress import progress_bar
 from ...solvers.wanted import Samples
 from .intervals import Proportion, binomial_lower
 
@@ -126,7 +126,7 @@ def certify(
     noise.check(selection + draws, images)
     ids = noise.samples or range(len(images))
     found = []
-    with tqdm(total=len(images), disable=not progress) as bar:
+    with progress_bar(total=len(images), disable=not progress) as bar:
         for image, sample in zip(images, ids, strict=True):
             count = _Count(classifier, image, sigma, noise, sample, at_once)
             first = count(0, selection)

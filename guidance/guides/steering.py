@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...adjoint import Auto, Gradient, JacobianFree
 from ...adjoint.arguments import check_arguments, check_gradient
@@ -21,6 +20,7 @@ from ...solvers.kinds import check_kind
 from ...solvers.opening import carried, check_state
 from ...solvers.per_step import check_steps
 from ...solvers.program import prepare
+from ...solvers.progress import progress_bar
 from .bookkeeping import Setting, Through
 from .guide import Guide
 from .guided_run import GuidedRun, asked_calls
@@ -140,7 +140,7 @@ def steer(
     run = GuidedRun(setting, program, asked_calls(plan), scheduled, guide, hooks, source, limits, around)
     registers, rows = {"x": x if through is not Through.NOTHING else x.detach()}, []
     with torch.no_grad() if through is Through.NOTHING else nullcontext():
-        for step in tqdm(range(plan.steps), disable=not progress):
+        for step in progress_bar(range(plan.steps), disable=not progress):
             if callback is not None:
                 show(callback, step, plan.times[step], registers["x"])
             registers, loss = run.taken(step, registers)

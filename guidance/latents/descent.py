@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...adjoint import Gradient, sample
 from ...adjoint.not_finite import lost, which_samples
 from ...adjoint.transforms import finite
 from ...solvers import Model, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.progress import progress_bar
 from ..loss import Loss, check_graph, check_loss
 from .best_points import BestPoints
 from .found import Result, Stop
@@ -50,7 +50,7 @@ class LatentDescent:
     def descend(self, steps: int, patience: int | None, tolerance: float, progress: bool) -> Stop:
         """Take optimiser steps until they are used up or stop helping."""
         waits = Patience(patience, tolerance)
-        with tqdm(range(steps), disable=not progress) as bar:
+        with progress_bar(range(steps), disable=not progress) as bar:
             for step in bar:
                 self.step = step
                 self.advance()

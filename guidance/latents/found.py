@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...solvers.notebook import form, one_line, spread, table
 from ...solvers.packing import State
 
 
@@ -47,3 +48,25 @@ class Result:
     step: int
     converged: Tensor | None = None
     jvps: int = 0
+
+    def __repr__(self) -> str:
+        return one_line(
+            f"<Result: loss {spread(self.loss)} over {len(self.loss)}; {self.stop.name} at step {self.step}; "
+            f"{self.nfe} calls, {self.vjps} VJPs>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = (
+            [("loss", spread(self.loss)), ("at the start", spread(self.losses[0]))]
+            if len(self.losses)
+            else []
+        )
+        rows += [("ended", f"at step {self.step}: {self.stop.value}")]
+        if self.converged is not None:
+            rows += [("converged", f"{int(self.converged.sum())} of {len(self.converged)}")]
+        jvps = f", {self.jvps} JVPs" if self.jvps else ""
+        rows += [("cost", f"{self.nfe} network calls, {self.vjps} VJPs{jvps}")]
+        named = ("sample", "x", "noise", "cond", "controls")
+        rows += [(name, form(getattr(self, name))) for name in named if getattr(self, name) is not None]
+        rows += [] if self.seed is None else [("seed", str(self.seed))]
+        return table(("Result", ""), rows)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...solvers import Guided, Model, Plan
 from ...solvers.per_step import PerStep
@@ -74,7 +73,7 @@ class BestSoFar:
         parts: list[LearnedPart],
         known: dict[LearnedPart, Tensor],
         steps: int,
-        bar: tqdm,
+        bar: Any,
         moved: Collection[LearnedPart] | None = None,
     ) -> tuple[Stop, dict[LearnedPart, Tensor]]:
         """Descend over `moved` of the parts together, all of them by default, from the numbers `known`: why it ended,

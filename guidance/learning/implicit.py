@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...solvers.checked import checked
 from ...solvers.kinds import described
+from ...solvers.progress import progress_bar
 from ...solvers.wanted import Count
 from ..grad_mode import check_grad_mode
 from ..latents.optimisation import MakeOptimiser, Stop, adam, check_callable_loss, made_optimiser
@@ -117,7 +117,7 @@ def implicit_diffusion(
     nfe = vjps = 0
     stop = Stop.STEPS
     try:
-        with tqdm(range(steps), disable=not progress) as bar:
+        with progress_bar(range(steps), disable=not progress) as bar:
             for k in bar:
                 found = advance(k)
                 nfe, vjps = nfe + found.nfe, vjps + found.vjps

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...adjoint import Checkpoint, sample
 from ...solvers import DPMSolverPP, Method, Model, Plan
@@ -15,6 +14,7 @@ from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.grid import Times as Grid
 from ...solvers.grid import checked_times
+from ...solvers.progress import progress_bar
 from ...solvers.wanted import Count, NonNegative, Samples
 from ..latents.optimisation import Stop
 from .best_so_far import BestSoFar, LearnedSolver
@@ -81,7 +81,7 @@ def s4s(
     turns: Sequence[set[LearnedPart]] = [{factors}, {times, labels}]
     starts, known, stop = train.x, dict[LearnedPart, Tensor](), Stop.STEPS
     try:
-        with tqdm(total=rounds * len(turns) * steps, disable=not progress) as bar:
+        with progress_bar(total=rounds * len(turns) * steps, disable=not progress) as bar:
             for turn in range(rounds * len(turns)):
                 if radius:
                     draft = _draft(denoiser, plan, parts, known)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ...solvers import Model, Plan
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind
+from ...solvers.progress import progress_bar
 from ...solvers.wanted import Count, Samples
 from ..latents.optimisation import Stop
 from .best_so_far import LearnedSolver
@@ -84,7 +84,7 @@ def learn_solver(
         best.begin(start)
     stop = Stop.STEPS
     try:
-        with tqdm(total=steps * (len(parts) + 1 - first), disable=not progress) as bar:
+        with progress_bar(total=steps * (len(parts) + 1 - first), disable=not progress) as bar:
             for last in range(first, len(parts) + 1):  # never without what is known
                 stop, _ = best.stage(train, parts[:last], known, steps, bar)
                 known = dict(best.best_theta)

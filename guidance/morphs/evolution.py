@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from tqdm.auto import tqdm
 
 from ...solvers import Addressed
 from ...solvers.broadcast import per_sample
+from ...solvers.progress import progress_bar
 from ..latents.found import Stop
 from .blends import LatentBlend, better_of, loss_at
 from .latent import Latents
@@ -68,7 +68,7 @@ class Evolution(MorphStrategy):
         least = loss_at(loss, best.images)
         stop = Stop.STEPS
         try:
-            for generation in tqdm(range(self.generations), disable=not scene.progress):
+            for generation in progress_bar(range(self.generations), disable=not scene.progress):
                 draws = [self.noise(generation * count + k, mean) for k in range(count)]
                 losses = []
                 for draw in draws:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...solvers.kinds import check_kind
+from ...solvers.progress import progress_bar
 
 
 class Log:
@@ -35,7 +35,7 @@ class Log:
         self._trim({"train": done, "evaluation": assessed})
         self.file = self.path.open("a")
         self.events: Any = _writer(folder, done) if tensorboard else None
-        self.bar = tqdm(initial=done, total=total, disable=not progress, unit="iteration")
+        self.bar = progress_bar(initial=done, total=total, disable=not progress, unit="iteration")
 
     def _trim(self, known: dict[str, int]) -> None:
         kept = [line for line in _records(self.path) if line["iteration"] <= known[line["kind"]]]

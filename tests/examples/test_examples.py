@@ -10,40 +10,32 @@ import torch
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 SMALL = {
-    "face_morph": ["--steps", "2"],
+    "face_morph": ["--optimiser-steps", "2"],
     "sample": [],
-    "gradients": ["--steps", "6"],
-    "directions": ["--count", "1", "--nfe", "3", "--rounds", "1", "--probes", "2"],
+    "gradients": ["--sampler-steps", "6"],
+    "directions": ["--count", "1", "--sampler-steps", "3", "--rounds", "1", "--probes", "2"],
     "digit_samples": ["--count", "50"],
-    "digit_guidance": ["--steps", "2", "--count", "1", "--nfe", "4"],
-    "edit_digits": ["--steps", "1", "--count", "4", "--taught", "4"],
-    "robustness": ["--quick", "1"],
-    "finetune": ["--iterations", "2", "--samples", "8", "--steps", "4", "--evaluation", "16"],
+    "digit_guidance": ["--optimiser-steps", "2", "--count", "1", "--sampler-steps", "4"],
+    "edit_digits": ["--updates", "1", "--count", "4", "--taught", "4"],
+    "robustness": ["--count", "4", "--optimiser-steps", "2", "--sampler-steps", "8"],
+    "finetune": ["--updates", "2", "--batch", "8", "--sampler-steps", "4", "--count", "16"],
     "reflow": ["--pairs", "20", "--updates", "2", "--count", "20"],
-    "tilted_mixture": ["--updates", "3", "--batch", "32", "--steps", "6", "--count", "500"],
-    "lookahead": ["--count", "2", "--steps", "20", "--steered", "2"],
-    "diffusers_finetune": ["--tiny", "--iterations", "2", "--sampler-steps", "2", "--evaluation", "8"],
-    "diffusers_edit": ["--tiny", "--steps", "4"],
-    "diffusers_optimise": ["--tiny", "--updates", "5", "--steps", "2"],
-    "learned_solver": ["--draws", "12", "--steps", "1", "--shown", "4"],
-    "learned_guidance": "--updates 1 --steps 3 --measurements 2 --copies 4 --held 2 --constants 2".split(),
-    "restore_digits": ["--count", "2", "--steps", "3"],
-    "restore_faces": ["--faces", "1", "--seeds", "1", "--steps", "3", "--copies", "1"],
+    "tilted_mixture": ["--updates", "3", "--batch", "32", "--sampler-steps", "6", "--count", "500"],
+    "lookahead": ["--count", "2", "--sampler-steps", "20", "--steered", "2"],
+    "diffusers_finetune": ["--tiny", "--updates", "2", "--sampler-steps", "2", "--count", "8"],
+    "diffusers_edit": ["--tiny", "--sampler-steps", "4"],
+    "diffusers_optimise": ["--tiny", "--optimiser-steps", "5", "--sampler-steps", "2"],
+    "learned_solver": ["--count", "12", "--updates", "1", "--shown", "4"],
+    "learned_guidance": "--updates 1 --sampler-steps 3 --measurements 2 --copies 4 --count 2 --constants 2".split(),
+    "restore_digits": ["--count", "2", "--sampler-steps", "3"],
+    "restore_faces": ["--count", "1", "--seeds", "1", "--sampler-steps", "3", "--copies", "1"],
 }
 SHARED = {
     "train",
     "train_mnist",
     "common",
-    "attainable",
-    "morph_figures",
-    "morph_judges",
-    "morph_strategies",
     "procedural",
-    "procedural_drawing",
-    "procedural_models",
-    "procedural_card",
     "train_procedural",
-    "tiny_pipelines",
 }  # imported by the examples; train writes the weights
 
 
@@ -60,7 +52,7 @@ RUNS += [
     pytest.param("face_morph", ("--gradient", g), marks=() if g == "reversible" else pytest.mark.slow)
     for g in ("reversible", "continuous", "adjointdeis", "adjointdeis-sde")
 ]
-TABLE = ("--pairs", "2", "--steps", "1", "--gradient", "all")
+TABLE = ("--pairs", "2", "--optimiser-steps", "1", "--gradient", "all")
 RUNS += [pytest.param("face_morph", TABLE, marks=pytest.mark.slow)]
 
 

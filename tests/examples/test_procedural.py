@@ -1,6 +1,5 @@
 """The procedural faces: addresses are reproducible, the picture has a gradient, error rates are counted right."""
 
-import procedural_card
 import pytest
 import torch
 from procedural import (
@@ -16,6 +15,7 @@ from procedural import (
     photographs,
     render,
 )
+from shared import procedural_card
 
 REMEMBERED = (0.1785, -0.1614, -0.257, 0.1827, -0.0009, 0.0211, 0.0205, -0.2168)
 REMEMBERED += (0.0649, 0.0002, 0.067, -0.2034, 0.3724, -0.2022, -0.0218, 0.5056)

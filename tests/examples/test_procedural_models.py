@@ -1,10 +1,10 @@
 """The models of the procedural faces are what their card says, on people that they have not seen."""
 
-import procedural_card
 import pytest
 import torch
 from procedural import TEST, passport
-from procedural_models import WEIGHTS, Autoencoder, autoencoder, card, recogniser, thresholds
+from shared import procedural_card
+from shared.procedural_models import WEIGHTS, Autoencoder, autoencoder, card, recogniser, thresholds
 
 from pullback.adjoint import Checkpoint, sample
 from pullback.solvers import DPMSolverPP, UniformLambda

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from attainable import best_gaussian_steps
 from oracles import (
     Linear,
     batch_of,
@@ -23,6 +22,7 @@ from oracles import (
     variation,
     wasserstein,
 )
+from shared.attainable import best_gaussian_steps
 from torch import Tensor
 
 from pullback.guidance import (
@@ -305,7 +305,7 @@ def best_reward() -> float:
 @pytest.mark.parametrize("steps", [8, 16])
 def test_the_attainable_optimum_in_the_plane_is_that_of_the_line_twice(steps):
     """Two modes along one axis, a Gaussian along the other, a reward that is a sum: each axis by itself is solved
-    on a line. E r and W1 of `examples/attainable.py`.
+    on a line. E r and W1 of `examples/shared/attainable.py`.
     """
     plan, beta = DDIM(1.0).plan(VP(), UniformLambda(steps, start=1.0, end=0.02)), 0.8
     means, centre = torch.tensor([[-1.5, 0.0], [1.5, 0.0]]), torch.tensor([1.0, -0.7])

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import matplotlib
-from morph_judges import Judge
+from common import COLOURS, GREY
+from shared.morph_judges import Judge
 from torch import Tensor
 
 matplotlib.use("Agg")
@@ -12,9 +13,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 # told apart by colour, shape and grey value
 MARKS = {
-    "pixel mean": ("#9a9a9a", "s"),
-    "mean of latents": ("#e69f00", "D"),
-    "optimised latent": ("#0072b2", "o"),
+    "pixel mean": (GREY, "s"),
+    "mean of latents": (COLOURS[1], "D"),
+    "optimised latent": (COLOURS[0], "o"),
 }
 
 
@@ -41,7 +42,7 @@ def draw_morph(
     top = rows[0].subgridspec(1, 5, wspace=0.06)
     show(figure.add_subplot(top[0]), pair[0], "face A")
     for k, (name, image) in enumerate(morphs.items()):
-        show(figure.add_subplot(top[k + 1]), image, name, MARKS[name][0] if k else "#6a6a6a")
+        show(figure.add_subplot(top[k + 1]), image, name, MARKS[name][0])
     show(figure.add_subplot(top[4]), pair[1], "face B")
     strip = rows[1].subgridspec(1, len(path), wspace=0.04)
     for k, image in enumerate(path):
@@ -57,19 +58,19 @@ def draw_morph(
         for name, (colour, marker) in MARKS.items():
             value = float(distances[name][judge][0]) / limit
             axis.scatter(value, y, s=95, c=colour, marker=marker, zorder=3, label=name if y == 0 else None)
-        axis.plot([strict / limit] * 2, [y - 0.3, y + 0.3], color="#444444", lw=1.2, ls=":", zorder=2)
-    axis.axvline(1, color="#444444", lw=1.4)
+        axis.plot([strict / limit] * 2, [y - 0.3, y + 0.3], color="black", lw=1.2, ls=":", zorder=2)
+    axis.axvline(1, color="black", lw=1.4)
     low, high = axis.get_xlim()
     axis.set_xlim(max(0.0, low), max(high, 1.3))
-    axis.axvspan(0, 1, color="#0072b2", alpha=0.06, lw=0)
+    axis.axvspan(0, 1, color=COLOURS[0], alpha=0.06, lw=0)
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.set_yticks(
         range(len(names)), [f"{name}\n{'attacked' if name in attacked else 'held out'}" for name in names]
     )
     axis.text(
-        0.995, len(names) - 0.45, "taken for both faces ", ha="right", va="top", fontsize=9, color="#0072b2"
+        0.995, len(names) - 0.45, "taken for both faces ", ha="right", va="top", fontsize=9, color=COLOURS[0]
     )
-    axis.text(1.005, len(names) - 0.45, " not for both", ha="left", va="top", fontsize=9, color="#444444")
+    axis.text(1.005, len(names) - 0.45, " not for both", ha="left", va="top", fontsize=9, color="black")
     axis.set_xlabel(
         "distance to the farther face, in thresholds: 1 lets 1 % of strangers pass, the dotted line 0.1 %"
     )
@@ -81,7 +82,6 @@ def draw_morph(
 def draw_table(facts: Mapping[str, Any], settings: Mapping[str, Collection[str]]) -> Any:
     """By setting and recogniser the share of morphs taken for both faces, at 1 % of strangers, with its interval."""
     figure, axes = plt.subplots(1, len(settings), figsize=(5 * len(settings), 5.6), sharey=True)
-    colours = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
     for axis, (setting, attacked) in zip(axes, settings.items(), strict=True):
         rows = facts["settings"][setting]
         methods = list(rows)[::-1]
@@ -90,10 +90,10 @@ def draw_table(facts: Mapping[str, Any], settings: Mapping[str, Collection[str]]
             for y, method in enumerate(methods):
                 value, low, high = rows[method]["mmpmr"][judge]["0.01"]
                 at = y + 0.18 * (1.5 - k)
-                axis.plot([100 * low, 100 * high], [at, at], color=colours[k], lw=1.2, alpha=0.5)
+                axis.plot([100 * low, 100 * high], [at, at], color=COLOURS[k], lw=1.2, alpha=0.5)
                 axis.scatter(
-                    100 * value, at, s=42, marker="o" if held_out else "s", zorder=3, color=colours[k],
-                    facecolors="white" if held_out else colours[k],
+                    100 * value, at, s=42, marker="o" if held_out else "s", zorder=3, color=COLOURS[k],
+                    facecolors="white" if held_out else COLOURS[k],
                     label=f"{judge} ({'held out' if held_out else 'attacked'})" if y == 0 else None,
                 )  # fmt: skip
         axis.set_yticks(range(len(methods)), methods)

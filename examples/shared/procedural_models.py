@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pullback.solvers import VP, Denoiser, V
 
-WEIGHTS = pathlib.Path(__file__).parent / "weights"
+WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"
 CODE = 64
 
 

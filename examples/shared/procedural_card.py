@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from procedural import TEST, VALIDATION, faces
-from procedural_models import RECOGNISERS, autoencoder, recogniser
+from shared.procedural_models import RECOGNISERS, autoencoder, recogniser
 from torch import Tensor, nn
 
 from pullback.adjoint import sample

@@ -1,0 +1,170 @@
+"""What a cell shows whose last line is a plan or a result: one line, a table of text, never a tensor's numbers."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from pullback.adjoint import Checkpoint, Continuous, audit, plan_gradient
+from pullback.guidance import Morph, adam, optimise
+from pullback.solvers import DDIM, VP, DPMSolverPP, Mixture, UniformLambda
+from pullback.solvers.notebook import form, one_line, spread, table
+
+MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=torch.float64)
+MODEL = Mixture.isotropic(torch.ones(2, dtype=torch.float64), MEANS, 0.3).denoiser(VP())
+PLAN = DPMSolverPP(2).plan(VP(), UniformLambda(5, start=1.0, end=0.05))
+X = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Cells(HTMLParser):
+    """A table's rows of text; a tag that is left open or unknown is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows, self.open = list[list[str]](), list[str]()
+        self.caption = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        assert tag in ("table", "caption", "tr", "th", "td")
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1] == "caption":
+            self.caption += data
+        else:
+            self.rows[-1][-1] += data
+
+
+def results():
+    found = optimise(
+        MODEL, PLAN, lambda x: x.square().sum(1), X, optimiser=adam(0.1), steps=3, progress=False
+    )
+    noted = Morph(
+        X[:, None],
+        None,
+        X[:, 0].abs(),
+        X.abs()[None].repeat(2, 1, 1)[..., 0][:, None].repeat(1, 2, 1),
+        7,
+        5,
+        3,
+        None,
+    )
+    x = X.clone().requires_grad_()
+    return {
+        "plan": PLAN, "long plan": DDIM().plan(VP(), UniformLambda(400, start=1.0, end=0.05)),
+        "result": found, "morph": noted, "gradient plan": plan_gradient(MODEL, PLAN, x),
+        "audit": audit(MODEL, PLAN, x, lambda x: x.square().sum(1), {"a <b>": Checkpoint(), "flow": Continuous()}),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shown():
+    torch.set_default_dtype(torch.float64)
+    return results()
+
+
+NAMES = ("plan", "long plan", "result", "morph", "gradient plan", "audit")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_line_and_a_table(shown, name):
+    thing = shown[name]
+    line, page = repr(thing), thing._repr_html_()
+    assert (
+        "\n" not in line
+        and len(line) < 100
+        and line.startswith(f"<{type(thing).__name__}")
+        and line[-1] == ">"
+    )
+    cells = Cells(page)
+    assert len(cells.rows) > 2 and len({len(row) for row in cells.rows[:60]}) == 1
+    assert "tensor(" not in line + page and len(page) < 20_000
+
+
+def test_a_plan_says_what_it_prints(shown):
+    cells = Cells(PLAN._repr_html_())
+    printed = str(PLAN).splitlines()
+    assert cells.caption == printed[0]
+    assert [f"{step:>4}  {op}" for step, op in cells.rows[1:]] == printed[1:]
+    assert repr(PLAN).startswith("<Plan: 5 steps, 5 network calls, order 2, of DPMSolverPP(order=2")
+    assert Cells(shown["long plan"]._repr_html_()).rows[-1][0].endswith("more; print shows all")
+
+
+def test_a_result_says_what_was_found(shown):
+    found = shown["result"]
+    rows = dict(Cells(found._repr_html_()).rows[1:])
+    assert (
+        rows["loss"] == f"mean {found.loss.mean():.3g}, from {found.loss.min():.3g} to {found.loss.max():.3g}"
+    )
+    assert rows["at the start"].startswith(f"mean {found.losses[0].mean():.3g}")
+    assert (
+        rows["x"] == "(3, 2) float64 cpu" and rows["cost"] == f"{found.nfe} network calls, {found.vjps} VJPs"
+    )
+    assert f"{found.nfe} calls" in repr(found) and found.stop.value in rows["ended"]
+
+
+def test_an_audit_says_its_rows_and_escapes_names(shown):
+    found = shown["audit"]
+    _, *rows = Cells(found._repr_html_()).rows
+    assert [row[0] for row in rows] == [row.name for row in found.rows] and "a <b>" in rows[0][0] + rows[1][0]
+    assert "<b>" not in found._repr_html_() and "&lt;b&gt;" in found._repr_html_()
+    for cells, row in zip(rows, found.rows, strict=True):
+        assert cells[1] == f"{row.error:.1e}" and cells[7:9] == [str(row.calls), str(row.vjps)]
+
+
+def test_the_gradients_table_is_the_printed_one(shown):
+    found = shown["gradient plan"]
+    cells = Cells(found._repr_html_())
+    assert [
+        tuple(row) for row in cells.rows[1:]
+    ] == found.rows() and cells.caption == f"limits: {found.limits}"
+    assert "chosen" in repr(found)
+
+
+def test_the_helpers():
+    assert one_line("a\n  b" + "c" * 200).startswith("a bccc") and len(one_line("c" * 200)) == 99
+    assert table(("<i>",), [["&"]] * 61).count("<tr>") == 62 and "<i>" not in table(("<i>",), [])
+    assert (
+        form({"a": torch.zeros(2, 3), "b": [torch.zeros(1, dtype=torch.int64)]})
+        == "(2, 3) float64 cpu; (1,) int64 cpu"
+    )
+    assert form([torch.zeros(1)] * 5).endswith("; 2 more") and form(None) == "NoneType"
+    assert (
+        spread(torch.tensor([1.0])) == "mean 1" and spread(torch.tensor([1.0, 3.0])) == "mean 2, from 1 to 3"
+    )
+
+
+NOTEBOOK = """
+import sys, types, warnings
+warnings.simplefilter("error")
+import pullback.guidance
+assert "tqdm.auto" not in sys.modules, "loaded before a bar was asked for"
+# what tqdm takes for a notebook; ipywidgets is not there
+shell = type("ZMQInteractiveShell", (), {})()
+sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")
+sys.modules["IPython"] = types.ModuleType("IPython")
+sys.modules["IPython"].get_ipython = lambda: shell
+sys.modules["ipywidgets"] = None
+from pullback.solvers.progress import progress_bar
+with progress_bar(range(3)) as bar:
+    print(sum(bar))
+"""
+
+
+@pytest.mark.slow
+def test_bars_are_loaded_late_and_warn_of_nothing():
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "3\n", done.stderr
+    assert re.search(r"3/3", done.stderr)
