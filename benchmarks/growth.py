@@ -5,9 +5,10 @@
 
 One axis moves, the others stay at BASE. A line (a strategy along an axis) is a process of its own with one thread: its
 processor's seconds, the median of three where a run takes less than a second, and the resident set's high-water mark
-over what was there before the run. Slopes are of log y against log x over the upper half of a line: 1 is in proportion,
-0 does not grow. The network is three convolutions, so that 10,000 steps can be run; its weights get gradients too.
-Processes share the batch over gloo and sum the weights' gradients: seconds there are of the clock.
+over what was there before the run (large blocks given back as they are freed: measuring.py). Slopes are of log y
+against log x over the upper half of a line: 1 is in proportion, 0 does not grow. The network is three convolutions, so
+that 10,000 steps can be run; its weights get gradients too. Processes share the batch over gloo and sum the weights'
+gradients: seconds there are of the clock.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from measuring import in_its_own_process, machine, peak_bytes, versions
+from measuring import LARGE, in_its_own_process, machine, peak_bytes, versions
 from torch import Tensor, nn
 
 from pullback.adjoint import Checkpoint, Continuous, Direct, Gradient, Reversible, States, sample
@@ -92,9 +93,9 @@ def line(strategy: str, axis: str, values: tuple[int, ...]) -> dict[str, dict[st
         run = Run(strategy, {**BASE, axis: value})
         Run(strategy, {**BASE, axis: value, "steps": 2})()  # warm at this size
         taken: list[float] = []
-        peak = peak_bytes(lambda run=run, taken=taken: taken.append(run.seconds()))
-        if taken[0] < 1:
-            taken += [run.seconds() for _ in range(2)]
+        peak = peak_bytes(lambda run=run, taken=taken: taken.append(run.seconds()), LARGE)
+        if taken[0] < 5:
+            taken = [run.seconds() for _ in range(3 if taken[0] < 1 else 1)]
         found[str(value)] = {
             "seconds": statistics.median(taken), "peak_MiB": peak / 2**20,
             "parameters": sum(w.numel() for w in run.network.parameters()), "state": run.x[0].numel(),

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 Timed = Callable[[], object]
+M_MMAP_THRESHOLD, LARGE = -3, 2**16  # glibc's malloc.h; what peaks are measured with beside peers
 
 
 def machine() -> dict[str, Any]:
@@ -71,14 +72,26 @@ def beside(taken: Mapping[str, list[float]], base: str) -> dict[str, dict[str, A
     }
 
 
-def peak_bytes(fn: Timed) -> int:
-    """The resident set's high-water mark in `fn` over what was resident before it."""
+def peak_bytes(fn: Timed, returned: int | None = None) -> int:
+    """The resident set's high-water mark in `fn` over what was resident before it.
+
+    Args:
+        returned: bytes from which glibc hands what is freed back at once. None leaves it to glibc, which keeps large
+            blocks too: where small tensors stay between them they become holes, which count as the strategy's own.
+    """
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back, else it would hide what is taken now
+    libc = ctypes.CDLL("libc.so.6")
+    if returned is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, returned)
+    libc.malloc_trim(0)  # what was freed goes back, else it would hide what is taken now
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew
     before = resident("VmRSS")
-    fn()
-    return max(0, resident("VmHWM") - before)
+    try:
+        fn()
+        return max(0, resident("VmHWM") - before)
+    finally:
+        if returned is not None:
+            libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # where glibc ends up by itself
 
 
 def resident(what: str) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import beside, by_turns, in_its_own_process, peak_bytes
+from measuring import LARGE, beside, by_turns, in_its_own_process, peak_bytes
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -101,4 +101,4 @@ if __name__ == "__main__":
     for _ in range(10):  # until the allocators have settled
         way(sys.argv[1], 2)()
     last = way(sys.argv[1], int(sys.argv[2]))
-    print(json.dumps({"peak_MiB": peak_bytes(last) / 2**20}))
+    print(json.dumps({"peak_MiB": peak_bytes(last, LARGE) / 2**20}))

@@ -1,6 +1,7 @@
 """The ODE parts of benchmarks/peers.py: gradients beside torchdiffeq and diffrax, their error, their time, their peaks.
 
-python benchmarks/peers_ode.py NAME STEPS     prints the peak of one way, for a process of its own
+`python benchmarks/peers_ode.py NAME STEPS` prints the peak of one way, for a process of its own; with a third argument,
+whatever it is, as glibc is by itself, holes and all.
 """
 
 import importlib.util
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import beside, by_turns, in_its_own_process, peak_bytes
+from measuring import LARGE, beside, by_turns, in_its_own_process, peak_bytes
 from peers_exact import END, LAMBDAS, PROCESS, START, Law, draws, errors, gradients, model, slope, truth
 from torch import Tensor, nn
 
@@ -234,6 +235,10 @@ def times(quick: bool) -> dict[str, Any]:
                 row["peak_MiB"] = {
                     str(n): in_its_own_process(__file__, name, n)["peak_MiB"] for n in (steps, 10 * steps)
                 }
+                if name == "pullback, Checkpoint":
+                    row["peak_with_holes_MiB"] = in_its_own_process(__file__, name, 10 * steps, "holes")[
+                        "peak_MiB"
+                    ]
                 print(".", end="", flush=True)
         found[size] = {"batch": batch, "state": dim, "width": width, "steps": steps, "rows": rows}
     return found
@@ -247,4 +252,5 @@ if __name__ == "__main__":
     last = candidates("large", int(sys.argv[2]), sys.argv[1])[0][sys.argv[1]]
     if sys.argv[1].startswith("diffrax"):
         last()  # compiles it
-    print(json.dumps({"peak_MiB": peak_bytes(last) / 2**20}))
+    peak = peak_bytes(last, None if sys.argv[3:] else LARGE)
+    print(json.dumps({"peak_MiB": peak / 2**20}))
