@@ -23,11 +23,11 @@ from torch import Tensor
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 
-from pullback.zoo import digit_images  # noqa: E402
 from learned import median, problem, teacher  # noqa: E402
 
 from pullback.adjoint import Checkpoint, sample  # noqa: E402
 from pullback.solvers import DDIM, Addressed, Mixture, Model, Plan, SASolver, UniformLambda, compiled  # noqa: E402
+from pullback.zoo import digit_images  # noqa: E402
 
 OUT = HERE / "results" / "learned_eta.json"
 ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
