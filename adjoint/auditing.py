@@ -21,6 +21,7 @@ from ..solvers.wanted import Count, Wanted
 from .arguments import check_arguments, check_plan
 from .choosing.peak import Peak
 from .replay.cond import leaves
+from .replay.model_around import ModelAround
 from .sampling import sample
 from .strategies.direct import Direct
 from .strategies.gradient import Gradient
@@ -247,28 +248,14 @@ def _check_strategies(strategies: object) -> None:
                 check_plan(plan)
 
 
-class _Counted(Model):
+class _Counted(ModelAround):
     """A model that counts its calls."""
 
     def __init__(self, inner: Model) -> None:
-        self.inner, self.process, self.prediction = inner, inner.process, inner.prediction
+        super().__init__(inner)
         self.calls: list[int] = []  # grows by one each: copies of this model count here too
         self.network = getattr(inner, "network", None)
-        self.learns_variance = inner.learns_variance
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+    def _called(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.calls.append(1)
-        return self.inner(x, t, cond)
-
-    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        self.calls.append(1)
-        return self.inner.with_variance(x, t, cond)
-
-    def parameters(self):
-        return self.inner.parameters()
-
-    def networks(self):
-        return self.inner.networks()
-
-    def check_times(self, times: Tensor) -> None:
-        self.inner.check_times(times)
+        return model(x, t, cond)

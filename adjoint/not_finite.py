@@ -5,17 +5,18 @@ network 0 * NaN is NaN: in the gradient of a weight, which is a sum over the bat
 So the run is made again, with the lost samples taking no part in any network call.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..solvers import Call, GivenNoise, Model
 from ..solvers.broadcast import per_sample
 from ..solvers.per_step import PerStep
+from .replay.model_around import ModelAround
 from .replay.rollout import Registers, Rollout
 from .transforms import bare, finite
 
@@ -101,19 +102,12 @@ def _zeroed(value: Any) -> Any:
     return value
 
 
-class _Without(Model):
+class _Without(ModelAround):
     """A model that is called on `rows` of the batch, whatever the others hold."""
 
     def __init__(self, model: Model, rows: Tensor) -> None:
-        self.model, self.rows = model, rows
-        self.process, self.prediction = model.process, model.prediction
-        self.learns_variance = model.learns_variance
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return self._called(self.model, x, t, cond)
-
-    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return self._called(self.model.with_variance, x, t, cond)
+        super().__init__(model)
+        self.rows = rows
 
     def _called(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Any) -> Tensor:
         out = model(x.index_select(0, self.rows), t.index_select(0, self.rows), cond)
@@ -123,9 +117,3 @@ class _Without(Model):
                 f"{which_samples(lost(out))}, expected the cause in their states; leave them out of the batch"
             )
         return out
-
-    def parameters(self) -> Iterator[Tensor]:
-        return self.model.parameters()
-
-    def networks(self) -> Iterator[nn.Module]:
-        return self.model.networks()

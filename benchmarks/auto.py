@@ -175,7 +175,7 @@ def main() -> None:
         rows.append(row := Case(seed).run())
         print(seed, row["network"], row["plan"], row["chosen"], f"{row['slower_than_best']:.3f}", flush=True)
     slower = [float(str(row["slower_than_best"])) for row in rows]
-    ratios = [value for row in rows for value in row["predicted_peak_over_measured"].values()]  # type: ignore[attr-defined]
+    ratios = [value for row in rows for value in row["predicted_peak_over_measured"].values()]  # type: ignore
     facts = {
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),

@@ -74,7 +74,7 @@ def _shrinks(plan: Plan) -> list[float]:
         before = registers["x"]
         for op in plan.step(i):
             if isinstance(op, Evaluate):
-                a, _ = conversion(DATA, op.want, plan.process, float(op.t)) if sigma[i] else (0.0, 0.0)  # type: ignore[arg-type]
+                a, _ = conversion(DATA, op.want, plan.process, float(op.t)) if sigma[i] else (0.0, 0.0)  # type: ignore
                 registers[op.outs[0]] = float(a) * registers[op.src]
             else:
                 assert isinstance(op, Combine)

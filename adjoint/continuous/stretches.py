@@ -109,7 +109,7 @@ class _Walk:
                 if moved:
                     yield closed(self._below(top, registers["x"], op, k))
                     self.jump, call, moved, opens = Jump(), None, False, False
-                c, noise = float(op.terms[0][0]), tuple((float(k), slot) for k, slot in op.noise)  # type: ignore[arg-type]
+                c, noise = float(op.terms[0][0]), tuple((float(k), slot) for k, slot in op.noise)  # type: ignore
                 earlier = tuple((k * c, slot) for k, slot in self.jump.noise)
                 self.jump = Jump(self.jump.ratio * c, earlier + noise)
                 continue
@@ -124,7 +124,7 @@ class _Walk:
     def _check_jump(self, below: float, top: float, k: int, opening: bool) -> None:
         """Raise ValueError where the first call of a step, instruction k, is not at the level that its noise led to."""
         if opening:
-            ratio = math.prod(float(op.terms[0][0]) for op in self.ops[:k] if isinstance(op, Combine))  # type: ignore[arg-type]
+            ratio = math.prod(float(op.terms[0][0]) for op in self.ops[:k] if isinstance(op, Combine))  # type: ignore
             found = float(self.plan.process.alpha(top)) / float(self.plan.process.alpha(below))
             if not math.isclose(ratio, found, rel_tol=1e-6):
                 raise ValueError(

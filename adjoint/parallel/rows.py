@@ -1,15 +1,16 @@
 """Rows: network calls of several steps as one call, each row with its own sample, time and step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...solvers import Model
 from ...solvers.per_step import PerStep
+from ..replay.model_around import ModelAround
 from ..replay.rollout import Rollout
 
 
@@ -36,22 +37,14 @@ def on_rows(rollout: Rollout, rows: Rows, batch: int) -> Rollout:
     return replace(rollout, model=_ByRow(rollout.model, rows, batch, scheduled), cond=whole, scheduled=False)
 
 
-class _ByRow(Model):
+class _ByRow(ModelAround):
     """A model that is called on `rows`, with conditioning for all steps and samples; `scheduled`: the places of what
     was PerStep.
     """
 
     def __init__(self, model: Model, rows: Rows, batch: int, scheduled: frozenset[int]) -> None:
-        self.model, self.rows, self.scheduled = model, rows, scheduled
-        self.batch = batch
-        self.process, self.prediction = model.process, model.prediction
-        self.learns_variance = model.learns_variance
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return self._called(self.model, x, t, cond)
-
-    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return self._called(self.model.with_variance, x, t, cond)
+        super().__init__(model)
+        self.rows, self.batch, self.scheduled = rows, batch, scheduled
 
     def _called(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Any) -> Tensor:
         places = count()
@@ -59,7 +52,14 @@ class _ByRow(Model):
         def part(leaf: Any) -> Any:
             return self._part(leaf, next(places), x) if isinstance(leaf, Tensor) else leaf
 
-        return model(x, t, tree_map(part, cond))
+        try:
+            return model(x, t, tree_map(part, cond))
+        except RuntimeError as error:
+            error.add_note(
+                f"in a call of Parallel on {len(x)} rows of several steps at once, a step alone having {self.batch}: "
+                "the network has to take any number of rows, and keep nothing from call to call; use Checkpoint()"
+            )
+            raise
 
     def _part(self, leaf: Tensor, place: int, x: Tensor) -> Tensor:
         """What of `leaf` the rows see. What has no batch axis is one for all of a step, and must broadcast."""
@@ -69,9 +69,3 @@ class _ByRow(Model):
         if leaf.ndim > 1 and leaf.shape[1] in (1, self.batch):
             return leaf[step, sample if leaf.shape[1] == self.batch else 0]
         return leaf[step].reshape(len(step), *(1,) * (x.ndim - leaf.ndim), *leaf.shape[1:])
-
-    def parameters(self) -> Iterator[Tensor]:
-        return self.model.parameters()
-
-    def networks(self) -> Iterator[nn.Module]:
-        return self.model.networks()

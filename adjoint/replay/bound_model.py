@@ -10,12 +10,13 @@ from torch.overrides import BaseTorchFunctionMode
 
 from ...solvers import Model
 from .call_state import REPLAYING
+from .model_around import ModelAround
 from .wrappers import replicas
 
 ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 
-class BoundModel(Model):
+class BoundModel(ModelAround):
     """`model` for one run, its modules and parameters looked up once.
 
     torch's attention layers in eval mode take a fast path where no gradient is wanted, with other values at padded
@@ -24,18 +25,11 @@ class BoundModel(Model):
     """
 
     def __init__(self, model: Model) -> None:
-        self.model, self.process, self.prediction = model, model.process, model.prediction
-        self.learns_variance = model.learns_variance
+        super().__init__(model)
         self.found, self.tensors = tuple(model.networks()), tuple(model.parameters())
         self.is_module = isinstance(getattr(model, "network", None), nn.Module)
         self.replicas = replicas(self)
         self.attends = any(isinstance(part, ATTENTION) for each in self.found for part in each.modules())
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return self._called(self.model, x, t, cond)
-
-    def with_variance(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return self._called(self.model.with_variance, x, t, cond)
 
     def _called(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Any) -> Tensor:
         if not (self.attends or self.replicas):
@@ -52,9 +46,6 @@ class BoundModel(Model):
             yield BaseTorchFunctionMode()
         if REPLAYING.get():
             yield from (_as_its_module(each) for each in self.replicas)
-
-    def check_times(self, times: Tensor) -> None:
-        self.model.check_times(times)
 
     def parameters(self) -> Iterator[Tensor]:
         yield from self.tensors

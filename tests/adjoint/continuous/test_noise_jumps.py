@@ -108,7 +108,7 @@ def test_stretches_lie_end_to_end(method):
     assert all(s.bottom < s.top for s in found) and sorted(
         slot for jump in (*(s.jump for s in found), last) for _, slot in jump.noise
     ) == list(range(plan.slots))
-    assert [s.step for s in found if s.opens] == list(range(12)) and found[0].top <= plan.times[0] * 1.2  # type: ignore[operator]
+    assert [s.step for s in found if s.opens] == list(range(12)) and found[0].top <= plan.times[0] * 1.2  # type: ignore
     for above, below in zip(found, found[1:], strict=False):
         ratio = float(PROCESS.alpha(below.top) / PROCESS.alpha(above.bottom))
         assert ratio == pytest.approx(below.jump.ratio, rel=1e-9)
