@@ -1,11 +1,13 @@
 """Draws docs/concepts.png: a plan as the table of its coefficients, beside the two loops that read it."""
 
 import pathlib
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
 
 from pullback.solvers import VP, Combine, DPMSolverPP, Evaluate, UniformLambda
 
@@ -38,13 +40,14 @@ def main() -> None:
     axis.text(0, -1.1, "the plan: each row makes a new x of these", weight="bold")
     for column, name in enumerate(columns):
         axis.text(2.6 + 1.35 * column, -0.25, name, ha="center", family="monospace")
-    for row, (call, made) in enumerate(zip(calls, sums, strict=True)):
-        axis.text(0, row + 0.5, f"t = {float(call.t):.2f}", va="center", fontsize=9, color="#555555")
-        for value, name in made.terms:
+    for row, made in enumerate(sums):
+        axis.text(0, row + 0.5, f"t = {plan.times[row]:.2f}", va="center", fontsize=9, color="#555555")
+        terms: Any = made.terms  # numbers, on one grid for all samples
+        for value, name in terms:
             place = 2.6 + 1.35 * columns.index(name)
-            shade = "#dce8f3" if float(value) > 0 else "#f6e3dc"
-            axis.add_patch(plt.Rectangle((place - 0.62, row + 0.06), 1.24, 0.88, color=shade))
-            axis.text(place, row + 0.5, f"{float(value):+.3f}", ha="center", va="center", fontsize=9)
+            shade = "#dce8f3" if value > 0 else "#f6e3dc"
+            axis.add_patch(Rectangle((place - 0.62, row + 0.06), 1.24, 0.88, color=shade))
+            axis.text(place, row + 0.5, f"{value:+.3f}", ha="center", va="center", fontsize=9)
     axis.text(0, 4.75, "noise at the top, the sample at the bottom", fontsize=9, color="#555555")
     for place, title, loop in (
         (9.9, "the loop that samples", FORWARD),

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+from typing import Any
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results" / "tutorials.json"
@@ -20,7 +21,8 @@ PAGES = sorted(path.stem for path in HERE.glob("*.md"))
 
 def numbers(name: str) -> dict[str, float]:
     """Run the page's blocks in order, in one namespace and an empty folder; copy its picture here."""
-    page, names = (HERE / f"{name}.md").read_text(), {"__name__": "__main__"}
+    page = (HERE / f"{name}.md").read_text()
+    names: dict[str, Any] = {"__name__": "__main__"}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for found in re.finditer(r"^```python\n(.*?)^```$", page, re.S | re.M):
             line = page[: found.start(1)].count("\n")
