@@ -5,6 +5,7 @@ docs/extending.md passes the laws that sweep the library's own.
 import ast
 import functools
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -23,7 +24,8 @@ from pullback.guidance import OverBatch, PiGDM, Scale, Tweedie, steer
 from pullback.solvers import EDM, VP, CosineVP, DPMSolverPP, RectifiedFlow, V
 
 README = pages.ROOT / "README.md"
-RUNNABLE = [page for page in pages.PAGES if list(pages.blocks(page)) and page != README]
+TUTORIALS = sorted((pages.ROOT / "docs" / "tutorials").glob("*.md"))
+RUNNABLE = [page for page in pages.PAGES if list(pages.blocks(page)) and page not in (README, *TUTORIALS)]
 DOCS = [page for page in pages.PAGES if page.is_relative_to(pages.ROOT / "docs")]
 PORTING = [page for page in pages.PAGES if page.parent.name == "porting"]
 named: Callable[[pathlib.Path], str] = lambda page: str(page.relative_to(pages.ROOT))  # noqa: E731
@@ -50,6 +52,28 @@ def test_every_block_runs(page, at_home):
     """
     if left_out := pages.run(page)["left out"]:
         pytest.skip(", ".join(f"line {line}: no {library}" for line, library in left_out))  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TUTORIALS, ids=named)
+def test_every_tutorial_runs_and_prints_the_committed_numbers(page, at_home):
+    """As pasted into an empty folder; its picture and numbers are those of docs/tutorials/pictures.py, but for
+    what another machine's rounding moves along a descent."""
+    (at_home / "examples").unlink()  # a tutorial needs no checkout
+    found = pages.run(page)["numbers"]
+    assert isinstance(found, dict)
+    committed = json.loads((pages.ROOT / "benchmarks" / "results" / "tutorials.json").read_text())[page.stem]
+    assert set(found) == set(committed)
+    for name, value in committed.items():
+        assert float(found[name]) == pytest.approx(value, rel=0.1, abs=0.1), name
+    drawn, kept = at_home / f"{page.stem}.png", page.with_suffix(".png")
+    assert drawn.exists() and kept.exists() and kept.stat().st_size < 150_000
+    assert kept.name in pages.links(page)
+
+
+def test_the_first_tutorial_is_twenty_lines():
+    ((_, source),) = pages.blocks(pages.ROOT / "docs" / "tutorials" / "quickstart.md")
+    assert len(source.strip().splitlines()) <= 20
 
 
 def test_the_quickstart_is_short_and_draws(at_home):
