@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-all test-gpu mutate bench docs lint clean
+.PHONY: demo test test-slow test-all test-gpu matrix mutate bench docs lint release clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/face_morph.py
@@ -20,6 +20,12 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m "device and (gpu or not slow)"
 
 test-all: test test-slow
+
+# tests against the installed wheel, in a fresh environment for each interpreter and torch; writes benchmarks/results/matrix.json
+PYTHONS ?= python3.11 python3.12 python3.13
+TORCHES ?= 2.8.0 2.13.0
+matrix: $(STAMP)
+	$(BIN)/python tests/support/matrix.py --pythons $(PYTHONS) --torches $(TORCHES)
 
 # does a law notice? COUNT changes drawn at random from FILES, each alone, in a scratch copy; survivors in out/mutants
 FILES ?= solvers adjoint guidance
@@ -43,6 +49,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# one version everywhere, clean tree, wheel and sdist in out/dist, tests against the wheel; ARGS=--tag sets the tag
+release: $(STAMP)
+	.ci/release $(ARGS)
 
 # torch comes first and alone, pinned: an unpinned one pulls gigabytes
 $(STAMP): pyproject.toml constraints.txt

@@ -2,50 +2,22 @@
 
 import pathlib
 import re
-import shutil
-import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
 
 import pytest
+from packed import LAYERS, build, copied
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LAYERS = ("solvers", "adjoint", "guidance")
-FILES = (
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-    "MANIFEST.in",
-    "CHANGELOG.md",
-    "CITATION.cff",
-    "constraints.txt",
-)
-CACHES = shutil.ignore_patterns("__pycache__", *LAYERS)  # links that a checkout may have beside the package
 MOST = 16 * 2**20  # bytes of a wheel: 14 MB of them are the bundled models and images
-
-
-def build(tree: pathlib.Path, kind: str, out: pathlib.Path) -> pathlib.Path:
-    """`kind` is "wheel" or "sdist"; by the backend itself, which asks for nothing from outside."""
-    code = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(out)!r}))"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=tree, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return out / done.stdout.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     """(wheel, sdist) of a copy of the tree."""
-    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
-    for name in FILES:
-        shutil.copy(ROOT / name, tree)
-    shutil.copytree(ROOT / "pullback", tree / "pullback", ignore=CACHES)
-    for layer in LAYERS:
-        shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    tree, out = copied(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("dist")
     return build(tree, "wheel", out), build(tree, "sdist", out)
 
 
@@ -70,6 +42,7 @@ def contents(wheel: pathlib.Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_the_wheel_holds_the_tree_and_nothing_else(built):
     wheel, _ = built
+    print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, {len(contents(wheel))} files")
     assert contents(wheel).keys() == in_the_tree()
     assert wheel.name == f"pullback-{PROJECT['version']}-py3-none-any.whl"
     assert wheel.stat().st_size < MOST

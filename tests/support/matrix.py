@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 
+from packed import build, copied
+
 ROOT = pathlib.Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "matrix.json"
 LIMIT = 400  # MB of one torch wheel
@@ -24,20 +26,6 @@ TORCHES = ("2.8.0", "2.13.0")  # the oldest that pyproject.toml allows, and that
 
 def say(command: list[str], **arguments) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, text=True, capture_output=True, check=False, **arguments)
-
-
-def build(out: pathlib.Path) -> pathlib.Path:
-    """The wheel of the files that git knows, built in a copy."""
-    tree = out / "tree"
-    for name in say(["git", "ls-files"], cwd=ROOT).stdout.split():
-        if (ROOT / name).is_file() and not name.startswith("tests/typings"):
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tree / name)
-    code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(out)!r}))"
-    done = say([sys.executable, "-W", "ignore", "-c", code], cwd=tree)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return out / done.stdout.strip().splitlines()[-1]
 
 
 def megabytes(python: pathlib.Path, torch: str, out: pathlib.Path) -> float | None:
@@ -97,7 +85,8 @@ def main() -> int:
     parser.add_argument("--out", type=pathlib.Path, default=RESULT)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        wheel = build(pathlib.Path(folder))
+        out = pathlib.Path(folder)
+        wheel = build(copied(out / "tree"), "wheel", out)
         rows = [row(python, torch, wheel) for python in given.pythons for torch in given.torches]
     given.out.write_text(json.dumps(rows, indent=1) + "\n")
     for each in rows:
