@@ -9,8 +9,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[3]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = pathlib.Path(__file__).parents[3] / "benchmarks" / "results"
 
 
 @functools.cache
@@ -53,9 +52,8 @@ def script(name: str) -> types.ModuleType:
 
 
 def card(name: str) -> Any:
-    """NAME.json, which training wrote beside the weights of a bundled model, or an example of its samples."""
-    rooms = (RESULTS, ROOT / "pullback" / "zoo" / "weights", ROOT / "examples" / "weights")
-    return json.loads(next(path for room in rooms if (path := room / f"{name}.json").exists()).read_text())
+    """examples/weights/NAME.json, what training wrote of a bundled model."""
+    return json.loads((RESULTS.parents[1] / "examples" / "weights" / f"{name}.json").read_text())
 
 
 def wilson(share: float, trials: int) -> tuple[float, float]:
