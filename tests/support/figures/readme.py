@@ -26,7 +26,7 @@ large = {name: row["1x16x128x128"]["ratio"] for name, row in results("overhead")
 ahead = [[ratio for ratio in ratios.values() if ratio < 1] for ratios in (small, large)]
 pipes = results("pipelines")
 reflow = results("reflow")
-masked = results("learned_guidance")["results"]["digits, 16 of 64 pixels"]["distance"]
+masked = results("learned_guidance")["seeds"]["0"]["digits, 16 of 64 pixels"]["distance"]
 
 FIGURES = [
     # the picture
