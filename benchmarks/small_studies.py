@@ -66,7 +66,7 @@ def round_trips() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     law = Mixture.isotropic(torch.ones(6), torch.randn(6, 16, generator=generator), 0.3)
     model, x = law.denoiser(VP()), law.sample(64, generator)
-    down, same = UniformLambda(50, start=0.9, end=0.02), {"source": None, "target": None}
+    down, same = UniformLambda(50, start=0.9, end=0.02), dict[str, Any](source=None, target=None)
     found = {"DDIM": rms(edit.ddim_inversion(model, x, grid=down, **same).sample - x)}
     for method in (EDICT(), BDIA(), OBELM(), ReversibleHeun(), BDIA(0.5)):
         plan = method.plan(model.process, Rising(down))
@@ -80,7 +80,7 @@ def round_trips() -> dict[str, Any]:
 
 
 def dpm_v3() -> dict[str, Any]:
-    model, ends = MIXTURE.denoiser(PROCESS), {"start": 1.0, "end": 1e-3}
+    model, ends = MIXTURE.denoiser(PROCESS), dict[str, Any](start=1.0, end=1e-3)
     found = model_statistics(model, MIXTURE.sample(500, torch.Generator().manual_seed(0)), **ends)
     start = torch.randn(256, 2, generator=torch.Generator().manual_seed(5))
 

@@ -26,21 +26,23 @@ WAYS = ("as it is", "one checkpoint", "its own checkpointing", "at once 1")
 
 
 def pipeline(size: int) -> Any:
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    import diffusers
+
+    of: Any = diffusers  # whose annotations know neither of these arguments
 
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
+    unet = of.UNet2DConditionModel(
         sample_size=size // 4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
         cross_attention_dim=16, attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    vae = AutoencoderKL(
+    vae = of.AutoencoderKL(
         block_out_channels=(32, 32, 64), latent_channels=4, norm_num_groups=4, sample_size=size,
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
     )  # fmt: skip
-    pipe = StableDiffusionPipeline(
-        vae, None, None, unet, DDIMScheduler(clip_sample=False), None, None, requires_safety_checker=False
-    )  # type: ignore
+    pipe = of.StableDiffusionPipeline(
+        vae, None, None, unet, of.DDIMScheduler(clip_sample=False), None, None, requires_safety_checker=False
+    )
     pipe.set_progress_bar_config(disable=True)
     for part in (unet, vae):
         part.requires_grad_(False).eval()
