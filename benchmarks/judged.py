@@ -35,11 +35,14 @@ def behind(found: dict[str, Any]) -> list[tuple[str, int, float]]:
 
 def defaults(table: dict[str, Any]) -> list[tuple[str, str, dict[str, list[float]]]]:
     """(method, spacing, {problem: error by the best of all at JUDGED}) of ours, the least worst ratio first."""
-    rows = []
+    rows, least = [], {problem: [best_of_all(found, n) for n in JUDGED] for problem, found in table.items()}
     for name in next(iter(table.values()))["ours"]:
         for spacing in next(iter(table.values()))["ours"][name]:
             factors = {
-                problem: [at(found["ours"][name][spacing], n) / best_of_all(found, n) for n in JUDGED]
+                problem: [
+                    at(found["ours"][name][spacing], n) / best
+                    for n, best in zip(JUDGED, least[problem], strict=True)
+                ]
                 for problem, found in table.items()
             }
             if all(v == v for each in factors.values() for v in each):

@@ -6,7 +6,7 @@ from figures.results import results
 twenty = results("face_morph_table")
 all_three = twenty["settings"]["dlib and two of ours"]
 reflow = results("reflow")
-masked = results("learned_guidance")["results"]["digits, 16 of 64 pixels"]["distance"]
+masked = {name: row["median"] for name, row in results("learned_guidance")["of the oracle"]["digits, 16 of 64 pixels"].items()}
 
 FIGURES = [
     Figure(

@@ -8,8 +8,8 @@ from types import EllipsisType
 
 from figures.reading import NUMBER, prose
 
-WORDS = "none one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-WORDS += ["seventeen", "eighteen", "nineteen", "twenty"]
+_LOW = "none one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+WORDS: tuple[str, ...] = (*_LOW, "seventeen", "eighteen", "nineteen", "twenty")
 MARKS = re.compile(r"\{([^{}]+)\}|<([-+]?\d[\d.,e+-]*)>")
 
 

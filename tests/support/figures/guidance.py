@@ -9,7 +9,7 @@ from figures.figure import About, AtMost, Figure, Row, Stated
 from figures.results import results
 
 defaults, latents = results("guide_defaults"), results("latents")
-learned = results("learned_guidance")["results"]
+learned = results("learned_guidance")["seeds"]["0"]
 looked, faces = results("digits/lookahead"), results("restore_faces")["results"]
 
 NEAR = "near white, 3 of 6 seen, s=0.05"

@@ -23,18 +23,16 @@ def table():
     }
 
 
+rows = {(name, way): each for name, way, each in judged.defaults(table())}  # the least worst first
+LEAST_WORST = max(v for each in next(iter(rows.values())).values() for v in each)
 ours = table()["mixture"]["ours"]
 METHODS, SPACINGS = len(ours), max(map(len, ours.values()))
 
 
 def factors(method: str, spacing: str, calls: list[int]) -> list[float]:
     """Of the mixture, then of the digits."""
-    rows = {(name, way): each for name, way, each in judged.defaults(table())}
     return [row[JUDGED.index(n)] for row in rows[method, spacing].values() for n in calls]
 
 
 def spread(method: str, spacing: str, calls: list[int]) -> tuple[float, float]:
     return min(found := factors(method, spacing, calls)), max(found)
-
-
-LEAST_WORST = max(v for each in judged.defaults(table())[0][2].values() for v in each)
