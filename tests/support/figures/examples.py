@@ -6,7 +6,10 @@ from figures.results import results
 twenty = results("face_morph_table")
 all_three = twenty["settings"]["dlib and two of ours"]
 reflow = results("reflow")
-masked = {name: row["median"] for name, row in results("learned_guidance")["of the oracle"]["digits, 16 of 64 pixels"].items()}
+masked = {
+    name: row["median"]
+    for name, row in results("learned_guidance")["of the oracle"]["digits, 16 of 64 pixels"].items()
+}
 
 FIGURES = [
     Figure(
