@@ -14,13 +14,13 @@ ROWS = {
 
 FIGURES = [
     Figure("`--model faces`, {4500} steps, {16} minutes", faces["steps"], faces["seconds"] / 60),
-    Figure("`--model digits --steps 4000`, {2} minutes", digits["seconds"] / 60),
+    Figure("`--model digits --updates 4000`, {2} minutes", digits["seconds"] / 60),
     Figure(
         "`--model faces_flow`, {4500} steps, {20} minutes", faces_flow["steps"], faces_flow["seconds"] / 60
     ),
     Figure("`--model digits_flow`, {2} minutes", digits_flow["seconds"] / 60),
-    Figure("`train_mnist.py --model mnist --steps 6000`, {15} minutes", diffusion["seconds"] / 60),
-    Figure("`train_mnist.py --model mnist_flow --steps 6000`, {14} minutes", flow["seconds"] / 60),
+    Figure("`train_mnist.py --model mnist --updates 6000`, {15} minutes", diffusion["seconds"] / 60),
+    Figure("`train_mnist.py --model mnist_flow --updates 6000`, {14} minutes", flow["seconds"] / 60),
     Figure(
         "Held-out loss {0.1435} (training {0.1421}) of `mnist`, {0.1661} ({0.1644}) of `mnist_flow`",
         *(model[name] for model in (diffusion, flow) for name in ("held_out_loss", "train_loss")),
