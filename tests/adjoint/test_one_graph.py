@@ -2,12 +2,13 @@
 left out without a word.
 """
 
+import itertools
 import shutil
 
 import pytest
 import torch
 from everything import Network
-from problems import PROCESS
+from problems import PROCESS, every_method
 from strategies import close, network
 from torch import nn
 from torch._dynamo.exc import InternalTorchDynamoError
@@ -35,6 +36,7 @@ from pullback.solvers import (
     GivenNoise,
     Method,
     OnData,
+    Process,
     RecordedNoise,
     RectifiedFlow,
     Restart,
@@ -51,8 +53,8 @@ PLAN = DPMSolverPP(2).plan(PROCESS, GRID)
 NOISY = SDEDPMSolverPP(2).plan(PROCESS, GRID)
 
 
-def short(method: Method = DPMSolverPP(2), steps: int = 2):
-    return method.plan(PROCESS, UniformT(steps, start=0.9, end=0.05))
+def short(method: Method = DPMSolverPP(2), steps: int = 2, process: Process = PROCESS):
+    return method.plan(process, UniformT(steps, start=0.9, end=0.05))
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +131,32 @@ FLOWS = [FlowEuler(), FlowAdams(2), FlowSDE()]
 def test_methods(method):
     process = RectifiedFlow() if method in FLOWS else PROCESS
     assert_one_graph(method.plan(process, GRID), Direct())
+
+
+def ends_of_each_kind():
+    """The first and the last variant of every public method."""
+    kinds = itertools.groupby(every_method(), type)
+    return [
+        method
+        for _, found in kinds
+        for each in [list(found)]
+        for method in dict.fromkeys((each[0], each[-1]))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ends_of_each_kind(), ids=str)
+def test_every_method_is_one_graph(method):
+    """As traced, which is what a method has a hand in; `test_methods` has the backward graph too."""
+    process = RectifiedFlow() if "Flow" in type(method).__name__ else PROCESS
+    loss, leaves = everything_into(short(method, process=process), Direct())
+    found, wanted = whole(loss)(), loss()
+    close(
+        [found, *torch.autograd.grad(found, leaves, allow_unused=True)],
+        [wanted, *torch.autograd.grad(wanted, leaves, allow_unused=True)],
+        1e-12,
+    )
+    assert graphs() == 1 and not counters["graph_break"]
 
 
 @pytest.fixture
