@@ -38,7 +38,7 @@ mutate: $(STAMP)
 # this library beside its peers, at most 25 minutes on two quiet cores; writes benchmarks/results and docs/benchmarks.md
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[peers]"
-	$(BIN)/python benchmarks/everything.py
+	$(BIN)/python benchmarks/bench.py
 
 # the site in out/site, strict: a warning or a dead link is an error
 docs: $(STAMP)

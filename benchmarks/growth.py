@@ -3,9 +3,10 @@
     python benchmarks/growth.py              writes benchmarks/results/growth.json and .png
     python benchmarks/growth.py --ranks      1, 2 and 4 processes over the batch anew, the rest as it is in the JSON
 
-One axis moves, the others stay at BASE. A line (a strategy along an axis) is a process of its own with one thread: its
-processor's seconds, the median of three where a run takes less than a second, and the resident set's high-water mark
-over what was there before the run (large blocks given back as they are freed: measuring.py). Slopes are of log y
+One axis moves, the others stay at BASE. A point is a process of its own with one thread, forked before anything was
+allocated, for what one run leaves of the heap would be in the next: its processor's seconds, the median of three where
+a run takes less than 0.3, and the resident set's high-water mark over what was there before the run (large blocks given
+back as they are freed: measuring.py). Slopes are of log y
 against log x over the upper half of a line: 1 is in proportion, 0 does not grow. The network is three convolutions, so
 that 10,000 steps can be run; its weights get gradients too. Processes share the batch over gloo and sum the weights'
 gradients: seconds there are of the clock.
@@ -14,6 +15,7 @@ gradients: seconds there are of the clock.
 import argparse
 import json
 import math
+import multiprocessing
 import pathlib
 import statistics
 import sys
@@ -24,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from measuring import LARGE, in_its_own_process, machine, peak_bytes, versions
+from measuring import LARGE, machine, peak_bytes, versions
 from torch import Tensor, nn
 
 from pullback.adjoint import Checkpoint, Continuous, Direct, Gradient, Reversible, States, sample
@@ -83,23 +85,28 @@ class Run:
         return time.process_time() - began
 
 
-def line(strategy: str, axis: str, values: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """Seconds and peak at each value."""
+def point(strategy: str, at: dict[str, int]) -> dict[str, float]:
+    """Seconds and peak, in this process."""
     torch.set_num_threads(1)
     for _ in range(20):  # until the allocators have settled
-        Run(strategy, {**BASE, "steps": 2})()
+        Run(strategy, {**at, "steps": 2})()
+    run, taken = Run(strategy, at), []
+    peak = peak_bytes(lambda: taken.append(run.seconds()), LARGE)
+    if taken[0] < 0.3:
+        taken = [run.seconds() for _ in range(3)]
+    weights = sum(w.numel() for w in run.network.parameters())
+    seconds = statistics.median(taken)
+    return {"seconds": seconds, "peak_MiB": peak / 2**20, "parameters": weights, "state": run.x[0].numel()}
+
+
+def line(strategy: str, axis: str, values: tuple[int, ...]) -> dict[str, dict[str, float]]:
+    """A strategy along an axis; this process must not have made a gradient, whose threads no fork takes along."""
+    most = MOST.get(strategy, {}).get(axis, math.inf)
     found = {}
     for value in values:
-        run = Run(strategy, {**BASE, axis: value})
-        Run(strategy, {**BASE, axis: value, "steps": 2})()  # warm at this size
-        taken: list[float] = []
-        peak = peak_bytes(lambda run=run, taken=taken: taken.append(run.seconds()), LARGE)
-        if taken[0] < 5:
-            taken = [run.seconds() for _ in range(3 if taken[0] < 1 else 1)]
-        found[str(value)] = {
-            "seconds": statistics.median(taken), "peak_MiB": peak / 2**20,
-            "parameters": sum(w.numel() for w in run.network.parameters()), "state": run.x[0].numel(),
-        }  # fmt: skip
+        if value <= most:
+            with multiprocessing.get_context("fork").Pool(1) as pool:
+                found[str(value)] = pool.apply(point, (strategy, {**BASE, axis: value}))
     return found
 
 
@@ -122,7 +129,7 @@ def worker(rank: int, world: int, place: str, turns: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place}/store", rank=rank, world_size=world)
     share = SHARED["batch"] // world
-    run, taken = Run("Checkpoint", SHARED, slice(rank * share, (rank + 1) * share)), []
+    run, taken, flat = Run("Checkpoint", SHARED, slice(rank * share, (rank + 1) * share)), [], torch.zeros(1)
     for _ in range(turns + 1):
         dist.barrier()
         began = time.perf_counter()
@@ -195,23 +202,15 @@ def main() -> None:
     )
     parser.add_argument("--ranks", action="store_true", help="only the processes over the batch")
     parser.add_argument("--quick", action="store_true", help="two points a line, two turns; give --out too")
-    parser.add_argument(
-        "--line", nargs=2, metavar=("STRATEGY", "AXIS"), help="one line in this process, printed"
-    )
     parser.add_argument("--out", type=pathlib.Path, default=PATH)
     given = parser.parse_args()
     values = {axis: each[:2] if given.quick else each for axis, each in AXES.items()}
-    if given.line:
-        name, axis = given.line
-        most = MOST.get(name, {}).get(axis, max(AXES[axis]))
-        return print(json.dumps(line(name, axis, tuple(v for v in values[axis] if v <= most))))
     facts: dict[str, Any] = json.loads(given.out.read_text()) if given.ranks else {"base": BASE, "axes": {}}
     facts |= {"machine": machine(), "versions": versions("torch", "pullback")}
     began = time.perf_counter()
     for axis in () if given.ranks else AXES:
         for name in STRATEGIES:
-            quick = ["--quick"] if given.quick else []
-            points = in_its_own_process(__file__, "--line", name, axis, *quick)
+            points = line(name, axis, values[axis])
             facts["axes"].setdefault(axis, {})[name] = points
             slopes = {key: round(slope(points, axis, key), 3) for key in ("seconds", "peak_MiB")}
             facts.setdefault("slopes", {}).setdefault(axis, {})[name] = slopes

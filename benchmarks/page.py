@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 import page_tables as tables
-from everything import BENCH, ON_A_GPU, OTHERS, known
+from bench import BENCH, ON_A_GPU, OTHERS, known
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
@@ -40,8 +40,11 @@ lambda, the better of the two at each N, fixed steps and adaptive (whichever tol
 
 `benchmarks/peers.py --part times`, float32, value and gradient at x and all weights, Euler's method on one perceptron
 from every side; *off* is the distance of the gradient from `Direct`'s. Small: a call takes some 0.05 ms, and what is
-around it counts. Large: the network counts. diffrax is compiled first, for the seconds named. Peak over what was
-resident before, a process each.
+around it counts. Large: the network counts. diffrax is compiled first, for the seconds named (a compiled run of ours:
+[one graph](gradients.md#one-graph), `benchmarks/compiled.py`). Peak over what was resident before, a process each, in
+which large blocks go back to the system as they are freed. As glibc is by itself, small states that are kept between
+freed activations leave holes: `Checkpoint` at 200 steps then has {holes:.0f} MiB. `MALLOC_MMAP_THRESHOLD_=65536` in the
+environment avoids it.
 
 {times}
 
@@ -90,6 +93,10 @@ Slopes of log time / log peak memory over the upper half of each line (1: in pro
 
 {growth}
 
+From 1000 to 10,000 steps `Checkpoint` grows by {each:.1f} KiB a step. Its states have {state:.0f} KiB; the rest is
+holes between them, for activations here are too small to go back at once. `Reversible` grows by {book:.2f} KiB a step,
+its bookkeeping.
+
 Processes that share a batch of {shared} over gloo, `Checkpoint`, weights' gradients summed:
 
 {ranks}
@@ -114,10 +121,11 @@ Arithmetic, not a measurement (`benchmarks/on_paper.py`, whose docstring has eve
 - *LoRA* of rank 32 with gradient and Adam: 18 bytes a parameter; all weights instead: the same for each.
 - Where things live: weights, gradients and optimiser in equal shares (FSDP2's `fully_shard`), two blocks gathered at a
   time; the states and activations of a sample on the GPU that has the sample. `Checkpoint` runs under FSDP2 by regions;
-  `8 x 8 replicas` is hybrid sharding: shares within a node, copies between nodes.
+  `8 x 8 replicas` is hybrid sharding: shares within a node, copies between nodes. `Reversible` is refused where weights
+  are sharded ([wrapped networks](gradients.md#wrapped-networks)): its columns say what it would take.
 
-Bytes on one GPU and seconds of a value and gradient, one sample a GPU, LoRA (all weights in brackets). With `Direct`
-all activations would be kept: {direct}.
+GB on one GPU and seconds of a value and gradient, one sample a GPU, LoRA (all weights in brackets). With `Direct` all
+activations would be kept: {direct}.
 
 {on_paper}
 
@@ -131,7 +139,7 @@ activations and seconds of a sample by the GPUs that share it.
 
 `make bench` installs the extra `peers` and runs the first table, at most 25 minutes on two quiet cores; a peer that is
 missing is left out by name. Each script also runs by itself, `python benchmarks/NAME.py`, and
-`python benchmarks/everything.py --only NAME --minutes 120` keeps what it took. Minutes here, or as the script's author
+`python benchmarks/bench.py --only NAME --minutes 120` keeps what it took. Minutes here, or as the script's author
 noted them:
 
 {scripts}
@@ -167,7 +175,7 @@ def written() -> str:
     said, loaded = machine(
         [*(part["machine"] for part in peers.values()), growth["machine"]], peers["accuracy"]["versions"]
     )
-    took = known(RESULTS / "everything.json")
+    took = known(RESULTS / "bench.json")
     sde, inverse, scheduler = peers["sde"], peers["inverse"], peers["scheduler"]
     base = ", ".join(f"{name} {value}" for name, value in growth["base"].items())
     far = next(row for row in paper["rows"] if row["layout"] == "64")["ways"]["Checkpoint"]["seconds"]
@@ -179,7 +187,8 @@ def written() -> str:
         loaded=loaded,
         ahead=tables.ahead(peers, read("overhead")["over_diffusers"]),
         accuracy=tables.accuracy(peers["accuracy"]["rows"]),
-        times=tables.times(peers["times"]),
+        times=tables.times({size: peers["times"][size] for size in ("small", "large")}),
+        holes=peers["times"]["large"]["rows"]["pullback, Checkpoint"]["peak_with_holes_MiB"],
         sde=tables.sde(sde["rows"]),
         sde_times=tables.times(sde["times"]),
         parameters=scheduler["parameters"] / 1e6,
@@ -197,6 +206,9 @@ def written() -> str:
         ),
         base=base,
         growth=tables.growth(growth["slopes"]),
+        each=tables.a_step(growth["axes"]["steps"]["Checkpoint"]),
+        state=4 * growth["axes"]["steps"]["Checkpoint"]["10000"]["state"] / 1024,
+        book=tables.a_step(growth["axes"]["steps"]["Reversible"]),
         shared=growth["ranks"]["at"]["batch"],
         ranks=tables.ranks(growth["ranks"]["rows"]),
         cores=growth["machine"]["cores"],

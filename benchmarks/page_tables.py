@@ -129,6 +129,11 @@ def growth(slopes: Mapping[str, Any]) -> str:
     return table(f"time / peak; {'; '.join(names[a] for a in slopes)}", lines)
 
 
+def a_step(points: Mapping[str, Row]) -> float:
+    """KiB by which the peak grows in a step, from 1000 to 10,000."""
+    return (points["10000"]["peak_MiB"] - points["1000"]["peak_MiB"]) * 1024 / 9000
+
+
 def ranks(rows: Mapping[str, Row]) -> str:
     lines = [
         [n, f"{r['seconds']:.2f} s", f"{r['speedup']:.2f}", f"{r['share_alone']:.2f} s", f"{r['off']:.0e}"]
@@ -150,24 +155,31 @@ def models(found: list[Row]) -> str:
 
 
 def on_paper(rows: list[Row]) -> str:
-    lines = []
+    """A line for each model and layout; numbers of steps side by side in its cells."""
+    together: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        items = row["bytes"]
+        together.setdefault((row["model"], row["layout"]), []).append(row)
+    lines = []
+    for (model, layout), each in together.items():
+        items, ways = each[0]["bytes"], [row["ways"] for row in each]
         shared = items["weights"] + items["gathered"] + items["lora"]
-        kept = [
-            f"{shared / 1e9:.1f} (+ {items['all_weights_instead'] / 1e9:.0f})",
-            f"{items['activations'] / 1e9:.0f}{', blocks' if row['blocks_checkpoint'] else ''}",
-            f"{items['states_checkpoint'] / 1e9:.2f} / {items['states_reversible'] / 1e9:.2f}",
-        ]
-        seconds = [
-            ("" if way["fits"] else "does not fit: ")
-            + f"{way['seconds']['total']:.0f} ({way['seconds_all_weights']:.0f})"
-            for way in row["ways"].values()
-        ]
-        lines.append([row["model"], row["layout"], str(row["steps"]), *kept, *seconds])
-    heads = "model; GPUs; steps; weights and LoRA, GB (+ all weights); activations, GB; "
-    heads += "states, GB: Checkpoint / Reversible; " + "; ".join(f"{name}, s" for name in rows[0]["ways"])
-    return table(heads, lines)
+        kept = " / ".join(f"{row['bytes']['states_checkpoint'] / 1e9:.2f}" for row in each)
+        seconds = []
+        for name in ways[0]:
+            some = " / ".join(f"{w[name]['seconds']['total']:,.0f}" for w in ways)
+            every = " / ".join(f"{w[name]['seconds_all_weights']:,.0f}" for w in ways)
+            seconds.append(f"{some} ({every})")
+        lines.append([
+            model, layout, f"{shared / 1e9:.1f} (+ {items['all_weights_instead'] / 1e9:.0f})",
+            f"{items['activations'] / 1e9:.0f}{', blocks' if each[0]['blocks_checkpoint'] else ''}",
+            f"{kept}; {items['states_reversible'] / 1e9:.2f}",
+            "yes" if all(way["fits"] for w in ways for way in w.values()) else "no", *seconds,
+        ])  # fmt: skip
+    steps = " / ".join(str(row["steps"]) for row in next(iter(together.values())))
+    heads = (
+        "model; GPUs; weights and LoRA (+ all weights); activations; states: `Checkpoint`, `Reversible`; fits"
+    )
+    return table("; ".join([heads, *(f"{name}, s, {steps} steps" for name in rows[0]["ways"])]), lines)
 
 
 def direct(rows: list[Row]) -> str:
@@ -176,18 +188,16 @@ def direct(rows: list[Row]) -> str:
 
 
 def scripts(bench: Mapping[str, Any], others: Mapping[str, float | None], took: Mapping[str, Any]) -> str:
-    def minutes(name: str, noted: float | None) -> str:
+    def minutes(name: str) -> str:
         if name in took and took[name]["end"] == 0:
             return f"{took[name]['seconds'] / 60:.1f} ({took[name]['processor_seconds'] / 60:.1f} of the processor)"
-        return f"{noted:g}, noted" if noted else "not timed yet"
+        return f"{others[name]:g}, noted" if others.get(name) else ""
 
-    first = table("in `make bench`; beside; minutes", [
-        [f"`{name}.py`", ", ".join(peers), minutes(name, None)] for name, (_, peers) in bench.items()
-    ])  # fmt: skip
-    second = table(
-        "by itself; minutes", [[f"`{name}.py`", minutes(name, noted)] for name, noted in others.items()]
-    )
-    return f"{first}\n\n{second}"
+    rows = [[f"`{n}.py`", ", ".join(peers), minutes(n) or "not timed yet"] for n, (_, peers) in bench.items()]
+    first = table("in `make bench`; beside; minutes", rows)
+    second = table("by itself; minutes", [[f"`{n}.py`", minutes(n)] for n in others if minutes(n)])
+    rest = ", ".join(f"`{n}.py`" for n in others if not minutes(n))
+    return f"{first}\n\n{second}\n\nNot timed yet: {rest}."
 
 
 # where a peer is ahead
@@ -209,20 +219,34 @@ def ahead(peers: Mapping[str, Any], own: Mapping[str, Any]) -> str:
                 for s in ("pullback", side)
             )
             if ours and theirs and theirs["x_error"] < ours["x_error"]:
-                said.append(f"{theirs['x_error']:.1e} against {ours['x_error']:.1e} at N = {n} ({theirs['method']}, "
-                            f"`{theirs['gradient']}`)")  # fmt: skip
-        text = f"Error at the noise, best of each side: {side} is ahead with {'; '.join(said)}." if said else (
-            f"Error at the noise, best of each side: {side} is not ahead at any N here."
-        )  # fmt: skip
+                back = f", {theirs['calls_back']} calls back where ours makes {ours['calls_back']}"
+                said.append(
+                    f"{theirs['x_error']:.1e} against {ours['x_error']:.1e} at N = {n} ({theirs['method']}, "
+                    f"`{theirs['gradient']}`{back if 'calls_back' in theirs else ''})"
+                )
+        text = f"Error at the noise, best of each side: {side} is "
+        text += f"ahead with {'; '.join(said)}." if said else "not ahead at any N here."
         quick = [
-            f"{name.removeprefix(side + ', ')} takes {row['ratio']['median']:.2f} of `Checkpoint`'s, "
-            f"{row['seconds']['median'] / found['rows']['pullback, Direct']['seconds']['median']:.2f} of `Direct`'s "
-            f"({size})"
-            for size, found in peers["times"].items() if size in ("small", "large")
+            f"{name.removeprefix(side + ', ')} {row['ratio']['median']:.2f} ({size})"
+            for size, found in peers["times"].items()
+            if size in ("small", "large")
             for name, row in found["rows"].items()
             if name.startswith(side + ", ") and row["ratio"]["q3"] < 1
-        ]  # fmt: skip
-        text += f" Time: {'; '.join(quick)}." if quick else " Time: nowhere faster than `Checkpoint`."
+        ]
+        text += f" Time over `Checkpoint`'s: {', '.join(quick) or 'nowhere below 1'}"
+        own_direct = [
+            f"{peers['times'][z]['rows']['pullback, Direct']['ratio']['median']:.2f}"
+            for z in ("small", "large")
+        ]
+        text += f"; our `Direct` {' and '.join(own_direct)}." if quick else "."
+        kept = peers["times"]["large"]["rows"]
+        least = kept["pullback, Checkpoint"]["peak_MiB"]["200"]
+        small = [
+            f"{name.removeprefix(side + ', ')} {row['peak_MiB']['200']:.0f} MiB"
+            for name, row in kept.items()
+            if name.startswith(side + ", ") and row["peak_MiB"]["200"] < least
+        ]
+        text += f" Peak at 200 steps: {', '.join(small)}; `Checkpoint` {least:.0f}." if small else ""
         lines.append(f"- **{side}**. {text}")
     lines.append(f"- **torchsde**. {_torchsde(peers['sde'])}")
     slow = [
@@ -248,7 +272,14 @@ def ahead(peers: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     ]
     ratio = peers["inverse"]["times"]["deepinv, DPS, float64"]["ratio"]
     said = f"ahead {'; '.join(worse) or 'nowhere here'}"
-    lines.append(f"- **deepinv**. Error of DPS: {said}. Its run takes {spread(ratio)} of ours.")
+    far = max(
+        abs(a - b) for every in peers["inverse"]["errors"]["mixture"].values() for by in every.values()
+        for a in by["errors"] for b in by["errors"]
+    )  # fmt: skip
+    lines.append(
+        f"- **deepinv**. Error of DPS: {said}; single measurements on the mixture lie up to {far:.1f} apart. "
+        f"Its run takes {spread(ratio)} of ours."
+    )
     return "\n".join(lines)
 
 

@@ -114,23 +114,23 @@ def test_slopes_are_those_of_powers(power):
 
 
 def test_what_is_out_of_time_is_stopped_with_what_it_began(tmp_path, monkeypatch):
-    everything = script("everything")
+    bench = script("bench")
     (tmp_path / "sleeper.py").write_text(
         "import subprocess, sys, pathlib\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "pathlib.Path(__file__).with_name('pid').write_text(str(child.pid))\nchild.wait()\n"
     )
     (tmp_path / "bad.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr(everything, "HERE", tmp_path)
-    assert everything.run("bad", 30)["end"] == 3
-    assert everything.run("sleeper", 1.5)["end"] == "stopped: out of time"
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    assert bench.run("bad", 30)["end"] == 3
+    assert bench.run("sleeper", 1.5)["end"] == "stopped: out of time"
     state = pathlib.Path("/proc", (tmp_path / "pid").read_text(), "stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 def test_every_script_is_run_listed_or_shared():
-    everything = script("everything")
-    listed = [*everything.BENCH, *everything.OTHERS, *everything.ON_A_GPU, *everything.SHARED]
+    bench = script("bench")
+    listed = [*bench.BENCH, *bench.OTHERS, *bench.ON_A_GPU, *bench.SHARED]
     assert sorted(listed) == sorted(path.stem for path in SCRIPTS.glob("*.py"))
 
 

@@ -1,12 +1,12 @@
 """What `make bench` runs: the scripts that compare with peers, and growth, one after the other, within a time.
 
-    python benchmarks/everything.py                     25 minutes on two quiet cores
-    python benchmarks/everything.py --only peers growth     these alone, of the other scripts too: `--only reward`
-    python benchmarks/everything.py --list              what there is, and what each took here
+    python benchmarks/bench.py                         25 minutes on two quiet cores
+    python benchmarks/bench.py --only peers growth     these alone, of the other scripts too: `--only reward`
+    python benchmarks/bench.py --list                  what there is, and what each took here
 
 Each is a script of its own and can be run by itself. One that would not be done in what is left of the time is stopped
 and named; a peer that is not installed is left out and named. What each took goes into
-benchmarks/results/everything.json, and the tables of docs/benchmarks.md are made anew from all results.
+benchmarks/results/bench.json, and the tables of docs/benchmarks.md are made anew from all results.
 """
 
 import argparse
@@ -22,16 +22,16 @@ import time
 from measuring import machine, versions
 
 HERE = pathlib.Path(__file__).parent
-PATH = HERE / "results" / "everything.json"
+PATH = HERE / "results" / "bench.json"
 # script: its arguments and the peers that it compares with
 BENCH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "on_paper": ((), ()),
     "limit": ((), ()),
     "gradients": ((), ("torchdiffeq", "torchsde")),
     "overhead": ((), ("diffusers",)),
-    "pipelines": ((), ("diffusers",)),
     "peers": ((), ("torchdiffeq", "torchsde", "diffrax", "diffusers", "deepinv")),
     "growth": ((), ()),
+    "pipelines": ((), ("diffusers",)),
 }
 # the others: minutes of one core as their authors noted them, where they did
 OTHERS: dict[str, float | None] = {
@@ -44,7 +44,7 @@ OTHERS: dict[str, float | None] = {
 }  # fmt: skip
 ON_A_GPU = ("gpu", "pipelines_gpu")
 SHARED = (
-    "backbones", "everything", "judged", "measuring", "order_rows", "page", "page_tables", "peers_deepinv",
+    "backbones", "bench", "judged", "measuring", "order_rows", "page", "page_tables", "peers_deepinv",
     "peers_diffrax", "peers_diffusers", "peers_exact", "peers_ode", "peers_sde",
 )  # fmt: skip
 
