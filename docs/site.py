@@ -20,7 +20,9 @@ SHOWN = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs", "examples", "tests", "benchmarks",
     "pullback/zoo",
 )  # fmt: skip
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.npz", "site.py", "typings")
+LEFT_OUT = shutil.ignore_patterns(
+    "__pycache__", "*.safetensors", "*.npz", "site.py", "gallery.py", "captions.toml", "typings"
+)
 
 
 def rooms() -> Iterator[tuple[str, types.ModuleType]]:

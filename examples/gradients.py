@@ -95,13 +95,13 @@ def gradients(model: Denoiser, plan: Plan, x: Tensor, strategy: Gradient) -> lis
 def plans(name: str, model: Denoiser, steps: int) -> tuple[Plan, Plan]:
     """A sampler's run of `steps` steps, and one that is close to the flow."""
     if name == "FlowEuler":
-        return tuple(
-            method.plan(model.process, UniformT(n, end=0.03))
-            for method, n in ((FlowEuler(), steps), (FlowHeun(), 150))
+        even = lambda n: UniformT(n, end=0.03)  # noqa: E731
+        return FlowEuler().plan(model.process, even(steps)), FlowHeun().plan(
+            model.process, even(15 * steps // 2)
         )
     method = ReversibleHeun() if name == "ReversibleHeun" else DPMSolverPP(2)
     grid = lambda n: UniformLambda(n, start=1.0, end=0.03)  # noqa: E731
-    return method.plan(model.process, grid(steps)), DEIS(4).plan(model.process, grid(200))
+    return method.plan(model.process, grid(steps)), DEIS(4).plan(model.process, grid(10 * steps))
 
 
 def main() -> None:

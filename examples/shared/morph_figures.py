@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 # told apart by colour, shape and grey value
 MARKS = {
     "pixel mean": (GREY, "s"),
-    "mean of latents": (COLOURS[1], "D"),
+    "mean of latents": (COLOURS[4], "D"),
     "optimised latent": (COLOURS[0], "o"),
 }
 

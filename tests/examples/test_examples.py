@@ -44,8 +44,8 @@ def test_every_example_is_run():
 
 
 LONG = {  # over two seconds
-    "digit_samples", "edit_digits", "learned_guidance", "learned_solver", "lookahead", "reflow", "restore_faces",
-    "robustness", "sample",
+    "digit_samples", "edit_digits", "gradients", "learned_guidance", "learned_solver", "lookahead", "reflow",
+    "restore_faces", "robustness", "sample",
 }  # fmt: skip
 RUNS = [pytest.param(name, (), marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
 RUNS += [
