@@ -24,7 +24,7 @@ from pullback.solvers import EDM, VP, CosineVP, DPMSolverPP, RectifiedFlow, V
 README = pages.ROOT / "README.md"
 RUNNABLE = [page for page in pages.PAGES if list(pages.blocks(page)) and page != README]
 DOCS = [page for page in pages.PAGES if page.parent == pages.ROOT / "docs"]
-PORTING = [page for page in pages.PAGES if page.parent.name == "porting"]
+PORTING = [page for page in pages.PAGES if page.parent == pages.ROOT / "docs" / "porting"]
 named: Callable[[pathlib.Path], str] = lambda page: str(page.relative_to(pages.ROOT))  # noqa: E731
 
 
