@@ -10,7 +10,7 @@ what the run that had it found. Flow-Factory is on no index: its column is by it
 """
 
 import functools
-import importlib
+import importlib.util
 import inspect
 import json
 import pathlib
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from peers_rows import PEERS, ROWS
 from torch import Tensor
+from torch._dynamo.exc import Unsupported, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -81,7 +82,7 @@ def breaks(loop: str) -> bool:
         scheduler.set_timesteps(5)
     try:
         torch.compile(run, fullgraph=True, backend="eager")(torch.ones(2, 3))
-    except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError):
+    except (Unsupported, UserError):
         return True
     return False
 

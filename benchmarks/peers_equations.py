@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peers_said import Pair, of
+from peers_said import Pair, of, peer
 from torch import Tensor, nn
 
 from pullback.adjoint import Checkpoint, Reversible, as_ode, sample
@@ -32,8 +32,8 @@ F64 = torch.float64
 def off(found: list[Any], true: list[Tensor]) -> float:
     """Relative distance of gradients; None counts as 0."""
     pairs = [(torch.zeros_like(b) if a is None else a, b) for a, b in zip(found, true, strict=True)]
-    apart = sum((a - b).square().sum() for a, b in pairs)
-    return float((apart / sum(b.square().sum() for b in true)).sqrt())
+    apart = sum(float((a - b).square().sum()) for a, b in pairs)
+    return (apart / sum(float(b.square().sum()) for b in true)) ** 0.5
 
 
 class Field(nn.Module):
@@ -69,7 +69,7 @@ def ode(steps: int = 20) -> tuple[Field, Tensor, Tensor, Denoiser, Any]:
 @of("torchdiffeq")
 def captured_by_the_field() -> Pair:
     """Error of the gradient at a tensor that the field holds and that is no parameter."""
-    import torchdiffeq
+    torchdiffeq = peer("torchdiffeq")
 
     field, x, times, model, plan = ode()
 
@@ -84,7 +84,7 @@ def captured_by_the_field() -> Pair:
 @of("torchdiffeq")
 def gradient_penalty() -> Pair:
     """Error of the gradient of loss + |d loss/dx|^2, which differentiates a gradient."""
-    import torchdiffeq
+    torchdiffeq = peer("torchdiffeq")
 
     field, x, times, model, plan = ode()
 
@@ -102,7 +102,7 @@ def gradient_penalty() -> Pair:
 @of("torchdiffeq")
 def autocast_in_the_backward_pass() -> Pair:
     """Share of the backward pass's network calls that run under the autocast of the forward pass."""
-    import torchdiffeq
+    torchdiffeq = peer("torchdiffeq")
 
     field, x, times, model, plan = ode()
     shares = []
@@ -121,7 +121,7 @@ def autocast_in_the_backward_pass() -> Pair:
 @of("torchdiffeq")
 def misspelt_option() -> Pair:
     """Steps taken of the 20 asked for where `step_size` is misspelt; ours refuses the name."""
-    import torchdiffeq
+    torchdiffeq = peer("torchdiffeq")
 
     field, x, times, model, plan = ode()
     with warnings.catch_warnings(), torch.no_grad():
@@ -140,7 +140,7 @@ def backsolve_on_a_diffusion() -> Pair:
     """20 Euler steps of a mixture's probability flow, at O(1) memory: error of the gradient at the noise, against that
     of these very steps.
     """
-    import torchdiffeq
+    torchdiffeq = peer("torchdiffeq")
 
     draw = torch.Generator().manual_seed(0)
     law = Mixture.isotropic(
@@ -183,7 +183,7 @@ class Equation(nn.Module):
 
 def reversible_heun(steps: int, wanted: Callable[[Equation, Tensor], list[Tensor]]) -> Pair:
     """Errors of `sdeint_adjoint`'s and of our gradient by reversible Heun, against autograd through theirs."""
-    import torchsde
+    torchsde = peer("torchsde")
 
     torch.manual_seed(0)
     equation, x = Equation(), torch.randn(4, 2, dtype=F64, requires_grad=True)

@@ -1,10 +1,16 @@
 """For each fault of peers_faults.py: what the numbers are, what the library's own pages say, and where it is right."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 Pair = tuple[Any, Any]  # theirs, ours
 FAULTS: dict[str, tuple[str, Callable[[], Pair]]] = {}
+
+
+def peer(module: str) -> Any:
+    """The module, whose types are its own affair."""
+    return import_module(module)
 
 
 def of(library: str, needs: str = "") -> Callable[[Callable[[], Pair]], Callable[[], Pair]]:

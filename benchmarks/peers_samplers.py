@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peers_said import Pair, of
+from peers_said import Pair, of, peer
 from torch import Tensor
 
 from pullback.adjoint import sample
@@ -35,6 +35,7 @@ from pullback.solvers import (
     moments,
     run,
 )  # fmt: skip
+from pullback.solvers.process import as_time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "support"))
 
@@ -75,7 +76,7 @@ def on_sigmas(end: Callable[[Tensor, Tensor], Tensor], sigmas: Tensor) -> Pair:
 
 
 def their_third_order(n: int) -> Pair:
-    from diffusers import DPMSolverMultistepScheduler
+    DPMSolverMultistepScheduler = peer("diffusers").DPMSolverMultistepScheduler
 
     scheduler = DPMSolverMultistepScheduler(**TABLE, use_lu_lambdas=True, solver_order=3)
     scheduler.set_timesteps(n)
@@ -120,7 +121,7 @@ def gaussian_velocity(x: Tensor, t: Any, mean: float = 0.3, variance: float = 0.
 @of("diffusers")
 def variance_of_stochastic_flow() -> Pair:
     """Variance of 200,000 samples of data N(0.3, 0.25) in 400 steps: `stochastic_sampling`, and FlowSDE."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    FlowMatchEulerDiscreteScheduler = peer("diffusers").FlowMatchEulerDiscreteScheduler
 
     draw = torch.Generator().manual_seed(0)
     scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
@@ -135,20 +136,21 @@ def variance_of_stochastic_flow() -> Pair:
 @of("diffusers")
 def spacing_of_ddim() -> Pair:
     """DDIM, 20 steps, "linspace": steps of 19 that lead to another level than the next step starts from."""
-    from diffusers import DDIMScheduler
+    DDIMScheduler = peer("diffusers").DDIMScheduler
 
     scheduler = DDIMScheduler(**TABLE, timestep_spacing="linspace", clip_sample=False)
     scheduler.set_timesteps(20)
     led_to = [int(t) - 1000 // 20 for t in scheduler.timesteps[:-1]]
     theirs = sum(a != int(b) for a, b in zip(led_to, scheduler.timesteps[1:], strict=True))
     plan = DDIM().plan(DiscreteVP(scheduler.alphas_cumprod), scheduler.timesteps.double())
-    return theirs, sum(a != float(b) for a, b in zip(plan.times[1:], scheduler.timesteps[1:], strict=True))
+    nodes = as_time(plan.times)[1:]  # type: ignore[arg-type]
+    return theirs, int((nodes != scheduler.timesteps[1:]).sum())
 
 
 @of("diffusers")
 def graph_kept_by_a_scheduler() -> Pair:
     """Schedulers of ten that keep a tensor with a graph after the run, and so its activations; plans that do."""
-    import diffusers
+    diffusers = peer("diffusers")
 
     kinds = (
         "DDIM",
@@ -181,7 +183,7 @@ def graph_kept_by_a_scheduler() -> Pair:
 @of("k-diffusion", "k_diffusion")
 def third_order_of_k_diffusion() -> Pair:
     """The order of sample_dpmpp_3m_sde at eta = 0, as for diffusers' scheduler."""
-    from k_diffusion.sampling import sample_dpmpp_3m_sde
+    sample_dpmpp_3m_sde = peer("k_diffusion.sampling").sample_dpmpp_3m_sde
 
     def errors(n: int) -> Pair:
         sigmas = torch.linspace(math.log(14.6), math.log(0.03), n, dtype=F64).exp()
@@ -194,7 +196,7 @@ def third_order_of_k_diffusion() -> Pair:
 @of("k-diffusion", "k_diffusion")
 def batch_mates_in_adaptive_steps() -> Pair:
     """How far a sample of sample_dpm_adaptive moves when seven others join its batch, relative."""
-    from k_diffusion.sampling import sample_dpm_adaptive
+    sample_dpm_adaptive = peer("k_diffusion.sampling").sample_dpm_adaptive
 
     x = 14.6 * torch.randn(8, 2, generator=torch.Generator().manual_seed(3), dtype=F64)
     model = mixture().denoiser(EDM())
@@ -206,7 +208,7 @@ def batch_mates_in_adaptive_steps() -> Pair:
 @of("deepinv")
 def seed_of_zero() -> Pair:
     """How far two runs of DiffPIR with seed=0 are apart, relative; ours with Addressed(0)."""
-    import deepinv
+    deepinv = peer("deepinv")
 
     torch.manual_seed(0)
     keep, truth = torch.rand(1, 8, 8) > 0.5, torch.rand(1, 1, 8, 8)
@@ -226,8 +228,8 @@ def seed_of_zero() -> Pair:
 @of("trl", "trl.trainer.ddpo_trainer")
 def density_of_the_last_step() -> Pair:
     """Log-probabilities of 10 that are not finite in DDPO's loop under DDIMScheduler(); in a plan on its levels."""
-    from diffusers import DDIMScheduler
-    from trl.models.modeling_sd_base import scheduler_step
+    DDIMScheduler = peer("diffusers").DDIMScheduler
+    scheduler_step = peer("trl.models.modeling_sd_base").scheduler_step
 
     scheduler = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(10)
@@ -239,4 +241,5 @@ def density_of_the_last_step() -> Pair:
     levels = torch.cat([scheduler.timesteps, -torch.ones(1)]).double()
     plan = DDIM(1.0).plan(DiscreteVP(scheduler.alphas_cumprod), levels)
     dense = Transitions(plan).stochastic  # the step to clean data has no density, and is left out
-    return found.count(False), sum(not math.isfinite(float(Transitions(plan).stds[k])) for k in dense)
+    finite = [as_time(Transitions(plan).stds[k]).isfinite().all() for k in dense]
+    return found.count(False), len(dense) - int(sum(finite))
