@@ -1,5 +1,6 @@
 """docs/learning.md"""
 
+import statistics
 from collections.abc import Iterator
 
 from figures.figure import About, Figure, Row, Stated
@@ -28,7 +29,9 @@ def table() -> Iterator[Row]:
     for label, name in (
         ("learned: times, 5 calls", "times"), ("learned: coefficients and labels", "coefficients, labels"),
         ("**learned: times, coefficients, labels**", "times, coefficients, labels"), ("`d_ode`", "d_ode"),
-        ("`ays` with 2M", "ays"),
+        ("`bespoke`, Euler", "bespoke, Euler"),
+        ("`bespoke`, midpoint, 6 calls", "bespoke, midpoint, 6 calls"), ("`s4s`", "s4s"),
+        ("`s4s`, radius 0.01", "s4s, radius 0.01"), ("`ays` with 2M", "ays"),
     ):  # fmt: skip
         yield Row(f"| {label} |", *(value for each in PROBLEMS for value in cell(name, each)))
     times = [v for each in PROBLEMS for v in cell("times, coefficients, labels", each, "seconds of one core")]
@@ -36,6 +39,7 @@ def table() -> Iterator[Row]:
 
 
 ours, theirs = rows["digits/0/times, coefficients, labels"], rows["digits/0/2M, 10 calls"]
+eta, three = results("learned_eta")["rows"], [rows[f"mixture/{k}/times, coefficients, labels"] for k in range(3)]
 queue, unrolled, chain = (
     implicit[name] for name in ("denoising/one loop", "denoising/unrolled", "Langevin/one loop")
 )
@@ -50,7 +54,25 @@ FIGURES = [
         "({0.0212} against {0.0183}; 2M at 5: {0.064}); noise <1.1> times too strong",
         *column([ours, theirs, rows["digits/0/2M, 5 calls"]], "guidance 2"),
     ),
-    Figure("sliced Wasserstein {0.0083}.", rows["mixture/0/times, coefficients, labels"]["sliced"]),
+    Figure(
+        "sliced Wasserstein {0.008}, {0.035} and {0.088} on three seeds, with medians of {0.0008}, {0.0025} and {0.0010}",
+        *(seed[what] for what in ("sliced", "median") for seed in three),
+    ),
+    Figure(
+        "(mixture at <10> calls: {0.052} at eta = 0, {0.16} at <0.25>, {1.07} at <0.5>; digits {0.061}, {0.205} and {0.353})",
+        *(eta[f"{name}/10 calls/eta {at}"]["to the teacher"] for name in ("mixture", "digits") for at in ("0", "0.25", "0.5")),
+    ),
+    Figure(
+        "every eta up to <0.5> (`benchmarks/learned_eta.py`: digits at <10> calls {0.010}, {0.009} and {0.010} at eta <0>, <0.25> and "
+        "<0.5>, then {0.014} and {0.024}, error {0.003})",
+        *(eta[f"digits/10 calls/eta {at}"]["energy distance"] for at in ("0", "0.25", "0.5", "0.75", "1")),
+        statistics.median(eta[f"digits/10 calls/eta {at}"]["standard error"] for at in ("0", "0.25", "0.5", "0.75", "1")),
+    ),
+    Figure(
+        "{0.045} in place of {0.056}, error {0.006}",
+        *(eta[f"mixture/5 calls/{row}"]["energy distance"] for row in ("learned, each step", "eta 0")),
+        statistics.mean(eta[f"mixture/5 calls/{row}"]["standard error"] for row in ("learned, each step", "eta 0")),
+    ),
     Row("| Langevin, one loop |", About(chain["rows"], 500), chain["calls in sequence"]),
     Row(
         "| Langevin, unrolled 30 steps |",
@@ -68,6 +90,7 @@ FIGURES = [
     Figure("{2.6} times its calls in all", queue["rows"] / unrolled["rows"]),
 ]
 STATED = [
+    Stated("mixture at <5> calls, one for", "the plan"),
     Stated("Calls until <95> % of the way", "the goal"),
     Stated("at <5> calls all at once", "the plan that is learned"),
     Stated("a teacher of <60> calls", "the teacher"),
