@@ -82,7 +82,8 @@ def test_the_evidences_gradient_at_the_strengths_is_each_samples():
     for b in range(3):
         one = EACH[b].clone().requires_grad_()
         found = cloud(GUIDES["policy"](one), [b], through=Through.FULL)
-        assert torch.allclose(*torch.autograd.grad(found.log_z.sum(), one), whole[b], rtol=1e-10)
+        (grad,) = torch.autograd.grad(found.log_z.sum(), one)
+        assert torch.allclose(grad, whole[b], rtol=1e-10)
     assert bool(whole.ne(0).all())
 
 
