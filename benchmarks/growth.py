@@ -49,6 +49,7 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 MOST = {"Direct": {"steps": 1000}}  # it keeps 100 KiB a step
 BLOCK = 2**13  # bytes: an activation goes back at once, a state of 4 KiB stays on the heap
+LEAST = {"seconds": 1e-6, "peak_MiB": 0.05}  # of what is drawn: a peak may be 0
 RANKS, SHARED = (1, 2, 4), {"steps": 20, "batch": 64, "width": 64, "side": 16}
 
 
@@ -115,7 +116,7 @@ def slope(points: dict[str, dict[str, float]], axis: str, key: str) -> float:
     """Least squares of log y on log x over the upper half of the points."""
     upper = list(points.items())[len(points) // 2 :]
     xs = [math.log(abscissa(axis, int(name), row)) for name, row in upper]
-    ys = [math.log(max(row[key], 0.05)) for _, row in upper]
+    ys = [math.log(max(row[key], LEAST[key])) for _, row in upper]
     x0, y0 = statistics.mean(xs), statistics.mean(ys)
     return sum((x - x0) * (y - y0) for x, y in zip(xs, ys, strict=True)) / sum((x - x0) ** 2 for x in xs)
 
@@ -188,9 +189,10 @@ def draw(axes: dict[str, Any], path: pathlib.Path) -> None:
         ):
             for (name, points), marker in zip(lines.items(), "osv^D", strict=True):
                 xs = [abscissa(axis, int(value), row) for value, row in points.items()]
-                ys = [max(row[key], 0.05) for row in points.values()]
+                ys = [max(row[key], LEAST[key]) for row in points.values()]
                 plot.loglog(xs, ys, marker=marker, ms=4, label=f"{name}: {slope(points, axis, key):.2f}")
             plot.set(xlabel=names[axis], ylabel=label)
+            plot.set_ylim(top=8 * plot.get_ylim()[1])  # room for the legend
             plot.spines[["top", "right"]].set_visible(False)
             plot.legend(frameon=False, fontsize=8, title="slope", title_fontsize=8)
     figure.tight_layout()
