@@ -14,8 +14,8 @@ from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.grid import Times as Grid
 from ...solvers.grid import checked_times
-from ...solvers.progress import progress_bar
 from ...solvers.process import as_time
+from ...solvers.progress import progress_bar
 from ...solvers.wanted import Count, NonNegative, Samples
 from ..latents.optimisation import Stop
 from .best_so_far import BestSoFar, LearnedSolver

@@ -39,7 +39,10 @@ def table() -> Iterator[Row]:
 
 
 ours, theirs = rows["digits/0/times, coefficients, labels"], rows["digits/0/2M, 10 calls"]
-eta, three = results("learned_eta")["rows"], [rows[f"mixture/{k}/times, coefficients, labels"] for k in range(3)]
+eta, three = (
+    results("learned_eta")["rows"],
+    [rows[f"mixture/{k}/times, coefficients, labels"] for k in range(3)],
+)
 queue, unrolled, chain = (
     implicit[name] for name in ("denoising/one loop", "denoising/unrolled", "Langevin/one loop")
 )
@@ -60,18 +63,26 @@ FIGURES = [
     ),
     Figure(
         "(mixture at <10> calls: {0.052} at eta = 0, {0.16} at <0.25>, {1.07} at <0.5>; digits {0.061}, {0.205} and {0.353})",
-        *(eta[f"{name}/10 calls/eta {at}"]["to the teacher"] for name in ("mixture", "digits") for at in ("0", "0.25", "0.5")),
+        *(
+            eta[f"{name}/10 calls/eta {at}"]["to the teacher"]
+            for name in ("mixture", "digits")
+            for at in ("0", "0.25", "0.5")
+        ),
     ),
     Figure(
         "every eta up to <0.5> (`benchmarks/learned_eta.py`: digits at <10> calls {0.010}, {0.009} and {0.010} at eta <0>, <0.25> and "
         "<0.5>, then {0.014} and {0.024}, error {0.003})",
         *(eta[f"digits/10 calls/eta {at}"]["energy distance"] for at in ("0", "0.25", "0.5", "0.75", "1")),
-        statistics.median(eta[f"digits/10 calls/eta {at}"]["standard error"] for at in ("0", "0.25", "0.5", "0.75", "1")),
+        statistics.median(
+            eta[f"digits/10 calls/eta {at}"]["standard error"] for at in ("0", "0.25", "0.5", "0.75", "1")
+        ),
     ),
     Figure(
         "{0.045} in place of {0.056}, error {0.006}",
         *(eta[f"mixture/5 calls/{row}"]["energy distance"] for row in ("learned, each step", "eta 0")),
-        statistics.mean(eta[f"mixture/5 calls/{row}"]["standard error"] for row in ("learned, each step", "eta 0")),
+        statistics.mean(
+            eta[f"mixture/5 calls/{row}"]["standard error"] for row in ("learned, each step", "eta 0")
+        ),
     ),
     Row("| Langevin, one loop |", About(chain["rows"], 500), chain["calls in sequence"]),
     Row(
