@@ -61,7 +61,7 @@ def cloud(guide, samples, **options):
 @pytest.mark.parametrize(
     "name, kind",
     [("two at once", kind) for kind in STRENGTHS]
-    + [(name, "a sample and step") for name in list(GUIDES)[:-1]],
+    + [pytest.param(name, "a sample and step", marks=pytest.mark.slow) for name in list(GUIDES)[:-1]],
 )
 def test_each_sample_of_a_cloud_has_its_own_strength(name, kind):
     """The particles of each sample are those it has alone with its strength."""
