@@ -3,7 +3,6 @@
 import re
 
 from figures.figure import Figure, Row
-
 from pullback.solvers import VP, DPMSolverPP, UniformLambda
 
 printed = str(DPMSolverPP(order=2).plan(VP(), UniformLambda(4, start=1.0, end=0.03)))
@@ -15,7 +14,4 @@ FIGURES = [
         *map(float, second),
     )
 ]
-STATED = [
-    Row("| `Checkpoint()`, the default |", ..., ...),
-    Row("| `Reversible()` |", ..., ..., ...),
-]
+STATED = [Row("| `Checkpoint()`, the default |", ..., ...), Row("| `Reversible()` |", ..., ..., ...)]

@@ -4,7 +4,12 @@ from figures.figure import Row, Stated
 from figures.results import results
 
 found = results("tutorials")["conditioning"]
-LABELS = {"no class": "no class", "noise": "noise optimised", "vector": "vector optimised", "label": "the label"}
+LABELS = {
+    "no class": "no class",
+    "noise": "noise optimised",
+    "vector": "vector optimised",
+    "label": "the label",
+}
 
 FIGURES = [
     Row(f"| {label} |", *(found[f"{name}, {where}"] for where in ("these 4", "16 new")))
