@@ -22,7 +22,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from peers_rows import PEERS, ROWS
+from peers_rows import PEERS, ROWS, table
 from torch import Tensor
 from torch._dynamo.exc import Unsupported, UserError
 
@@ -114,16 +114,6 @@ def column(peer: str, before: dict[str, Any]) -> dict[str, Any]:
                 assert holds(evidence, package), f"{peer}, {what}: {evidence} does not hold"
     cells = {what: row.cells[peer]._asdict() for what, row in ROWS.items()}
     return {"version": version(peer), "cells": cells}
-
-
-def table(found: dict[str, Any]) -> str:
-    heads = [f"{peer} {row['version']}" + " / Flow-Factory" * (peer == "trl") for peer, row in found.items()]
-    lines = [f"| | pullback | {' | '.join(heads)} | here |", "|---" * (len(found) + 3) + "|"]
-    for what, row in ROWS.items():
-        theirs = {peer: found[peer]["cells"][what]["verdict"] for peer in found}
-        theirs["trl"] += f" / {row.flow_factory}"
-        lines.append(f"| {what} | {row.ours} | {' | '.join(theirs.values())} | {row.shown} |")
-    return "\n".join(lines)
 
 
 def main() -> None:

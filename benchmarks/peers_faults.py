@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
 import peers_equations  # noqa: F401, they enrol what they measure
 import peers_samplers  # noqa: F401
 import torch
-from peers_said import FAULTS, SAID
+from peers_said import FAULTS, table
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -42,17 +41,6 @@ def needed(name: str) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-def table(found: dict[str, Any]) -> str:
-    """A line a fault, in their order here."""
-    lines = ["| | theirs | ours | its pages say | where it is right |", "|---|---|---|---|---|"]
-    for name, row in found.items():
-        said = SAID[name]
-        cells = [v if isinstance(v, str) else said.shown.format(v) for v in (row["theirs"], row["ours"])]
-        what = f"**{row['library']}** {row['version']}: {said.what}"
-        lines.append(f"| {what} | {cells[0]} | {cells[1]} | {said.promise} | {said.right} |")
-    return "\n".join(lines)
 
 
 def main() -> None:

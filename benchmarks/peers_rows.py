@@ -1,6 +1,6 @@
 """The rows of peers_can.py: what a user wants, who can do it, by which evidence, and the page of ours that shows it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # a distribution, and the package that it installs
 PEERS = {
@@ -293,3 +293,14 @@ ROWS = {
         shown="[wrapped networks](gradients.md#wrapped-networks), [its trainer](reward.md)",
     ),
 }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Of docs/peers.md, from peers_can.json."""
+    heads = [f"{peer} {row['version']}" + " / Flow-Factory" * (peer == "trl") for peer, row in found.items()]
+    lines = [f"| | pullback | {' | '.join(heads)} | here |", "|---" * (len(found) + 3) + "|"]
+    for what, row in ROWS.items():
+        theirs = {peer: found[peer]["cells"][what]["verdict"] for peer in found}
+        theirs["trl"] += f" / {row.flow_factory}"
+        lines.append(f"| {what} | {row.ours} | {' | '.join(theirs.values())} | {row.shown} |")
+    return "\n".join(lines)

@@ -141,3 +141,14 @@ SAID = {
         "Stable Diffusion's `steps_offset=1` avoids it: the last step then goes from level 1 to level 0",
     ),
 }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Of docs/peers.md: a line a fault, in their order in peers_faults.json."""
+    lines = ["| | theirs | ours | its pages say | where it is right |", "|---|---|---|---|---|"]
+    for name, row in found.items():
+        said = SAID[name]
+        cells = [v if isinstance(v, str) else said.shown.format(v) for v in (row["theirs"], row["ours"])]
+        what = f"**{row['library']}** {row['version']}: {said.what}"
+        lines.append(f"| {what} | {cells[0]} | {cells[1]} | {said.promise} | {said.right} |")
+    return "\n".join(lines)

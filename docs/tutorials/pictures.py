@@ -28,7 +28,7 @@ def numbers(name: str) -> dict[str, float]:
             line = page[: found.start(1)].count("\n")
             exec(compile("\n" * line + found[1], f"{name}.md", "exec"), names)
         shutil.copy(f"{name}.png", HERE)
-    return {key: float(f"{float(value):.4g}") for key, value in names["numbers"].items()}
+    return {key: float(f"{float(value):.8g}") for key, value in names["numbers"].items()}
 
 
 def main() -> None:

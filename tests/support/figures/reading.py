@@ -29,7 +29,7 @@ OUT = [
         r"\bN\([^()]*\)",  # a normal law
         r"\b\d{4}\.\d{4,5}\b",  # arXiv
         r"\b\d+\.\d+\.\d+\b",  # versions
-        r"(?:Python|torch|PyTorch|diffusers|deepinv|CC BY(?:-SA)?) \d+\.\d+",
+        r"\b(?:Python|torch|PyTorch|diffusers|deepinv|TRL|numpy|[Vv]ersion|CC BY(?:-SA)?) \d+\.\d+",
     )
 ]
 SET = re.compile(r"(?:^|(?<=[\s(|*,;]))[\w()*'|^_/{}]*[A-Za-zΑ-ω)|][\w()*'|^_]*\s*(?:=|<=|>=|<|>)\s*\Z")

@@ -37,13 +37,14 @@ def column(rows: Any, name: str) -> list[Any]:
 
 
 @functools.cache
-def script(name: str) -> types.ModuleType:
-    """benchmarks/NAME.py, for what it writes of a result. Its neighbours are found while it is read."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", RESULTS.parent / f"{name}.py")
+def script(name: str, folder: str = "benchmarks") -> types.ModuleType:
+    """FOLDER/NAME.py, for what it writes of a result. Its neighbours are found while it is read."""
+    home = RESULTS.parents[1] / folder
+    spec = importlib.util.spec_from_file_location(f"script_{name}", home / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name], before = module, [*sys.path]  # dataclasses look their module up
-    sys.path.append(str(RESULTS.parent))
+    sys.path.append(str(home))
     try:
         spec.loader.exec_module(module)
     finally:
