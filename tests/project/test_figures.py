@@ -13,7 +13,6 @@ from figures.reading import measurements, prose
 
 WEIGHTS = pages.ROOT / "examples" / "weights" / "README.md"
 PAGES = [*pages.PAGES, WEIGHTS]
-NOT_YET = ("learning",)  # six numbers of runs that nobody kept
 
 
 def tables(path: pathlib.Path) -> tuple[list[Any], list[Any]]:
@@ -51,8 +50,6 @@ def test_a_page_says_what_was_measured(path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: read(path).name)
 def test_no_number_is_without_its_source(path):
     """How to add one: tests/support/figures/__init__.py."""
-    if path.stem in NOT_YET:
-        return
     figures, stated = tables(path)
     missing = list(without_source(read(path), figures + stated))
     assert not missing, "\n" + "\n".join(missing)
