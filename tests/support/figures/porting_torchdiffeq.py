@@ -3,4 +3,4 @@
 from figures.figure import Stated
 
 FIGURES = []
-STATED = [Stated("keeps those of <40> calls", "the run above")]
+STATED = [Stated("keeps those of <40> calls", "20 midpoint steps of two calls")]

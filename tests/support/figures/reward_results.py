@@ -28,5 +28,11 @@ def asked(name: str) -> int:
     return reward.queries(RUNS[name][0], RUNS[name][0]["updates"])
 
 
+def closes(name: str) -> bool:
+    """Whether it ends above that middle by three standard errors."""
+    margin, error = reward.verdict(RUNS[name])
+    return margin > 3 * error
+
+
 FIGURES = [Generated(reward.page(results("reward")))]
 STATED = []
