@@ -29,7 +29,6 @@ FIGURES = [
         (regions["1000"]["peak_MiB"] - regions["10"]["peak_MiB"]) / 990,
         regions["10"]["parameters"] / 1e6,
     ),
-    Figure("is up to {40} % too low", 100 * (1 - auto["peak_ratios"][0])),
     Figure(
         "On {50} random networks, plans and limits (`benchmarks/auto.py`, one thread) what it chose took {0.95} to "
         "{1.07} of the time of the best by hand, and of {191} predicted peaks {190} were within <10> %",
