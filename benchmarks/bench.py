@@ -26,26 +26,27 @@ PATH = HERE / "results" / "bench.json"
 # script: its arguments and the peers that it compares with
 BENCH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "on_paper": ((), ()),
-    "limit": ((), ()),
     "gradients": ((), ("torchdiffeq", "torchsde")),
     "overhead": ((), ("diffusers",)),
     "peers": ((), ("torchdiffeq", "torchsde", "diffrax", "diffusers", "deepinv")),
     "growth": ((), ()),
-    "pipelines": ((), ("diffusers",)),
 }
 # the others: minutes of one core as their authors noted them, where they did
 OTHERS: dict[str, float | None] = {
-    "attainable": None, "audits": None, "auto": None, "compiled": None, "continuous": None, "cost": None,
-    "diffusers_parity": None, "draft": None, "durability": None, "error_nfe": 10, "guide_defaults": None,
-    "held_out_morphs": 5, "identities": None, "implicit": 1, "inverse": None, "latents": None, "leaks": None,
-    "learned": 12, "levenberg": None, "likelihood": 10, "memory": None, "multilevel": None, "orders": 3,
-    "parallel": None, "pipelines_parity": None, "recognisers": None, "reward": None, "robustness": None,
-    "round_trip": None,
+    "attainable": None, "audits": None, "auto": None, "compiled": 3, "continuous": None, "continuous_orders": None,
+    "cost": None, "diffusers_parity": None, "draft": None, "durability": None, "error_nfe": 10,
+    "guide_defaults": None, "held_out_morphs": 5, "identities": None, "implicit": 1, "inverse": None,
+    "latents": None, "leaks": None, "learned": 12, "learned_eta": None, "learned_guidance_seeds": None,
+    "levenberg": None, "likelihood": 10, "limit": 1, "memory": None, "multilevel": None, "orders": 3,
+    "parallel": None, "peers_can": 1, "peers_faults": 2, "pipelines": None, "pipelines_parity": None,
+    "recognisers": None, "reward": None, "robustness": None, "round_trip": None, "small_studies": 1,
+    "vae_memory": None,
 }  # fmt: skip
 ON_A_GPU = ("gpu", "pipelines_gpu")
 SHARED = (
     "backbones", "bench", "judged", "measuring", "order_rows", "page", "page_tables", "peers_deepinv",
-    "peers_diffrax", "peers_diffusers", "peers_exact", "peers_ode", "peers_sde",
+    "peers_diffrax", "peers_diffusers", "peers_equations", "peers_exact", "peers_ode", "peers_rows", "peers_said",
+    "peers_samplers", "peers_sde",
 )  # fmt: skip
 
 

@@ -93,9 +93,10 @@ Slopes of log time / log peak memory over the upper half of each line (1: in pro
 
 {growth}
 
-From 1000 to 10,000 steps `Checkpoint` grows by {each:.1f} KiB a step. Its states have {state:.0f} KiB; the rest is
-holes between them, for activations here are too small to go back at once. `Reversible` grows by {book:.2f} KiB a step,
-its bookkeeping.
+From 1000 to 10,000 steps the peak of `Checkpoint` grows by {each:.1f} KiB a step, of which its state is {state:.0f}
+and the rest the allocator's (tensors that live between the passes are the states alone: `benchmarks/memory.py`); that
+of `Reversible` by {book:.2f} KiB. Peaks of a few MiB say little of a slope: along parameters and state only `Direct`
+has more.
 
 Processes that share a batch of {shared} over gloo, `Checkpoint`, weights' gradients summed:
 

@@ -208,6 +208,9 @@ def ahead(peers: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """A line for each peer, from the figures below it."""
     rows, lines = peers["accuracy"]["rows"], []
     for side in ("torchdiffeq", "diffrax"):
+        if side in peers["accuracy"]["left_out"] or side in peers["times"]["left_out"]:
+            lines.append(f"- **{side}** was not installed when this was measured.")
+            continue
         said = []
         for n in BUDGETS:
             ours, theirs = (
@@ -219,10 +222,14 @@ def ahead(peers: Mapping[str, Any], own: Mapping[str, Any]) -> str:
                 for s in ("pullback", side)
             )
             if ours and theirs and theirs["x_error"] < ours["x_error"]:
-                back = f", {theirs['calls_back']} calls back where ours makes {ours['calls_back']}"
+                back = (
+                    f", {theirs['calls_back']} calls back, ours {ours['calls_back']}"
+                    if "calls_back" in theirs
+                    else ""
+                )
                 said.append(
                     f"{theirs['x_error']:.1e} against {ours['x_error']:.1e} at N = {n} ({theirs['method']}, "
-                    f"`{theirs['gradient']}`{back if 'calls_back' in theirs else ''})"
+                    f"`{theirs['gradient']}`{back})"
                 )
         text = f"Error at the noise, best of each side: {side} is "
         text += f"ahead with {'; '.join(said)}." if said else "not ahead at any N here."

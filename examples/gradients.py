@@ -63,22 +63,25 @@ def label(strategy: Gradient) -> str:
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of the tensors made while it is open; `peak` is the most that were alive at once."""
+    """Counts the bytes of the tensors made while it is open: `now` alive, and at most `peak` at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive, self.peak = dict[int, int](), 0
+        self.alive, self.now, self.peak = dict[int, int](), 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.alive:
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self.alive:
-                    self.alive[storage._cdata] = storage.nbytes()
-                    weakref.finalize(storage, self.alive.pop, storage._cdata, None)
-        self.peak = max(self.peak, sum(self.alive.values()))
+                self.alive[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.gone, storage._cdata)
+        self.peak = max(self.peak, self.now)
         return out
+
+    def gone(self, storage: int) -> None:
+        self.now -= self.alive.pop(storage)
 
 
 # %%

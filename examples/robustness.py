@@ -128,7 +128,7 @@ def draw(clean, found, curves, truth, attacked, facts):
         axis.axhline(facts["random_signs"][which], color=GREY, ls=":", zorder=0, label="random signs")
         axis.set(
             xlabel="steps of the attack",
-            xticks=[row[0] for row in curve],
+            xticks=[row[0] for row in next(iter(curves.values()))],
             ylim=(-0.02, 1.03),
             title=f"misread by {who}",
         )

@@ -117,7 +117,7 @@ DIMMED = "DDIM()"
 def name_of(method: Method) -> str:
     """Its class, its order, the method inside, and numbers that are not the default."""
     parts = []
-    for field in dataclasses.fields(method):
+    for field in dataclasses.fields(method):  # type: ignore[arg-type]
         value = getattr(method, field.name)
         if isinstance(value, Method):
             parts.append(name_of(value).removesuffix("()"))

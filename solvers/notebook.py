@@ -41,7 +41,7 @@ def form(state: Any) -> str:
     )
 
 
-def spread(values: torch.Tensor) -> str:
+def mean_and_range(values: torch.Tensor) -> str:
     """As "mean 0.12, from 0.1 to 0.2": of (B,) numbers."""
     v = values.detach().double()
     return f"mean {v.mean():.3g}" + (f", from {v.min():.3g} to {v.max():.3g}" if v.numel() > 1 else "")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...solvers.notebook import form, one_line, spread, table
+from ...solvers.notebook import form, mean_and_range, one_line, table
 from ...solvers.packing import State
 
 
@@ -51,13 +51,13 @@ class Result:
 
     def __repr__(self) -> str:
         return one_line(
-            f"<Result: loss {spread(self.loss)} over {len(self.loss)}; {self.stop.name} at step {self.step}; "
+            f"<Result: loss {mean_and_range(self.loss)} over {len(self.loss)}; {self.stop.name} at step {self.step}; "
             f"{self.nfe} calls, {self.vjps} VJPs>"
         )
 
     def _repr_html_(self) -> str:
         rows = (
-            [("loss", spread(self.loss)), ("at the start", spread(self.losses[0]))]
+            [("loss", mean_and_range(self.loss)), ("at the start", mean_and_range(self.losses[0]))]
             if len(self.losses)
             else []
         )

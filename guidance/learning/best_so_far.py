@@ -80,10 +80,6 @@ class BestSoFar:
         and the numbers it ended at, which are not the best where the last steps helped in training alone.
         """
         student = Student(self.model, self.plan, parts)
-        start = [
-            known.get(p, torch.zeros(n, dtype=torch.float64))
-            for p, n in zip(parts, student.sizes, strict=True)
-        ]
         numbers = torch.arange(sum(student.sizes)).split(student.sizes)
         free = [
             k
@@ -91,7 +87,7 @@ class BestSoFar:
             if moved is None or p in moved
             for k in each.tolist()
         ]
-        descent = GaussNewton(student, train, self.features, torch.cat(start), free)
+        descent = GaussNewton(student, train, self.features, student.theta(known), free)
         stop = Stop.STEPS
         try:
             self._offer(student, descent)

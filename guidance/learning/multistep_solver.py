@@ -14,6 +14,7 @@ from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
 from ...solvers.grid import Times as Grid
 from ...solvers.grid import checked_times
+from ...solvers.process import as_time
 from ...solvers.progress import progress_bar
 from ...solvers.wanted import Count, NonNegative, Samples
 from ..latents.optimisation import Stop
@@ -79,29 +80,20 @@ def s4s(
     parts: list[LearnedPart] = [times, factors, labels]
     best, train = prepared("s4s", denoiser, plan, teacher, x, parts, cond, features, held_out)
     turns: Sequence[set[LearnedPart]] = [{factors}, {times, labels}]
+    student, sigma = Student(denoiser, plan, parts), float(plan.process.sigma(as_time(plan.times[0])))
     starts, known, stop = train.x, dict[LearnedPart, Tensor](), Stop.STEPS
     try:
         with progress_bar(total=rounds * len(turns) * steps, disable=not progress) as bar:
             for turn in range(rounds * len(turns)):
                 if radius:
-                    draft = _draft(denoiser, plan, parts, known)
                     starts = _relaxed(
-                        best, draft, train, starts, radius * float(plan.process.sigma(plan.times[0]))
+                        best, student.draft(student.theta(known)), train, starts, radius * sigma
                     )
                 moved = turns[turn % len(turns)]
                 stop, known = best.stage(replace(train, x=starts), parts, known, steps, bar, moved)
     except KeyboardInterrupt:
         stop = Stop.INTERRUPT
     return best.result(stop)
-
-
-def _draft(model: Model, plan: Plan, parts: list[LearnedPart], known: dict[LearnedPart, Tensor]) -> Draft:
-    """The plan under the numbers that are known, nought for the others."""
-    student = Student(model, plan, parts)
-    numbers = [
-        known.get(p, torch.zeros(n, dtype=torch.float64)) for p, n in zip(parts, student.sizes, strict=True)
-    ]
-    return student.draft(torch.cat(numbers))
 
 
 def _relaxed(best: BestSoFar, draft: Draft, train: Draws, starts: Tensor, radius: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Student: the plan that is learned, as a function of free numbers, and its runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,11 @@ class Student:
             found.append(part.size(draft, self.model))
             draft = part.applied(draft, torch.zeros(found[-1], dtype=torch.float64), self.model)
         return found
+
+    def theta(self, known: Mapping[LearnedPart, Tensor]) -> Tensor:
+        """Those of the parts that are known, nought for the others."""
+        rows = zip(self.parts, self.sizes, strict=True)
+        return torch.cat([known.get(part, torch.zeros(n, dtype=torch.float64)) for part, n in rows])
 
     def draft(self, theta: Tensor) -> Draft:
         """Raises ValueError where no such plan can be compiled."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...adjoint.arguments import check_model_and_plan, check_noise
 from ...solvers import Model, Noise, Plan
 from ...solvers.kinds import check_kind
-from ...solvers.notebook import form, one_line, spread, table
+from ...solvers.notebook import form, mean_and_range, one_line, table
 from ..grad_mode import check_grad_mode
 from ..latents.found import Stop
 from ..recognition.recogniser import Recogniser
@@ -49,13 +49,14 @@ class Morph:
 
     def __repr__(self) -> str:
         return one_line(
-            f"<Morph: {len(self.images)} pairs, loss {spread(self.loss)}; {self.nfe} calls, {self.vjps} VJPs>"
+            f"<Morph: {len(self.images)} pairs, loss {mean_and_range(self.loss)}; {self.nfe} calls, {self.vjps} VJPs>"
         )
 
     def _repr_html_(self) -> str:
-        rows = [("images", form(self.images)), ("loss", spread(self.loss))]
+        rows = [("images", form(self.images)), ("loss", mean_and_range(self.loss))]
         rows += [
-            (f"distance to the farther face, recogniser {k}", spread(row)) for k, row in enumerate(self.worse)
+            (f"distance to the farther face, recogniser {k}", mean_and_range(row))
+            for k, row in enumerate(self.worse)
         ]
         rows += [("cost of a pair", f"{self.nfe} network calls, {self.vjps} VJPs, {self.looks} looks")]
         rows += [] if self.stop is None else [("ended", self.stop.value)]

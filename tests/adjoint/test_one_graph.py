@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from untyped import untyped
 
 from pullback import adjoint
-from pullback.adjoint import Auto, Checkpoint, Direct, PerStep, Reversible, Truncated
+from pullback.adjoint import Auto, Checkpoint, Direct, Mechanism, PerStep, Reversible, Truncated
 from pullback.solvers import (
     DATA,
     DDIM,
@@ -320,6 +320,10 @@ def test_inside_a_graph_inside_a_transform(transform, x):
 REFUSED = {
     "strategy": ({"gradient": Reversible()}, "gradient=Reversible: got a call inside torch.compile, expected Direct"),
     "settings": ({"gradient": Checkpoint(offload=True)}, "got settings inside torch.compile.*leave them out"),
+    "mechanism": (
+        {"gradient": Checkpoint(mechanism=Mechanism.REGION)}, "got settings inside torch.compile.*leave them out"
+    ),
+    "observed": ({"gradient": Checkpoint(observe=print)}, "got settings inside torch.compile.*leave them out"),
     "limits": ({"gradient": Auto(memory=1000)}, "gradient=Auto.*got settings inside torch.compile"),
     "inner": ({"gradient": Truncated(1, Reversible())}, "gradient=Reversible: got a call inside torch.compile"),
     "callback": ({"callback": print}, "callback: got one inside torch.compile"),

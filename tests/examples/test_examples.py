@@ -12,7 +12,7 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 SMALL = {
     "face_morph": ["--optimiser-steps", "2"],
     "sample": [],
-    "gradients": ["--sampler-steps", "6"],
+    "gradients": ["--sampler-steps", "4"],
     "directions": ["--count", "1", "--sampler-steps", "3", "--rounds", "1", "--probes", "2"],
     "digit_samples": ["--count", "50"],
     "digit_guidance": ["--optimiser-steps", "2", "--count", "1", "--sampler-steps", "4"],

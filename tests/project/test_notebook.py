@@ -11,7 +11,7 @@ import torch
 from pullback.adjoint import Checkpoint, Continuous, audit, plan_gradient
 from pullback.guidance import Morph, adam, optimise
 from pullback.solvers import DDIM, VP, DPMSolverPP, Mixture, UniformLambda
-from pullback.solvers.notebook import form, one_line, spread, table
+from pullback.solvers.notebook import form, mean_and_range, one_line, table
 
 MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=torch.float64)
 MODEL = Mixture.isotropic(torch.ones(2, dtype=torch.float64), MEANS, 0.3).denoiser(VP())
@@ -141,9 +141,8 @@ def test_the_helpers():
         == "(2, 3) float64 cpu; (1,) int64 cpu"
     )
     assert form([torch.zeros(1)] * 5).endswith("; 2 more") and form(None) == "NoneType"
-    assert (
-        spread(torch.tensor([1.0])) == "mean 1" and spread(torch.tensor([1.0, 3.0])) == "mean 2, from 1 to 3"
-    )
+    assert mean_and_range(torch.tensor([1.0])) == "mean 1"
+    assert mean_and_range(torch.tensor([1.0, 3.0])) == "mean 2, from 1 to 3"
 
 
 NOTEBOOK = """

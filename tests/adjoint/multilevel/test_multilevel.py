@@ -210,6 +210,14 @@ def test_coarse_runs_of_a_gaussian_have_the_moments_of_their_own_plan():
         assert abs(float(out.var()) - v) < 4 * v * (2 / count) ** 0.5
 
 
+def test_another_stream_is_another_path():
+    found, like = levels(SDE), torch.zeros(400, 1)
+    first, other = (found.noise(Addressed(2, stream=stream), tuple(range(400)), 1) for stream in (0, 1))
+    assert first is not None and other is not None
+    shared = (first(0, like) * other(0, like)).mean()
+    assert abs(float(shared)) < 4 / 400**0.5
+
+
 # batches
 # ------------------------------------------------------------------------------------------------------
 

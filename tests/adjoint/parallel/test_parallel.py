@@ -22,6 +22,8 @@ from pullback.adjoint import (
     sample,
     trajectory,
 )
+from pullback.adjoint.parallel.rows import Rows
+from pullback.adjoint.parallel.secants import Secants
 from pullback.solvers import (
     DATA,
     DDIM,
@@ -287,3 +289,11 @@ def test_given_noise_is_a_source_too():
     draws = torch.randn(4, 4, 2)
     got = gradients(model, plan, x.clone(), EXACT, noise=GivenNoise(draws))
     assert_same(got, gradients(model, plan, x.clone(), Checkpoint(), noise=draws.clone())[:2], 1e-9)
+
+
+def test_a_state_at_infinity_teaches_nothing():
+    """Not even where the network is finite there."""
+    rows, zero = Rows(*torch.zeros(3, 1, dtype=torch.long)), torch.zeros(1, 2)
+    known = Secants(1, 1, 2, (2, 2), zero)
+    known.learn(rows, torch.tensor([[torch.inf, 0.0]]), torch.ones(1, 2))
+    assert torch.equal(known.added(zero.clone(), 0, torch.ones(1, 2)), zero)

@@ -118,3 +118,19 @@ def test_refusals():
         singular_directions(model, PLAN, torch.randn(2, 2), 1, start=Addressed(0, samples=[5]))
     with pytest.raises(ValueError, match="x: got 0 samples, expected at least one"):
         singular_directions(model, PLAN, torch.randn(0, 2), 1)
+
+
+def test_a_sample_ends_where_it_ends_alone():
+    """One that is done keeps what it has, however many rounds its batch mates take."""
+    law = Mixture.isotropic(torch.full((3,), 1 / 3), torch.randn(3, 12), torch.tensor([0.2, 0.4, 0.6]))
+    model, x = law.denoiser(PROCESS), torch.randn(6, 12)
+    given = {"k": 2, "extra": 1, "tolerance": 3e-2}
+    whole = singular_directions(model, PLAN, x, **given)
+    alone = [
+        singular_directions(model, PLAN, x[b : b + 1], start=Addressed(0, [b], stream=2), **given)
+        for b in range(6)
+    ]
+    assert len({each.products for each in alone}) > 1  # they take different numbers of rounds
+    for b, one in enumerate(alone):
+        assert torch.allclose(whole.values[b], one.values[0], rtol=1e-9)
+        assert torch.allclose(whole.error[b], one.error[0], rtol=1e-5)

@@ -44,7 +44,7 @@ def test_an_edit_to_its_own_source_is_the_identity_and_so_is_its_gradient(call, 
 
 
 @pytest.mark.parametrize("gradient", STRATEGIES, ids=lambda each: type(each).__name__)
-@pytest.mark.parametrize("method", [DDPM(), SDEDPMSolverPP(2)], ids=str)
+@pytest.mark.parametrize("method", [DDPM(), pytest.param(SDEDPMSolverPP(2), marks=pytest.mark.slow)], ids=str)
 def test_the_gradient_is_that_of_finite_differences(method, gradient):
     model, *inputs = given()
     plan, weights = method.plan(VP(), GRID), list(model.parameters())

@@ -43,6 +43,7 @@ def learned(start, steps=25):
     return math.exp(float(theta.detach()))
 
 
+@pytest.mark.slow
 def test_noise_that_mends_a_wrong_start_is_learned_to_its_closed_form():
     """Noise that is too strong at the start: samples are too wide without noise, too narrow with all of it."""
     wrong = 2.0
