@@ -3,7 +3,6 @@
 from figures import sampling
 from figures.continuous import ratios, right
 from figures.figure import Figure
-from figures.gradients import auto
 from figures.overview import flow, small
 from figures.results import results
 from figures.reward_results import RUNS, closes
@@ -19,7 +18,6 @@ FIGURES = [
         max(ratios("perceptron as DATA", "EDMPEC")),
     ),
     Figure("nearer is right in {three} of four", 4 * right["all"][0]),
-    Figure("kept its limit in all of {50} cases", sum(row["within_limit"] for row in auto["rows"])),
     Figure(
         "least has {2.9} times the least error at {6} calls on a mixture",
         next(iter(sampling.rows.values()))["mixture"][0],
