@@ -66,6 +66,7 @@ GRADIENTS = [
         memory["Checkpoint"]["50"],
     ),
     Row("| a limit in bytes or seconds |", min(slower), max(slower), auto["cases"]),
+    Figure("in 50 cases; {none} of them went above its limit", auto["above_the_limit"]),
     Row("| states that do not fit, thousands of steps |", memory["Reversible"]["200"], ..., ...),
     Figure("{0.6} MiB at 200 steps and at 1000", memory["Reversible"]["1000"]),
     Row(

@@ -3,5 +3,5 @@
 from figures.figure import Generated
 from figures.results import script
 
-FIGURES = [Generated(script("../docs/gallery").page())]
+FIGURES = [Generated(script("gallery", "docs").page())]
 STATED = []

@@ -83,7 +83,7 @@ FIGURES = [
         *(pick(noise("digits/10", "standard error", e) for e in ETAS) for pick in (min, max)),
     ),
     Figure(
-        "on the mixture at <5> calls, one for each step: {0.045} in place of {0.056}, errors {0.005} and {0.007}",
+        "the most was on the mixture at <5> calls, one for each step: {0.045} in place of {0.056}, errors {0.005} and {0.007}",
         *(row[what] for what in ("energy distance", "standard error") for row in (each_step, at_once)),
     ),
     Row("| Langevin, one loop |", About(chain["rows"], 500), chain["calls in sequence"]),

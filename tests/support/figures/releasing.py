@@ -1,14 +1,16 @@
 """docs/releasing.md"""
 
-from figures.figure import Row, Stated
+from figures.figure import Stated
 
 FIGURES = []
 STATED = [
     Stated("Until <1.0> a minor version", "a version"),
     Stated("deprecated in <0.3>, it is gone in <0.5>", "an example of versions"),
-    *(
-        Row(f"| {name} |", *[...] * count) for name, count in (("Python", 1), ("torch", 5), ("numpy", 1))
-    ),  # versions
+    Stated("| Python | <3.11> |", "a version"),
+    Stated("| torch | <2.13> | <2.6> has no", "versions"),
+    Stated("on <2.8> `tolist` fails", "a version"),
+    Stated("<2.9> to <2.12> have not been tried", "versions"),
+    Stated("| numpy | <1.26> |", "a version"),
     Stated("| tqdm, safetensors | <4.60>", "a version"),
     Stated("A torch wheel of over <400> MB", "a limit of the script"),
 ]
