@@ -25,7 +25,7 @@ from .resolve import FlowResolver, NoiseResolver, Resolver
 from .state_path import KnownPath, ResolvedPath, StatePath
 from .states import States, between, reintegrated
 
-# steps of the adjoint whose table is held at a time: that of a whole run would take memory that grows with N
+# least steps of the adjoint whose table is held at a time: that of a whole run would take memory that grows with N
 PIECE = 64
 
 

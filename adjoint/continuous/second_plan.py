@@ -1,5 +1,6 @@
 """Continuous: values of one plan, gradients of a second."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -183,8 +184,10 @@ class _SecondPlan(NodeTape):
             path.predicted(self._prediction_at_the_end(path.state(n)))
         cotangents, times = {"x": end}, torch.tensor(self.grid.at, dtype=torch.float64)
         process = self.rollout.program.plan.process
-        for low in range((n - 1) // PIECE * PIECE, -1, -PIECE):
-            piece = self.method.part(process, times, low, min(low + PIECE, n))
+        # a piece is emitted from the first step on: pieces of a fixed length would take n^2 of the processor's time
+        length = max(PIECE, math.isqrt(16 * n))
+        for low in range((n - 1) // length * length, -1, -length):
+            piece = self.method.part(process, times, low, min(low + length, n))
             vjps = _AtTheStates(self, piece, path, into)
             cotangents = transpose(prepare(piece, self.rollout.model, end), cotangents, vjps, into)
         return cotangents
