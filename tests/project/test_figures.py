@@ -62,14 +62,14 @@ def test_no_number_is_without_its_source(path):
 def test_what_looks_measured():
     text = """# Of 9.5 things
 It takes 1.5 of it, 20 and 13 times less, 12-30 us, 57 to 86 % at t = 0.2, 0.3 (arXiv 2206.00927), `x.y 0.7` on
-28x28 digits, torch 2.13, 4 [tests](a1.5.md) of 1e-3 and -0.25; 3 in 2 calls.
+28x28 digits, torch 2.13, 4 [tests](a1.5.md) of 1e-3 and -0.25; 3 in 2 calls. Version 0.3, numpy 1.26; inversion 0.05.
 
     y = 0.5 x
 
 `code` takes 8 s.
 """
     assert [found[0] for found in measurements(prose(text))] == [
-        "1.5", "20", "13", "12", "30", "57", "86", "1e-3", "-0.25", "2", "8",
+        "1.5", "20", "13", "12", "30", "57", "86", "1e-3", "-0.25", "2", "0.05", "8",
     ]  # fmt: skip
 
 

@@ -134,8 +134,8 @@ SOLVERS = [
     Row(
         "| a diffusion, 12 calls or more |",
         *sampling.rows["DEIS 4", "power 2 of t"]["mixture"][1:],
-        ...,
-        ...,
+        sampling.JUDGED[1],
+        sampling.JUDGED[-1],
         *sampling.rows["DEIS 4", "power 2 of t"]["8x8 digits"][1:],
     ),
     Row(
@@ -181,6 +181,12 @@ def by_oracle(method: str, problems: list[str]) -> list[float]:
     return [row[method]["mean"] / row[inverse.ORACLE]["mean"] for row in rows]
 
 
+def calls(method: str) -> int:
+    """Of a sample."""
+    (nfe,) = {inverse.PROBLEMS[problem][method]["nfe"] for problem in FAR + DIGITS}
+    return nfe
+
+
 def worst(name: str) -> float:
     """By the distance of no guidance, on the worst of the eight problems."""
     return max(guidance.defaults["after"][each][name] for each in guidance.EIGHT)
@@ -188,8 +194,13 @@ def worst(name: str) -> float:
 
 SMC = "SMC, TMPD's p(y given x_t), K = "
 GUIDES = [
-    Row("| posterior draws wanted, few numbers measured |", ..., *by_oracle(SMC + "8 n", FAR + DIGITS), ...),
-    Row("| the same, at the price of one run |", *by_oracle(SMC + "n", FAR + DIGITS), ...),
+    Row(
+        "| posterior draws wanted, few numbers measured |",
+        ...,
+        *by_oracle(SMC + "8 n", FAR + DIGITS),
+        calls(SMC + "8 n"),
+    ),
+    Row("| the same, at the price of one run |", *by_oracle(SMC + "n", FAR + DIGITS), calls(SMC + "n")),
     Row(
         "| single samples, few numbers measured |",
         *by_oracle("TMPD", FAR),

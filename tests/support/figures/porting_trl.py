@@ -3,8 +3,4 @@
 from figures.figure import Stated
 
 FIGURES = []
-STATED = [
-    Stated("were deprecated in <0.20> and are gone since TRL <0.24>", "versions"),
-    Stated("TRL <0.23>: the rollout", "a version"),
-    Stated("| TRL <0.23> | here |", "a version"),
-]
+STATED = [Stated("were deprecated in <0.20> and are gone since TRL <0.24>", "versions")]

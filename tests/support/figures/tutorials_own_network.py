@@ -15,7 +15,10 @@ FIGURES = [
 ]
 STATED = [
     Row("| 499.5 |", ...),  # a time
-    Stated("about <70> network calls", "counted in the code of `check`"),
+    Stated(
+        "about <70> network calls",
+        "68, counted by a hook, on VP; the count goes with the time scales that it tries",
+    ),
     Stated("with its cost: <12> network calls for 12 steps", CALLS),
     Stated("<12> calls forward, <12> again, and <12> vector-Jacobian products", CALLS),
 ]
