@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..solvers.optional import library
+from pullback.solvers.optional import library
 
 
 def digit_images() -> tuple[Tensor, Tensor]:

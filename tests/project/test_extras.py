@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import pathlib
 import re
 import sys
