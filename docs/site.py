@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES, SITE, PACKAGE = (ROOT / "out" / name for name in ("pages", "site", "package"))
 SHOWN = (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs", "examples", "tests", "benchmarks",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "docs", "examples", "tests", "benchmarks",
     "pullback/zoo",
 )  # fmt: skip
 LEFT_OUT = shutil.ignore_patterns(

@@ -21,7 +21,8 @@ def face_images() -> Tensor:
     return torch.tensor(faces[:100], dtype=torch.float32)[:, None] * 2 - 1
 
 
-MNIST_TRAIN, MNIST_HELD_OUT = slice(0, 8000), slice(8000, 10_000)
+MNIST_TRAIN = slice(0, 8000)
+MNIST_HELD_OUT = slice(8000, 10_000)
 
 
 def mnist_images() -> tuple[Tensor, Tensor]:
