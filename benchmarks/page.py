@@ -22,6 +22,10 @@ WORDS = """# Benchmarks
 {machine} Times are the processor's, medians with quartiles in brackets; ratios are formed turn by turn, both sides in
 one process. Every table says which script made it; `make bench` runs them all.{loaded}
 
+## Where this library is ahead
+
+{in_front}
+
 ## Where a peer is ahead
 
 {ahead}
@@ -186,6 +190,7 @@ def written() -> str:
     return WORDS.format(
         machine=said,
         loaded=loaded,
+        in_front=tables.in_front(peers, read("overhead")["over_diffusers"]),
         ahead=tables.ahead(peers, read("overhead")["over_diffusers"]),
         accuracy=tables.accuracy(peers["accuracy"]["rows"]),
         times=tables.times({size: peers["times"][size] for size in ("small", "large")}),
