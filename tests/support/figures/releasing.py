@@ -7,7 +7,7 @@ STATED = [
     Stated("Until <1.0> a minor", "a version"),
     Stated("deprecated in <0.3>, it is gone in <0.5>", "versions"),
     Stated("| Python | <3.11> |", "a version"),
-    Stated("| torch | <2.8> | <2.6> and <2.7> have", "versions"),
+    Stated("| torch | <2.8> |", "a version"),
     Stated("| numpy | <1.26> |", "a version"),
     Stated("| tqdm, safetensors | <4.60>,", "a version"),
     Stated("of over <400> MB", "the rule of the script"),
