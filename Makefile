@@ -23,7 +23,7 @@ test-all: test test-slow
 
 # tests against the installed wheel, in a fresh environment for each interpreter and torch; writes benchmarks/results/matrix.json
 PYTHONS ?= python3.11 python3.12 python3.13
-TORCHES ?= 2.13.0
+TORCHES ?= 2.8.0 2.9.1 2.13.0
 matrix: $(STAMP)
 	$(BIN)/python tests/support/matrix.py --pythons $(PYTHONS) --torches $(TORCHES)
 

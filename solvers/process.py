@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._autograd import _top_saved_tensors_default_hooks
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from .checked import CheckedFields
 from .kinds import described
@@ -21,6 +22,16 @@ from .kinds import described
 def as_time(t: Tensor | float | Sequence[Any]) -> Tensor:
     """`t` as a float64 tensor: time arithmetic is never done in less."""
     return torch.as_tensor(t, dtype=torch.float64)
+
+
+def as_numbers(t: Tensor) -> Any:
+    """`t.tolist()`, inside torch.func too: there torch 2.8 and 2.9 refuse it, and 2.13 `numpy()` still."""
+    if not is_functorch_wrapped_tensor(t):
+        return t.tolist()
+    with torch._C._DisableFuncTorch():  # which would wrap again what `tolist` looks at
+        while is_functorch_wrapped_tensor(t):
+            t = get_unwrapped(t)
+        return t.tolist()
 
 
 def as_table(name: str, values: Tensor | Sequence[Any], wanted: str) -> Tensor:

@@ -15,7 +15,7 @@ from .linear_map import LinearMap, Value
 from .model import Model
 from .plan import Plan
 from .prediction import conversion
-from .process import as_time
+from .process import as_numbers, as_time
 
 Evaluator = Callable[["Call", Tensor], Tensor]
 
@@ -137,7 +137,7 @@ def _maps(plan: Plan, model: Model, times: Tensor) -> np.ndarray:
         alone = len(plan.wants) == 1  # all calls are quick to take
         index = slice(None) if alone else [k for k, op in enumerate(plan.calls) if op.want == want]
         a, b = conversion(model.prediction, want, plan.process, as_time(times[index]))
-        result[index, 0], result[index, 1] = a.tolist(), b.tolist()  # numpy() fails inside torch.func
+        result[index, 0], result[index, 1] = as_numbers(a), as_numbers(b)
     return result
 
 

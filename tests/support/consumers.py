@@ -374,10 +374,12 @@ WITHOUT: dict[str, str] = {
     "aidi": NO_GRADIENT + ": the fixed point runs without a graph",
     "ays": NO_GRADIENT + ": it measures the denoiser's error at each node",
     "best_of": NO_GRADIENT + ": it chooses",
+    "bespoke": NO_GRADIENT + ": as learn_solver",
     "d_ode": NO_GRADIENT + ": a least-squares fit",
     "exact_inversion": "float64 registers of two runs under plain autograd; `sample(model, plan.inverse(), registers, "
     "gradient=Reversible())` is the way back with a strategy",
     "learn_solver": NO_GRADIENT + ": difference quotients of the plan's numbers",
+    "s4s": NO_GRADIENT + ": as learn_solver",
     "lora": "no sampler",
     "memory": "no network",
     "memoryless": "no network",

@@ -1,6 +1,6 @@
 """`make matrix`: the wheel in fresh environments, of each Python and torch given, and tests against what is installed.
 
-    python tests/support/matrix.py --pythons python3.11 python3.13 --torches 2.13.0
+    python tests/support/matrix.py --pythons python3.11 python3.13 --torches 2.8.0 2.13.0
 
 Writes a row for each pair to benchmarks/results/matrix.json. A torch wheel that is larger than LIMIT is not fetched,
 and its row says so: on Linux the index has torch with CUDA, of gigabytes with what it brings.
@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "matrix.json"
 LIMIT = 400  # MB of one torch wheel
 BESIDE = ("pytest", "hypothesis", "beartype", "mpmath")
-TORCHES = ("2.13.0",)  # the oldest that pyproject.toml allows, which is that of constraints.txt
+TORCHES = ("2.8.0", "2.9.1", "2.13.0")  # the oldest allowed, up to that of constraints.txt
 
 
 def say(command: list[str], **arguments) -> subprocess.CompletedProcess[str]:

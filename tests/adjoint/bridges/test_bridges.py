@@ -359,7 +359,7 @@ def test_refusals(monkeypatch):
         as_sde(model, sde_type="backwards")
 
     def missing(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(name, name=name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     call(ode, TorchDiffEq(), r"pullback\[ode\]", ImportError)
