@@ -44,10 +44,22 @@ PLAIN: dict[Any, _Expected] = {
 }
 
 
+class _OfInit:
+    """The signature of a class is that of its `__init__`; early versions of Python 3.11 would show `__new__`'s."""
+
+    def __get__(self, made: object, owner: type) -> inspect.Signature:
+        if made is not None:
+            raise AttributeError("__signature__")  # what calling an instance takes is another matter
+        found = inspect.signature(owner.__init__)
+        return found.replace(parameters=[*found.parameters.values()][1:])
+
+
 class CheckedFields:
     """A frozen dataclass, or a base of some, that users build: its arguments are looked at by `_check` before its own
     `__post_init__` works with them.
     """
+
+    __signature__ = _OfInit()
 
     def __new__(cls: type[T], *args: Any, **kwargs: Any) -> T:
         if (
