@@ -52,14 +52,15 @@ class Tape(ABC):
         reached: how much of each call was differentiated.
         plain: flags of the network before the first call.
         disturbed: whether they have changed since.
-        seen_through: whether later calls reach what the first did, so that they need no graph.
+        seen_through: whether later calls reach no more than the first did, so that they need no graph.
+        first_kept: whether the graph of the first call is kept, and its replay never made.
         projection: what outputs are compared by.
         marks: of the calls' outputs, unless `record` keeps none.
         kept: what `record` holds for `pull`: any nesting of tensors. Autograd takes it over after the run.
     """
 
     kept: Any = None
-    seen_through = disturbed = False
+    seen_through = disturbed = first_kept = False
 
     def __init__(self, rollout: Rollout, registers: Registers) -> None:
         self.rollout, self.registers = rollout, dict(registers)
@@ -100,6 +101,7 @@ class Tape(ABC):
 
     def _evaluate(self, call: Call, state: Tensor) -> Tensor:
         around, kept, live = CallState(state.device, self.calls.turns), self.keeps(call), None
+        self.first_kept |= kept and not self.calls
         if self.seen_through and not kept:
             out = self.rollout.evaluate(call, state)
             self.reached.append(Extent(self.reached[0].known))  # its graph may go by t
@@ -181,8 +183,12 @@ class Tape(ABC):
         expected = self.reached[call.index - self.first]
         if expected.edges is None and self.disturbed:
             expected = self.reached[0]
+        # A call of which no graph was made may reach less than the first one, by t: a block, an expert for high noise.
+        # What else takes something from a replay, a flag or a memo, takes it from the first call's too, and that one is
+        # held to all that was seen of it.
+        by_t = expected.edges is None and call.index > self.first and not self.first_kept
         with self.calls.of(call).restored():
-            return replay(self.rollout, call, state, self.inputs, expected)
+            return replay(self.rollout, call, state, self.inputs, None if by_t else expected)
 
     def replays(self) -> Replays:
         """Where one backward pass notes the outputs of its replays."""
