@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-import tarfile
+import shutil
 import tomllib
 import zipfile
 
@@ -51,8 +51,7 @@ def test_the_wheel_holds_the_tree_and_nothing_else(built):
 @pytest.mark.slow
 def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     wheel, sdist = built
-    with tarfile.open(sdist) as file:
-        file.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(sdist, tmp_path)
     again = build(tmp_path / sdist.name.removesuffix(".tar.gz"), "wheel", tmp_path)
     assert contents(again) == contents(wheel)
 
