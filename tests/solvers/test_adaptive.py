@@ -171,6 +171,7 @@ def test_batch_mates_change_nothing(pair):
     assert len(shared[0]) != len(shared[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair, tolerances", [(AdaptiveDPM(2), (1e-3, 3e-5)), (AdaptiveDPM(3), (1e-3, 1e-6))])
 def test_tighter_tolerances_give_smaller_errors(pair, tolerances):
     """Errors fall with the tolerance; the steps grow as tolerance^(-1/q)."""

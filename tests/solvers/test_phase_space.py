@@ -404,6 +404,7 @@ def test_exact_strategies_agree(method):
         assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-12) for a, b in zip(found[0], other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [ConjugateDDIM(2), SSCS(2, Reverse.ODE), ReducedVerlet(), ReducedVerlet(ConjugateParts())],

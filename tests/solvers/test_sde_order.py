@@ -42,6 +42,7 @@ def test_strong_order_is_one_whatever_the_nodes(method, tau):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, slope",
     [

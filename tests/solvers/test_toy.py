@@ -160,6 +160,7 @@ def test_gaussian_flow_is_exact_and_the_mixture_flow_agrees(kind, process):
     assert torch.allclose(back, x, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 def test_mixture_flow_converges_and_reverses(process):
     model, top, low = mixture(6), process.t_max, process.t_min
@@ -319,6 +320,7 @@ def test_gradients_of_every_argument(kind):
     assert torch.autograd.gradgradcheck(lambda *v: outputs(*v)[0], arguments)
 
 
+@pytest.mark.slow
 @KINDS
 def test_gradients_of_the_flows(kind):
     spread = 0.3 * torch.eye(2) + 0.02 * torch.ones(2, 2) if kind == "full" else torch.tensor(0.4)

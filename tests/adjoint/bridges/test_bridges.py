@@ -285,6 +285,7 @@ def test_srk_converges_faster_along_one_path():
     assert srk < 0.2 * euler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inner, tolerance",
     [(Continuous(method=DDIM(1.0), states=States.RECORDED), 0.05), (AdjointDEIS(1), 0.1), (Backsolve(), 0.1)],

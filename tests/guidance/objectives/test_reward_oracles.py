@@ -224,6 +224,7 @@ def chain_bias(plan: Plan, grid: Tensor) -> float:
     return variation(pushed(law, optimum(steps, grid)), tilt(pushed(law, steps), grid))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_what_a_memory_of_the_start_costs(name):
     """The optimum of E[r] - KL is the chain's law tilted only where the chain is memoryless; `memory` says
@@ -302,6 +303,7 @@ def best_reward() -> float:
     return float((targets()[1] * to_one(GRID[:, None], None)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [8, 16])
 def test_the_attainable_optimum_in_the_plane_is_that_of_the_line_twice(steps):
     """Two modes along one axis, a Gaussian along the other, a reward that is a sum: each axis by itself is solved

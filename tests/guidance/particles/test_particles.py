@@ -240,6 +240,7 @@ def test_any_potential_leaves_the_evidence_unbiased(count, batch, potential):
     assert abs(float(z.mean()) - truth(TWO, soft)[0]) < 4 * float(z.std()) / batch**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("strength", [0.1, 3.0])
 def test_weights_are_kept_when_nothing_is_resampled(threshold, strength):
