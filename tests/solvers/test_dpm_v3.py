@@ -126,6 +126,7 @@ def test_integrals_against_quadrature_of_the_papers_formula(low, high):
     assert float(got[2]) == pytest.approx(float(rest), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", [DPMSolverV3(OF_TWO, 3, 0, starter=True), DPMSolverV3(OF_TWO, 3, 4, starter=True)], ids=str
 )

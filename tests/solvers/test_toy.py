@@ -120,6 +120,7 @@ def test_noiseless_measurement_is_met_exactly_and_denoises():
     assert law.denoise(draws, 1.0, 0.0).isfinite().all()
 
 
+@pytest.mark.slow
 @KINDS
 @settings(max_examples=6)
 @given(SEEDS, st.booleans())

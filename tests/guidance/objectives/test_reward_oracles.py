@@ -142,6 +142,7 @@ UNBIASED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNBIASED)
 def test_gradient_estimates_are_unbiased(name):
     objective, of_reward, of_kl, reward = UNBIASED[name]

@@ -280,6 +280,7 @@ def compare(ranks: list[dict[str, Any]], folder: pathlib.Path, name: str, full: 
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, full", runs(False))
 def test_two_processes_are_one_with_the_whole_batch(quick, tmp_path, name, full):
     compare(quick, tmp_path, name, full)

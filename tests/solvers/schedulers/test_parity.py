@@ -239,6 +239,7 @@ ORDERS = [  # scheduler, order as shipped, order corrected, at most what share o
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, shipped, true, share", ORDERS, ids=lambda each: str(each)[:60])
 def test_corrected_has_the_order_of_the_name(case, shipped, true, share):
     """Down to the last positive noise level, on a mixture in closed form. None: the shipped error grows, or hardly
