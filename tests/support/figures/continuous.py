@@ -114,7 +114,7 @@ FIGURES = [
     Figure("({0.21} to {0.23} at 5 of 10)", *sorted(errors("Continuous, M = N/2", 10))),
     Figure(
         "a cost of {161} network calls on (a VJP counted as two) RK4 through torchdiffeq, on a grid uniform in t, is level "
-        "or better on this smooth field: {0.0022} and {0.0021} there, where `Continuous()` has {0.0018} and {0.0026} at {200}",
+        "or better on this smooth field: {0.0022} and {0.0021} there, where `Continuous()` has {0.0018} and {0.0026} at {201}",
         errors(RK4, 10, "cost_F")[0],
         *errors(RK4, 10),
         *errors(OURS, 50),

@@ -31,7 +31,7 @@ FIGURES = [
     ),
     Figure(
         "On {50} random networks, plans and limits (`benchmarks/auto.py`, one thread) what it chose took {0.95} to "
-        "{1.07} of the time of the best by hand, and of {191} predicted peaks {190} were within <10> %",
+        "{1.06} of the time of the best by hand, and of {191} predicted peaks {190} were within <10> %",
         auto["cases"],
         min(slower),
         max(slower),

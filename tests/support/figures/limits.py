@@ -25,11 +25,10 @@ FIGURES = [
     ),
     Figure("least has {2.9} times", sampling.LEAST_WORST),
     Figure(
-        "Addressed noise costs {2.1} `torch.randn`: a step of DDPM, Euler ancestral or DDIM at eta 1 takes up to {1.16} of "
-        "diffusers' time, and one of flow Euler on a small state {1.31}",
+        "Addressed noise costs {1.9} `torch.randn`: a step of DDPM, Euler ancestral or DDIM at eta 1 takes up to {1.03} of "
+        "diffusers' time",
         results("overhead")["noise_over_randn"],
         max(noisy),
-        small["flow Euler"],
     ),
     Figure(
         "on a plane its log evidence was {0.3} to {0.5} below the data's at 50",
