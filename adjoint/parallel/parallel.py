@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from ...solvers import ClassifierFree, Plan, Prediction, V
+from ...solvers import Plan, Prediction, V
+from ...solvers.networks.shared import check_shared
 from ...solvers.wanted import Count, NonNegative, Whole
 from ..replay.bound_model import BoundModel
 from ..replay.rollout import Registers, Rollout
@@ -89,15 +88,8 @@ class Parallel(Taped):
                 "many times, which a compiled one allows once; sample with the module that was compiled, or use "
                 "Checkpoint()"
             )
-        inner: Any = rollout.model.model
-        while inner is not None:  # what it is made of
-            scale = getattr(inner, "scale", None) if isinstance(inner, ClassifierFree) else None
-            if isinstance(scale, Tensor) and scale.ndim == 1 and len(scale) > 1:
-                raise ValueError(
-                    f"{self}: got ClassifierFree with scale {tuple(scale.shape)}, expected one number: a batched call "
-                    "has rows of several steps; pass cond=Guided(cond, scale), whose scale goes with its sample"
-                )
-            inner = getattr(inner, "denoiser", None)
+        why = "a batched call has rows of several steps"
+        check_shared(str(self), why, rollout.model.model, registers["x"])
         how = SweepSettings(
             self.window or max(len(unrolled), 1), self.tol, self.memory, self.backward_sweeps, self.observe
         )

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from ...solvers import Guided, Model, Plan
+from ...solvers.notebook import Shown
 from ...solvers.per_step import PerStep
 from ..latents.optimisation import Stop
-from .gauss_newton import Features, GaussNewton, teacher_distances
+from .gauss_newton import Features, GaussNewton, check_distances, teacher_distances
 from .part import Draft, LearnedPart
 from .student import Draws, Run, Student
 
 
-@dataclass(frozen=True, eq=False)
-class LearnedSolver:
+@dataclass(frozen=True, eq=False, repr=False)
+class LearnedSolver(Shown):
     """A learned plan, the best on held-out noise, and how it was found.
 
     Attributes:
@@ -43,7 +44,11 @@ class LearnedSolver:
 
 @dataclass(eq=False)
 class BestSoFar:
-    """The best draft so far, judged on held-out noise."""
+    """The best draft so far, judged on held-out noise.
+
+    Raises:
+        FloatingPointError: a distance that is not finite, of the plan given.
+    """
 
     model: Model
     plan: Plan
@@ -59,6 +64,7 @@ class BestSoFar:
     def __post_init__(self) -> None:
         self.best = Draft(self.plan)
         self.before = self.after = self._judged(self.best)
+        check_distances(self.before)
 
     def begin(self, start: LearnedSolver) -> None:
         """Take `start` for the best where it is no worse than the plan given."""

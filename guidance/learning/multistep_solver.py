@@ -70,12 +70,17 @@ def s4s(
         A `LearnedSolver`.
 
     Raises:
-        ValueError: as `learn_solver`.
+        ValueError: a grid of one step, and what `learn_solver` refuses.
 
     Cost: as `learn_solver`, and with a radius 2 runs of the plan and its gradient in x for each turn. Source: Frankel
     et al. 2025, arXiv 2502.17423; the ball is of Tong et al. 2024, arXiv 2405.15506.
     """
     plan = method.plan(denoiser.process, checked_times(grid, denoiser.process))
+    if plan.steps < 2:
+        raise ValueError(
+            "s4s: got a grid of 1 step, expected 2 or more: half of the turns move the nodes between its ends; take "
+            "learn_solver, whose default learns coefficients and labels"
+        )
     times, factors, labels = LearnedTimes(method), LearnedCoefficients(order, Kept.STATE), LearnedLabels()
     parts: list[LearnedPart] = [times, factors, labels]
     best, train = prepared("s4s", denoiser, plan, teacher, x, parts, cond, features, held_out)

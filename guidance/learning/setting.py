@@ -12,6 +12,7 @@ from ...adjoint.arguments import check_arguments
 from ...solvers import Model, Plan
 from ...solvers.kinds import check_kind, described
 from ...solvers.loop import predict
+from ...solvers.networks.shared import check_shared
 from ...solvers.opening import carried
 from ...solvers.per_step import PerStep
 from ...solvers.program import prepare
@@ -48,6 +49,7 @@ def prepared(
     if start is not None:
         _check_start(denoiser, plan, parts, start)
     check_steady(what, denoiser)
+    check_shared(what, "rows that are learned from and rows held out are called apart", denoiser, x)
     _ = Student(denoiser, plan, parts).sizes  # what does not fit the plan is refused before the teacher's run
     x = carried(x.detach())
     _check_features(features, x[len(x) - kept :])

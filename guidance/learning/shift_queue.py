@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...solvers import Addressed, Model, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
+from ...solvers.networks.shared import check_shared
 from ...solvers.per_step import PerStep
 from ..loss import Loss
 from .implicit import ImplicitSampler, Moved, check_gradients_reached, losses_of, own_gradient
@@ -82,7 +83,10 @@ class _Turning:
 
     def __call__(self, k: int) -> Moved:
         n = len(self.steps.slots)
-        self.forwards.appendleft(_Run(k, [self.queue.starts(k).detach()]))
+        begun = self.queue.starts(k).detach()
+        if not k:
+            check_shared("ShiftQueue", "a call has rows of several steps", self.queue.denoiser, begun)
+        self.forwards.appendleft(_Run(k, [begun]))
         whole = len(self.backwards) == n
         there, back = len(self.forwards), len(self.backwards)
         gradient = self._pull() if self.backwards else None

@@ -8,18 +8,31 @@ import torch
 from tqdm.auto import tqdm
 
 from pullback.adjoint import sample
-from pullback.guidance.learning import Kept, LearnedCoefficients, LearnedScaleTime, LearnedTimes, bespoke, s4s
+from pullback.guidance.learning import (
+    Kept,
+    LearnedCoefficients,
+    LearnedLabels,
+    LearnedScaleTime,
+    LearnedTimes,
+    bespoke,
+    learn_solver,
+    s4s,
+)
 from pullback.guidance.learning.best_so_far import BestSoFar
+from pullback.guidance.learning.gauss_newton import GaussNewton
 from pullback.guidance.learning.multistep_solver import _relaxed
 from pullback.guidance.learning.part import Draft
-from pullback.guidance.learning.student import Draws
+from pullback.guidance.learning.student import Draws, Student
 from pullback.solvers import (
     DATA,
     DDIM,
     DEIS,
+    FLOW,
     VP,
     CosineVP,
+    Denoiser,
     DPMSolverPP,
+    FlowEuler,
     FlowMidpoint,
     Gaussian,
     GivenTimes,
@@ -210,6 +223,54 @@ def test_presets_learn_and_give_plans_of_the_calls_that_they_say():
         assert float(found.after.mean()) < 0.7 * float(found.before.mean())
         out, target = (sample(EXACT, plan, x[9:], gradient=None) for plan in (found.plan, teacher))
         assert torch.equal((out - target).square().mean(1).sqrt(), found.after)
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3), torch.nn.Linear(2, 8)
+
+    def forward(self, x, t, cond):
+        return self.b(torch.tanh(self.a(torch.cat([x, t[:, None]], 1)) + self.c(cond)))
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_number_whose_curvature_is_not_in_its_slopes_holds_up_no_other(seed):
+    """On a network that is not far from straight the residual bends along the nodes a thousand times more than its
+    slopes say: steps of all numbers together were too long for them at every damping, and nothing was learned.
+    """
+    torch.manual_seed(seed)
+    x, cond, net = torch.randn(12, 3), torch.randn(12, 2), Net()
+    model, grid = Denoiser(net, RectifiedFlow(), FLOW), UniformT(3, start=1.0, end=0.0)
+    teacher = FlowEuler().plan(RectifiedFlow(), UniformT(40, start=1.0, end=0.0))
+    plan, others = DDIM().plan(RectifiedFlow(), grid), [LearnedCoefficients(), LearnedLabels()]
+    alone, both = (
+        learn_solver(model, plan, teacher, x, learn=learn, cond=cond, steps=8, progress=False)
+        for learn in (others, [LearnedTimes(DDIM()), *others])
+    )
+    assert float(both.after.mean()) < 3 * float(alone.after.mean()) < 0.5 * float(alone.before.mean())
+    found = bespoke(model, grid, teacher, x, order=1, cond=cond, steps=8, progress=False)
+    assert float(found.after.mean()) < 0.6 * float(found.before.mean())
+
+
+def test_what_slopes_leave_out_is_the_losses_own_second_derivative():
+    """S + A has the diagonal of the Hessian of sum_b |r_b|, times the numbers of a sample, where that is more."""
+    model, grid = EXACT, UniformLambda(3, 1.0, 0.02)
+    plan, teacher = DDIM().plan(VP(), grid), DDIM().plan(VP(), FINE)
+    x = noise(6)
+    student = Student(model, plan, [LearnedTimes(DDIM())])
+    descent = GaussNewton(
+        student, Draws(x, None, sample(model, teacher, x, gradient=None)), torch.nn.Identity(), torch.zeros(2)
+    )
+
+    def loss(theta):
+        made = sample(model, student.draft(theta).plan, x, gradient=None)
+        return (made - descent.batch.target).square().mean(1).sqrt().mean()
+
+    for k in range(2):
+        e = torch.eye(2)[k] * 1e-2
+        fine = (loss(e) + loss(-e) - 2 * loss(0 * e)) / 1e-4
+        assert torch.isclose(descent._second_difference(k), fine, rtol=2e-2)
 
 
 def test_what_does_not_fit_is_refused():
