@@ -17,6 +17,7 @@ from ...adjoint.replay.parameters import parameters
 from ...adjoint.watching import Callback, show
 from ...solvers import Addressed, GivenNoise, Model, Noise, Plan
 from ...solvers.kinds import check_kind
+from ...solvers.notebook import Shown
 from ...solvers.opening import carried, check_state
 from ...solvers.per_step import check_steps
 from ...solvers.program import prepare
@@ -31,8 +32,8 @@ from .validity import check_fields, check_hooks
 OWN_STREAM = 2**63  # added to the stream of the plan's noise for what a guide draws
 
 
-@dataclass(frozen=True, eq=False)
-class Steered:
+@dataclass(frozen=True, eq=False, repr=False)
+class Steered(Shown):
     """A guided sample and what it took.
 
     Attributes:

@@ -25,17 +25,33 @@ def strength_at(ctx: Context, value: Strengths) -> float | Tensor:
 
 def repeated_strengths(guide: Guide, batch: int, count: int) -> Guide:
     """`guide`, of `batch` samples, for `count` copies of each, one after the other: strengths (B,) and PerStep (N, B)
-    repeated; what samples share, and what has a value for each copy already, stays as it is.
+    repeated, (B, K) and (N, B, K) laid out as the copies are; one for all stays as it is.
+
+    Raises:
+        ValueError: a strength that has not one value, B or B K.
     """
 
     def repeated(name: str, value: Strengths) -> Strengths:
-        if isinstance(value, PerStep):
-            many = value.values.ndim > 1 and value.values.shape[1] == batch
-            return PerStep(value.values.repeat_interleave(count, 1)) if many else value
-        many = isinstance(value, Tensor) and value.numel() == batch
-        return value.flatten().repeat_interleave(count) if isinstance(value, Tensor) and many else value
+        steps = isinstance(value, PerStep)
+        values = value.values if isinstance(value, PerStep) else value
+        if not isinstance(values, Tensor):
+            return value
+        axis = 1 if steps else 0
+        many = values.shape[axis:].numel()
+        if many == 1:
+            return value
+        if many not in (batch, batch * count):
+            n = "N, " if steps else ""
+            raise ValueError(
+                f"{name}: got {'PerStep with values' if steps else 'shape'} {tuple(values.shape)}, expected one number"
+                f"{' a step' if steps else ''}, ({n}{batch}{'' if steps else ','}) for the samples, or "
+                f"({n}{batch}, {count}) for the particles of each; its rows are those of x (B, K, ...)"
+            )
+        values = values.flatten(axis)
+        values = values if many == batch * count else values.repeat_interleave(count, axis)
+        return PerStep(values) if steps else values
 
-    return guide if batch == 1 else _with_strengths(guide, repeated)
+    return _with_strengths(guide, repeated)
 
 
 def check_strengths(guide: Any, steps: int, batch: int) -> None:

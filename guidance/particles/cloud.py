@@ -7,12 +7,13 @@ from torch import Tensor
 
 from ...adjoint.not_finite import which_samples
 from ...solvers import Addressed
+from ...solvers.notebook import Shown
 from ..guides.steering import Steered
 from .resampling import uniform_draws
 
 
-@dataclass(frozen=True, eq=False)
-class Cloud:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cloud(Shown):
     """Weighted particles at the end of a run.
 
     Attributes:

@@ -45,6 +45,11 @@ STRENGTHS = {
     "a step": (PerStep(STEPS[:, 0]), lambda b: PerStep(STEPS[:, 0])),
     "a step, one column": (PerStep(STEPS[:, :1]), lambda b: PerStep(STEPS[:, 0])),
     "a particle": (EACH.repeat_interleave(5), lambda b: float(EACH[b])),
+    "a sample's particle": (EACH[:, None].expand(3, 5), lambda b: EACH[b].expand(1, 5)),
+    "a step and sample's particle": (
+        PerStep(STEPS[..., None].expand(4, 3, 5)),
+        lambda b: PerStep(STEPS[:, b, None].expand(4, 5)),
+    ),
     "one": (EACH[:1], lambda b: float(EACH[0])),
 }
 
@@ -112,7 +117,9 @@ def test_strengths_that_fit_no_sample_are_refused_before_any_call(given, words, 
     ]:
         with pytest.raises(ValueError, match=f"{where}: " + words.replace("{B}", str(batch))):
             steer(model, PLAN, x, guide, noise=noise)
-    with pytest.raises(ValueError, match="Raw.scale: got"):
+    steps = "N, " * isinstance(given, PerStep)
+    many = rf"Raw.scale: got .*\({steps}{batch},?\) for the samples.*{batch}, 7\) for the part"
+    with pytest.raises(ValueError, match=many):
         smc(model, PLAN, torch.zeros(batch, 7, 4), lambda x, context: x[:, 0], noise,
             proposal=DataGuidance(SEEN.nats, Raw(given)))  # fmt: skip
     assert not calls
