@@ -1,6 +1,7 @@
 """`python -m pullback`: versions, extras, strategies, devices, and whether value and gradient are right here."""
 
 import importlib.metadata
+import os
 import platform
 import re
 import sys
@@ -104,4 +105,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -13,6 +13,7 @@ from .diagnosis import USUAL, described_call, diagnosis
 from .kinds import check_kind, described, instance
 from .labels import Label
 from .modules_behind import Behind, Declaring, behind
+from .notebook import one_line
 from .prediction import DATA, Prediction, conversion
 from .process import Process, as_time
 
@@ -40,6 +41,11 @@ class Model(ABC):
     def networks(self) -> Iterator[nn.Module]:
         """The modules behind the model."""
         yield from ()
+
+    def __repr__(self) -> str:
+        named = ", ".join(type(network).__name__ for network in self.networks()) or "a function"
+        told = f", {self.prediction.name} under {self.process}" if hasattr(self, "process") else ""
+        return one_line(f"<{type(self).__name__}: {named}{told}>")
 
     def check_times(self, times: Tensor) -> None:  # noqa: B027  (most can be called at any time)
         """Raise ValueError where it cannot be called at one of `times` (float64, any shape). Before a run."""

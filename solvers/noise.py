@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .checked import CheckedFields
 from .kinds import check_kind
+from .notebook import Shown
 from .packing import State, packing_of
 from .wanted import Wanted
 
@@ -208,8 +209,8 @@ class GivenNoise(Noise):
         return self.values[slot].to(like)
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedNoise(Noise):
+@dataclass(frozen=True, eq=False, repr=False)
+class RecordedNoise(Shown, Noise):
     """Passes draws of `source` through and keeps them."""
 
     source: Noise

@@ -1,7 +1,9 @@
 """How results show themselves where they are the last line of a cell: one line, and a table."""
 
+import enum
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -44,4 +46,42 @@ def form(state: Any) -> str:
 def mean_and_range(values: torch.Tensor) -> str:
     """As "mean 0.12, from 0.1 to 0.2": of (B,) numbers."""
     v = values.detach().double()
+    if not v.numel():
+        return "of none"
     return f"mean {v.mean():.3g}" + (f", from {v.min():.3g} to {v.max():.3g}" if v.numel() > 1 else "")
+
+
+def brief(value: Any) -> str:
+    """A field's value in a few words: of tensors their form, of (B,) numbers their mean and range."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() == 1 and not value.dtype.is_complex:
+            return f"{value.item():.4g}"
+        return mean_and_range(value) if value.ndim == 1 and value.is_floating_point() else form(value)
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, dict | list | tuple):
+        tensors = any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(value))
+        return form(value) if tensors else f"{len(value)} of them" if value else "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, torch.nn.Module):
+        return type(value).__name__
+    return getattr(value, "__name__", None) or one_line(repr(value))
+
+
+class Shown:
+    """A dataclass, made with repr=False, that shows its public fields, and of tensors never the numbers."""
+
+    def __repr__(self) -> str:
+        return one_line(
+            f"<{type(self).__name__}: {', '.join(f'{name} {said}' for name, said in self._said())}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return table((type(self).__name__, ""), self._said())
+
+    def _said(self) -> Iterator[tuple[str, str]]:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if not field.name.startswith("_") and value is not None:
+                yield field.name, brief(value)

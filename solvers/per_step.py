@@ -6,9 +6,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .notebook import Shown
 
-@dataclass(frozen=True)
-class PerStep:
+
+@dataclass(frozen=True, repr=False)
+class PerStep(Shown):
     """One value per step: `values` (N, ...); step k sees values[k]."""
 
     values: Tensor

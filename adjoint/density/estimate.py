@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import checked
+from ...solvers.notebook import Shown
 from ...solvers.packing import State
 from ...solvers.wanted import Count, Wanted
 
 Confidence = Annotated[float, Wanted("a number between 0 and 1; pass 0.95", lambda value: 0 < value < 1)]
 
 
-@dataclass(frozen=True, eq=False)
-class LogProb:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogProb(Shown):
     """Log densities of B samples in nats, and what they cost.
 
     Attributes:

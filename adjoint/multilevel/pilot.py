@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import checked
+from ...solvers.notebook import Shown
 from .allocation import Allocation
 from .best import best, steps_between
 from .draws import LevelDraws, StratifiedDraws
 from .levels import GridLevels
 
 
-@dataclass(frozen=True, eq=False)
-class Pilot:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pilot(Shown):
     """Moments of one sample's gradient f_l on K grids; prints as a table.
 
     Attributes:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...solvers.notebook import Shown
 from ...solvers.packing import State
 
 
-@dataclass(frozen=True, eq=False)
-class Weighted:
+@dataclass(frozen=True, eq=False, repr=False)
+class Weighted(Shown):
     """M samples of the B starts of a batch, M >= B.
 
     Attributes:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import checked
+from ...solvers.notebook import Shown
 from ...solvers.opening import carried
 from ...solvers.wanted import Count, Positive, Samples
 from ..strategies.checkpoint import Checkpoint
@@ -17,8 +18,8 @@ from .call_jvp import CallJVP, ForwardMode
 from .linearisation import Linearisation, exactness, linearised
 
 
-@dataclass(frozen=True, eq=False)
-class SingularDirections:
+@dataclass(frozen=True, eq=False, repr=False)
+class SingularDirections(Shown):
     """J v_i = s_i u_i of each sample's Jacobian J, greatest first.
 
     Attributes:

@@ -12,6 +12,7 @@ from ...adjoint import Gradient, Input, sample
 from ...adjoint.arguments import check_serves
 from ...solvers import Model, Noise, Plan
 from ...solvers.broadcast import per_sample
+from ...solvers.notebook import Shown
 from ..guides.context import Context
 from ..guides.guide import Guide
 from ..guides.steering import steer
@@ -35,8 +36,8 @@ class TowardsTarget(Guide):
         return x + added
 
 
-@dataclass(frozen=True)
-class Adversarial:
+@dataclass(frozen=True, repr=False)
+class Adversarial(Shown):
     """What `advdiff` found.
 
     Attributes:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...solvers import Addressed
 from ...solvers.checked import checked
+from ...solvers.notebook import Shown
 from ...solvers.progress import progress_bar
 from ..grad_mode import check_grad_mode
 from .attacked import attacked
@@ -19,8 +20,8 @@ from .stepping import FixedStep, Stepping
 from .threat_model import Points, ThreatModel
 
 
-@dataclass(frozen=True)
-class Attack:
+@dataclass(frozen=True, repr=False)
+class Attack(Shown):
     """What `pgd` found, each sample at its own best step of its own best restart; under an `Expectation`, whose losses
     are noisy, at the last step of it.
 

@@ -12,6 +12,7 @@ from ...solvers import NOISE, Addressed, Model, convert
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
 from ...solvers.model import data_prediction
+from ...solvers.notebook import Shown
 
 ImageEncoder = Callable[[Tensor], Tensor]  # images (B, ...) to latents (B, ...)
 EPS, TIME = 0, 1  # slots of the noise
@@ -25,8 +26,8 @@ class Protection(CheckedFields, ABC):
         """(B,), differentiable, under one draw of noise."""
 
 
-@dataclass(frozen=True, eq=False)
-class PhotoGuardEncoder(Protection):
+@dataclass(frozen=True, eq=False, repr=False)
+class PhotoGuardEncoder(Shown, Protection):
     """|E(x) - target|^2: the editor's encoder takes the image for another. Needs no noise: pgd(protection, image, ...).
 
     Source: Salman et al. 2023, arXiv 2302.06588, the encoder attack.
@@ -39,8 +40,8 @@ class PhotoGuardEncoder(Protection):
         return _square(self.encoder(image) - self.target)
 
 
-@dataclass(frozen=True, eq=False)
-class PhotoGuardDiffusion(Protection):
+@dataclass(frozen=True, eq=False, repr=False)
+class PhotoGuardDiffusion(Shown, Protection):
     """|edit(x, noise) - target|^2 through the whole editor: what it makes of the image becomes the target.
 
         PhotoGuardDiffusion(lambda x, noise: purify(denoiser, plan, x, noise.initial(x), cond=prompt), target)
@@ -103,8 +104,8 @@ class ScoreDistillation(Protection):
         return -self.scale * _denoising_loss(self.denoiser, latent, data, t)
 
 
-@dataclass(frozen=True, eq=False)
-class Mist(Protection):
+@dataclass(frozen=True, eq=False, repr=False)
+class Mist(Shown, Protection):
     """|E(x) - target|^2 - weight |eps_hat(z_t, t) - eps|^2: PhotoGuard's encoder attack and AdvDM's at once.
 
     Source: Liang and Wu 2023, arXiv 2305.12683, the fused mode. The two are sums over latents and grow with their size:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...solvers import Addressed
 from ...solvers.checked import checked
 from ...solvers.kinds import check_kind, described
+from ...solvers.notebook import Shown
 from ...solvers.wanted import Samples
 from .balls import Ball
 from .defences import Defence, DefenceCost
@@ -18,8 +19,8 @@ from .intervals import Proportion
 FAMILY = 2**32  # streams of noise apart: the clean images, each attack, each judging
 
 
-@dataclass(frozen=True, eq=False)
-class RobustAccuracy:
+@dataclass(frozen=True, eq=False, repr=False)
+class RobustAccuracy(Shown):
     """What `robust_accuracy` found. `print` it.
 
     Attributes:

@@ -12,6 +12,7 @@ from ...solvers import Addressed, Model
 from ...solvers.checked import checked
 from ...solvers.kinds import described
 from ...solvers.model import data_prediction
+from ...solvers.notebook import Shown
 from ...solvers.process import as_time
 from ...solvers.progress import progress_bar
 from ...solvers.wanted import Samples
@@ -46,8 +47,8 @@ def one_step_denoise(denoiser: Model, noisy: Samples, sigma: float, *, cond: Any
     return data_prediction(denoiser, state, t, cond).to(noisy)
 
 
-@dataclass(frozen=True, eq=False)
-class Certificate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate(Shown):
     """What `certify` found.
 
     Attributes:

@@ -21,11 +21,12 @@ from ...solvers import (
 )
 from ...solvers.broadcast import per_sample
 from ...solvers.grid import Times, checked_times
+from ...solvers.notebook import Shown
 from ...solvers.process import as_time
 
 
-@dataclass(frozen=True, eq=False)
-class Edit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(Shown):
     """An edited batch and how it came about.
 
     Attributes:

@@ -9,14 +9,15 @@ from torch import Tensor
 from ...adjoint import Auto, Gradient, Input
 from ...solvers import Addressed, FlowEuler, Method, Model, UniformT
 from ...solvers.grid import Times
+from ...solvers.notebook import Shown
 from ..loss import Loss, check_loss
 from .base import Edit
 from .rectified_inversion import rf_inversion, rf_invert, rf_regenerate
 from .schedule import Schedule, Strength, strengths
 
 
-@dataclass(frozen=True, eq=False)
-class Learned:
+@dataclass(frozen=True, eq=False, repr=False)
+class Learned(Shown):
     """The best schedules seen, sample by sample unless shared, and what led there.
 
     Attributes:

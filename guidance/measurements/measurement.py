@@ -11,11 +11,12 @@ from ...solvers import Noise
 from ...solvers.broadcast import per_sample
 from ...solvers.checked import CheckedFields
 from ...solvers.kinds import check_kind, described, instance
+from ...solvers.notebook import Shown
 from ...solvers.wanted import Wanted
 
 
-@dataclass(frozen=True, eq=False)
-class Measurement(CheckedFields):
+@dataclass(frozen=True, eq=False, repr=False)
+class Measurement(Shown, CheckedFields):
     """y = A(x_0) + noise_std n, n ~ N(0, I).
 
     Args:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ...solvers.checked import CheckedFields
+from ...solvers.notebook import Shown
 from ...solvers.wanted import RealNumbers
 
 
@@ -62,8 +63,8 @@ def _inverse(a: Tensor, values: Tensor, b: Tensor) -> Tensor:
     return torch.where(keep, 1 / torch.where(keep, a * values + b, 1.0), 0.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Matrix(Linear):
+@dataclass(frozen=True, eq=False, repr=False)
+class Matrix(Shown, Linear):
     """y = A x for a dense A (m, d); samples (B, *event) with prod(event) = d, measurements (B, m)."""
 
     matrix: Tensor
@@ -112,8 +113,8 @@ class Matrix(Linear):
         return ((r @ vectors) * _inverse(a, values, b)) @ vectors.mT
 
 
-@dataclass(frozen=True, eq=False)
-class Mask(Linear):
+@dataclass(frozen=True, eq=False, repr=False)
+class Mask(Shown, Linear):
     """y = mask x, element by element: inpainting with mask 0 or 1 (other weights are legal). Mask (*event) or
     broadcastable.
     """
@@ -132,8 +133,8 @@ class Mask(Linear):
         return r * _inverse(a, square, b)
 
 
-@dataclass(frozen=True, eq=False)
-class Blur(Linear):
+@dataclass(frozen=True, eq=False, repr=False)
+class Blur(Shown, Linear):
     """Circular convolution of images (B, C, H, W) with a kernel (h, w), its centre at (h//2, w//2)."""
 
     kernel: Tensor

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...solvers.broadcast import per_sample
+from ...solvers.notebook import Shown
 from .interpolation import Interpolation
 
 
-@dataclass(frozen=True, eq=False)
-class Latents:
+@dataclass(frozen=True, eq=False, repr=False)
+class Latents(Shown):
     """What enters a run.
 
     Attributes:

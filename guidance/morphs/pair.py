@@ -9,11 +9,12 @@ from torch.utils._pytree import tree_map
 
 from ...adjoint.replay.cond import leaves
 from ...solvers.checked import CheckedFields
+from ...solvers.notebook import Shown
 from ...solvers.opening import check_state
 
 
-@dataclass(frozen=True, eq=False)
-class Pair(CheckedFields):
+@dataclass(frozen=True, eq=False, repr=False)
+class Pair(Shown, CheckedFields):
     """B pairs of images, `first` and `second` (B, ...), and what the model is told of either.
 
     Args:

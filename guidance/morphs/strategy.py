@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields
+from ...solvers.notebook import Shown
 from ..latents.found import Stop
 from .latent import Latents
 from .pair_loss import PairLoss
 from .scene import Scene
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
+@dataclass(frozen=True, eq=False, repr=False)
+class Found(Shown):
     """What a strategy came to: images (B, ...), the latents that a plain run gives them from (None where no run does),
     and why it ended.
     """

@@ -12,14 +12,15 @@ from ...adjoint import PerStep, trajectory
 from ...adjoint.arguments import noise_for
 from ...solvers import Model, Plan, Transitions
 from ...solvers.loop import predict
+from ...solvers.notebook import Shown
 from ...solvers.per_step import at_step
 from ...solvers.program import Program, prepare
 from .objective import Batch, Experience, Policy
 from .requirements import require_reference
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
+@dataclass(frozen=True, eq=False, repr=False)
+class Chain(Shown):
     """The means m_k and standard deviations s_k of a plan's steps under `model`, for one batch and conditioning.
 
     Each call builds the graph of one step only, so that losses over a whole path need the memory of one step.

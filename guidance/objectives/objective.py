@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...solvers import Addressed, Model, Noise, Plan
 from ...solvers.checked import CheckedFields
+from ...solvers.notebook import Shown
 from ..rewards.base import RewardFunction
 from .peers import World
 
@@ -30,8 +31,8 @@ class Policy:
     reference: Model | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch(Shown):
     """The samples of one rollout on this process.
 
     Args:
@@ -55,8 +56,8 @@ class Batch:
         return len(self.x)
 
 
-@dataclass(frozen=True, eq=False)
-class Experience:
+@dataclass(frozen=True, eq=False, repr=False)
+class Experience(Shown):
     """A rollout and what it was worth. Every tensor is detached.
 
     Args:
@@ -116,8 +117,8 @@ class Objective(CheckedFields, ABC):
         """Take back what `state` gave."""
 
 
-@dataclass(frozen=True, eq=False)
-class LossTerm:
+@dataclass(frozen=True, eq=False, repr=False)
+class LossTerm(Shown):
     """One term of an update's loss: the terms are added up by back-propagating one after the other.
 
     Attributes:

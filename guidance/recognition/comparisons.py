@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields, checked
+from ...solvers.notebook import Shown
 from ...solvers.wanted import Reals
 from .recogniser import Recogniser
 
 
-@dataclass(frozen=True, eq=False)
-class Comparisons(CheckedFields):
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparisons(Shown, CheckedFields):
     """Distances (n,) between images of the people `first` (n,) and `second` (n,), whole numbers from 0.
 
     NaN is a comparison that did not take place.

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ...solvers.checked import checked
 from ...solvers.kinds import described
+from ...solvers.notebook import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class Interval:
+@dataclass(frozen=True, eq=False, repr=False)
+class Interval(Shown):
     """Ends of an interval, of the shape of the figure."""
 
     low: Tensor

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields, checked
+from ...solvers.notebook import Shown
 from ...solvers.wanted import Reals
 from .recogniser import Recogniser
 
 
-@dataclass(frozen=True, eq=False)
-class MorphScores(CheckedFields):
+@dataclass(frozen=True, eq=False, repr=False)
+class MorphScores(Shown, CheckedFields):
     """Distances (M, S, P, R) of morph m to probe p of its subject s by recogniser r, and the thresholds (R,).
 
     S is 2 for a morph of two people; a probe is another image of the subject, an attempt at the gate. NaN is a

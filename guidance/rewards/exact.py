@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from ...solvers import Mixture
+from ...solvers.notebook import Shown
 from ...solvers.wanted import Finite, RealNumbers
 from .base import Reward
 from .values import at_least_float32
 
 
-@dataclass(frozen=True, eq=False)
-class LinearReward(Reward):
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearReward(Shown, Reward):
     """r(x) = <slope, x> + offset: unbounded, the demonstration of reward hacking without a KL.
 
     Args:
@@ -34,8 +35,8 @@ class LinearReward(Reward):
         return _tilt(law, torch.zeros_like(law.covs[0]), self.slope.flatten().to(law.means) / beta, beta)
 
 
-@dataclass(frozen=True, eq=False)
-class QuadraticReward(Reward):
+@dataclass(frozen=True, eq=False, repr=False)
+class QuadraticReward(Shown, Reward):
     """r(x) = -scale/2 |x - centre|^2, at most 0.
 
     Args:

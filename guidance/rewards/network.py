@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...solvers.notebook import Shown
 from .base import Reward
 from .settled import check_settled
 from .values import at_least_float32
@@ -73,8 +74,8 @@ class ClassifierReward(Reward):
         return value if self.log else value.exp()
 
 
-@dataclass(frozen=True, eq=False)
-class EmbeddingSimilarity(Reward):
+@dataclass(frozen=True, eq=False, repr=False)
+class EmbeddingSimilarity(Shown, Reward):
     """cos(network(x), reference), in [-1, 1].
 
     Args:

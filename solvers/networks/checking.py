@@ -11,6 +11,7 @@ from ..kinds import check_kind
 from ..labels import LogNoiseLevel, NoiseLevel, OwnTime, Scaled, WholeLabels
 from ..model import Denoiser
 from ..noise import Addressed
+from ..notebook import Shown
 from ..prediction import FLOW, PREDICTIONS, Prediction
 from ..process import Process, as_time
 from .network_faults import network_faults
@@ -25,8 +26,8 @@ CLOSE = (
 Labelling = Callable[[Tensor, Process], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Trial:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trial(Shown):
     """One prediction on one time scale.
 
     Attributes:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..checked import CheckedFields, checked
 from ..model import Denoiser
+from ..notebook import Shown
 from ..prediction import DATA
 from ..process import Process
 from ..wanted import NonNegative, Numbers
@@ -26,8 +27,8 @@ def _like(value: Any, x: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
-@dataclass(frozen=True, eq=False)
-class Mixture(CheckedFields):
+@dataclass(frozen=True, eq=False, repr=False)
+class Mixture(Shown, CheckedFields):
     """p(x_0) = sum_k weights_k N(x_0; means_k, C_k).
 
     With S_k = alpha^2 C_k + sigma^2 I and responsibilities w_k(x), softmax of log weights_k + log N(x; alpha

@@ -1,5 +1,9 @@
 """What a cell shows whose last line is a plan or a result: one line, a table of text, never a tensor's numbers."""
 
+import dataclasses
+import importlib
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -8,10 +12,23 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from pullback import adjoint, guidance, solvers
 from pullback.adjoint import Checkpoint, Continuous, audit, plan_gradient
-from pullback.guidance import Morph, adam, optimise
-from pullback.solvers import DDIM, VP, DPMSolverPP, Mixture, UniformLambda
-from pullback.solvers.notebook import form, mean_and_range, one_line, table
+from pullback.guidance import Mask, Measurement, Morph, adam, optimise, smc
+from pullback.guidance.edit import Edit
+from pullback.solvers import (
+    DDIM,
+    DDPM,
+    VP,
+    Addressed,
+    ClassifierFree,
+    Denoiser,
+    DPMSolverPP,
+    Mixture,
+    UniformLambda,
+    V,
+)
+from pullback.solvers.notebook import Shown, brief, form, mean_and_range, one_line, table
 
 MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=torch.float64)
 MODEL = Mixture.isotropic(torch.ones(2, dtype=torch.float64), MEANS, 0.3).denoiser(VP())
@@ -66,6 +83,11 @@ def results():
         "plan": PLAN, "long plan": DDIM().plan(VP(), UniformLambda(400, start=1.0, end=0.05)),
         "result": found, "morph": noted, "gradient plan": plan_gradient(MODEL, PLAN, x),
         "audit": audit(MODEL, PLAN, x, lambda x: x.square().sum(1), {"a <b>": Checkpoint(), "flow": Continuous()}),
+        "edit": Edit(X, {"x": X, "v": X}, 7, 3),
+        "cloud": smc(MODEL, DDPM().plan(VP(), UniformLambda(3, start=1.0, end=0.05)), X[:, None].repeat(1, 8, 1),
+                     lambda x, context: -x.square().sum(1), Addressed(0)),
+        "measured": Measurement(Mask(torch.tensor([True, False])), torch.zeros(3, 1), 0.1),
+        "none": dataclasses.replace(noted, images=X[:0, None], loss=X[:0, 0]),
     }  # fmt: skip
 
 
@@ -75,7 +97,18 @@ def shown():
     return results()
 
 
-NAMES = ("plan", "long plan", "result", "morph", "gradient plan", "audit")
+NAMES = (
+    "plan",
+    "long plan",
+    "result",
+    "morph",
+    "gradient plan",
+    "audit",
+    "edit",
+    "cloud",
+    "measured",
+    "none",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,6 +124,44 @@ def test_one_line_and_a_table(shown, name):
     cells = Cells(page)
     assert len(cells.rows) > 2 and len({len(row) for row in cells.rows[:60]}) == 1
     assert "tensor(" not in line + page and len(page) < 20_000
+
+
+def holding_tensors():
+    """Every public class of ours that is a dataclass with a field that is a tensor, or may be one or a nesting."""
+    found = {}
+    for room in (solvers, adjoint, guidance):
+        paths = [room.__name__, *(m.name for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}."))]
+        for module in map(importlib.import_module, paths):
+            for thing in (getattr(module, name) for name in getattr(module, "__all__", ())):
+                if inspect.isclass(thing) and dataclasses.is_dataclass(thing):
+                    found[thing] = [
+                        field.name
+                        for field in dataclasses.fields(thing)
+                        if re.search(r"\bTensor", str(field.type))
+                        and not re.search("Callable|float", str(field.type))
+                        and not field.name.startswith("_")
+                    ]
+    return {thing: names for thing, names in found.items() if names}
+
+
+# parts of a run, and those with words of their own
+INSIDE = {"Addressed", "DiffusersPipeline", "Rollout", "Context", "Morph", "Result"}
+
+
+def test_no_public_dataclass_shows_a_tensors_numbers():
+    """A tensor in a repr is a screen of numbers, in an error message too."""
+    classes = holding_tensors()
+    assert len(classes) > 30
+    bare = {thing.__name__ for thing in classes if not issubclass(thing, Shown)}
+    assert bare == INSIDE
+
+
+def test_a_model_says_its_network_prediction_and_process():
+    net = torch.nn.Linear(2, 2)
+    model = Denoiser(lambda x, t: net(x), VP(), V)
+    assert repr(model) == f"<Denoiser: Linear, V under {VP()}>"
+    assert repr(ClassifierFree(model, torch.ones(3))) == f"<ClassifierFree: Linear, V under {VP()}>"
+    assert repr(Denoiser(lambda x, t: x, VP(), V)).startswith("<Denoiser: a function, V under VP(")
 
 
 def test_a_plan_says_what_it_prints(shown):
@@ -143,6 +214,9 @@ def test_the_helpers():
     assert form([torch.zeros(1)] * 5).endswith("; 2 more") and form(None) == "NoneType"
     assert mean_and_range(torch.tensor([1.0])) == "mean 1"
     assert mean_and_range(torch.tensor([1.0, 3.0])) == "mean 2, from 1 to 3"
+    assert mean_and_range(torch.zeros(0)) == "of none" and brief(torch.tensor(0.12345)) == "0.1235"
+    assert brief({"a": torch.zeros(2)}) == "(2,) float64 cpu" and brief({"a": 1}) == "1 of them"
+    assert brief(net := torch.nn.Linear(1, 1)) == "Linear" and brief(type(net).forward) == "forward"
 
 
 NOTEBOOK = """

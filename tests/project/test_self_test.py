@@ -68,3 +68,10 @@ def test_an_import_loads_no_compiler():
 def test_as_a_command():
     done = subprocess.run([sys.executable, "-m", "pullback"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    command = f"{sys.executable} -W ignore -m pullback | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("pullback ") and "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...checked import checked
 from ...model import Model
+from ...notebook import Shown
 from ...opening import carried, check_state
 from ...packing import State, packing_of
 from ...path import Path, PathNoise
@@ -21,8 +22,8 @@ from .side_by_side import side_by_side
 from .step_control import IntegralControl, StepControl
 
 
-@dataclass(frozen=True, eq=False)
-class Accepted:
+@dataclass(frozen=True, eq=False, repr=False)
+class Accepted(Shown):
     """The steps that an error estimate accepted, sample by sample.
 
     Attributes:
