@@ -78,6 +78,11 @@ def test_a_scale_for_each_sample_is_refused_in_words():
         ValueError, match=r"Parallel.* got ClassifierFree with scale \(3,\).* pass cond=Guided"
     ):
         sample(ClassifierFree(denoiser, scale), plan, x.requires_grad_(), cond=cond, gradient=EXACT)
+    with pytest.raises(ValueError, match=r"Parallel.* got ClassifierFree with a null \(3, 3\).*length 1"):
+        sample(ClassifierFree(denoiser, 2.0, torch.zeros(3, 3)), plan, x, cond=cond, gradient=EXACT)
+    one = ClassifierFree(denoiser, 2.0, torch.zeros(1, 3))
+    got, wanted = (sample(one, plan, x, cond=cond, gradient=gradient) for gradient in (EXACT, Checkpoint()))
+    close([got], [wanted], 1e-10)
     guided = Guided(cond, scale[:, None])
     got = sample(ClassifierFree(denoiser, 1.0), plan, x, cond=guided, gradient=EXACT)
     wanted = sample(ClassifierFree(denoiser, scale), plan, x, cond=cond, gradient=Checkpoint())

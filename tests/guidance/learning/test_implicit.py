@@ -18,6 +18,7 @@ from pullback.solvers import (
     FLOW,
     VP,
     Addressed,
+    ClassifierFree,
     Denoiser,
     DPMSolverPP,
     FlowEuler,
@@ -269,6 +270,18 @@ def test_a_network_that_draws_or_mixes_the_batch_is_refused_by_the_queue(layer):
         implicit_diffusion(queue, far, list(small.parameters()), steps=1, progress=False)
     network.eval()
     implicit_diffusion(queue, far, list(small.parameters()), steps=12, progress=False)
+
+
+def test_guidance_of_each_row_is_refused_by_the_queue():
+    small = Small().double()
+    denoiser = Denoiser(small, VP(), DATA)
+    for guided, said in (
+        (ClassifierFree(denoiser, torch.ones(4)), r"scale \(4,\).*Guided"),
+        (ClassifierFree(denoiser, 2.0, torch.zeros(4, 2)), r"null \(4, 2\) for each of 4"),
+    ):
+        queue = ShiftQueue(guided, DDIM().plan(VP(), GRID), lambda k: noise(4), cond=torch.zeros(4, 2))
+        with pytest.raises(ValueError, match=f"ShiftQueue: got ClassifierFree with .*{said}"):
+            implicit_diffusion(queue, far, list(small.parameters()), steps=1, progress=False)
 
 
 @pytest.mark.parametrize("detached", [True, False])
