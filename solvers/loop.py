@@ -1,5 +1,6 @@
 """The one loop: run a plan over registers. Knows nothing of gradients; whoever calls it chooses the grad mode."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -100,6 +101,14 @@ def called(model: Callable[..., Tensor], call: Call, x: Tensor, cond: Any) -> Te
         raise
     if version(x) + version(t) != before:
         raise _writing(call)
+    if x.requires_grad and not out.requires_grad and torch.is_grad_enabled():
+        warnings.warn(
+            f"network call {call.index} of step {call.step}: got a prediction without a graph from a state that "
+            "requires grad, expected one that autograd can follow: the gradient takes it for a constant; look for "
+            "no_grad, inference_mode, detach or numpy in the network, or take gradient=JacobianFree() if that is meant",
+            UserWarning,
+            stacklevel=2,
+        )
     return out
 
 

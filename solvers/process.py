@@ -261,6 +261,18 @@ class RectifiedFlow(Process):
         return torch.sigmoid(-as_time(lam))
 
 
+def _form_of(table: Tensor) -> str:
+    """What is not as a table of alpha_bar should be, else its shape."""
+    shape = f"shape {tuple(table.shape)}"
+    if table.ndim != 1 or len(table) < 2:
+        return shape
+    rising = torch.nonzero(~(table[1:] < table[:-1])).flatten()
+    if len(rising):
+        k = int(rising[0])
+        return f"{shape} with {float(table[k]):g} at {k} and {float(table[k + 1]):g} at {k + 1}"
+    return f"{shape} from {float(table[0]):g} to {float(table[-1]):g}"
+
+
 class DiscreteVP(_VariancePreserving):
     """A table of alpha_bar: log alpha(t) interpolates log(alpha_bar)/2 linearly; t = -1 is clean data, t = T-1 the end.
 
@@ -280,7 +292,7 @@ class DiscreteVP(_VariancePreserving):
             or table[-1] < 0
         ):
             raise ValueError(
-                f"alphas_cumprod: got shape {tuple(table.shape)}, expected a strictly decreasing vector in "
+                f"alphas_cumprod: got {_form_of(table)}, expected a strictly decreasing vector in "
                 "[0, 1); pass the scheduler's alphas_cumprod, not its betas"
             )
         self.t_min, self.t_max = -1.0, float(len(table) - 1)

@@ -1,5 +1,7 @@
 """How far from its prediction a steered state may lie before the run counts as diverged."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,10 @@ from ...solvers.broadcast import per_sample
 from .guide import Guide
 
 FARTHEST = 100.0
+REMEDIES = (
+    "lower the guide's scale, choose a policy that does not overshoot such as Damped(Bayes()), leave its wildest steps "
+    "out with guide.during(start, stop), or keep predictions in the data's range with OnData(method, Clamp(low, high))"
+)
 
 
 class StateLimits:
@@ -23,6 +29,7 @@ class StateLimits:
     def __init__(self, plan: Plan, guide: Guide, keep_finite: bool) -> None:
         self.plan, self.guide, self.keep_finite = plan, guide, keep_finite
         self.alphas: list[Tensor] = []
+        self.size: Tensor | None = None
         self.limits: list[Tensor] = []
 
     def begin(self, first: Tensor) -> None:
@@ -35,6 +42,7 @@ class StateLimits:
             level(times).reshape(len(times), -1).to(flat) for level in (process.alpha, process.sigma)
         )
         size = flat.square().mean(1).clamp(min=1.0)
+        self.size = size.sqrt()
         limits = FARTHEST * (flat.shape[1] * (alphas.square() * size + sigmas.square())).sqrt()
         self.alphas = [per_sample(alpha, first) for alpha in alphas]
         self.limits = list(limits)
@@ -60,7 +68,23 @@ class StateLimits:
             raise FloatingPointError(
                 f"{self.guide.name}: diverged at step {step} (t={self.plan.times[step]}): got sample "
                 f"{int(ratios.argmax())} {float(ratios.max()):.3g} times as far from its prediction as noise and data "
-                f"account for, expected at most {FARTHEST:g}; lower the guide's scale, choose a policy that does not "
-                "overshoot such as Damped(Bayes()), or scale the data to about 1"
+                f"account for, expected at most {FARTHEST:g}; {REMEDIES}, or scale the data to about 1"
             )
         return x
+
+    def warn_of(self, sample: Tensor) -> None:
+        """Warn of samples that prediction and state have run away to together: they are near each other, and far from
+        any data of the size that the first prediction had.
+        """
+        if self.size is None:
+            return
+        ratios = sample.detach().flatten(1).square().mean(1).sqrt() / self.size
+        ratios = ratios.where(ratios.isfinite(), 0.0)
+        if float(ratios.max()) > FARTHEST:
+            warnings.warn(
+                f"{self.guide.name}: got sample {int(ratios.argmax())} {float(ratios.max()):.3g} times as large as its "
+                f"first prediction and 1, expected at most {FARTHEST:g}: the run has diverged, or the data are "
+                f"hundreds of units wide; {REMEDIES}",
+                UserWarning,
+                stacklevel=3,
+            )

@@ -25,7 +25,7 @@ from ...solvers.progress import progress_bar
 from .bookkeeping import Setting, Through
 from .guide import Guide
 from .guided_run import GuidedRun, asked_calls
-from .state_limits import StateLimits
+from .state_limits import REMEDIES, StateLimits
 from .strengths import check_strengths
 from .validity import check_fields, check_hooks
 
@@ -149,6 +149,7 @@ def steer(
             if not keep_finite or bool(lost(registers["x"]).all()):
                 _finite(step, plan, guide, loss, registers["x"])
     x = registers["x"]
+    limits.warn_of(x)
     if callback is not None:
         show(callback, plan.steps, plan.times[-1], x)
     if keep_finite and bool((gone := lost(x)).any()):
@@ -201,7 +202,6 @@ def _finite(step: int, plan: Plan, guide: Guide, loss: Tensor | None, x: Tensor)
         if value is not None and not bool(torch.isfinite(value.detach()).all()):
             raise FloatingPointError(
                 f"{what}: not finite at step {step} (t={plan.times[step]}) under {guide.name}: got NaN or infinity for "
-                f"{which_samples(lost(value))}, expected finite values; lower the guide's scale, choose a policy that "
-                "does not overshoot such as Damped(Bayes()), check the network there, or let the others go on with "
-                "keep_finite=True"
+                f"{which_samples(lost(value))}, expected finite values; {REMEDIES}, check the "
+                "network there, or let the others go on with keep_finite=True"
             )

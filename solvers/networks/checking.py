@@ -1,5 +1,6 @@
 """check: which prediction and which time scale a network has, tried on real data."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from .network_faults import network_faults
 FEWEST = 8  # samples for a verdict: of 4 the best trial was the wrong one for every third seed
 LEVELS = 8  # noise levels, evenly in lambda
 SAME = 1.001  # scores that differ by a thousandth are no difference
+LEARNED = 0.005  # a network trained for a prediction on this process has an excess of at most a tenth of this
 FITS = 0.9  # a prediction fits that beats the best constant by a tenth
 CLOSE = (
     0.02  # two cannot be told apart within this share of the loss, or 3 standard errors of their difference
@@ -64,7 +66,8 @@ class Trial(Shown):
 
     def __str__(self) -> str:
         mark = "  <- declared" if self.declared else ""
-        return f"{self.prediction.name:6s} {self.label!s:42s} {self.loss:9.3f} {self.excess:9.3f}{mark}"
+        loss, excess = (f"{v:9.3f}" if v < 1e4 else f"{v:9.1e}" for v in (self.loss, self.excess))
+        return f"{self.prediction.name:6s} {self.label!s:42s} {loss} {excess}{mark}"
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,12 @@ class Checked:
     Attributes:
         trials: best first.
         faults: what else is wrong with the network, in words.
+        numbers: how many x0 has, samples and entries together.
     """
 
     trials: tuple[Trial, ...]
     faults: tuple[str, ...] = ()
+    numbers: int = 0
 
     @property
     def samples(self) -> int:
@@ -112,10 +117,25 @@ class Checked:
                 "weights"
             )
         if any(trial.declared for trial in found):
-            return "what is declared fits"
+            return (
+                "what is declared fits, but the network has a fault:"
+                if self.faults
+                else "what is declared fits"
+            )
         best = found[0]
         label = "" if isinstance(best.label, OwnTime) else f", label={best.label}"
         return f"what is declared does not fit; write Denoiser(..., {best.prediction.name}{label})"
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What else may be wrong though the declared prediction and label fit, in words: the levels of noise."""
+        chance = 10 / self.numbers if self.numbers else math.inf  # two numbers are fitted to each level's
+        declared = [t for t in self.fitting if t.declared and t.excess > LEARNED + chance * t.loss]
+        return tuple(
+            f"doubt: an excess of {trial.excess:.3f}, where a network trained on these noise levels comes to 0.000: is "
+            "it this table of alpha and sigma that it was trained on, and x0 in the range of its data?"
+            for trial in declared
+        )
 
     def __str__(self) -> str:
         """What fits, what is declared, and the best time scale of every prediction."""
@@ -125,7 +145,7 @@ class Checked:
             f"{'':6s} {'what the network is told of t':42s} {'loss':>9s} {'excess':>9s}",
             *map(str, shown),
         ]
-        return "\n".join([*lines, self.verdict, *self.faults])
+        return "\n".join([*lines, self.verdict, *self.faults, *self.doubts])
 
 
 def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Checked:
@@ -144,7 +164,9 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
 
     Returns:
         Checked: a table, a verdict, and faults of the network that would spoil samples or gradients: one that is not
-        the same twice, mixes its batch, or hides a part from autograd.
+        the same twice, mixes its batch, or hides a part from autograd. What it cannot tell: a table of noise that is
+        nearly the one of training, of which an excess above 0.005 is the only trace (`Checked.doubts`), and labels that
+        are off by one.
 
     Cost: about 70 network calls and one VJP.
     """
@@ -187,7 +209,9 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
     # what the noise alone would order stays as declared, or as listed: labels to 999 and to 1000 are such a pair
     least = SAME * min(trial.score for trial in trials)
     return Checked(
-        tuple(sorted(trials, key=lambda trial: (max(trial.score, least), not trial.declared))), faults
+        tuple(sorted(trials, key=lambda trial: (max(trial.score, least), not trial.declared))),
+        faults,
+        x0.numel(),
     )
 
 

@@ -2,14 +2,15 @@
 
 import random
 import re
+import warnings
 
 import pytest
 import torch
 from problems import PROCESS
-from strategies import EXACT, close, equal, network, plain, plan_for
+from strategies import EXACT, STRATEGIES, close, equal, network, plain, plan_for
 from torch import nn
 
-from pullback.adjoint import Checkpoint, sample
+from pullback.adjoint import Checkpoint, JacobianFree, sample
 from pullback.solvers import DATA, Denoiser
 
 REPLAYING = [
@@ -156,3 +157,41 @@ def test_a_network_that_returns_its_state(strategy):
             for s in (strategy, plain(strategy))
         )
     )
+
+
+WITHOUT = "got a prediction without a graph from a state that requires grad.*no_grad"
+
+
+@pytest.mark.parametrize("how", ["no_grad", "inference_mode", "detach", "numpy"])
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if "JacobianFree" not in str(s)], ids=str)
+def test_a_network_without_a_graph_is_warned_of(strategy, how):
+    """The commonest fault of a network of one's own: the gradient is that of constant predictions, 0.6 of the way."""
+    net = network()
+
+    def graphless(x, t):
+        if how == "numpy":
+            return torch.from_numpy(net(x, t).detach().numpy())
+        if how == "detach":
+            return net(x, t).detach()
+        with torch.inference_mode() if how == "inference_mode" else torch.no_grad():
+            out = net(x, t)
+        return out.clone()
+
+    x = torch.ones(2, 3).requires_grad_()
+    with pytest.warns(UserWarning, match=WITHOUT):
+        run(graphless, strategy, x).square().sum().backward()
+
+
+def test_what_is_meant_is_not_warned_of():
+    """Predictions held constant on purpose, and runs of which no gradient is asked."""
+    net = network()
+    graphless = torch.no_grad()(lambda x, t: net(x, t))
+    x, plan = torch.ones(2, 3).requires_grad_(), plan_for(Checkpoint())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(net, Checkpoint(), x, plan).sum().backward()
+        run(graphless, None, x.detach(), plan)
+        with torch.no_grad():
+            run(graphless, None, x, plan)
+        net.requires_grad_(False)
+        run(graphless, JacobianFree(), x, plan).sum().backward()

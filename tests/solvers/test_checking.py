@@ -32,7 +32,7 @@ from pullback.solvers import (
     convert,
 )
 from pullback.solvers.networks.checking import FITS, _levels
-from pullback.zoo import denoiser
+from pullback.zoo import denoiser, digit_images, mnist_images
 
 LAW = Mixture.isotropic(
     torch.ones(3, dtype=torch.float64) / 3,
@@ -66,7 +66,8 @@ def test_every_prediction_is_named(case):
     assert not found.right and {trial.prediction for trial in found.fitting} == {prediction}, str(found)
     assert f"write Denoiser(..., {prediction.name}" in found.verdict
     assert any(isinstance(trial.label, OwnTime) for trial in found.fitting)
-    assert check(Denoiser(network, process, prediction), X0).right
+    found = check(Denoiser(network, process, prediction), X0)
+    assert found.right and not found.doubts
 
 
 @pytest.mark.parametrize("process", [EDM(), VE()], ids=repr)
@@ -154,6 +155,27 @@ def test_none_fits():
 def test_a_tenth_below_the_best_constant_fits(loss, fits):
     found = Checked((Trial(V, OwnTime(), True, torch.full((8,), loss), 0.0),))
     assert bool(found.fitting) == found.right == fits and FITS == 0.9
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_another_table_of_noise_than_the_networks_is_doubted(name):
+    """A network that learned on one schedule and is told another, a few parts in ten off: its prediction still fits."""
+    model, x0 = denoiser(name), (digit_images if name == "digits" else mnist_images)()[0][:32].float()
+    assert not check(model, x0).doubts
+    other = (
+        torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    )  # scaled linear for linear
+    own = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    for betas, doubted in ((own, False), (other, True)):
+        process = DiscreteVP(torch.cumprod(1 - betas, 0))
+
+        # the network as it is at the own table's levels: V of the VP with the same alpha
+        def network(x, t, process=DiscreteVP(torch.cumprod(1 - own, 0))):
+            return model(x, model.process.time(process.lam(t)).to(x))
+
+        found = check(Denoiser(network, process, model.prediction), x0)
+        assert found.right and bool(found.doubts) == doubted, str(found)
+    assert "table of alpha and sigma" in found.doubts[0] and found.doubts[0] in str(found)
 
 
 def test_a_gradient_of_a_value_that_does_not_move_is_a_fault():
