@@ -5,6 +5,7 @@ The pages are laid out as in the repository, so that one link serves both. Run b
 
 import importlib
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ SHOWN = (
     "pullback/zoo",
 )  # fmt: skip
 LEFT_OUT = shutil.ignore_patterns(
-    "__pycache__", "*.safetensors", "*.npz", "site.py", "gallery.py", "captions.toml", "typings"
+    "__pycache__", "*.safetensors", "*.npz", "site.py", "gallery.py", "captions.toml", "typings", "404.html"
 )
 
 
@@ -51,8 +52,15 @@ def reference() -> None:
             continue
         text = f"# {name}\n\n{room.__doc__}\n\n" + "\n".join(f"::: {name}.{each}" for each in own)
         (folder / f"{name}.md").write_text(text + "\n")
-        index += f"\n- [{name}]({name}.md): {(room.__doc__ or '').splitlines()[0]}"
+        first = " ".join((room.__doc__ or "").split("\n\n")[0].split())
+        index += f"\n- [{name}]({name}.md): {first}"
     (folder / "index.md").write_text(index + "\n")
+    listed = set(re.findall(r"reference/(\S+)\.md", (ROOT / "mkdocs.yml").read_text())) - {"index"}
+    written = {path.stem for path in folder.glob("pullback.*.md")}
+    if listed != written:
+        sys.exit(
+            f"nav of mkdocs.yml: got {sorted(listed ^ written)} there or among the rooms only, expected in both"
+        )
 
 
 def package() -> None:
