@@ -104,6 +104,22 @@ def dead_links() -> list[str]:
     return dead
 
 
+def lost_lists() -> list[str]:
+    """Lists that follow a line of text without a blank one: a list on GitHub, running text on the site."""
+    lost = []
+    for path in (path for path in PAGES.rglob("*.md") if path.parent.name != "reference"):
+        before, listed, code = "", False, False
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code ^= line.lstrip().startswith("```")
+            item = bool(re.match(r"([-*]|\d+\.) ", line)) and not code
+            apart = not before.strip() or before.startswith(("#", "<!--"))
+            if item and not apart and (not listed or before.startswith(4 * " ")):
+                lost.append(f"{path.relative_to(PAGES)}:{number}: {line[:60]}")
+            listed = item or (listed and (bool(before.strip()) or line[:1] in ("", " ")))
+            before = line
+    return lost
+
+
 def main() -> None:
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
@@ -113,6 +129,10 @@ def main() -> None:
             shutil.copytree(there, PAGES / name, ignore=LEFT_OUT)
         else:
             shutil.copy(there, PAGES / name)
+    if lost := lost_lists():
+        sys.exit(
+            "got lists that the site shows as text, expected a blank line before each:\n" + "\n".join(lost)
+        )
     reference()
     package()
     tool = pathlib.Path(sys.executable).parent / "zensical"
