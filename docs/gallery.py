@@ -34,8 +34,8 @@ HEAD = """# Gallery
 · after: [morphs](morphs.md)
 
 One picture of each example, with what it shows in numbers, a baseline to judge them by, and the command that draws it
-(default settings, seed 0, one core). "Read as" a digit means by a classifier of another architecture that no loss and no
-sampler saw; for the purifier both classifiers are given. A distance is the rms difference of pixels in [-1, 1]. The
+(default settings, seed 0, one core). "Read as" a digit means by a classifier of another architecture that no loss and
+no sampler saw; for the purifier both classifiers are given. A distance is the rms difference of pixels in [-1, 1]. The
 models are described on [their card](zoo.md). `docs/gallery.py` writes this page from the JSON that an example leaves
 beside its picture.
 """

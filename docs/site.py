@@ -44,7 +44,11 @@ def reference() -> None:
     for name, room in found.items():
         for each in room.__all__:
             homes[id(getattr(room, each))] = name
-    index = "# Reference\n\nEvery public name, by room.\n"
+    index = (
+        "# Reference\n\nEvery public name with its signature, formula, shapes and errors, by room. A room is a package; "
+        "what it *knows* is what it imports. To look a name up go by the search or by [names](../docs/names.md), "
+        "which says on what page each is shown; where to begin says the [index of pages](../docs/index.md).\n"
+    )
     for name, room in found.items():
         own = [each for each in room.__all__ if homes[id(getattr(room, each))] == name]
         own = [each for each in own if not isinstance(getattr(room, each), types.ModuleType)]
