@@ -45,7 +45,7 @@ def reference() -> None:
         for each in room.__all__:
             homes[id(getattr(room, each))] = name
     index = (
-        "# Reference\n\nEvery public name with its signature, formula, shapes and errors, by room. A room is a package; "
+        "# Reference\n\nEvery public name with its signature, formula, shapes, errors, by room. A room is a package; "
         "what it *knows* is what it imports. To look a name up go by the search or by [names](../docs/names.md), "
         "which says on what page each is shown; where to begin says the [index of pages](../docs/index.md).\n"
     )
