@@ -371,9 +371,15 @@ def page(facts: dict[str, Any]) -> str:
     """docs/inverse.md."""
     text = f"""# Inverse problems with a known answer
 
-Written by `benchmarks/inverse.py`; do not edit.
+[Index](index.md) · before: [guiding a run](guidance.md), [tutorial](tutorials/inverse.md) · after:
+[choosing a guide](choosing.md#which-guide)
 
-Sliced 2-Wasserstein distance of a method's draws to draws from the exact posterior (mean and median over
+How far each guide's draws are from the right answer, on eight problems where the right answer is known. A summary with
+advice is in [guidance](guidance.md#what-there-is); this page has every row. Written by `benchmarks/inverse.py`; do not
+edit.
+
+What the columns are: sliced 2-Wasserstein distance of a method's draws to draws from the exact posterior (mean and
+median over
 {facts["seeds"]} measurements, and the mean over the oracle's), error of the mode weights (total variation), share
 of draws inside the posterior's central 90 % (0.90 is calibrated), for particles the effective sample size as a
 share of K (at the end, at its least; the worst measurement), network calls and VJPs a sample, seconds a batch. n

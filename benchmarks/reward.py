@@ -179,7 +179,11 @@ def page(facts):
     lines = [
         "# Reward fine-tuning: what was measured",
         "",
-        "Written by `benchmarks/reward.py`; the picture is `benchmarks/results/reward.png`.",
+        "[Index](index.md) · before: [objectives and rewards](finetune.md), [their trainer](reward.md) · after: "
+        "[choosing an objective](choosing.md#which-objective)",
+        "",
+        "Each objective on the same small task: what reward it reached, how far it moved from the base, and what that "
+        "cost. Written by `benchmarks/reward.py`; the picture is `benchmarks/results/reward.png`.",
         "",
         f"Digits sampler, {STEPS} steps, LoRA of rank {RANK}, AdamW {LR:g}, reward "
         f"log p(3 | x) of `classifier0` with beta = {BETA} reward per nat (JPEG: compressibility, "

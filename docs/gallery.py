@@ -33,10 +33,11 @@ HEAD = """# Gallery
 [Index](index.md) · before: [editing](editing.md), [guidance](guidance.md), [finetune](finetune.md)
 · after: [morphs](morphs.md)
 
-What the examples draw at their default settings, seed 0, on one core: a picture, its number, a baseline beside it, the
-command. `docs/gallery.py` writes this page from the JSON that an example leaves beside its picture. "Read" is by a
-classifier of another architecture that no loss and no sampler saw, but for the purifier, where both are given; a
-distance is the rms difference of pixels in [-1, 1]. The models: [their card](zoo.md).
+One picture of each example, with what it shows in numbers, a baseline to judge them by, and the command that draws it
+(default settings, seed 0, one core). "Read as" a digit means by a classifier of another architecture that no loss and
+no sampler saw; for the purifier both classifiers are given. A distance is the rms difference of pixels in [-1, 1]. The
+models are described on [their card](zoo.md). `docs/gallery.py` writes this page from the JSON that an example leaves
+beside its picture.
 """
 TAIL = """
 ## Not shown

@@ -5,6 +5,7 @@ The pages are laid out as in the repository, so that one link serves both. Run b
 
 import importlib
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ SHOWN = (
     "pullback/zoo",
 )  # fmt: skip
 LEFT_OUT = shutil.ignore_patterns(
-    "__pycache__", "*.safetensors", "*.npz", "site.py", "gallery.py", "captions.toml", "typings"
+    "__pycache__", "*.safetensors", "*.npz", "site.py", "gallery.py", "captions.toml", "typings", "404.html"
 )
 
 
@@ -43,7 +44,11 @@ def reference() -> None:
     for name, room in found.items():
         for each in room.__all__:
             homes[id(getattr(room, each))] = name
-    index = "# Reference\n\nEvery public name, by room.\n"
+    index = (
+        "# Reference\n\nEvery public name with its signature, formula, shapes, errors, by room. A room is a package; "
+        "what it *knows* is what it imports. To look a name up go by the search or by [names](../docs/names.md), "
+        "which says on what page each is shown; where to begin says the [index of pages](../docs/index.md).\n"
+    )
     for name, room in found.items():
         own = [each for each in room.__all__ if homes[id(getattr(room, each))] == name]
         own = [each for each in own if not isinstance(getattr(room, each), types.ModuleType)]
@@ -51,8 +56,15 @@ def reference() -> None:
             continue
         text = f"# {name}\n\n{room.__doc__}\n\n" + "\n".join(f"::: {name}.{each}" for each in own)
         (folder / f"{name}.md").write_text(text + "\n")
-        index += f"\n- [{name}]({name}.md): {(room.__doc__ or '').splitlines()[0]}"
+        first = " ".join((room.__doc__ or "").split("\n\n")[0].split())
+        index += f"\n- [{name}]({name}.md): {first}"
     (folder / "index.md").write_text(index + "\n")
+    listed = set(re.findall(r"reference/(\S+)\.md", (ROOT / "mkdocs.yml").read_text())) - {"index"}
+    written = {path.stem for path in folder.glob("pullback.*.md")}
+    if listed != written:
+        sys.exit(
+            f"nav of mkdocs.yml: got {sorted(listed ^ written)} there or among the rooms only, expected in both"
+        )
 
 
 def package() -> None:
@@ -96,6 +108,22 @@ def dead_links() -> list[str]:
     return dead
 
 
+def lost_lists() -> list[str]:
+    """Lists that follow a line of text without a blank one: a list on GitHub, running text on the site."""
+    lost = []
+    for path in (path for path in PAGES.rglob("*.md") if path.parent.name != "reference"):
+        before, listed, code = "", False, False
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code ^= line.lstrip().startswith("```")
+            item = bool(re.match(r"([-*]|\d+\.) ", line)) and not code
+            apart = not before.strip() or before.startswith(("#", "<!--"))
+            if item and not apart and (not listed or before.startswith(4 * " ")):
+                lost.append(f"{path.relative_to(PAGES)}:{number}: {line[:60]}")
+            listed = item or (listed and (bool(before.strip()) or line[:1] in ("", " ")))
+            before = line
+    return lost
+
+
 def main() -> None:
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
@@ -105,6 +133,10 @@ def main() -> None:
             shutil.copytree(there, PAGES / name, ignore=LEFT_OUT)
         else:
             shutil.copy(there, PAGES / name)
+    if lost := lost_lists():
+        sys.exit(
+            "got lists that the site shows as text, expected a blank line before each:\n" + "\n".join(lost)
+        )
     reference()
     package()
     tool = pathlib.Path(sys.executable).parent / "zensical"
