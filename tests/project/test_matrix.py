@@ -1,15 +1,21 @@
 """What was measured of a Python and a torch stays in the table until the same is measured again."""
 
+import ast
+import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import subprocess
 import sys
+import tomllib
 from typing import Any
 
+import installed
 import matrix
 import pytest
 
+ROOT = pathlib.Path(__file__).parents[2]
 Rows = list[dict[str, Any]]
 PYTHON = platform.python_version()
 
@@ -96,3 +102,49 @@ def test_a_row_names_no_place_of_this_machine(monkeypatch, tmp_path):
     said = "WARNING: one\nERROR: no file 'file:///opt/a b', https://some.host/simple/torch/ or /tmp/x/y.whl for a/b\n"
     assert matrix.complaint(said) == "ERROR: no file '... b', ... or ... for a/b"
     assert matrix.complaint("") == ""
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Packages that the file imports, by name too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found |= {each.value for each in node.args[:1] if isinstance(each, ast.Constant)}
+    return {str(name).partition(".")[0] for name in found}
+
+
+def test_a_fresh_environment_has_what_the_files_of_each_room_import():
+    """Not all of it comes with the wheel: deepinv was missing, and every release stopped at the test that takes it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *installed.BESIDE, *installed.ALONE]
+    for extra in installed.EXTRAS.split(","):
+        wanted += project["optional-dependencies"][extra]
+    there = {re.split(r"[^\w-]", name)[0].lower() for name in wanted}
+    owners = importlib.metadata.packages_distributions()
+    needed = set().union(*(imported(ROOT / "tests" / room) for room in installed.ROOMS)) - {"pullback"}
+    assert {"deepinv", "torch", "pytest"} <= needed
+    assert not {
+        name for name in needed & owners.keys() if not there & {each.lower() for each in owners[name]}
+    }
+
+
+def test_a_release_is_tried_with_the_same():
+    lines = (ROOT / ".ci" / "release").read_text().replace("\\\n", " ").splitlines()
+    installs = " ".join(line for line in lines if line.startswith("out/installed/bin/python -m pip install"))
+    assert f"[{installed.EXTRAS}]" in installs and "--no-deps " + " ".join(installed.ALONE) in installs
+    assert set(installed.BESIDE) <= set(installs.split())
+
+
+def test_a_release_without_an_environment_says_so(tmp_path):
+    """Before anything is built."""
+    (tmp_path / ".ci").mkdir()
+    script = tmp_path / ".ci" / "release"
+    script.write_text((ROOT / ".ci" / "release").read_text())
+    done = subprocess.run(
+        ["bash", str(script)], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "got no .venv/bin/python, expected an environment there" in done.stderr

@@ -22,7 +22,10 @@ from collections import Counter
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-ROOMS = (  # need no more than pullback[ode] and what tests themselves import
+EXTRAS = "ode,rewards,train,deepinv"  # of pullback, for ROOMS
+BESIDE = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath")
+ALONE = ("deepinv",)  # with --no-deps: its torchvision would break a CPU torch
+ROOMS = (  # need no more than these, which .ci/release names too
     "project/test_self_test.py",
     "solvers/test_laws.py",
     "solvers/test_conversion.py",
@@ -54,7 +57,7 @@ ROOMS = (  # need no more than pullback[ode] and what tests themselves import
     "guidance/train/test_checkpoints.py",
 )
 WHOLE = ("tests/solvers", "tests/adjoint", "tests/guidance")  # these need pullback[examples,diffusers] too
-BESIDE = ("examples", "benchmarks", "docs")  # what tests read of a checkout; none of it is the library
+READ = ("examples", "benchmarks", "docs")  # what tests read of a checkout; none of it is the library
 SHOWN = ("torch", "numpy", "torchdiffeq", "torchsde", "safetensors", "tqdm", "scipy")
 
 
@@ -93,7 +96,7 @@ def main() -> int:
     out, began = given.out and given.out.absolute(), time.perf_counter()
     outcomes = Outcomes()
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("tests", *BESIDE):
+        for name in ("tests", *READ):
             if (ROOT / name).exists():  # an sdist has the tests alone
                 caches = shutil.ignore_patterns("typings", "__pycache__")
                 shutil.copytree(ROOT / name, f"{folder}/{name}", ignore=caches)

@@ -18,12 +18,12 @@ import sys
 import tempfile
 from typing import Any
 
+from installed import ALONE, BESIDE, EXTRAS
 from packed import build, copied
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "matrix.json"
 LIMIT = 400  # MB of one torch wheel
-BESIDE = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath")
 TORCHES = ("2.8.0", "2.9.1", "2.13.0")  # the oldest allowed, up to that of constraints.txt
 
 
@@ -89,8 +89,9 @@ def row(python: str, torch: str, wheel: pathlib.Path, limit: float, whole: bool)
             said = "no wheel of it" if size is None else f"its wheel is {size:.0f} MB, over {limit:.0f}"
             return pair | {"not tried": said}
         pip = [str(inside), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        extras = "ode,rewards,train" + (",examples,diffusers" if whole else "")
-        for what in ([f"torch=={torch}"], [f"{wheel}[{extras}]", f"torch=={torch}", *BESIDE]):
+        extras = EXTRAS + (",examples,diffusers" if whole else "")
+        pinned = f"torch=={torch}"
+        for what in ([pinned], [f"{wheel}[{extras}]", pinned, *BESIDE], ["--no-deps", *ALONE]):
             done = say([*pip, *what])
             if done.returncode:
                 return pair | {"failed to install": complaint(done.stderr)}
