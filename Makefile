@@ -21,11 +21,13 @@ test-gpu: $(STAMP)
 
 test-all: test test-slow
 
-# tests against the installed wheel, in a fresh environment for each interpreter and torch; writes benchmarks/results/matrix.json
+# tests against the installed wheel, in a fresh environment for each interpreter and torch, into benchmarks/results/matrix.json;
+# LIMIT is in MB of one torch wheel, ARGS=--whole takes every fast test of the three rooms
 PYTHONS ?= python3.11 python3.12 python3.13
 TORCHES ?= 2.8.0 2.9.1 2.13.0
+LIMIT ?= 400
 matrix: $(STAMP)
-	$(BIN)/python tests/support/matrix.py --pythons $(PYTHONS) --torches $(TORCHES)
+	$(BIN)/python tests/support/matrix.py --pythons $(PYTHONS) --torches $(TORCHES) --limit $(LIMIT) $(ARGS)
 
 # does a law notice? COUNT changes drawn at random from FILES, each alone, in a scratch copy; survivors in out/mutants
 FILES ?= solvers adjoint guidance

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .checked import CheckedFields
+from .cut_off import cut_off
 from .process import DiscreteVP, Process, as_table, as_time
 
 
@@ -99,7 +100,7 @@ class LabelTable(Label):
                 "the labels of this table"
             )
         labels = self.labels.to(t)
-        place = t.clamp(min=0)
+        place = cut_off(t, low=0.0)
         cell = place.detach().floor().clamp(max=len(labels) - 2).long()
         return torch.lerp(labels[cell], labels[cell + 1], place - cell)
 
@@ -123,7 +124,7 @@ class LevelIndex(Label):
         here, left, right = (process.lam(at) for at in (place, low, low + 1))
         # at alpha = 0 a level is infinite, and nothing stands between it and the one before
         part = torch.where(right.isinf(), place - low, (left - here) / (left - right))
-        return (low + part.clamp(0, 1)).to(t)
+        return (low + cut_off(part, 0.0, 1.0)).to(t)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from .checked import CheckedFields
+from .cut_off import cut_off
 from .kinds import described
 
 
@@ -162,7 +163,7 @@ class CosineVP(_VariancePreserving):
         # cos(pi/2 (t+s)/(1+s)) = sin(pi/2 (1-t)/(1+s)) keeps alpha exact near and at t = 1
         angle = math.pi / 2 * (1 - as_time(t)) / (1 + self.s)
         # log1p(cos ratio - 1) loses nothing that matters at t = 0; clamp the rounding above zero
-        return (angle.sin().log() - math.log(math.sin(math.pi / 2 / (1 + self.s)))).clamp(max=0.0)
+        return cut_off(angle.sin().log() - math.log(math.sin(math.pi / 2 / (1 + self.s))), high=0.0)
 
     def time(self, lam: Tensor | float) -> Tensor:
         alpha = self.log_alpha_at(lam).exp() * math.sin(math.pi / 2 / (1 + self.s))

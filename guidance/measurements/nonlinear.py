@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...solvers.cut_off import cut_off
 from .operators import GaussianNoise, Operator
 
 
@@ -42,7 +43,7 @@ class Clipping(Operator):
             raise ValueError(f"Clipping: got low={self.low}, high={self.high}, expected low < high")
 
     def A(self, x: Tensor) -> Tensor:
-        return (self.gain * x).clamp(self.low, self.high)
+        return cut_off(self.gain * x, self.low, self.high)
 
 
 @dataclass(frozen=True, eq=False)

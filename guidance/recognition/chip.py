@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...solvers.checked import CheckedFields
+from ...solvers.cut_off import cut_off
 from ...solvers.kinds import described
 from ...solvers.wanted import Finite
 
@@ -24,7 +25,7 @@ class RealLevels(Levels):
     """Cut off at 0 and 255 and not rounded: the gradient is that of the value."""
 
     def __call__(self, colours: Tensor) -> Tensor:
-        return colours.clamp(0, 255)
+        return cut_off(colours, 0.0, 255.0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...adjoint.transforms import finite
 from ...solvers.checked import CheckedFields
+from ...solvers.cut_off import cut_off
 from ...solvers.wanted import Wanted
 from .values import as_values
 
@@ -184,7 +185,7 @@ class Clipped(_Changed):
             raise ValueError(f"clip: got lo={self.lo}, hi={self.hi}, expected lo < hi")
 
     def score(self, samples: Tensor, context: Any) -> Tensor:
-        return self.reward.scored(samples, context).clamp(self.lo, self.hi)
+        return cut_off(self.reward.scored(samples, context), self.lo, self.hi)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from ..cut_off import cut_off
 from ..process import VP, Process
 from ..wanted import OWN_WORDS
 from .process import EndpointProcess
@@ -83,7 +84,7 @@ class DiffusionBridge(EndpointProcess):
 
     def _log_ratio(self, t: Tensor | float) -> Tensor:
         """log r, at most 0: a time that was rounded to float32 may lie beyond T."""
-        return (2 * (self._lam_end() - self.base.lam(t))).clamp(max=0.0)
+        return cut_off(2 * (self._lam_end() - self.base.lam(t)), high=0.0)
 
     def _log_left(self, t: Tensor | float) -> Tensor:
         """log(1 - r)."""

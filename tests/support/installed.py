@@ -1,6 +1,7 @@
 """Tests against the installed package: some of each room, run by this interpreter from a folder without the checkout.
 
     python tests/support/installed.py --out row.json [tests/solvers/test_laws.py ...]
+    python tests/support/installed.py --out row.json --whole --workers 2  # every fast test of the three rooms
 
 The row that it writes has the interpreter, the versions, and how many passed and failed. `tests/support/matrix.py`
 calls it in environments of several interpreters and torch versions.
@@ -21,7 +22,10 @@ from collections import Counter
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-ROOMS = (  # need no more than pullback[ode] and what tests themselves import
+EXTRAS = "ode,rewards,train,deepinv"  # of pullback, for ROOMS
+BESIDE = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath")
+ALONE = ("deepinv",)  # with --no-deps: its torchvision would break a CPU torch
+ROOMS = (  # need no more than these, which .ci/release names too
     "project/test_self_test.py",
     "solvers/test_laws.py",
     "solvers/test_conversion.py",
@@ -52,6 +56,8 @@ ROOMS = (  # need no more than pullback[ode] and what tests themselves import
     "guidance/rewards/test_rewards.py",
     "guidance/train/test_checkpoints.py",
 )
+WHOLE = ("tests/solvers", "tests/adjoint", "tests/guidance")  # these need pullback[examples,diffusers] too
+READ = ("examples", "benchmarks", "docs")  # what tests read of a checkout; none of it is the library
 SHOWN = ("torch", "numpy", "torchdiffeq", "torchsde", "safetensors", "tqdm", "scipy")
 
 
@@ -60,8 +66,10 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
+        self.files: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.files.add(report.nodeid.partition("::")[0])
         if report.when == "call" or report.outcome != "passed":
             self.count[report.outcome if report.when == "call" or report.skipped else "error"] += 1
 
@@ -78,15 +86,20 @@ def version(name: str) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", default=[f"tests/{room}" for room in ROOMS])
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--whole", action="store_true", help="every fast test of the three rooms")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
     given = parser.parse_args()
+    kind = "given files" if given.files else "the three rooms" if given.whole else "files of each room"
+    files = given.files or (list(WHOLE) if given.whole else [f"tests/{room}" for room in ROOMS])
     out, began = given.out and given.out.absolute(), time.perf_counter()
     outcomes = Outcomes()
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(
-            ROOT / "tests", f"{folder}/tests", ignore=shutil.ignore_patterns("typings", "__pycache__")
-        )
+        for name in ("tests", *READ):
+            if (ROOT / name).exists():  # an sdist has the tests alone
+                caches = shutil.ignore_patterns("typings", "__pycache__")
+                shutil.copytree(ROOT / name, f"{folder}/{name}", ignore=caches)
         shutil.copy(ROOT / "pyproject.toml", folder)
         os.chdir(folder)
         arguments = [
@@ -96,7 +109,8 @@ def main() -> int:
             "-m",
             "not slow and not gpu",
             "--installed",
-            *given.files,
+            *(["-n", str(given.workers)] if given.workers else []),
+            *files,
         ]
         code = pytest.main(arguments, plugins=[outcomes])
         os.chdir(ROOT)
@@ -104,7 +118,8 @@ def main() -> int:
         "python": platform.python_version(),
         "machine": platform.machine(),
         **{name: version(name) for name in ("pullback", *SHOWN)},
-        "files": len(given.files),
+        "tests": kind,
+        "files": len(outcomes.files),
         **{name: outcomes.count[name] for name in ("passed", "failed", "error", "skipped")},
         "seconds": round(time.perf_counter() - began),
     }

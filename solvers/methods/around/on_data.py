@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from ...broadcast import per_sample
 from ...compiler import Builder, Method
+from ...cut_off import cut_off
 from ...instructions import Combine, Evaluate, Instruction
 from ...packing import State
 from ...prediction import DATA, conversion
@@ -126,7 +127,7 @@ class Clamp:
             raise ValueError(f"Clamp: got low={self.low}, high={self.high}, expected low < high; swap them")
 
     def __call__(self, data: State) -> State:
-        return tree_map(lambda leaf: leaf.clamp(self.low, self.high), data)
+        return tree_map(lambda leaf: cut_off(leaf, self.low, self.high), data)
 
 
 @dataclass(frozen=True)

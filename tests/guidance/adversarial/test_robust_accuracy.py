@@ -31,6 +31,7 @@ from pullback.guidance import (
     straight_through,
 )
 from pullback.solvers import DDIM, DDPM, Addressed, Denoiser, DPMSolverPP, UniformLambda
+from pullback.solvers.cut_off import cut_off
 
 NORMAL = torch.distributions.Normal(0.0, 1.0)
 WEIGHTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -131,7 +132,7 @@ def test_a_misreading_on_the_way_counts_though_the_loss_falls_further_behind_it(
     marks = torch.tensor([[0.9, 0.05, 0.05], [0.45, 0.5, 0.05], [0.34, 0.33, 0.33]]).log()
 
     def classifier(x):
-        between, after = (2 * x).clamp(0, 1), (2 * x - 1).clamp(0, 1)
+        between, after = cut_off(2 * x, 0.0, 1.0), cut_off(2 * x - 1, 0.0, 1.0)  # with a slope at x = 0
         return marks[0] + between * (marks[1] - marks[0]) + after * (marks[2] - marks[1])
 
     x, labels = torch.zeros(1, 1), torch.tensor([0])
