@@ -76,7 +76,7 @@ class StateLimits:
         """Warn of samples that prediction and state have run away to together: they are near each other, and far from
         any data of the size that the first prediction had.
         """
-        if self.size is None:
+        if self.size is None or not len(sample):
             return
         ratios = sample.detach().flatten(1).square().mean(1).sqrt() / self.size
         ratios = ratios.where(ratios.isfinite(), 0.0)

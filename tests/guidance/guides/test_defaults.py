@@ -1,5 +1,6 @@
 """Every guide as it comes, on priors narrow, white and wide: none diverges, and a run that does is an error."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -317,3 +318,20 @@ def test_the_limit_is_a_distance_from_the_prediction(part):
     else:
         with pytest.raises(FloatingPointError, match=f"diverged at step {last - 1}"):
             limits.within(last - 1, state, data)
+
+
+def test_a_run_whose_prediction_runs_away_with_its_state_is_warned_of():
+    """Each step near its prediction, and all of them far from any data."""
+
+    class Away(Guide):
+        def data(self, ctx, data):
+            return 1e3 * torch.ones_like(data)
+
+    with pytest.warns(
+        UserWarning, match="Away: got sample 0 .* times as large as its first prediction.*Clamp"
+    ):
+        steer(MODEL, ODE, X, Away())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steer(MODEL, ODE, X, QUIET)
+        steer(MODEL, ODE, X[:0], QUIET)
