@@ -11,6 +11,7 @@ import pytest
 import torch
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
+from beartype.roar import BeartypeClawDecorWarning
 
 ROOT = pathlib.Path(__file__).parents[1]
 if importlib.util.find_spec("pullback.solvers") is None:  # not installed: its folders lie beside the package
@@ -46,10 +47,17 @@ def pytest_configure(config):
         if len(places) != 1 or "site-packages" not in pathlib.Path(places[0]).parts:
             raise pytest.UsageError(f"--installed: got pullback from {places}, expected it in site-packages")
     skipped = ("pullback.solvers.modules_behind",)
-    beartype_package(
-        "pullback",
-        conf=BeartypeConf(claw_is_pep526=False, claw_skip_package_names=skipped, violation_type=TypeError),
+    # here, not above: who imports this file alone does not have tests/support
+    from checked_once import check_nested_functions_once
+
+    conf = BeartypeConf(
+        claw_is_pep526=False,
+        claw_skip_package_names=skipped,
+        violation_type=TypeError,
+        warning_cls_on_decorator_exception=BeartypeClawDecorWarning,  # what the line below would put there
     )
+    check_nested_functions_once(conf)
+    beartype_package("pullback", conf=conf)
 
 
 def pytest_collection_modifyitems(items):
