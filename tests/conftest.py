@@ -21,6 +21,9 @@ if importlib.util.find_spec("pullback.solvers") is None:  # not installed: its f
     pullback.__path__.append(str(ROOT))
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # torch.manual_seed would keep the whole stack for a GPU that is not there: a millisecond for every seed
+    torch.cuda.manual_seed_all = lambda seed: None
 hypothesis.settings.register_profile(
     "laws",
     deadline=None,
@@ -67,6 +70,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.device)
 
 
+def set_aside():
+    """What is there by now stays until the end: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish():
+    set_aside()
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> torch.device:
     """Where a law lays its tensors: the CPU, and CUDA where there is one. Nothing else may be skipped."""
@@ -78,15 +91,15 @@ def device(request) -> torch.device:
 @pytest.fixture
 def live() -> Iterator[Callable[[], int]]:
     """How many tensors there are that were made since: what other tests left behind may go at any time."""
-    gc.collect()
-    gc.freeze()  # `get_objects` passes over what is there by now
+    set_aside()  # `get_objects` passes over what is there by now
 
     def count() -> int:
         gc.collect()
         return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
 
     yield count
-    gc.unfreeze()
+    gc.unfreeze()  # what other tests left behind may go
+    set_aside()
 
 
 @pytest.fixture(autouse=True)
