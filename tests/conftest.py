@@ -4,7 +4,7 @@ import gc
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import hypothesis
 import pytest
@@ -71,7 +71,9 @@ def pytest_collection_modifyitems(items):
 
 
 def set_aside():
-    """What is there by now stays until the end: the garbage collector need not walk through it again and again."""
+    """What is there by now stays until the end, or until nothing refers to it: the garbage collector need not walk
+    through it again and again.
+    """
     gc.collect()
     gc.freeze()
 
@@ -89,7 +91,7 @@ def device(request) -> torch.device:
 
 
 @pytest.fixture
-def live() -> Iterator[Callable[[], int]]:
+def live() -> Callable[[], int]:
     """How many tensors there are that were made since: what other tests left behind may go at any time."""
     set_aside()  # `get_objects` passes over what is there by now
 
@@ -97,9 +99,7 @@ def live() -> Iterator[Callable[[], int]]:
         gc.collect()
         return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
 
-    yield count
-    gc.unfreeze()  # what other tests left behind may go
-    set_aside()
+    return count
 
 
 @pytest.fixture(autouse=True)
