@@ -4,13 +4,14 @@ import gc
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import hypothesis
 import pytest
 import torch
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
+from beartype.roar import BeartypeClawDecorWarning
 
 ROOT = pathlib.Path(__file__).parents[1]
 if importlib.util.find_spec("pullback.solvers") is None:  # not installed: its folders lie beside the package
@@ -20,6 +21,9 @@ if importlib.util.find_spec("pullback.solvers") is None:  # not installed: its f
     pullback.__path__.append(str(ROOT))
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # torch.manual_seed would keep the whole stack for a GPU that is not there: a millisecond for every seed
+    torch.cuda.manual_seed_all = lambda seed: None
 hypothesis.settings.register_profile(
     "laws",
     deadline=None,
@@ -46,10 +50,17 @@ def pytest_configure(config):
         if len(places) != 1 or "site-packages" not in pathlib.Path(places[0]).parts:
             raise pytest.UsageError(f"--installed: got pullback from {places}, expected it in site-packages")
     skipped = ("pullback.solvers.modules_behind",)
-    beartype_package(
-        "pullback",
-        conf=BeartypeConf(claw_is_pep526=False, claw_skip_package_names=skipped, violation_type=TypeError),
+    # here, not above: who imports this file alone does not have tests/support
+    from checked_once import check_nested_functions_once
+
+    conf = BeartypeConf(
+        claw_is_pep526=False,
+        claw_skip_package_names=skipped,
+        violation_type=TypeError,
+        warning_cls_on_decorator_exception=BeartypeClawDecorWarning,  # what the line below would put there
     )
+    check_nested_functions_once(conf)
+    beartype_package("pullback", conf=conf)
 
 
 def pytest_collection_modifyitems(items):
@@ -57,6 +68,18 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.device)
+
+
+def set_aside():
+    """What is there by now stays until the end, or until nothing refers to it: the garbage collector need not walk
+    through it again and again.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish():
+    set_aside()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -68,17 +91,15 @@ def device(request) -> torch.device:
 
 
 @pytest.fixture
-def live() -> Iterator[Callable[[], int]]:
+def live() -> Callable[[], int]:
     """How many tensors there are that were made since: what other tests left behind may go at any time."""
-    gc.collect()
-    gc.freeze()  # `get_objects` passes over what is there by now
+    set_aside()  # `get_objects` passes over what is there by now
 
     def count() -> int:
         gc.collect()
         return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
 
-    yield count
-    gc.unfreeze()
+    return count
 
 
 @pytest.fixture(autouse=True)

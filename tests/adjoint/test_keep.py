@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from everything import GRID, assert_same, everything
+from everything import GRID, assert_same, by_autograd, everything
 from problems import MIXTURE, PROCESS, every_method, thinned
 from torch import nn
 
@@ -28,7 +28,7 @@ BUDGETS = [
 def test_exact_whatever_is_kept(method, strategy, device):
     assert_same(
         everything(method, strategy, dropout=0.3, device=device),
-        everything(method, Direct(), dropout=0.3, device=device),
+        by_autograd(method, dropout=0.3, device=device),
     )
 
 
@@ -168,7 +168,7 @@ def test_second_backward_truncation_and_double_backward(strategy):
         )
         found.append(torch.autograd.grad(out.square().sum(), controls))
     assert_same(*found)
-    assert_same(everything(method, strategy, order=2), everything(method, Direct(), order=2), 1e-10)
+    assert_same(everything(method, strategy, order=2), by_autograd(method, order=2), 1e-10)
     x = torch.randn(3, 2, requires_grad=True)
     out = sample(
         MIXTURE.denoiser(PROCESS), method.plan(PROCESS, GRID), x, noise=Addressed(0), gradient=strategy

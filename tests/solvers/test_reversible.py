@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from everything import GRID, assert_same, everything
+from everything import GRID, assert_same, by_autograd, everything
 from problems import MIXTURE, PROCESS, every_method, warped
 from torch import nn
 
@@ -113,7 +113,7 @@ def test_reversible_equals_direct(method, device):
     for strategy in strategies:
         assert_same(
             everything(method, strategy, device=device),
-            everything(method, Direct(), device=device),
+            by_autograd(method, device=device),
             tolerance=1e-7 if method.stochastic else 1e-10,
         )
     assert len(seen) == 1 and 0 <= seen[0] < (1e-4 if method.stochastic else 1e-10)

@@ -1,10 +1,12 @@
 """One run with every kind of input, and its gradients at all of them: what strategies and methods are compared on."""
 
+from functools import lru_cache
+
 import torch
 from problems import PROCESS
 from torch import nn
 
-from pullback.adjoint import PerStep, sample
+from pullback.adjoint import Direct, PerStep, sample
 from pullback.solvers import Denoiser, Karras, V
 
 GRID = Karras(6, end=0.02)
@@ -24,6 +26,12 @@ class Network(nn.Module):
         return self.frozen(torch.tanh(out)) + cond["shifts"][0] * x
 
 
+@lru_cache(maxsize=4)
+def planned(method):
+    """The plan of several runs on end, compiled once."""
+    return method.plan(PROCESS, GRID)
+
+
 def everything(method, gradient, dropout=0.0, order=1, device="cpu"):
     """The sample and gradients for x, conditioning (per step, nested), noise, controls, parameters, a captured leaf.
 
@@ -31,7 +39,7 @@ def everything(method, gradient, dropout=0.0, order=1, device="cpu"):
     """
     torch.manual_seed(0)
     network = Network(dropout)
-    plan = method.plan(PROCESS, GRID)
+    plan = planned(method)
     x, scale, shift = torch.randn(5, 3), torch.randn(6, 5, 3), torch.randn(3)
     noise, controls = torch.randn(max(plan.slots, 1), 5, 3), torch.randn(6, 5, 3)
     network.to(device)
@@ -54,6 +62,12 @@ def everything(method, gradient, dropout=0.0, order=1, device="cpu"):
     if order == 2:
         grads += torch.autograd.grad(torch.stack([g.square().sum() for g in grads]).sum(), inputs)
     return [out, *grads]
+
+
+@lru_cache(maxsize=4)
+def by_autograd(method, dropout=0.0, order=1, device="cpu"):
+    """What `everything` is with Direct, without its graph: computed once for all strategies that must equal it."""
+    return tuple(value.detach() for value in everything(method, Direct(), dropout, order, device))
 
 
 def assert_same(left, right, tolerance=1e-12):
