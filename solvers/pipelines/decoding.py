@@ -1,8 +1,10 @@
 """From a pipeline's latents to pictures and back, by what the pipeline does after its loop."""
 
 import inspect
+import weakref
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from .compiled import Local
+from .lent import INNER, lent
 from .opened import OpenedLoop, decoder_of
+from .twins import castable, twin
 
 PROCESSORS = ("image_processor", "video_processor")
 
@@ -24,10 +28,31 @@ class _Reached(Exception):  # noqa: N818  (no error: what the pipeline was to ha
 
 
 def _stand_in(vae: nn.Module, decode: Callable[..., Any]) -> nn.Module:
-    """A pipeline's VAE with another `decode`: of its class still, as pipelines ask for."""
-    own = copy(vae)
-    vars(own)["decode"] = decode
+    """A pipeline's VAE with another `decode`, called with the VAE in the type that the pipeline has cast it to: of its
+    class still, as pipelines ask for.
+    """
+    own = castable(vae)
+    own_type = next((each.dtype for each in vae.parameters()), None)
+    vars(own)["decode"] = _Decoding(weakref.ref(own), vae, own_type, decode)
     return own
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoding:
+    """Calls `decode` with the VAE, or with the twin of other type that its stand-in has become."""
+
+    stand_in: Callable[[], nn.Module | None]
+    vae: nn.Module
+    dtype: torch.dtype | None
+    decode: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        now = self.stand_in()
+        vae = self.vae
+        if now is not None and next((each.dtype for each in now.parameters()), None) != self.dtype:
+            vae = twin(vae, type(vae).__name__)
+            vars(vae).update({name: vars(now)[name] for name in INNER})
+        return self.decode(vae, *args, **kwargs)
 
 
 class _Processor:
@@ -51,19 +76,18 @@ def decoded(loop: OpenedLoop, variables: Local, x: Tensor, checkpoint: bool) -> 
     name = decoder_of(loop.pipe)
     if name is None:
         return _plain(loop, variables, x)
-    vae = getattr(loop.pipe, name)
 
-    def decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def decode(vae: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
         if checkpoint and torch.is_grad_enabled():
             return checkpointed(vae.decode, z, *args, use_reentrant=False, **kwargs)
         return vae.decode(z, *args, **kwargs)
 
     x = x.to(loop.state.dtype)  # as the loop would hand it on: a plan's is wider
-    if any(hasattr(loop.pipe, each) for each in PROCESSORS):
+    if any(hasattr(loop.pipe, each) for each in PROCESSORS) and loop.code.processes:
         return _closed(loop, variables, x, name, decode)
 
-    def first(z: Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = decode(z, *args, **kwargs)
+    def first(vae: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = decode(vae, z, *args, **kwargs)
         raise _Reached(out[0] if isinstance(out, tuple) else out.sample)
 
     return _closed(loop, variables, x, name, first)
@@ -75,7 +99,8 @@ def _plain(loop: OpenedLoop, variables: Local, x: Tensor) -> Tensor:
     if default is None or default.default != "pt":
         return x
     given = {loop.code.source.state: x, "output_type": "pt", "return_dict": False}
-    found = loop.code.played(loop.code.closing, variables, **given)
+    with lent(loop.pipe, loop.code.source.parts):
+        found = loop.code.played(loop.code.closing, variables, **given)
     return found[0] if isinstance(found, tuple) else found
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..schedulers.copying import copied
 from .compiled import LABELS, Local, PipelineCode
+from .lent import Changes, lent
+from .twins import viewed
 
 # arguments that say how many samples come of one prompt, under the names that pipelines have for it
 COPIES = (
@@ -32,12 +34,14 @@ class OpenedLoop:
         code: the loop's parts.
         timesteps: how `set_timesteps` was called, without its device; None where it was not.
         doubled: how often the state repeats the sample: a pipeline may carry both branches of guidance along.
+        written: what the call wrote on the networks that its loop calls; they stand as they did before.
     """
 
     variables: Local
     code: PipelineCode
     timesteps: Mapping[str, Any] | None
     doubled: int
+    written: Changes
 
     @property
     def pipe(self) -> Any:
@@ -69,15 +73,18 @@ class OpenedLoop:
     def turned(self, pipe: Any, index: int, scale: Callable[..., Tensor]) -> Any:
         """A copy of `pipe` whose scheduler stands in the turn of that number, and scales what the network is shown by
         `scale`. Turns are played in any order, and a scheduler that looks for its place by itself would miscount.
+        Its networks are twins of the user's with what the call wrote on them.
         """
+        own = copy.copy(pipe)
+        for name, written in self.written.items():
+            vars(own)[name] = viewed(getattr(pipe, name), written, name)
         path = self.code.source.scheduler.removeprefix("self.")
         if path == self.code.source.scheduler:
-            return pipe
+            return own
         scheduler = copy.copy(getattr(pipe, path))
         vars(scheduler)["scale_model_input"] = scale
         if hasattr(scheduler, "_step_index"):
             scheduler._step_index = (getattr(scheduler, "begin_index", None) or 0) + index
-        own = copy.copy(pipe)
         vars(own)[path] = scheduler
         return own
 
@@ -131,7 +138,7 @@ def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict
         return {}
     name, accepts = copies_of(code), inspect.signature(code.opening).parameters
     given = known(code, arguments) | ({} if name is None else {name: 1})  # repeated when the loop opens
-    with ordinary():
+    with ordinary(), lent(pipe, code.source.parts):
         found = code.encoding(_own(pipe), **given)
     return {
         name: value
@@ -166,12 +173,13 @@ def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLo
         vars(own)[attribute] = scheduler
         if hasattr(scheduler, "set_timesteps"):
             vars(scheduler)["set_timesteps"] = _noted(scheduler.set_timesteps, seen)
-    with torch.random.fork_rng(), ordinary():  # some draw from the global state
+    with torch.random.fork_rng(), ordinary(), lent(pipe, code.source.parts) as held:  # some draw globally
         torch.manual_seed(_seed(given.get("generator")))
         variables = code.opening(own, **given)
     if scheduler is not None:
         vars(scheduler).pop("set_timesteps", None)
-    return OpenedLoop(variables, code, seen.get("call"), _doubled(variables, code.source.state))
+    doubled = _doubled(variables, code.source.state)
+    return OpenedLoop(variables, code, seen.get("call"), doubled, held.changes)
 
 
 @contextmanager
