@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..schedulers.copying import copied
 from .compiled import LABELS, Local, PipelineCode
 from .lent import Changes, lent
+from .row_scales import by_row, computing, in_loop
 from .twins import viewed
 
 # arguments that say how many samples come of one prompt, under the names that pipelines have for it
@@ -117,7 +118,7 @@ def opened(
     accepts = inspect.signature(code.opening).parameters
     kind = "pt" if decoder_of(pipe) is None else "latent"
     given = {"output_type": kind} if "output_type" in accepts else {}
-    given |= known(code, arguments)
+    given |= _by_row(code, arguments, batch)
     found = _played(code, pipe, given)
     if batch is None or len(found.state) == batch:
         return found
@@ -137,8 +138,10 @@ def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict
     if code.encoding is None:
         return {}
     name, accepts = copies_of(code), inspect.signature(code.opening).parameters
-    given = known(code, arguments) | ({} if name is None else {name: 1})  # repeated when the loop opens
-    with ordinary(), lent(pipe, code.source.parts):
+    given = _by_row(code, arguments, None) | (
+        {} if name is None else {name: 1}
+    )  # repeated when the loop opens
+    with ordinary(), lent(pipe, code.source.parts), computing(given):
         found = code.encoding(_own(pipe), **given)
     return {
         name: value
@@ -175,10 +178,16 @@ def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLo
             vars(scheduler)["set_timesteps"] = _noted(scheduler.set_timesteps, seen)
     with torch.random.fork_rng(), ordinary(), lent(pipe, code.source.parts) as held:  # some draw globally
         torch.manual_seed(_seed(given.get("generator")))
-        variables = code.opening(own, **given)
+        with computing(given):
+            variables = code.opening(own, **given)
     if scheduler is not None:
         vars(scheduler).pop("set_timesteps", None)
     doubled = _doubled(variables, code.source.state)
+    state = variables.get(code.source.state)
+    if isinstance(state, Tensor):
+        once = state[: len(state) // doubled]
+        vars(own).update(in_loop(vars(own), once))
+        variables = in_loop(variables, once)
     return OpenedLoop(variables, code, seen.get("call"), doubled, held.changes)
 
 
@@ -224,6 +233,13 @@ def known(code: PipelineCode, arguments: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(list(accepts)[1:])}; leave them out"
         )
     return dict(arguments)
+
+
+def _by_row(code: PipelineCode, arguments: Mapping[str, Any], batch: int | None) -> dict[str, Any]:
+    """The arguments, numbers that are given for each sample as such."""
+    accepts = inspect.signature(code.opening).parameters
+    given = known(code, arguments)
+    return {name: by_row(name, accepts[name].default, value, batch) for name, value in given.items()}
 
 
 def copies_of(code: PipelineCode) -> str | None:
