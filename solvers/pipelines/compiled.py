@@ -34,6 +34,7 @@ class PipelineCode:
         closing: (**variables) -> what `__call__` returns.
         options: (**variables) -> further arguments of `scheduler.step`.
         reads: the variables that turn, rest, closing and options read, by function.
+        processes: whether the closing hands its pictures to a processor, before it makes numpy of them.
     """
 
     source: LoopSource
@@ -44,6 +45,7 @@ class PipelineCode:
     closing: Callable[..., Any]
     options: Callable[..., Local]
     reads: dict[Callable[..., Any], tuple[str, ...]]
+    processes: bool
 
     def played(self, part: Callable[..., Any], variables: Local, /, **given: Any) -> Any:
         """`part` of the loop on the variables, some of them replaced."""
@@ -75,12 +77,20 @@ class _Builder:
         after = (
             self._part("rest", [*rest, _returns(_name(self.source.state))]) if self._goes_on(rest) else None
         )
-        closing = self._part(
-            "closing", [each for block, k in reversed(self.source.path) for each in block[k + 1 :]]
-        )
+        last = [each for block, k in reversed(self.source.path) for each in block[k + 1 :]]
+        closing = self._part("closing", last)
+        processes = any(".postprocess" in ast.unparse(each) for each in last)
         options = self._part("options", [_returns(self._options())])
         return PipelineCode(
-            self.source, self._opening(), self._encoding(), turn, after, closing, options, self.reads
+            self.source,
+            self._opening(),
+            self._encoding(),
+            turn,
+            after,
+            closing,
+            options,
+            self.reads,
+            processes,
         )
 
     def _opening(self) -> Callable[..., Local]:

@@ -15,6 +15,7 @@ from ..process import Process
 from ..schedulers import SchedulerPlan
 from ..schedulers.scaled_call import UnitInput
 from .compiled import INDEX, LABEL, PipelineCode
+from .row_scales import computing
 from .source import LoopSource
 from .variables import LoopVariables
 
@@ -50,7 +51,8 @@ class PipelineTurn(Declaring):
         label = label.to(loop.labels) if loop.labels.is_floating_point() else label.round().to(loop.labels)
         given = {self.code.source.state: state, LABEL: label, INDEX: index}
         given["self"] = loop.turned(variables["self"], index, partial(_scaled, c_in))
-        out = self.code.played(self.code.turn, variables, **given)
+        with computing({**vars(variables["self"]), **variables}):
+            out = self.code.played(self.code.turn, variables, **given)
         if isinstance(out, list):  # one prediction a sample
             out = torch.stack(out)
         if out.shape != state.shape and out.shape[:1] + out.shape[2:] != state.shape[:1] + state.shape[2:]:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from ..schedulers.copying import copied
 from .compiled import LABELS, Local, PipelineCode
+from .lent import Changes, lent
+from .row_scales import by_row, computing, in_loop
+from .twins import viewed
 
 # arguments that say how many samples come of one prompt, under the names that pipelines have for it
 COPIES = (
@@ -32,12 +35,14 @@ class OpenedLoop:
         code: the loop's parts.
         timesteps: how `set_timesteps` was called, without its device; None where it was not.
         doubled: how often the state repeats the sample: a pipeline may carry both branches of guidance along.
+        written: what the call wrote on the networks that its loop calls; they stand as they did before.
     """
 
     variables: Local
     code: PipelineCode
     timesteps: Mapping[str, Any] | None
     doubled: int
+    written: Changes
 
     @property
     def pipe(self) -> Any:
@@ -69,15 +74,18 @@ class OpenedLoop:
     def turned(self, pipe: Any, index: int, scale: Callable[..., Tensor]) -> Any:
         """A copy of `pipe` whose scheduler stands in the turn of that number, and scales what the network is shown by
         `scale`. Turns are played in any order, and a scheduler that looks for its place by itself would miscount.
+        Its networks are twins of the user's with what the call wrote on them.
         """
+        own = copy.copy(pipe)
+        for name, written in self.written.items():
+            vars(own)[name] = viewed(getattr(pipe, name), written, name)
         path = self.code.source.scheduler.removeprefix("self.")
         if path == self.code.source.scheduler:
-            return pipe
+            return own
         scheduler = copy.copy(getattr(pipe, path))
         vars(scheduler)["scale_model_input"] = scale
         if hasattr(scheduler, "_step_index"):
             scheduler._step_index = (getattr(scheduler, "begin_index", None) or 0) + index
-        own = copy.copy(pipe)
         vars(own)[path] = scheduler
         return own
 
@@ -110,7 +118,7 @@ def opened(
     accepts = inspect.signature(code.opening).parameters
     kind = "pt" if decoder_of(pipe) is None else "latent"
     given = {"output_type": kind} if "output_type" in accepts else {}
-    given |= known(code, arguments)
+    given |= _by_row(code, arguments, batch)
     found = _played(code, pipe, given)
     if batch is None or len(found.state) == batch:
         return found
@@ -130,8 +138,10 @@ def encoded(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -> dict
     if code.encoding is None:
         return {}
     name, accepts = copies_of(code), inspect.signature(code.opening).parameters
-    given = known(code, arguments) | ({} if name is None else {name: 1})  # repeated when the loop opens
-    with ordinary():
+    given = _by_row(code, arguments, None) | (
+        {} if name is None else {name: 1}
+    )  # repeated when the loop opens
+    with ordinary(), lent(pipe, code.source.parts), computing(given):
         found = code.encoding(_own(pipe), **given)
     return {
         name: value
@@ -166,12 +176,19 @@ def _played(code: PipelineCode, pipe: Any, given: Mapping[str, Any]) -> OpenedLo
         vars(own)[attribute] = scheduler
         if hasattr(scheduler, "set_timesteps"):
             vars(scheduler)["set_timesteps"] = _noted(scheduler.set_timesteps, seen)
-    with torch.random.fork_rng(), ordinary():  # some draw from the global state
+    with torch.random.fork_rng(), ordinary(), lent(pipe, code.source.parts) as held:  # some draw globally
         torch.manual_seed(_seed(given.get("generator")))
-        variables = code.opening(own, **given)
+        with computing(given):
+            variables = code.opening(own, **given)
     if scheduler is not None:
         vars(scheduler).pop("set_timesteps", None)
-    return OpenedLoop(variables, code, seen.get("call"), _doubled(variables, code.source.state))
+    doubled = _doubled(variables, code.source.state)
+    state = variables.get(code.source.state)
+    if isinstance(state, Tensor):
+        once = state[: len(state) // doubled]
+        vars(own).update(in_loop(vars(own), once))
+        variables = in_loop(variables, once)
+    return OpenedLoop(variables, code, seen.get("call"), doubled, held.changes)
 
 
 @contextmanager
@@ -216,6 +233,13 @@ def known(code: PipelineCode, arguments: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(list(accepts)[1:])}; leave them out"
         )
     return dict(arguments)
+
+
+def _by_row(code: PipelineCode, arguments: Mapping[str, Any], batch: int | None) -> dict[str, Any]:
+    """The arguments, numbers that are given for each sample as such."""
+    accepts = inspect.signature(code.opening).parameters
+    given = known(code, arguments)
+    return {name: by_row(name, accepts[name].default, value, batch) for name, value in given.items()}
 
 
 def copies_of(code: PipelineCode) -> str | None:

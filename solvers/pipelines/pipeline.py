@@ -20,7 +20,8 @@ from ..schedulers.learned import HalfCall, widened
 from ..wanted import Count
 from .after import with_rest
 from .compiled import PipelineCode, code_of
-from .decoding import decoded, latents_of
+from .decoding import decoded
+from .encoding import latents_of
 from .network import OneForAll, PipelineTurn, TurnCall
 from .opened import OpenedLoop, copies_of, encoded, fixed, known
 from .variables import LoopVariables
@@ -124,8 +125,17 @@ class DiffusersPipeline:
         return decoded(*self.loops.of(cond, len(x)), self.end(x), checkpoint)
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (B, ...) of pictures in [-1, 1]: the mean of the VAE's code, or a draw by `generator`."""
-        return latents_of(self.loops.opened(None, len(image)), image, generator)
+        """Latents (B, ...) of pictures in [-1, 1], as `decode` gives them and as the plan takes them: the mean of the
+        VAE's code, or a draw by `generator`.
+
+        Args:
+            image: (B, C, H, W), (B, C, F, H, W) of videos; what the pipeline samples where it has no VAE.
+
+        Raises:
+            ValueError: another size, or a pipeline that puts other latents in the place of some of its own.
+        """
+        x = latents_of(self.loops.opened(None, len(image)), image, generator)
+        return widened(x) if self._learned else x
 
 
 @checked

@@ -19,6 +19,7 @@ from ..kinds import described
 from .compiled import Local, PipelineCode, code_of
 from .opened import OpenedLoop, known, opened
 from .rebound import OnceComputed
+from .row_scales import RowScales
 
 PLANNED = {
     "num_inference_steps", "timesteps", "sigmas", "mu", "eta", "strength", "latents", "denoising_start",
@@ -257,7 +258,8 @@ def _places(code: PipelineCode, variables: Local) -> tuple[dict[str, Any], dict[
         name for part in parts for name in code.reads[part] if name in variables and name != "self"
     )
     read = {name: variables[name] for name in names}
-    return read, {name: value for name, value in vars(variables["self"]).items() if isinstance(value, Tensor)}
+    own = vars(variables["self"]).items()
+    return read, {name: value for name, value in own if isinstance(value, Tensor | RowScales)}
 
 
 def _depending(code: PipelineCode, variables: Local) -> list[Tensor]:
