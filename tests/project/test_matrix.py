@@ -104,6 +104,15 @@ def test_a_row_names_no_place_of_this_machine(monkeypatch, tmp_path):
     assert matrix.complaint("") == ""
 
 
+def test_each_python_that_the_package_names_was_tried():
+    """With some torch that is allowed."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    rows = json.loads(matrix.RESULT.read_text())
+    tried = {tuple(row["python"].split(".")[:2]) for row in rows if row.get("passed")}
+    wanted = {tuple(found[1].split(".")) for each in named if (found := re.search(r":: (3\.\d+)$", each))}
+    assert wanted and wanted <= tried
+
+
 def imported(path: pathlib.Path) -> set[str]:
     """Packages that the file imports, by name too."""
     found = set()

@@ -2,7 +2,7 @@
 
 import math
 
-from figures.figure import Figure
+from figures.figure import Figure, Stated
 from figures.results import leaves, results
 
 pipes = results("pipelines")
@@ -50,4 +50,4 @@ FIGURES = [
         *(v for name, v in multilevel.items() if ", DDIM" in name),
     ),
 ]
-STATED = []
+STATED = [Stated("Python 3.11 to <3.13> and", "a version")]
