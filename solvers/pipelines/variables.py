@@ -236,9 +236,8 @@ class LoopVariables:
         for name, value in cond.items():
             if name in asking:
                 if name in lost:
-                    return left_aside(
-                        self.code, name, value, name not in _unreached(cond, inputs, [loop.state])
-                    )
+                    starts = name not in _unreached(cond, inputs, [loop.state])
+                    return left_aside(self.code, name, value, starts, value is self._given_as(name))
             elif name not in self.made and not alike(value, self._given_as(name)):
                 asked = [without(cond, name), *({**cond, name: each} for each in probes(value))]
                 found = [self._with(each, batch) for each in asked]

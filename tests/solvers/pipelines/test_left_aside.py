@@ -14,6 +14,7 @@ from torch import Tensor
 from pullback.adjoint import sample
 from pullback.solvers import DiffusersPipeline, from_diffusers
 from pullback.solvers.pipelines.variables import LoopVariables
+from pullback.solvers.process import as_time
 
 ALL = {case.name: case for case in CASES}
 QUICK = ("sd_img2img", "controlnet")
@@ -48,7 +49,7 @@ def other(value: Any) -> Any:
 
 def turns(found: DiffusersPipeline, x: Tensor, cond: Any = None) -> Tensor:
     """What the turns hand on, at every time of the plan."""
-    times = dict.fromkeys(map(float, found.plan.times[:-1]))
+    times = dict.fromkeys(as_time(found.plan.times)[:-1].tolist())
     return torch.stack([found.model(x, torch.full((len(x),), t), cond) for t in times])
 
 
@@ -90,7 +91,7 @@ def test_an_image_that_only_starts_the_loop(img2img: DiffusersPipeline, asking: 
 
 @pytest.mark.usefixtures("uncalled")
 def test_an_image_that_only_starts_the_loop_in_transforms(img2img: DiffusersPipeline):
-    x, t = img2img.draw(), torch.full((2,), float(img2img.plan.times[0]))
+    x, t = img2img.draw(), torch.full((2,), as_time(img2img.plan.times)[0].item())
     with pytest.raises(ValueError, match="got image=.*enters only the start"):
         torch.func.grad(lambda image: img2img.model(x, t, {"image": image}).sum())(torch.rand(2, 3, 16, 16))
 
@@ -101,7 +102,8 @@ def test_an_image_that_was_given_and_requires_grad():
     with single():
         image = torch.rand(2, 3, 16, 16, requires_grad=True)
         found = from_diffusers(built(case), 4, **{**case.call(built(case)), "image": image})
-        with pytest.raises(ValueError, match="got image=.*enters only the start"):
+        match = "^from_diffusers: got image=.*requires grad, which enters only the start.*detached, and take found.enc"
+        with pytest.raises(ValueError, match=match):
             sample(found.model, found.plan, found.draw())
 
 
@@ -134,7 +136,7 @@ def test_a_number_that_does_as_another_within_a_step():
     case = ALL["sdxl_controlnet"]
     with single(), torch.no_grad():
         found = found_of(case, built(case))
-        x, t = found.draw(), torch.full((2,), float(found.plan.times[0]))
+        x, t = found.draw(), torch.full((2,), as_time(found.plan.times)[0].item())
         told = case.call(built(case))["control_guidance_start"]
         within = found.model(x, t, {"control_guidance_start": 0.9 * told})
         assert torch.equal(within, found.model(x, t))
@@ -156,7 +158,7 @@ def started(found: DiffusersPipeline, picture: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     z = found.encode(picture, generator)
     noise = torch.randn(found.encode(picture).shape, generator=generator, dtype=z.dtype)
-    t = found.plan.times[0]
+    t = as_time(found.plan.times)[0]
     return found.process.alpha(t).to(z) * z + found.process.sigma(t).to(z) * noise
 
 
@@ -179,7 +181,7 @@ def test_the_image_s_gradient_by_the_recipe():
         pipe.scheduler = scheduler("DDIM", **BETAS, clip_sample=False, steps_offset=1)
         call = {k: v.double() if isinstance(v, Tensor) else v for k, v in case.call(pipe).items()}
         found = from_diffusers(pipe, 4, **call)
-        image, along = call["image"].requires_grad_(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+        image, along = call["image"].clone().requires_grad_(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
 
         def theirs(step: float) -> float:
             told = {**call, "image": image.detach() + step * along, "num_inference_steps": 4}
@@ -197,7 +199,13 @@ def test_the_pipeline_shows_itself_in_a_line(img2img: DiffusersPipeline):
     """Its kind, scheduler and steps; in a cell what stands for its prompts too; of tensors no numbers."""
     line = repr(img2img)
     assert line == str(img2img) and len(line) < 130 and "\n" not in line
-    for word in ("DiffusersPipeline", "StableDiffusionImg2Img", "PNDM", f"{img2img.plan.nfe} network calls"):
+    for word in (
+        "DiffusersPipeline",
+        "StableDiffusionImg2Img",
+        "PNDM",
+        "4 steps",
+        f"{img2img.plan.nfe} network calls",
+    ):
         assert word in line
     cells = img2img._repr_html_()
     assert "prompt_embeds" in cells and "(2, 5, 8) float32 cpu" in cells and "tensor(" not in cells
