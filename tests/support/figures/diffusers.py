@@ -39,6 +39,7 @@ ipndm, flow = of("IPNDM"), of("DEISMultistep", "use_flow_sigmas")
 
 FIGURES = [
     Generated(script("diffusers_parity").table(rows)),
+    Generated(script("as_scheduler_time").table(results("as_scheduler_time"))),
     *laws_of(),
     *orders(),
     Figure(
@@ -50,6 +51,9 @@ FIGURES = [
     Figure("float32 error {1e-5} where {2e-7} can be had", flow["theirs"][1], max(flow["ours"])),
 ]
 STATED = [
+    Stated("in <20> steps without the network", "the script's STEPS"),
+    Stated("the middle <80> %", "the script's low and high"),
+    Stated("a ratio of <3.8> that was noted once", "a note of before the script"),
     Stated("Where the plan is <1e-8> away", "the size of a float32 rounding"),
     Stated("max(alpha, <1e-8>)", "the scheduler's own"),
 ]
