@@ -38,7 +38,7 @@ class PipelineTurn(Declaring):
         return self.loops.code
 
     def __call__(self, x: Tensor, label: Tensor, index: int, cond: Any, c_in: Tensor | None = None) -> Tensor:
-        loop, variables = self.loops.of(cond, len(x))
+        loop, variables = self.loops.of(cond, len(x), turning=True)
         own = loop.state
         if x.shape != own.shape:
             raise ValueError(

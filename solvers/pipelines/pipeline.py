@@ -12,6 +12,7 @@ from ..grid import GivenTimes
 from ..instructions import Combine, Evaluate
 from ..kinds import described
 from ..model import Denoiser
+from ..notebook import form, one_line, table
 from ..plan import Plan
 from ..process import Process, as_time
 from ..schedulers import SchedulerPlan, plan_from_scheduler
@@ -24,12 +25,13 @@ from .decoding import decoded
 from .encoding import latents_of
 from .network import OneForAll, PipelineTurn, TurnCall
 from .opened import OpenedLoop, copies_of, encoded, fixed, known
+from .prompts import is_negative, is_text
 from .variables import LoopVariables
 
 CALLBACKS = ("callback", "callback_on_step_end")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DiffusersPipeline:
     """A pipeline's sampler, and the ways into its latents and out of them.
 
@@ -49,6 +51,26 @@ class DiffusersPipeline:
     cond: dict[str, Tensor]
     call: dict[str, Any]
     loops: LoopVariables
+
+    def __repr__(self) -> str:
+        """One line; `_repr_html_` has what is in `cond`."""
+        kind, scheduler, plan = (said for _, said in self._said()[:3])
+        kind, scheduler = kind.removesuffix("Pipeline"), scheduler.removesuffix("Scheduler")
+        return one_line(f"<{type(self).__name__}: {plan}, {kind}, {scheduler}>")
+
+    def _repr_html_(self) -> str:
+        return table((type(self).__name__, ""), self._said())
+
+    def _said(self) -> list[tuple[str, str]]:
+        told = [(f"cond[{name!r}]", form(value)) for name, value in self.cond.items()]
+        steps = f"{self.plan.steps} steps, {self.plan.nfe} network calls"
+        scheduler = type(self.loops.pipe.scheduler).__name__
+        return [
+            ("pipeline", type(self.loops.pipe).__name__),
+            ("scheduler", scheduler),
+            ("plan", steps),
+            *told,
+        ]
 
     @property
     def process(self) -> Process:
@@ -177,7 +199,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
         cond = _conditioning(code, pipe, arguments)
     # a negative prompt stays text where guidance is off, and the pipeline does not encode it: it may be turned on
     spoken = {
-        name for name in arguments if _is_text(name) and any(_negative(name) == _negative(c) for c in cond)
+        name for name in arguments if is_text(name) and any(is_negative(name) == is_negative(c) for c in cond)
     }
     told = {name: None if name in spoken else value for name, value in arguments.items()} | cond
     copies = copies_of(code)
@@ -186,7 +208,7 @@ def from_diffusers(pipe: Any, steps: Count | None = None, **call: Any) -> Diffus
     ):  # some pipelines repeat no embeddings: `told` has as many
         each = int(arguments[copies])
         told |= {name: value.repeat_interleave(each, 0) for name, value in cond.items()} | {copies: 1}
-    loops = LoopVariables(code, pipe, told, _rows(cond))
+    loops = LoopVariables(code, pipe, told, _rows(cond), cond)
     loop = loops.opened(None)
     found = _scheduler_plan(pipe, loop)
     if found.scales is not None and code.source.writes_state:
@@ -226,7 +248,7 @@ def _conditioning(code: PipelineCode, pipe: Any, arguments: Mapping[str, Any]) -
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     texts = [
-        value for name, value in given.items() if _is_text(name) and "negative" not in name
+        value for name, value in given.items() if is_text(name) and "negative" not in name
     ]  # "" is one too
     if not texts:
         told = {name: value for name, value in given.items() if isinstance(value, Tensor)}
@@ -242,15 +264,6 @@ def _rows(cond: Mapping[str, Tensor]) -> tuple[str, ...]:
     first = cond.get("prompt_embeds")
     prompts = min((len(each) for each in cond.values()), default=1) if first is None else len(first)
     return tuple(name for name, value in cond.items() if len(value) in (1, prompts))
-
-
-def _negative(name: str) -> bool:
-    return "negative" in name
-
-
-def _is_text(name: str) -> bool:
-    """Whether an argument of a pipeline is a prompt: prompt, prompt_2, negative_prompt."""
-    return name.rstrip("_0123456789") in ("prompt", "negative_prompt")
 
 
 def _code(pipe: Any) -> PipelineCode:

@@ -3,39 +3,44 @@
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..kinds import described
 from .compiled import Local, PipelineCode, code_of
+from .identity import glance, identity, known_by, passing
 from .opened import OpenedLoop, known, opened
+from .prompts import check_no_text
 from .rebound import OnceComputed
 from .row_scales import RowScales
+from .turned_by import alike, left_aside, probes, read_by_turns, same_turns, stand_in, tensors_asking, without
 
 PLANNED = {
     "num_inference_steps", "timesteps", "sigmas", "mu", "eta", "strength", "latents", "denoising_start",
     "denoising_end", "output_type", "return_dict", "callback", "callback_steps", "callback_on_step_end",
 }  # fmt: skip
-GLANCE = 4096  # numbers of a tensor that are compared with those it had
 KEPT = 4  # openings: guidance scales, prompts and batches that take turns
 
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """One opening, and what must live as long as it is known by its memory."""
+    """One opening, and what must live as long as it is known by its memory.
+
+    Attributes:
+        aside: what is said of conditioning that the turns do not compute with.
+    """
 
     loop: OpenedLoop
     once: OnceComputed | None
     holds: Any
+    aside: str = ""
 
 
 class LoopVariables:
@@ -46,16 +51,23 @@ class LoopVariables:
     Args:
         arguments: of the pipeline's call; conditioning takes their place by name.
         shared: those of `arguments` that may be one for all samples.
+        made: those that stand for prompts, which a caller hands on whether they are used or not.
 
     Attributes:
         worked_on: whether the loop works on its latents after each step, with its arguments.
     """
 
     def __init__(
-        self, code: PipelineCode, pipe: Any, arguments: Mapping[str, Any], shared: Sequence[str]
+        self,
+        code: PipelineCode,
+        pipe: Any,
+        arguments: Mapping[str, Any],
+        shared: Sequence[str],
+        made: Iterable[str] = (),
     ) -> None:
         self.code, self.pipe, self.arguments, self.shared = code, pipe, dict(arguments), tuple(shared)
-        self.worked_on = False
+        self.made, self.worked_on = frozenset(made), False
+        self._passed: set[Any] = set()
         self._given = [leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
         self._kept: OrderedDict[Any, tuple[_Kept, tuple[Tensor, ...]]] = OrderedDict()
         self._lock = threading.Lock()
@@ -79,17 +91,23 @@ class LoopVariables:
         given = {**self._arguments(None, batch), "latents": latents}
         return opened(self.code, self.pipe, given, batch).state
 
-    def of(self, cond: Any, batch: int) -> tuple[OpenedLoop, Local]:
-        """The loop, and its variables as functions of the tensors in `cond`."""
+    def of(self, cond: Any, batch: int, turning: bool = False) -> tuple[OpenedLoop, Local]:
+        """The loop, and its variables as functions of the tensors in `cond`.
+
+        Args:
+            turning: for a turn: raises ValueError where turns compute nothing with some of `cond`.
+        """
         cond = self._with_given(cond)
         tensors = [each for each in tree_leaves(cond) if isinstance(each, Tensor)]
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-        if any(_passing(each) for each in tensors):
+        if any(passing(each) for each in tensors):
             loop = opened(self.code, self.pipe, self._arguments(cond, batch), batch)
+            if turning:
+                self._check_passing(cond, batch)
             return loop, loop.variables
-        key = (batch, wanted, *self._setting(), *_identity(cond), *map(_known_by, self._given))
+        key = (batch, wanted, *self._setting(), *identity(cond), *map(known_by, self._given))
         with self._lock:
-            glances = [_glance(each) for each in (*tensors, *self._given)]
+            glances = [glance(each) for each in (*tensors, *self._given)]
             kept, seen = self._kept.get(key, (None, ()))
             if kept is None or not all(map(torch.equal, glances, seen)):
                 kept = self._open(cond, batch, wanted)
@@ -97,6 +115,8 @@ class LoopVariables:
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)
+        if turning and kept.aside:
+            raise ValueError(kept.aside)
         if kept.once is None:
             return kept.loop, kept.loop.variables
         grads = [each for each in tensors if each.requires_grad]
@@ -108,7 +128,10 @@ class LoopVariables:
 
     def _plainly(self, cond: Any, batch: int) -> _Kept:
         held = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, cond)
-        return _Kept(self.opened(cond, batch), None, held)  # meanwhile that memory is no one else's
+        loop = self.opened(cond, batch)
+        return _Kept(
+            loop, None, held, self._aside(loop, cond, batch)
+        )  # meanwhile that memory is no one else's
 
     def _differentiably(self, cond: Any, batch: int) -> _Kept:
         inputs: list[Tensor] = []
@@ -125,6 +148,7 @@ class LoopVariables:
             loop = opened(self.code, self.pipe, self._arguments(mine, batch), batch)
         outputs = tuple(_depending(self.code, loop.variables))
         self._check_reached(cond, inputs, outputs)
+        aside = self._aside(loop, cond, batch, inputs)
 
         code, pipe, arguments, shared = self.code, self.pipe, self.arguments, self.shared
 
@@ -136,7 +160,7 @@ class LoopVariables:
             merged = _merged(arguments, other, shared, batch)
             return tuple(_depending(code, opened(code, pipe, merged, batch).variables))
 
-        return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond)
+        return _Kept(loop, OnceComputed(tuple(inputs), outputs, again), cond, aside)
 
     def _arguments(self, cond: Any, batch: int | None) -> dict[str, Any]:
         """The pipeline's arguments with `cond` in their place."""
@@ -168,6 +192,7 @@ class LoopVariables:
                 'cond={"prompt_embeds": ...}'
             )
         known(self.code, cond)
+        check_no_text(cond, self.arguments)
         planned = sorted(cond.keys() & PLANNED)
         if planned:
             raise ValueError(
@@ -185,20 +210,85 @@ class LoopVariables:
     def _check_reached(
         self, cond: Mapping[str, Any], inputs: list[Tensor], outputs: tuple[Tensor, ...]
     ) -> None:
-        found = torch.autograd.grad(
-            [each.sum() for each in outputs], inputs, retain_graph=True, allow_unused=True
-        ) if outputs else [None] * len(inputs)  # fmt: skip
-        names = [
-            name for name, value in cond.items()
-            for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.requires_grad
-        ]  # fmt: skip
-        lost = sorted({name for name, g in zip(names, found, strict=True) if g is None})
+        lost = _unreached(cond, inputs, outputs)
         if lost:
             raise ValueError(
-                f"cond: got {lost} that require grad, and {self.code.source.name} makes no use of them that could be "
-                "differentiated with these arguments (it makes numbers of them, or leaves them aside); pass them "
-                "detached"
+                f"cond: got {sorted(lost)} that require grad, and {self.code.source.name} makes no use of them that "
+                "could be differentiated with these arguments (it makes numbers of them, or leaves them aside); pass "
+                "them detached"
             )
+
+    def _aside(
+        self, loop: OpenedLoop, cond: Mapping[str, Any] | None, batch: int, inputs: Sequence[Tensor] = ()
+    ) -> str:
+        """What is to be said of those in `cond` that the turns do not compute with; nothing where they do.
+
+        Args:
+            inputs: the tensors of `loop` that stand for those of `cond` that require grad.
+
+        Cost: an opening for each name that stands for no prompt and has another value than from_diffusers was given; a
+        few more for a number.
+        """
+        if cond is None:
+            return ""
+        asking = _asking(cond) if inputs else []
+        lost = _unreached(cond, inputs, tensors_asking(read_by_turns(loop))) if inputs else set()
+        for name, value in cond.items():
+            if name in asking:
+                if name in lost:
+                    starts = name not in _unreached(cond, inputs, [loop.state])
+                    return left_aside(self.code, name, value, starts, value is self._given_as(name))
+            elif name not in self.made and not alike(value, self._given_as(name)):
+                asked = [without(cond, name), *({**cond, name: each} for each in probes(value))]
+                found = [self._with(each, batch) for each in asked]
+                if found[0] is None or any(each and not same_turns(loop, each) for each in found):
+                    continue
+                starts = any(each and not alike(loop.state, each.state) for each in found)
+                return left_aside(self.code, name, value, starts)
+        return ""
+
+    def _given_as(self, name: str) -> Any:
+        """An argument as from_diffusers was given it."""
+        default = inspect.signature(self.code.opening).parameters[name].default
+        return self.arguments.get(name, default)
+
+    def _with(self, cond: Mapping[str, Any], batch: int) -> OpenedLoop | None:
+        """The loop; None where the pipeline refuses that."""
+        try:
+            return self.opened(cond, batch)
+        except (ValueError, TypeError, RuntimeError, AttributeError, LookupError):
+            return None
+
+    def _check_passing(self, cond: Mapping[str, Any], batch: int) -> None:
+        """As for others, of plain tensors in the place of those that a transform has wrapped; once for each form."""
+        with torch._C._DisableFuncTorch():
+            plain = tree_map(stand_in, cond)
+            form = (batch, *((name, str(tree_map(_form, value))) for name, value in plain.items()))
+            if form not in self._passed:
+                aside = self._aside(self.opened(plain, batch), plain, batch)
+                if aside:
+                    raise ValueError(aside)
+                self._passed.add(form)
+
+
+def _form(leaf: Any) -> Any:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf
+
+
+def _asking(cond: Mapping[str, Any]) -> list[str]:
+    """Its names, one for each tensor that requires grad."""
+    return [
+        name for name, value in cond.items()
+        for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.requires_grad
+    ]  # fmt: skip
+
+
+def _unreached(cond: Mapping[str, Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> set[str]:
+    """The names in `cond` of those inputs that no output depends on."""
+    wanted = [each.sum() for each in outputs if each.requires_grad]
+    none = [None] * len(inputs)
+    found = torch.autograd.grad(wanted, inputs, retain_graph=True, allow_unused=True) if wanted else none
+    return {name for name, g in zip(_asking(cond), found, strict=True) if g is None}
 
 
 def _merged(
@@ -219,36 +309,6 @@ def _merged(
 
 def _same(value: Tensor) -> Tensor:
     return value
-
-
-def _passing(leaf: Tensor) -> bool:
-    """Whether a tensor stands for others for the time being, or does not count its writes."""
-    if is_functorch_wrapped_tensor(leaf) or leaf.is_inference():
-        return True
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(leaf).tangent is not None
-
-
-def _glance(leaf: Tensor) -> Tensor:
-    """Some of its numbers: what a fused optimiser writes is not counted as a write."""
-    flat = leaf.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // GLANCE)]
-
-
-def _known_by(leaf: Tensor) -> tuple[Any, ...]:
-    writes = None if leaf.is_inference() else leaf._version
-    return leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, writes, leaf.requires_grad
-
-
-def _identity(cond: Any) -> tuple[Any, ...]:
-    """What tells conditioning from another: memory and writes of tensors, values of numbers, else the object."""
-    leaves, form = tree_flatten(cond)
-    known: list[Any] = [form]
-    for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            known.append(_known_by(leaf))
-        else:
-            known.append(leaf if isinstance(leaf, str | int | float | bool | None) else id(leaf))
-    return tuple(known)
 
 
 def _places(code: PipelineCode, variables: Local) -> tuple[dict[str, Any], dict[str, Any]]:
