@@ -33,7 +33,8 @@ BENCH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 # the others: minutes of one core as their authors noted them, where they did
 OTHERS: dict[str, float | None] = {
-    "attainable": None, "audits": None, "auto": None, "compiled": 3, "continuous": None, "continuous_orders": None,
+    "as_scheduler_time": None, "attainable": None, "audits": None, "auto": None, "compiled": 3,
+    "continuous": None, "continuous_orders": None,
     "cost": None, "diffusers_parity": None, "draft": None, "durability": None, "error_nfe": 10,
     "guide_defaults": None, "held_out_morphs": 5, "identities": None, "implicit": 1, "inverse": None,
     "latents": None, "leaks": None, "learned": 12, "learned_eta": None, "learned_guidance_seeds": None,

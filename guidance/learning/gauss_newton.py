@@ -17,7 +17,7 @@ Features = Annotated[
 
 STEP = 1e-3  # of a difference quotient, in units of theta: a float32 sample has 1e-4 of noise in it then
 FIRST, LEAST, FACTOR = 1e-3, 1e-9, 5.0  # damping to begin with, its floor, and its change
-MOST = 5.0  # damping above which no step is tried
+HIGHEST = 5.0  # damping above which no step is tried
 WIDE = 0.03  # of a second difference of the loss, whose noise is divided by the square of it
 
 
@@ -107,7 +107,7 @@ class GaussNewton:
         """Whether a damping was found that helps; theta is then where it leads to."""
         normal = normal + self.bent[moved].diag()
         scale = normal.diagonal().clamp(min=1e-9 * float(normal.diagonal().max()) + 1e-30)
-        while self.damping <= MOST:
+        while self.damping <= HIGHEST:
             tried = self.theta.clone()
             tried[moved] -= torch.linalg.solve(normal + self.damping * scale.diag(), slope)
             run = self._tried(tried)
