@@ -92,7 +92,7 @@ def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, float | int) and not isinstance(leaf, bool)
 
 
-def stand_in(leaf: Any) -> Any:
+def unwrapped_form(leaf: Any) -> Any:
     """A plain tensor of the shape and type of one that a transform has wrapped, of numbers in [0, 1]."""
     if not isinstance(leaf, Tensor):
         return leaf
@@ -160,6 +160,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def without(cond: Mapping[str, Any], name: str) -> dict[str, Any]:
+def rest_of(cond: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The rest of it."""
     return {each: value for each, value in cond.items() if each != name}

@@ -20,7 +20,16 @@ from .opened import OpenedLoop, known, opened
 from .prompts import check_no_text
 from .rebound import OnceComputed
 from .row_scales import RowScales
-from .turned_by import alike, left_aside, probes, read_by_turns, same_turns, stand_in, tensors_asking, without
+from .turned_by import (
+    alike,
+    left_aside,
+    probes,
+    read_by_turns,
+    rest_of,
+    same_turns,
+    tensors_asking,
+    unwrapped_form,
+)
 
 PLANNED = {
     "num_inference_steps", "timesteps", "sigmas", "mu", "eta", "strength", "latents", "denoising_start",
@@ -239,7 +248,7 @@ class LoopVariables:
                     starts = name not in _unreached(cond, inputs, [loop.state])
                     return left_aside(self.code, name, value, starts, value is self._given_as(name))
             elif name not in self.made and not alike(value, self._given_as(name)):
-                asked = [without(cond, name), *({**cond, name: each} for each in probes(value))]
+                asked = [rest_of(cond, name), *({**cond, name: each} for each in probes(value))]
                 found = [self._with(each, batch) for each in asked]
                 if found[0] is None or any(each and not same_turns(loop, each) for each in found):
                     continue
@@ -262,7 +271,7 @@ class LoopVariables:
     def _check_passing(self, cond: Mapping[str, Any], batch: int) -> None:
         """As for others, of plain tensors in the place of those that a transform has wrapped; once for each form."""
         with torch._C._DisableFuncTorch():
-            plain = tree_map(stand_in, cond)
+            plain = tree_map(unwrapped_form, cond)
             form = (batch, *((name, str(tree_map(_form, value))) for name, value in plain.items()))
             if form not in self._passed:
                 aside = self._aside(self.opened(plain, batch), plain, batch)

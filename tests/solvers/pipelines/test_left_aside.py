@@ -157,7 +157,12 @@ def started(found: DiffusersPipeline, picture: Tensor, seed: int) -> Tensor:
     """The recipe of the page: the latents' code and the noise, one after the other from a generator."""
     generator = torch.Generator().manual_seed(seed)
     z = found.encode(picture, generator)
-    noise = torch.randn(found.encode(picture).shape, generator=generator, dtype=z.dtype)
+    pipe = found.loops.pipe
+    if hasattr(pipe, "_pack_latents"):  # draws before it packs
+        whole = (len(z), pipe.vae.config.latent_channels, 8, 8)
+        noise = pipe._pack_latents(torch.randn(whole, generator=generator, dtype=z.dtype), *whole)
+    else:
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)
     t = as_time(found.plan.times)[0]
     return found.process.alpha(t).to(z) * z + found.process.sigma(t).to(z) * noise
 
