@@ -37,7 +37,8 @@ class DiffusersPipeline:
 
     Attributes:
         model: one turn of the pipeline's own loop as a network. Conditioning is a dict of arguments of its call, which
-            take the place of those that `from_diffusers` was given; None: those.
+            take the place of those that `from_diffusers` was given; None: those. One that no turn computes with raises
+            ValueError, by name: an image that only starts the loop.
         plan: its scheduler's steps. Any other plan of `process` does in its place.
         scheduler: what was found of the scheduler.
         cond: what the pipeline makes of its prompts, by the names of its call's arguments.

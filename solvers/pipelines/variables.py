@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..kinds import described
+from ..notebook import form
 from .compiled import Local, PipelineCode, code_of
 from .identity import glance, identity, known_by, passing
 from .opened import OpenedLoop, known, opened
@@ -272,16 +273,12 @@ class LoopVariables:
         """As for others, of plain tensors in the place of those that a transform has wrapped; once for each form."""
         with torch._C._DisableFuncTorch():
             plain = tree_map(unwrapped_form, cond)
-            form = (batch, *((name, str(tree_map(_form, value))) for name, value in plain.items()))
-            if form not in self._passed:
+            told = (batch, *((name, str(tree_map(form, value))) for name, value in plain.items()))
+            if told not in self._passed:
                 aside = self._aside(self.opened(plain, batch), plain, batch)
                 if aside:
                     raise ValueError(aside)
-                self._passed.add(form)
-
-
-def _form(leaf: Any) -> Any:
-    return tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf
+                self._passed.add(told)
 
 
 def _asking(cond: Mapping[str, Any]) -> list[str]:
