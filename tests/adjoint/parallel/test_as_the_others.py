@@ -23,6 +23,7 @@ REFUSED = {
         "test_a_leaf_of_late_calls_alone", "test_a_captured_tensor_with_a_graph_that_only_a_late_call_reaches",
         "test_a_buffer_that_a_late_call_writes", "test_a_memoised_embedding",
         "test_a_memo_filled_without_a_graph_in_between_is_named", "test_experts_by_time_and_unfrozen_weights",
+        "test_a_network_without_a_graph_is_warned_of",
     },
     "reaches leaves only": {
         "test_a_captured_tensor_is_as_good_as_a_declared_one", "test_inputs_that_depend_on_one_another",
