@@ -103,9 +103,9 @@ def called(model: Callable[..., Tensor], call: Call, x: Tensor, cond: Any) -> Te
         raise _writing(call)
     if x.requires_grad and not out.requires_grad and torch.is_grad_enabled():
         warnings.warn(
-            f"network call {call.index} of step {call.step}: got a prediction without a graph from a state that "
-            "requires grad, expected one that autograd can follow: the gradient takes it for a constant; look for "
-            "no_grad, inference_mode, detach or numpy in the network, or take gradient=JacobianFree() if that is meant",
+            "network: got a prediction without a graph from a state that requires grad, expected one that autograd can "
+            "follow: the gradient takes it for a constant, which is right for a network that does not look at x; look "
+            "for no_grad, inference_mode, detach or numpy in it, or take gradient=JacobianFree() if that is meant",
             UserWarning,
             stacklevel=2,
         )

@@ -43,9 +43,11 @@ class Model(ABC):
         yield from ()
 
     def __repr__(self) -> str:
-        named = ", ".join(type(network).__name__ for network in self.networks()) or "a function"
-        told = f", {self.prediction.name} under {self.process}" if hasattr(self, "process") else ""
-        return one_line(f"<{type(self).__name__}: {named}{told}>")
+        try:
+            named = ", ".join(type(network).__name__ for network in self.networks()) or "a function"
+            return one_line(f"<{type(self).__name__}: {named}, {self.prediction.name} under {self.process}>")
+        except Exception:  # a repr is asked for by debuggers, of what is half built too
+            return object.__repr__(self)
 
     def check_times(self, times: Tensor) -> None:  # noqa: B027  (most can be called at any time)
         """Raise ValueError where it cannot be called at one of `times` (float64, any shape). Before a run."""

@@ -82,6 +82,12 @@ class Shown:
 
     def _said(self) -> Iterator[tuple[str, str]]:
         for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if not field.name.startswith("_") and value is not None:
+            value = getattr(self, field.name, None)
+            if field.name.startswith("_") or value is None:
+                continue
+            try:
                 yield field.name, brief(value)
+            except (
+                Exception
+            ):  # a repr is asked for by debuggers, of what cannot be read too: meta, sparse, under vmap
+                yield field.name, form(value)

@@ -89,7 +89,7 @@ class Parallel(Taped):
                 "Checkpoint()"
             )
         why = "a batched call has rows of several steps"
-        check_shared(str(self), why, rollout.model.model, registers["x"])
+        check_shared(str(self), why, rollout.model.model, registers["x"], rollout.cond)
         how = SweepSettings(
             self.window or max(len(unrolled), 1), self.tol, self.memory, self.backward_sweeps, self.observe
         )

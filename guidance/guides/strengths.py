@@ -28,7 +28,7 @@ def repeated_strengths(guide: Guide, batch: int, count: int) -> Guide:
     repeated, (B, K) and (N, B, K) laid out as the copies are; one for all stays as it is.
 
     Raises:
-        ValueError: a strength that has not one value, B or B K.
+        ValueError: a strength that has not one value, and is not of these shapes: (K, B) would be scrambled.
     """
 
     def repeated(name: str, value: Strengths) -> Strengths:
@@ -37,10 +37,12 @@ def repeated_strengths(guide: Guide, batch: int, count: int) -> Guide:
         if not isinstance(values, Tensor):
             return value
         axis = 1 if steps else 0
+        shape = tuple(values.shape[axis:])
         many = values.shape[axis:].numel()
         if many == 1:
             return value
-        if many not in (batch, batch * count):
+        of_each = many == batch * count and (shape[:2] == (batch, count) or shape[:1] == (many,))
+        if not of_each and not (many == batch and shape[:1] == (batch,)):
             n = "N, " if steps else ""
             raise ValueError(
                 f"{name}: got {'PerStep with values' if steps else 'shape'} {tuple(values.shape)}, expected one number"
@@ -48,7 +50,7 @@ def repeated_strengths(guide: Guide, batch: int, count: int) -> Guide:
                 f"({n}{batch}, {count}) for the particles of each; its rows are those of x (B, K, ...)"
             )
         values = values.flatten(axis)
-        values = values if many == batch * count else values.repeat_interleave(count, axis)
+        values = values if of_each else values.repeat_interleave(count, axis)
         return PerStep(values) if steps else values
 
     return _with_strengths(guide, repeated)

@@ -99,7 +99,9 @@ class GaussNewton:
         for k, part in zip(
             moved, normal.diagonal(), strict=True
         ):  # A and g are of the sum, the loss is the mean
-            self.bent[k] = (residual.numel() * self._second_difference(k) - part).clamp(min=0)
+            self.bent[k] = (
+                (residual.numel() * self._second_difference(k) - part).clamp(min=0).nan_to_num(posinf=0.0)
+            )
         self.damping = FIRST
         return self._stepped(moved, normal, slope)
 
@@ -118,7 +120,7 @@ class GaussNewton:
         return False
 
     def _second_difference(self, k: int) -> Tensor:
-        """d^2 loss/d theta_k^2; nought where there is no plan on either side."""
+        """d^2 loss/d theta_k^2; nought where there is no plan on either side, NaN where features are not finite."""
         total = -2 * self.loss
         for step in (WIDE, -WIDE):
             moved = self.theta.clone()

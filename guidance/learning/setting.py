@@ -49,7 +49,7 @@ def prepared(
     if start is not None:
         _check_start(denoiser, plan, parts, start)
     check_steady(what, denoiser)
-    check_shared(what, "rows that are learned from and rows held out are called apart", denoiser, x)
+    check_shared(what, "rows that are learned from and rows held out are called apart", denoiser, x, cond)
     _ = Student(denoiser, plan, parts).sizes  # what does not fit the plan is refused before the teacher's run
     x = carried(x.detach())
     _check_features(features, x[len(x) - kept :])

@@ -85,7 +85,9 @@ class _Turning:
         n = len(self.steps.slots)
         begun = self.queue.starts(k).detach()
         if not k:
-            check_shared("ShiftQueue", "a call has rows of several steps", self.queue.denoiser, begun)
+            check_shared(
+                "ShiftQueue", "a call has rows of several steps", self.queue.denoiser, begun, self.queue.cond
+            )
         self.forwards.appendleft(_Run(k, [begun]))
         whole = len(self.backwards) == n
         there, back = len(self.forwards), len(self.backwards)

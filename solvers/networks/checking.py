@@ -17,10 +17,11 @@ from ..prediction import FLOW, PREDICTIONS, Prediction
 from ..process import Process, as_time
 from .network_faults import network_faults
 
+MANY = 32  # samples for a doubt: of smooth images 16 differ too little from one another
 FEWEST = 8  # samples for a verdict: of 4 the best trial was the wrong one for every third seed
 LEVELS = 8  # noise levels, evenly in lambda
 SAME = 1.001  # scores that differ by a thousandth are no difference
-LEARNED = 0.005  # a network trained for a prediction on this process has an excess of at most a tenth of this
+LEARNED = 0.01  # a network trained for a prediction on this process has an excess of a twentieth of this
 FITS = 0.9  # a prediction fits that beats the best constant by a tenth
 CLOSE = (
     0.02  # two cannot be told apart within this share of the loss, or 3 standard errors of their difference
@@ -130,6 +131,8 @@ class Checked:
     def doubts(self) -> tuple[str, ...]:
         """What else may be wrong though the declared prediction and label fit, in words: the levels of noise."""
         chance = 10 / self.numbers if self.numbers else math.inf  # two numbers are fitted to each level's
+        if self.samples < MANY:
+            return ()
         declared = [t for t in self.fitting if t.declared and t.excess > LEARNED + chance * t.loss]
         return tuple(
             f"doubt: an excess of {trial.excess:.3f}, where a network trained on these noise levels comes to 0.000: is "
@@ -165,8 +168,8 @@ def check(denoiser: Denoiser, x0: Tensor, cond: Any = None, seed: int = 0) -> Ch
     Returns:
         Checked: a table, a verdict, and faults of the network that would spoil samples or gradients: one that is not
         the same twice, mixes its batch, or hides a part from autograd. What it cannot tell: a table of noise that is
-        nearly the one of training, of which an excess above 0.005 is the only trace (`Checked.doubts`), and labels that
-        are off by one.
+        nearly the one of training, of which an excess above 0.01 is the only trace (`Checked.doubts`, from 32 samples
+        on), and labels that are off by one.
 
     Cost: about 70 network calls and one VJP.
     """

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pullback import adjoint, guidance, solvers
-from pullback.adjoint import Checkpoint, Continuous, audit, plan_gradient
+from pullback.adjoint import Checkpoint, Continuous, PerStep, audit, plan_gradient
 from pullback.guidance import Mask, Measurement, Morph, adam, optimise, smc
 from pullback.guidance.edit import Edit
 from pullback.solvers import (
@@ -154,6 +154,13 @@ def test_no_public_dataclass_shows_a_tensors_numbers():
     assert len(classes) > 30
     bare = {thing.__name__ for thing in classes if not issubclass(thing, Shown)}
     assert bare == INSIDE
+
+
+def test_a_repr_never_raises():
+    """It is asked for by debuggers and in errors: of what is on no device, under a transform, or half built."""
+    torch.func.vmap(lambda v: (repr(PerStep(v)), v)[1])(torch.ones(3))
+    assert "meta" in repr(PerStep(torch.ones(3, device="meta"))) and repr(object.__new__(Denoiser))
+    assert "values" in repr(PerStep(torch.eye(3).to_sparse()[0]))
 
 
 def test_a_model_says_its_network_prediction_and_process():

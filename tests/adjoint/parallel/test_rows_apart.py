@@ -80,6 +80,16 @@ def test_a_scale_for_each_sample_is_refused_in_words():
         sample(ClassifierFree(denoiser, scale), plan, x.requires_grad_(), cond=cond, gradient=EXACT)
     with pytest.raises(ValueError, match=r"Parallel.* got ClassifierFree with a null \(3, 3\).*length 1"):
         sample(ClassifierFree(denoiser, 2.0, torch.zeros(3, 3)), plan, x, cond=cond, gradient=EXACT)
+    with pytest.raises(
+        ValueError, match=r"Parallel.* got ClassifierFree with a null \(3,\) for each of 3 samples"
+    ):
+        sample(ClassifierFree(denoiser, 2.0, torch.zeros(3)), plan, x, cond=cond[:, 0], gradient=EXACT)
+    shared = torch.randn(3, generator=torch.Generator().manual_seed(1))  # (d,), and d happens to be B
+    close(
+        [sample(ClassifierFree(denoiser, 2.0, shared), plan, x, cond=cond, gradient=EXACT)],
+        [sample(ClassifierFree(denoiser, 2.0, shared), plan, x, cond=cond, gradient=Checkpoint())],
+        1e-10,
+    )
     one = ClassifierFree(denoiser, 2.0, torch.zeros(1, 3))
     got, wanted = (sample(one, plan, x, cond=cond, gradient=gradient) for gradient in (EXACT, Checkpoint()))
     close([got], [wanted], 1e-10)

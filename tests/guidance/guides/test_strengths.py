@@ -123,3 +123,15 @@ def test_strengths_that_fit_no_sample_are_refused_before_any_call(given, words, 
         smc(model, PLAN, torch.zeros(batch, 7, 4), lambda x, context: x[:, 0], noise,
             proposal=DataGuidance(SEEN.nats, Raw(given)))  # fmt: skip
     assert not calls
+
+
+def test_strengths_of_particles_the_wrong_way_round_are_refused():
+    """(K, B) has as many numbers as (B, K), and would give each particle another's."""
+    calls, model = counted()
+    for batch, count in ((2, 3), (3, 2), (3, 3)):
+        turned = torch.ones(count, batch) if batch != count else torch.ones(1, count)
+        for given in (turned, PerStep(turned.expand(4, *turned.shape))):
+            with pytest.raises(ValueError, match="Raw.scale: got .* for the particles of each"):
+                smc(model, PLAN, torch.zeros(batch, count, 4), lambda x, context: x[:, 0], Addressed(0),
+                    proposal=DataGuidance(SEEN.nats, Raw(given)))  # fmt: skip
+    assert not calls
